@@ -1,0 +1,148 @@
+import Core
+
+/// What a request asks for. The raw values are part of the protocol; `rule` is the table of their properties.
+@frozen
+public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
+    // Every kind of resource: 1 to 0xff.
+
+    /// Negotiates the channel; its first request.
+    case hello = 1
+    /// Turns a capability into a handle.
+    case open = 2
+    /// Describes what a handle stands for.
+    case stat = 3
+    /// Puts a newer capability in the place of a handle's.
+    case renew = 4
+    /// Gives a handle back.
+    case close = 5
+    /// Does nothing: shows that both sides live.
+    case ping = 6
+
+    // Volumes: 0x100 to 0x1ff.
+
+    /// Reads bytes.
+    case read = 0x100
+    /// Writes bytes.
+    case write = 0x101
+    /// Makes bytes read as zero.
+    case writeZeroes = 0x102
+    /// Gives the space of bytes back; until they are written again, what they read as is not defined.
+    case discard = 0x103
+    /// Makes every write acknowledged in the session durable.
+    case flush = 0x104
+    // 0x105 COMPARE_AND_WRITE, 0x106 COPY_RANGE and 0x107 BLOCK_STATUS are reserved.
+
+    /// The name in documents and logs, such as `WRITE_ZEROES`.
+    public var name: String {
+        switch self {
+        case .hello: "HELLO"
+        case .open: "OPEN"
+        case .stat: "STAT"
+        case .renew: "RENEW"
+        case .close: "CLOSE"
+        case .ping: "PING"
+        case .read: "READ"
+        case .write: "WRITE"
+        case .writeZeroes: "WRITE_ZEROES"
+        case .discard: "DISCARD"
+        case .flush: "FLUSH"
+        }
+    }
+
+    /// The opcode's line in the table of rights, payload, covered bytes and flags.
+    @inlinable
+    public var rule: OpcodeRule {
+        switch self {
+        case .hello:
+            OpcodeRule(payload: .body, bodyBytesMax: UInt32(Limits.helloBytesMax), usesHandle: false)
+        case .open:
+            OpcodeRule(payload: .body, bodyBytesMax: UInt32(OpenRequest.byteCountMax), usesHandle: false)
+        case .stat: OpcodeRule()
+        case .renew:
+            OpcodeRule(payload: .body, bodyBytesMax: UInt32(RenewRequest.byteCountMax), isIdempotent: false)
+        case .close: OpcodeRule(isIdempotent: false)
+        case .ping: OpcodeRule(usesHandle: false)
+        case .read: OpcodeRule(rights: .read, covers: .transfer)
+        case .write:
+            OpcodeRule(rights: .write, payload: .covered, covers: .transfer, flags: .fua, isIdempotent: false)
+        case .writeZeroes:
+            OpcodeRule(rights: .write, covers: .range, flags: [.fua, .noUnmap], isIdempotent: false)
+        case .discard: OpcodeRule(rights: .discard, covers: .range, isIdempotent: false)
+        case .flush: OpcodeRule(rights: .flush)
+        }
+    }
+}
+
+/// The properties of one opcode: what it needs, what its header and payload may hold.
+@frozen
+public struct OpcodeRule: Sendable, Hashable {
+    /// What follows the header.
+    @frozen
+    public enum Payload: UInt8, Sendable {
+        /// Nothing: the length is 0.
+        case none
+        /// Exactly the `count` bytes that the operation covers.
+        case covered
+        /// A structure of 1 to `bodyBytesMax` bytes.
+        case body
+    }
+
+    /// What `offset` and `count` mean.
+    @frozen
+    public enum Cover: UInt8, Sendable {
+        /// Nothing: both are 0.
+        case nothing
+        /// Bytes that travel: `count` is 1 up to the negotiated maximum payload.
+        case transfer
+        /// Bytes that do not travel: `count` is at least 1.
+        case range
+    }
+
+    /// The rights that the handle must have.
+    public let rights: Rights
+    /// What follows the header.
+    public let payload: Payload
+    /// What `offset` and `count` mean.
+    public let covers: Cover
+    /// The flags that may be set.
+    public let flags: RequestFlags
+    /// The longest payload where it is a structure, in bytes; otherwise 0.
+    public let bodyBytesMax: UInt32
+    /// Whether `handle` names an open resource; where not, it is 0.
+    public let usesHandle: Bool
+    /// Whether executing the request twice does what once does, even when others execute requests in between.
+    public let isIdempotent: Bool
+
+    /// A line of the table.
+    @inlinable
+    public init(
+        rights: Rights = [], payload: Payload = .none, covers: Cover = .nothing, flags: RequestFlags = [],
+        bodyBytesMax: UInt32 = 0, usesHandle: Bool = true, isIdempotent: Bool = true
+    ) {
+        self.rights = rights
+        self.payload = payload
+        self.covers = covers
+        self.flags = flags
+        self.bodyBytesMax = bodyBytesMax
+        self.usesHandle = usesHandle
+        self.isIdempotent = isIdempotent
+    }
+}
+
+/// Modifiers of a request; each opcode's rule says which may be set.
+@frozen
+public struct RequestFlags: OptionSet, Sendable, Hashable {
+    /// The bits as on the wire.
+    public let rawValue: UInt16
+
+    /// Flags from bits; bits without a name are kept, and refused by `RequestHeader.validate`.
+    @inlinable
+    public init(rawValue: UInt16) {
+        self.rawValue = rawValue
+    }
+
+    /// Force unit access: the reply says that these bytes are durable.
+    @inlinable public static var fua: RequestFlags { RequestFlags(rawValue: 1 << 0) }
+    /// WRITE_ZEROES keeps the space allocated.
+    @inlinable public static var noUnmap: RequestFlags { RequestFlags(rawValue: 1 << 1) }
+}

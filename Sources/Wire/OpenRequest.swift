@@ -1,0 +1,97 @@
+import Core
+
+/// The payload of OPEN: which rights the client wants to use, and the capability that gives them.
+///
+/// | bytes | field |
+/// |---|---|
+/// | 0 | kind of resource: 1 volume, 2 fileset, 3 endpoint |
+/// | 1..<4 | reserved, 0 |
+/// | 4..<8 | rights wanted; 0 for all that the capability and the resource's access mode allow |
+/// | 8… | capability in binary form: 16-bit length and bytes |
+public struct OpenRequest: Sendable, Hashable {
+    /// The payload's greatest length, in bytes.
+    public static let byteCountMax = 10 + Limits.capabilityBytesMax
+
+    /// The kind that the client expects; the capability must name the same.
+    public var kind: ResourceKind
+    /// The rights wanted; empty for all there are.
+    public var rights: Rights
+    /// The capability's binary form, not looked into here.
+    public var capability: [UInt8]
+
+    /// A request from its fields.
+    public init(kind: ResourceKind, rights: Rights, capability: [UInt8]) {
+        self.kind = kind
+        self.rights = rights
+        self.capability = capability
+    }
+
+    /// Parses a payload.
+    ///
+    /// - Throws: `badFrame` for a length that is off or reserved bits, `badRequest` for an unknown kind or
+    ///   right.
+    public init(bytes: [UInt8]) throws(WireError) {
+        var reader = ByteReader(bytes)
+        guard let kind = reader.read(UInt8.self), let reserved = reader.read(count: 3),
+            let rights = reader.read(UInt32.self),
+            let capability = reader.readCounted(maximum: Limits.capabilityBytesMax), reader.remaining == 0
+        else { throw WireError(.badFrame, "OPEN is shorter or longer than its fields") }
+        guard reserved == [0, 0, 0] else { throw WireError(.badFrame, "OPEN has reserved bits set") }
+        guard let known = ResourceKind(rawValue: kind) else {
+            throw WireError(.badRequest, "OPEN names an unknown kind of resource: \(kind)")
+        }
+        guard Rights(rawValue: rights).isSubset(of: .all) else {
+            throw WireError(.badRequest, "OPEN wants a right that does not exist")
+        }
+        guard !capability.isEmpty else { throw WireError(.badRequest, "OPEN has no capability") }
+        self.kind = known
+        self.rights = Rights(rawValue: rights)
+        self.capability = capability
+    }
+
+    /// The payload's bytes; a capability above `Limits.capabilityBytesMax` is a bug of the caller.
+    public var bytes: [UInt8] {
+        precondition(capability.count <= Limits.capabilityBytesMax, "a capability has at most 8,192 bytes")
+        var writer = ByteWriter(capacity: 10 + capability.count)
+        writer.write(kind.rawValue)
+        writer.write(bytes: [0, 0, 0])
+        writer.write(rights.rawValue)
+        writer.writeCounted(capability)
+        return writer.bytes
+    }
+}
+
+/// The payload of RENEW: the capability that takes the place of the handle's, 16-bit length and bytes.
+public struct RenewRequest: Sendable, Hashable {
+    /// The payload's greatest length, in bytes.
+    public static let byteCountMax = 2 + Limits.capabilityBytesMax
+
+    /// The capability's binary form, not looked into here.
+    public var capability: [UInt8]
+
+    /// A request for this capability.
+    public init(capability: [UInt8]) {
+        self.capability = capability
+    }
+
+    /// Parses a payload.
+    ///
+    /// - Throws: `badFrame` for a length that is off, `badRequest` for an empty capability.
+    public init(bytes: [UInt8]) throws(WireError) {
+        var reader = ByteReader(bytes)
+        guard let capability = reader.readCounted(maximum: Limits.capabilityBytesMax), reader.remaining == 0
+        else {
+            throw WireError(.badFrame, "RENEW is shorter or longer than its capability")
+        }
+        guard !capability.isEmpty else { throw WireError(.badRequest, "RENEW has no capability") }
+        self.capability = capability
+    }
+
+    /// The payload's bytes; a capability above `Limits.capabilityBytesMax` is a bug of the caller.
+    public var bytes: [UInt8] {
+        precondition(capability.count <= Limits.capabilityBytesMax, "a capability has at most 8,192 bytes")
+        var writer = ByteWriter(capacity: 2 + capability.count)
+        writer.writeCounted(capability)
+        return writer.bytes
+    }
+}

@@ -1,0 +1,135 @@
+import Core
+
+/// What a handle stands for: the payload of the replies to OPEN, STAT and RENEW.
+///
+/// | bytes | field |
+/// |---|---|
+/// | 0..<8 | size of the resource, in bytes |
+/// | 8..<12 | block size: offsets and counts are multiples of it |
+/// | 12..<16 | largest transfer of one READ or WRITE, in bytes |
+/// | 16..<20 | rights of the handle |
+/// | 20 | kind of resource |
+/// | 21 | access mode: 0 single-writer, 1 multi-reader, 2 shared |
+/// | 22..<24 | reserved, 0 |
+/// | 24..<32, 32..<40 | range that the handle may touch: offset and length |
+/// | 40..<48 | expiry of the capability, Unix seconds |
+/// | 48..<64 | resource |
+/// | 64..<80 | capability |
+/// | 80..<88 | epoch of the resource |
+/// | 88..<96 | operations per second, 0 without limit |
+/// | 96..<104 | payload bytes per second, 0 without limit |
+public struct ResourceState: Sendable, Hashable {
+    /// The payload's length, in bytes.
+    public static let byteCount = 104
+
+    /// The size of the resource, in bytes.
+    public var size: UInt64
+    /// Offsets and counts of requests are multiples of this: a power of two, in bytes.
+    public var blockSize: UInt32
+    /// The most bytes of one READ or WRITE.
+    public var transferBytesMax: UInt32
+    /// What the handle may do.
+    public var rights: Rights
+    /// The kind of resource.
+    public var kind: ResourceKind
+    /// How many sessions may write.
+    public var accessMode: AccessMode
+    /// The bytes that the handle may touch; it may end after the resource.
+    public var range: ByteRange
+    /// When the capability expires, in Unix seconds.
+    public var expiry: UInt64
+    /// The resource's identifier.
+    public var resource: Identifier
+    /// The capability's identifier.
+    public var capability: Identifier
+    /// The resource's epoch.
+    public var epoch: UInt64
+    /// Ceilings that the server enforces.
+    public var limits: IOLimits
+
+    /// A state from its fields.
+    public init(
+        size: UInt64, blockSize: UInt32, transferBytesMax: UInt32, rights: Rights, kind: ResourceKind,
+        accessMode: AccessMode, range: ByteRange, expiry: UInt64, resource: Identifier,
+        capability: Identifier,
+        epoch: UInt64, limits: IOLimits = .none
+    ) {
+        self.size = size
+        self.blockSize = blockSize
+        self.transferBytesMax = transferBytesMax
+        self.rights = rights
+        self.kind = kind
+        self.accessMode = accessMode
+        self.range = range
+        self.expiry = expiry
+        self.resource = resource
+        self.capability = capability
+        self.epoch = epoch
+        self.limits = limits
+    }
+
+    /// Parses a payload from a server, which a client does not trust to be well-formed.
+    ///
+    /// - Throws: `badFrame` for anything that no right server sends.
+    public init(bytes: [UInt8]) throws(WireError) {
+        var reader = ByteReader(bytes)
+        guard bytes.count == ResourceState.byteCount, let size = reader.read(UInt64.self),
+            let block = reader.read(UInt32.self), let transfer = reader.read(UInt32.self),
+            let rights = reader.read(UInt32.self), let kind = reader.read(UInt8.self),
+            let mode = reader.read(UInt8.self), let reserved = reader.read(UInt16.self),
+            let start = reader.read(UInt64.self), let length = reader.read(UInt64.self),
+            let expiry = reader.read(UInt64.self), let resource = reader.readIdentifier(),
+            let capability = reader.readIdentifier(), let epoch = reader.read(UInt64.self),
+            let iops = reader.read(UInt64.self), let bandwidth = reader.read(UInt64.self)
+        else { throw WireError(.badFrame, "the description of the resource is not 104 bytes long") }
+        guard reserved == 0, size <= Limits.volumeBytesMax, let knownKind = ResourceKind(rawValue: kind),
+            let knownMode = AccessMode(wire: mode), let range = ByteRange(offset: start, length: length)
+        else { throw WireError(.badFrame, "the description of the resource holds impossible values") }
+        guard block >= 1, block <= 65536, block & (block - 1) == 0, transfer >= block,
+            transfer <= UInt32(Limits.payloadBytesMax)
+        else { throw WireError(.badFrame, "the resource's block size or largest transfer is impossible") }
+        self.init(
+            size: size, blockSize: block, transferBytesMax: transfer, rights: Rights(rawValue: rights),
+            kind: knownKind, accessMode: knownMode, range: range, expiry: expiry, resource: resource,
+            capability: capability, epoch: epoch,
+            limits: IOLimits(iops: iops == 0 ? nil : iops, bytesPerSecond: bandwidth == 0 ? nil : bandwidth))
+    }
+
+    /// The payload's bytes.
+    public var bytes: [UInt8] {
+        var writer = ByteWriter(capacity: ResourceState.byteCount)
+        writer.write(size)
+        writer.write(blockSize)
+        writer.write(transferBytesMax)
+        writer.write(rights.rawValue)
+        writer.write(kind.rawValue)
+        writer.write(accessMode.wire)
+        writer.write(UInt16(0))
+        writer.write(range.offset)
+        writer.write(range.length)
+        writer.write(expiry)
+        writer.write(resource)
+        writer.write(capability)
+        writer.write(epoch)
+        writer.write(limits.iops ?? 0)
+        writer.write(limits.bytesPerSecond ?? 0)
+        return writer.bytes
+    }
+}
+
+extension AccessMode {
+    /// The mode's number on the wire.
+    public var wire: UInt8 {
+        switch self {
+        case .singleWriter: 0
+        case .multiReader: 1
+        case .shared: 2
+        }
+    }
+
+    /// The mode with this number; nil when there is none.
+    public init?(wire: UInt8) {
+        guard let mode = AccessMode.allCases.first(where: { $0.wire == wire }) else { return nil }
+        self = mode
+    }
+}

@@ -1,0 +1,146 @@
+import Core
+import Testing
+import Wire
+
+@Suite struct HeaderTests {
+    let limits = FrameLimits.established(payloadBytesMax: 1 << 20)
+
+    @Test func everyOpcodeHasAnUnmistakableNameAndRule() {
+        #expect(Set(Opcode.allCases.map(\.name)).count == Opcode.allCases.count)
+        for opcode in Opcode.allCases {
+            let rule = opcode.rule
+            #expect((rule.payload == .body) == (rule.bodyBytesMax > 0), "\(opcode.name)")
+            #expect(rule.payload != .covered || rule.covers == .transfer, "\(opcode.name)")
+            #expect(rule.rights.isEmpty == (opcode.rawValue < 0x100), "\(opcode.name)")
+            #expect(Int(rule.bodyBytesMax) <= Limits.payloadBytesMin, "\(opcode.name)")
+        }
+    }
+
+    @Test func aRequestIsAcceptedUpToTheNegotiatedPayloadAndNotBeyond() {
+        let small = FrameLimits.established(payloadBytesMax: 16384)
+        var header = RequestHeader(
+            length: 16384, opcode: Opcode.write.rawValue, sequence: 1, handle: 1, count: 16384)
+        #expect(header.validate(small) == .ok)
+        header.length = 16385
+        header.count = 16385
+        #expect(header.validate(small) == .protocolViolation)
+        #expect(Status.protocolViolation.endsChannel)
+        #expect(
+            RequestHeader(opcode: Opcode.read.rawValue, handle: 1, count: 16385).validate(small) == .tooLarge)
+        #expect(!Status.tooLarge.endsChannel)
+    }
+
+    @Test func sequencesLeaveOutZeroWhenTheyWrap() {
+        #expect(RequestHeader.successor(of: 0) == 1)
+        #expect(RequestHeader.successor(of: 41) == 42)
+        #expect(RequestHeader.successor(of: .max) == 1)
+    }
+
+    @Test func headersAreReadAtAnyAlignmentAndOnlyWhole() {
+        let header = RequestHeader(
+            length: 1, opcode: 2, flags: RequestFlags(rawValue: 3), slot: 4, reserved: 5, sequence: 6,
+            handle: 7,
+            count: 8, offset: 9)
+        #expect(RequestHeader(bytes: ([0xff] + header.bytes)[1...]) == header)
+        #expect(RequestHeader(bytes: header.bytes.dropLast()) == nil)
+        #expect(ReplyHeader(bytes: header.bytes.dropLast()) == nil)
+    }
+
+    @Test func everyHeaderSurvivesTheRoundTripAndValidationIsTotal() {
+        var random = SplitMix(seed: 1)
+        var accepted = 0
+        for _ in 0..<200_000 {
+            var bytes = random.bytes(Limits.headerBytes)
+            // Half of them near the valid ones, or nothing but refusals would be seen.
+            if random.next() & 1 == 0 {
+                let opcode = Opcode.allCases[Int(random.next() % UInt64(Opcode.allCases.count))]
+                var near = RequestHeader(opcode: opcode.rawValue, slot: 3, sequence: 9, handle: 1)
+                if opcode.rule.covers != .nothing { near.count = 4096 }
+                if opcode.rule.payload == .covered { near.length = 4096 }
+                if opcode.rule.payload == .body { near.length = 100 }
+                if !opcode.rule.usesHandle { near.handle = 0 }
+                bytes = near.bytes
+                bytes[Int(random.next() % 32)] ^= UInt8(truncatingIfNeeded: random.next() & random.next())
+            }
+            guard let request = RequestHeader(bytes: bytes), let reply = ReplyHeader(bytes: bytes) else {
+                Issue.record("32 bytes are a header")
+                return
+            }
+            #expect(request.bytes == bytes && reply.bytes == bytes)
+            if request.validate(limits) == .ok {
+                accepted += 1
+                #expect(request.length <= 1 << 20 && request.reserved == 0)
+                #expect(!request.offset.addingReportingOverflow(UInt64(request.count)).overflow)
+            }
+            _ = reply.fault(payloadBytesMax: 1 << 20)
+            for opcode in Opcode.allCases { _ = reply.fault(answering: opcode, sequence: 9, count: 4096) }
+        }
+        #expect(accepted > 10_000)
+    }
+}
+
+@Suite struct ReplyFaultTests {
+    private let good = ReplyHeader(
+        length: 4096, slot: 2, opcode: Opcode.read.rawValue, sequence: 7, value: 4096)
+
+    @Test func aRightReplyHasNoFault() {
+        #expect(good.fault(payloadBytesMax: 1 << 20) == nil)
+        #expect(good.fault(answering: .read, sequence: 7, count: 4096) == nil)
+    }
+
+    @Test func everyFaultIsFound() {
+        var found = Set<ReplyFault>()
+        func check(_ expected: ReplyFault, _ change: (inout ReplyHeader) -> Void) {
+            var header = good
+            change(&header)
+            let fault =
+                header.fault(payloadBytesMax: 8192)
+                ?? header.fault(answering: .read, sequence: 7, count: 4096)
+            #expect(fault == expected)
+            if let fault { found.insert(fault) }
+        }
+        check(.reservedBits) { $0.flags = 1 }
+        check(.reservedBits) { $0.flags = 0x8001 }
+        check(.reservedBits) { $0.flags = 0x8000 }
+        check(.oversize) { $0.length = 8193 }
+        check(.oversize) { $0.length = .max }
+        check(.oversize) {
+            $0.status = Status.ioError.rawValue
+            $0.length = 513
+        }
+        check(.oversize) {
+            $0.flags = 0x8000
+            $0.slot = 0xffff
+            $0.length = 513
+        }
+        check(.unknownStatus) { $0.status = 9999 }
+        check(.wrongSequence) { $0.sequence = 8 }
+        check(.wrongOpcode) { $0.opcode = Opcode.write.rawValue }
+        check(.wrongLength) { $0.length = 4095 }
+        check(.wrongLength) { $0.length = 0 }
+        // A slot that holds no request is found by the table of slots.
+        #expect(found == Set(ReplyFault.allCases).subtracting([.unknownSlot]))
+        #expect(Set(ReplyFault.allCases.map(\.message)).count == ReplyFault.allCases.count)
+    }
+}
+
+/// splitmix64: the same numbers on every run.
+struct SplitMix {
+    private var state: UInt64
+
+    init(seed: UInt64) {
+        state = seed
+    }
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9e37_79b9_7f4a_7c15
+        var mixed = state
+        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
+        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
+        return mixed ^ (mixed >> 31)
+    }
+
+    mutating func bytes(_ count: Int) -> [UInt8] {
+        (0..<count).map { _ in UInt8(truncatingIfNeeded: next()) }
+    }
+}
