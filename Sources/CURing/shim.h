@@ -1,0 +1,268 @@
+/* What Swift cannot see of liburing and the kernel: function-like macros, anonymous unions, variadic calls */
+#ifndef SLUICE_CURING_SHIM_H
+#define SLUICE_CURING_SHIM_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
+/* Swift's Glibc module is built without _GNU_SOURCE, where fd_set names its member differently. */
+/* The kernel's header first: liburing brings a copy under the same guard, and swift-system imports the kernel's. */
+#include <linux/io_uring.h>
+#include <features.h>
+#pragma push_macro("__USE_XOPEN")
+#undef __USE_XOPEN
+#include <sys/select.h>
+#pragma pop_macro("__USE_XOPEN")
+
+#include <liburing.h>
+#include <errno.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+    SLUICE_SETUP_CQSIZE = IORING_SETUP_CQSIZE,
+    SLUICE_SETUP_CLAMP = IORING_SETUP_CLAMP,
+    SLUICE_SETUP_R_DISABLED = IORING_SETUP_R_DISABLED,
+    SLUICE_SETUP_SUBMIT_ALL = IORING_SETUP_SUBMIT_ALL,
+    SLUICE_SETUP_COOP_TASKRUN = IORING_SETUP_COOP_TASKRUN,
+    SLUICE_SETUP_SINGLE_ISSUER = IORING_SETUP_SINGLE_ISSUER,
+    SLUICE_SETUP_DEFER_TASKRUN = IORING_SETUP_DEFER_TASKRUN,
+    SLUICE_FEATURES_NEEDED =
+        IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_FAST_POLL | IORING_FEAT_EXT_ARG,
+    SLUICE_CQE_MORE = IORING_CQE_F_MORE,
+    SLUICE_CQE_BUFFER = IORING_CQE_F_BUFFER,
+    SLUICE_CANCEL_ALL = IORING_ASYNC_CANCEL_ALL,
+    SLUICE_FSYNC_DATASYNC = IORING_FSYNC_DATASYNC,
+    SLUICE_CANCEL_EVERYTHING = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL,
+};
+
+/* Slots of the submission array never move: entry i of the array is submission i, from set-up on. */
+static inline void sluice_ring_map_identity(struct io_uring *ring)
+{
+    for (unsigned i = 0; i < ring->sq.ring_entries; i++)
+        ring->sq.array[i] = i;
+}
+
+static inline unsigned sluice_ring_unsubmitted(const struct io_uring *ring)
+{
+    return ring->sq.sqe_tail - IO_URING_READ_ONCE(*ring->sq.khead);
+}
+
+/* Publishes what was prepared, submits it and waits for `wait` completions, at most `timeout` ns
+ * (< 0: for ever). Returns the number submitted or -errno. `registered_fd` < 0: the ring has none. */
+static inline int sluice_ring_enter(struct io_uring *ring, int registered_fd, unsigned wait, int get_events,
+                                    int64_t timeout)
+{
+    struct io_uring_sq *sq = &ring->sq;
+    if (sq->sqe_head != sq->sqe_tail) {
+        sq->sqe_head = sq->sqe_tail;
+        io_uring_smp_store_release(sq->ktail, sq->sqe_tail);
+    }
+    unsigned submit = sluice_ring_unsubmitted(ring);
+    unsigned flags = get_events ? IORING_ENTER_GETEVENTS : 0;
+    int fd = ring->ring_fd;
+    if (registered_fd >= 0) {
+        fd = registered_fd;
+        flags |= IORING_ENTER_REGISTERED_RING;
+    }
+    if (timeout < 0)
+        return io_uring_enter2((unsigned)fd, submit, wait, flags, NULL, _NSIG / 8);
+    struct __kernel_timespec ts = {.tv_sec = timeout / 1000000000, .tv_nsec = timeout % 1000000000};
+    struct io_uring_getevents_arg arg = {.sigmask_sz = _NSIG / 8, .ts = (uint64_t)(uintptr_t)&ts};
+    flags |= IORING_ENTER_EXT_ARG;
+    return io_uring_enter2((unsigned)fd, submit, wait, flags, (sigset_t *)(void *)&arg, sizeof arg);
+}
+
+/* liburing 2.3 declares io_uring_enable_rings and does not export it. */
+static inline int sluice_ring_enable(struct io_uring *ring)
+{
+    return io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+}
+
+static inline unsigned sluice_cq_ready(const struct io_uring *ring)
+{
+    return io_uring_smp_load_acquire(ring->cq.ktail) - *ring->cq.khead;
+}
+
+struct sluice_completion {
+    uint64_t user_data;
+    int32_t result;
+    uint32_t flags;
+};
+
+/* Takes the next completion; 0 when there is none. */
+static inline int sluice_cq_take(struct io_uring *ring, struct sluice_completion *out)
+{
+    unsigned head = *ring->cq.khead;
+    if (head == io_uring_smp_load_acquire(ring->cq.ktail))
+        return 0;
+    const struct io_uring_cqe *cqe = &ring->cq.cqes[head & ring->cq.ring_mask];
+    out->user_data = cqe->user_data;
+    out->result = cqe->res;
+    out->flags = cqe->flags;
+    io_uring_smp_store_release(ring->cq.khead, head + 1);
+    return 1;
+}
+
+static inline void sluice_sqe_select_buffer(struct io_uring_sqe *sqe, uint16_t group)
+{
+    sqe->flags |= IOSQE_BUFFER_SELECT;
+    sqe->buf_group = group;
+}
+
+/* Waits for the socket to be readable before a buffer is taken: an idle connection holds none. */
+static inline void sluice_sqe_poll_first(struct io_uring_sqe *sqe)
+{
+    sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
+}
+
+static inline void sluice_sqe_rw_flags(struct io_uring_sqe *sqe, int flags)
+{
+    sqe->rw_flags = flags;
+}
+
+static inline int sluice_register_receive_ring(struct io_uring *ring, void *memory, unsigned entries,
+                                               uint16_t group)
+{
+    struct io_uring_buf_reg reg = {
+        .ring_addr = (uint64_t)(uintptr_t)memory, .ring_entries = entries, .bgid = group};
+    return io_uring_register_buf_ring(ring, &reg, 0);
+}
+
+static inline void sluice_receive_ring_add(void *memory, void *buffer, unsigned length, uint16_t id, int mask)
+{
+    struct io_uring_buf_ring *br = memory;
+    io_uring_buf_ring_add(br, buffer, length, id, mask, 0);
+    io_uring_buf_ring_advance(br, 1);
+}
+
+/* Multishot receive came with the kernel that brought zero-copy send (6.0); it has no probe of its own. */
+static inline int sluice_has_multishot_receive(struct io_uring *ring)
+{
+    struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
+    if (!probe)
+        return 0;
+    int supported = io_uring_opcode_supported(probe, IORING_OP_SEND_ZC);
+    io_uring_free_probe(probe);
+    return supported;
+}
+
+static inline int sluice_memfd_create(const char *name)
+{
+    return (int)syscall(SYS_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+}
+
+static inline int sluice_memfd_seal_size(int fd)
+{
+    return fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+}
+
+static inline void sluice_name_thread(const char *name)
+{
+    prctl(PR_SET_NAME, name, 0, 0, 0);
+}
+
+static inline int sluice_set_affinity(int cpu)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (cpu < 0 || cpu >= CPU_SETSIZE) {
+        errno = EINVAL;
+        return -1;
+    }
+    CPU_SET(cpu, &set);
+    return sched_setaffinity(0, sizeof set, &set);
+}
+
+static inline int sluice_pidfd_open(int pid)
+{
+    return (int)syscall(SYS_pidfd_open, pid, 0);
+}
+
+static inline int sluice_pidfd_send_signal(int pidfd, int signal)
+{
+    return (int)syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
+}
+
+/* 0: ended, `exited` and `code` are set; EAGAIN in errno when it still runs and `block` is 0. */
+static inline int sluice_pidfd_wait(int pidfd, int block, int *exited, int *code)
+{
+    siginfo_t info;
+    memset(&info, 0, sizeof info);
+    int r = waitid((idtype_t)3 /* P_PIDFD */, (id_t)pidfd, &info, WEXITED | (block ? 0 : WNOHANG));
+    if (r < 0)
+        return -1;
+    if (info.si_pid == 0) {
+        errno = EAGAIN;
+        return -1;
+    }
+    *exited = info.si_code == CLD_EXITED;
+    *code = info.si_status;
+    return 0;
+}
+
+static inline int sluice_block_size_bytes(int fd, uint64_t *bytes) { return ioctl(fd, BLKGETSIZE64, bytes); }
+static inline int sluice_block_logical_size(int fd, int *bytes) { return ioctl(fd, BLKSSZGET, bytes); }
+static inline int sluice_block_discard(int fd, uint64_t offset, uint64_t length)
+{
+    uint64_t range[2] = {offset, length};
+    return ioctl(fd, BLKDISCARD, range);
+}
+static inline int sluice_block_zero_out(int fd, uint64_t offset, uint64_t length)
+{
+    uint64_t range[2] = {offset, length};
+    return ioctl(fd, BLKZEROOUT, range);
+}
+
+/* Alignment that direct I/O on `fd` needs; -1 where the kernel or the file system does not say. */
+static inline int sluice_direct_alignment(int fd, uint32_t *memory, uint32_t *offset)
+{
+    struct statx stx;
+    memset(&stx, 0, sizeof stx);
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) < 0)
+        return -1;
+    if (!(stx.stx_mask & STATX_DIOALIGN)) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    *memory = stx.stx_dio_mem_align;
+    *offset = stx.stx_dio_offset_align;
+    return 0;
+}
+
+/* The GNU strerror_r returns the text; here it is always copied into the buffer. */
+static inline int sluice_error_text(int number, char *buffer, size_t size)
+{
+    const char *text = strerror_r(number, buffer, size);
+    if (text != buffer) {
+        strncpy(buffer, text, size - 1);
+        buffer[size - 1] = 0;
+    }
+    return 1;
+}
+
+enum {
+    SLUICE_O_DIRECT = O_DIRECT,
+    SLUICE_RWF_DSYNC = RWF_DSYNC,
+    SLUICE_FALLOC_KEEP_SIZE = FALLOC_FL_KEEP_SIZE,
+    SLUICE_FALLOC_PUNCH_HOLE = FALLOC_FL_PUNCH_HOLE,
+    SLUICE_FALLOC_ZERO_RANGE = FALLOC_FL_ZERO_RANGE,
+};
+
+#endif

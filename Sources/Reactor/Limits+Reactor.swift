@@ -1,0 +1,19 @@
+import Core
+
+extension Limits {
+    /// The most targets that one reactor holds at a time.
+    public static let reactorTargetsMax = 1 << 20
+    /// The most multishot operations that one reactor holds at a time.
+    public static let reactorMultishotsMax = 1 << 20
+    /// The most submission entries of one reactor's ring.
+    public static let reactorEntriesMax: UInt32 = 32768
+    /// The most receive buffers of one reactor, what the kernel's buffer rings allow.
+    public static let receiveBuffersMax = 32768
+    /// How often a reactor that shuts down asks the kernel again to cancel what is left, in nanoseconds.
+    static let shutdownRetryNanoseconds: Int64 = 50_000_000
+    /// How many rounds of refused operations a reactor that shuts down delivers to targets that start them
+    /// for ever.
+    static let shutdownRoundsMax = 1000
+    /// The most batch ends that one wake-up serves; what is asked for beyond is served by the next.
+    static let batchEndsPerTurnMax = 1 << 16
+}

@@ -1,0 +1,101 @@
+import CURing
+import Glibc
+
+/// Sockets by plain system calls; all are close-on-exec and blocking, as a ring wants them.
+public enum Sockets {
+    /// A listening stream socket. For TCP with `SO_REUSEADDR`, and `SO_REUSEPORT` where asked for; IPv6
+    /// listens to IPv6 only. The file of a Unix socket must not be there yet.
+    public static func listen(_ address: SocketAddress, backlog: Int32 = 1024, reusePort: Bool = false)
+        throws(ReactorError) -> FileDescriptor
+    {
+        let socket = try stream(family: address.family)
+        if address.family != AF_UNIX {
+            try set(socket.raw, SOL_SOCKET, SO_REUSEADDR, 1)
+            if reusePort { try set(socket.raw, SOL_SOCKET, SO_REUSEPORT, 1) }
+            if address.family == AF_INET6 { try set(socket.raw, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1) }
+        }
+        let fd = socket.raw
+        let bound = unsafe address.withAddress { unsafe bind(fd, $0, $1) }
+        _ = try checked("bind \(address)", bound)
+        _ = try checked("listen \(address)", Glibc.listen(socket.raw, backlog))
+        return socket
+    }
+
+    /// A stream socket that is not connected.
+    public static func stream(family: Int32) throws(ReactorError) -> FileDescriptor {
+        let type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
+        return FileDescriptor(owning: try checked("socket", socket(family, type, 0)))
+    }
+
+    /// Connects and waits for it. Not for a reactor's thread.
+    public static func connect(_ address: SocketAddress) throws(ReactorError) -> FileDescriptor {
+        let socket = try stream(family: address.family)
+        let fd = socket.raw
+        _ = try checked("connect \(address)", unsafe address.withAddress { unsafe Glibc.connect(fd, $0, $1) })
+        return socket
+    }
+
+    /// Two connected Unix stream sockets, as raw descriptors that the caller owns.
+    public static func pair() throws(ReactorError) -> (Int32, Int32) {
+        var ends: [Int32] = [-1, -1]
+        let type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
+        _ = try unsafe checked("socketpair", socketpair(AF_UNIX, type, 0, &ends))
+        return (ends[0], ends[1])
+    }
+
+    /// The address that the socket is bound to.
+    public static func localAddress(fd: Int32) throws(ReactorError) -> SocketAddress {
+        try unsafe address("getsockname", fd) { unsafe getsockname($0, $1, $2) }
+    }
+
+    /// The address of the socket's peer.
+    public static func peerAddress(fd: Int32) throws(ReactorError) -> SocketAddress {
+        try unsafe address("getpeername", fd) { unsafe getpeername($0, $1, $2) }
+    }
+
+    /// Sends small segments at once (`TCP_NODELAY`); ignored for sockets that are not TCP.
+    public static func setNoDelay(fd: Int32) {
+        var on: Int32 = 1
+        _ = unsafe setsockopt(fd, Int32(IPPROTO_TCP), TCP_NODELAY, &on, socklen_t(MemoryLayout<Int32>.size))
+    }
+
+    /// Notices a dead peer after `idleSeconds` of silence and three probes; ignored for sockets that are not
+    /// TCP.
+    public static func setKeepAlive(fd: Int32, idleSeconds: Int32, intervalSeconds: Int32) {
+        let options = [
+            (SOL_SOCKET, SO_KEEPALIVE, Int32(1)), (Int32(IPPROTO_TCP), TCP_KEEPIDLE, idleSeconds),
+            (Int32(IPPROTO_TCP), TCP_KEEPINTVL, intervalSeconds), (Int32(IPPROTO_TCP), TCP_KEEPCNT, Int32(3)),
+        ]
+        for (level, name, value) in options {
+            var value = value
+            _ = unsafe setsockopt(fd, level, name, &value, socklen_t(MemoryLayout<Int32>.size))
+        }
+    }
+
+    /// Ends both directions of a connection, so that operations on it complete.
+    public static func shutdown(fd: Int32) {
+        _ = Glibc.shutdown(fd, Int32(SHUT_RDWR))
+    }
+
+    private static func set(_ fd: Int32, _ level: Int32, _ name: Int32, _ value: Int32) throws(ReactorError) {
+        var value = value
+        _ = try unsafe checked(
+            "setsockopt", setsockopt(fd, level, name, &value, socklen_t(MemoryLayout<Int32>.size)))
+    }
+
+    private static func address(
+        _ call: String, _ fd: Int32,
+        _ get: (Int32, UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<socklen_t>) -> Int32
+    ) throws(ReactorError) -> SocketAddress {
+        var storage = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        let result = unsafe withUnsafeMutablePointer(to: &storage) { pointer in
+            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { unsafe get(fd, $0, &length) }
+        }
+        _ = try checked(call, result)
+        guard let address = SocketAddress(storage: storage, length: length) else {
+            throw .system(call: call, errno: EAFNOSUPPORT)
+        }
+        return address
+    }
+}
