@@ -1,0 +1,218 @@
+import Core
+import Foundation
+import Synchronization
+
+/// A record as it stands in the catalog.
+public struct Stored<Value: Record>: Sendable {
+    /// The record.
+    public let record: Value
+    /// The revision that wrote it.
+    public let revision: Revision
+}
+
+/// Changes to typed records that are made together or not at all.
+public struct RecordChanges: Sendable {
+    fileprivate enum Change: Sendable {
+        case put(prefix: String, key: String, any Record)
+        case delete(prefix: String, key: String)
+    }
+
+    fileprivate var transaction = Transaction()
+    fileprivate var changes: [Change] = []
+
+    /// No changes yet.
+    public init() {}
+
+    /// Writes a record that must not exist yet.
+    public mutating func insert(_ record: some Record) throws(CatalogError) {
+        try put(record, over: 0)
+    }
+
+    /// Writes a record over the one that has revision `previous`.
+    public mutating func put<Value: Record>(_ record: Value, over previous: Revision) throws(CatalogError) {
+        let key = Value.prefix + record.recordKey
+        transaction.require(key, at: previous)
+        transaction.put(key, try RecordCoding.encode(record, key: key))
+        changes.append(.put(prefix: Value.prefix, key: record.recordKey, record))
+    }
+
+    /// Removes a record that must still have its revision.
+    public mutating func delete<Value: Record>(_ stored: Stored<Value>) {
+        let key = Value.prefix + stored.record.recordKey
+        transaction.require(key, at: stored.revision)
+        transaction.delete(key)
+        changes.append(.delete(prefix: Value.prefix, key: stored.record.recordKey))
+    }
+
+    /// Requires that a record is unchanged, without writing it.
+    public mutating func require<Value: Record>(_ stored: Stored<Value>) {
+        transaction.require(Value.prefix + stored.record.recordKey, at: stored.revision)
+    }
+
+    /// Whether there is nothing to write.
+    public var isEmpty: Bool { changes.isEmpty }
+    /// How many records are written or removed.
+    public var count: Int { changes.count }
+}
+
+/// JSON with sorted keys: the same record is always the same bytes.
+enum RecordCoding {
+    static func encode(_ record: some Record, key: String) throws(CatalogError) -> [UInt8] {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        do {
+            return try [UInt8](encoder.encode(record))
+        } catch {
+            throw .malformed(key: key, reason: "\(error)")
+        }
+    }
+
+    static func decode<Value: Record>(_ type: Value.Type, from entry: Entry) throws(CatalogError) -> Value {
+        do {
+            return try JSONDecoder().decode(type, from: Data(entry.value))
+        } catch {
+            throw .malformed(key: entry.key, reason: "\(error)")
+        }
+    }
+}
+
+/// The records of a catalog, all held in memory and written through: reading never waits.
+///
+/// It must be the catalog's only writer. Any thread.
+public final class RecordStore: Sendable {
+    private struct Row: Sendable {
+        let record: any Record
+        let revision: Revision
+    }
+
+    private struct Table: Sendable {
+        var rows: [String: Row] = [:]
+        /// The keys of `rows` in order, for pages.
+        var keys: [String] = []
+
+        /// The position of the first key that is not less than `key`.
+        func position(of key: String) -> Int {
+            var low = 0
+            var high = keys.count
+            while low < high {
+                let middle = (low + high) / 2
+                if keys[middle] < key { low = middle + 1 } else { high = middle }
+            }
+            return low
+        }
+
+        mutating func put(_ key: String, _ row: Row) {
+            if rows.updateValue(row, forKey: key) == nil { keys.insert(key, at: position(of: key)) }
+        }
+
+        mutating func delete(_ key: String) {
+            if rows.removeValue(forKey: key) != nil { keys.remove(at: position(of: key)) }
+        }
+    }
+
+    private let catalog: any Catalog
+    private let tables: Mutex<[String: Table]>
+    /// Held from a commit until memory shows it, so that memory follows the catalog's order.
+    private let order = KeyedLock()
+
+    /// Loads every record of `catalog`.
+    public init(catalog: any Catalog) async throws(CatalogError) {
+        self.catalog = catalog
+        var tables: [String: Table] = [:]
+        tables[ServerRecord.prefix] = try await Self.load(ServerRecord.self, from: catalog)
+        tables[KeyRecord.prefix] = try await Self.load(KeyRecord.self, from: catalog)
+        tables[PoolRecord.prefix] = try await Self.load(PoolRecord.self, from: catalog)
+        tables[VolumeRecord.prefix] = try await Self.load(VolumeRecord.self, from: catalog)
+        tables[NodeRecord.prefix] = try await Self.load(NodeRecord.self, from: catalog)
+        tables[TokenRecord.prefix] = try await Self.load(TokenRecord.self, from: catalog)
+        tables[GrantRecord.prefix] = try await Self.load(GrantRecord.self, from: catalog)
+        tables[CapabilityRecord.prefix] = try await Self.load(CapabilityRecord.self, from: catalog)
+        tables[IntentRecord.prefix] = try await Self.load(IntentRecord.self, from: catalog)
+        tables[IdempotencyRecord.prefix] = try await Self.load(IdempotencyRecord.self, from: catalog)
+        self.tables = Mutex(tables)
+    }
+
+    /// The record with this key; nil when there is none.
+    public func get<Value: Record>(_ type: Value.Type, _ key: String) -> Stored<Value>? {
+        guard let row = tables.withLock({ $0[Value.prefix]?.rows[key] }) else { return nil }
+        return stored(row)
+    }
+
+    /// Records with keys after `after`, in order, at most `limit` that `isIncluded` lets through.
+    public func page<Value: Record>(
+        _ type: Value.Type, after: String? = nil, limit: Int,
+        where isIncluded: (Value) -> Bool = { _ in true }
+    ) -> [Stored<Value>] {
+        // The copy is a reference count; filtering runs outside the lock.
+        guard let table = tables.withLock({ $0[Value.prefix] }) else { return [] }
+        var position = after.map { table.position(of: $0) } ?? 0
+        if let after, position < table.keys.count, table.keys[position] == after { position += 1 }
+        var found: [Stored<Value>] = []
+        while position < table.keys.count, found.count < limit {
+            if let row = table.rows[table.keys[position]], let stored: Stored<Value> = stored(row),
+                isIncluded(stored.record)
+            {
+                found.append(stored)
+            }
+            position += 1
+        }
+        return found
+    }
+
+    /// Every record of a kind that `isIncluded` lets through, in order of keys.
+    public func all<Value: Record>(
+        _ type: Value.Type, where isIncluded: (Value) -> Bool = { _ in true }
+    ) -> [Stored<Value>] {
+        page(type, limit: .max, where: isIncluded)
+    }
+
+    /// How many records of a kind there are.
+    public func count<Value: Record>(_ type: Value.Type) -> Int {
+        tables.withLock { $0[Value.prefix]?.keys.count ?? 0 }
+    }
+
+    /// Makes the changes durable, then visible.
+    ///
+    /// - Throws: `conflict` when a record is not as the changes expect; nothing is changed then.
+    @discardableResult
+    public func commit(_ changes: RecordChanges) async throws(CatalogError) -> Revision {
+        try await order.withLock("") { () async throws(CatalogError) -> Revision in
+            let revision = try await catalog.commit(changes.transaction)
+            tables.withLock { tables in
+                for change in changes.changes {
+                    switch change {
+                    case .put(let prefix, let key, let record):
+                        tables[prefix, default: Table()].put(key, Row(record: record, revision: revision))
+                    case .delete(let prefix, let key):
+                        tables[prefix]?.delete(key)
+                    }
+                }
+            }
+            return revision
+        }
+    }
+
+    private func stored<Value: Record>(_ row: Row) -> Stored<Value>? {
+        guard let record = row.record as? Value else { return nil }
+        return Stored(record: record, revision: row.revision)
+    }
+
+    private static func load<Value: Record>(
+        _ type: Value.Type, from catalog: any Catalog
+    ) async throws(CatalogError) -> Table {
+        var table = Table()
+        var last: String?
+        while true {
+            let entries = try await catalog.list(
+                prefix: Value.prefix, after: last, limit: Limits.catalogPageEntriesMax)
+            for entry in entries {
+                let record = try RecordCoding.decode(type, from: entry)
+                table.put(
+                    String(entry.key.dropFirst(Value.prefix.count)),
+                    Row(record: record, revision: entry.revision))
+            }
+            guard let end = entries.last else { return table }
+            last = end.key
+        }
+    }
+}

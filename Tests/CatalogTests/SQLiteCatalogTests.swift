@@ -1,0 +1,123 @@
+import Catalog
+import Core
+import Foundation
+import Testing
+
+/// A catalog in a folder that goes when the test ends.
+private final class Place {
+    let folder: URL
+    var path: String { folder.appending(path: "catalog.sqlite").path }
+
+    init() throws {
+        folder = FileManager.default.temporaryDirectory.appending(path: "sluice-catalog-\(UUID().uuidString)")
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: false)
+    }
+
+    deinit { try? FileManager.default.removeItem(at: folder) }
+
+    func open() throws(CatalogError) -> SQLiteCatalog { try SQLiteCatalog(path: path) }
+}
+
+private func transaction(_ build: (inout Transaction) -> Void) -> Transaction {
+    var transaction = Transaction()
+    build(&transaction)
+    return transaction
+}
+
+@Suite struct SQLiteCatalogTests {
+    @Test func whatWasCommittedIsThereAfterReopening() async throws {
+        let place = try Place()
+        let first = try place.open()
+        let revision = try await first.commit(
+            transaction {
+                $0.put("volumes/a", [1, 2])
+                $0.put("volumes/b", [])
+            })
+        try first.close()
+        let second = try place.open()
+        let entry = try #require(try await second.get("volumes/a"))
+        #expect(entry == Entry(key: "volumes/a", value: [1, 2], revision: revision))
+        #expect(try await second.get("volumes/b")?.value == [])
+        #expect(try await second.get("volumes/c") == nil)
+        try second.close()
+    }
+
+    @Test func aCommitWhoseConditionFailsChangesNothing() async throws {
+        let place = try Place()
+        let catalog = try place.open()
+        let first = try await catalog.commit(transaction { $0.put("a", [1]) })
+        let second = try await catalog.commit(
+            transaction {
+                $0.require("a", at: first)
+                $0.put("a", [2])
+            })
+        #expect(second > first)
+        await #expect(throws: CatalogError.conflict(key: "a")) {
+            try await catalog.commit(
+                transaction {
+                    $0.put("b", [9])
+                    $0.require("a", at: first)
+                    $0.delete("a")
+                })
+        }
+        await #expect(throws: CatalogError.conflict(key: "a")) {
+            try await catalog.commit(
+                transaction {
+                    $0.require("a", at: 0)
+                    $0.put("a", [3])
+                })
+        }
+        #expect(try await catalog.get("a")?.value == [2])
+        #expect(try await catalog.get("b") == nil)
+        try catalog.close()
+    }
+
+    @Test func ofManyWritersWithTheSameConditionOneWins() async throws {
+        let place = try Place()
+        let catalog = try place.open()
+        let winners = await withTaskGroup(of: Bool.self) { group in
+            for number in UInt8(0)..<20 {
+                group.addTask {
+                    let claim = transaction {
+                        $0.require("claim", at: 0)
+                        $0.put("claim", [number])
+                    }
+                    return (try? await catalog.commit(claim)) != nil
+                }
+            }
+            return await group.reduce(0) { $0 + ($1 ? 1 : 0) }
+        }
+        #expect(winners == 1)
+        try catalog.close()
+    }
+
+    @Test func listsAreInOrderOfKeyAndHeldToTheirPrefix() async throws {
+        let place = try Place()
+        let catalog = try place.open()
+        _ = try await catalog.commit(
+            transaction { changes in
+                for key in ["v/b", "v/a", "v/c", "v", "v0", "w/a", "u/z"] { changes.put(key, []) }
+            })
+        #expect(
+            try await catalog.list(prefix: "v/", after: nil, limit: 10).map(\.key) == ["v/a", "v/b", "v/c"])
+        #expect(try await catalog.list(prefix: "v/", after: "v/a", limit: 1).map(\.key) == ["v/b"])
+        #expect(try await catalog.list(prefix: "v/", after: "v/c", limit: 10).isEmpty)
+        try catalog.close()
+    }
+
+    @Test func aSecondOpenerIsRefused() throws {
+        let place = try Place()
+        let catalog = try place.open()
+        #expect(throws: CatalogError.inUse(path: place.path)) { try place.open() }
+        try catalog.close()
+        try place.open().close()
+    }
+
+    @Test func otherFilesAreRefusedAndNotTouched() throws {
+        let place = try Place()
+        let bytes = Data("this is no database, and it is longer than a header".utf8)
+        try bytes.write(to: URL(filePath: place.path))
+        #expect(throws: CatalogError.self) { try place.open() }
+        #expect(try Data(contentsOf: URL(filePath: place.path)) == bytes)
+    }
+}
