@@ -1,0 +1,144 @@
+import Core
+import Reactor
+
+/// Why a driver's control operation failed.
+public struct DriverError: Error, Sendable, Equatable, CustomStringConvertible {
+    /// The code that the API and the wire show.
+    public var status: Status
+    /// What failed and what to do about it.
+    public var message: String
+
+    /// An error with a code and words.
+    public init(_ status: Status, _ message: String) {
+        self.status = status
+        self.message = message
+    }
+
+    /// An error with a code and words.
+    public init(status: Status, message: String) {
+        self.init(status, message)
+    }
+
+    /// Message and code.
+    public var description: String { "\(message) (\(status.name))" }
+}
+
+/// How much a pool holds, in bytes.
+public struct PoolCapacity: Sendable, Hashable {
+    /// What the device has.
+    public var total: UInt64
+    /// What the pool's volumes take.
+    public var used: UInt64
+    /// What can still be written.
+    public var free: UInt64
+
+    /// A capacity.
+    public init(total: UInt64, used: UInt64, free: UInt64) {
+        self.total = total
+        self.used = used
+        self.free = free
+    }
+}
+
+/// What the users of an open volume must know.
+public struct VolumeGeometry: Sendable, Hashable {
+    /// Its size in bytes.
+    public var size: UInt64
+    /// Offsets and lengths of requests are multiples of this, in bytes; a power of two.
+    public var blockSize: UInt32
+    /// The longest read or write in bytes; other operations may cover any range.
+    public var maximumTransfer: UInt32
+
+    /// A geometry.
+    public init(size: UInt64, blockSize: UInt32, maximumTransfer: UInt32) {
+        precondition(blockSize.nonzeroBitCount == 1, "a block size is a power of two")
+        self.size = size
+        self.blockSize = blockSize
+        self.maximumTransfer = maximumTransfer
+    }
+
+    /// Judges a request as it came out of a ring: `ok` means that its opcode is known, that it lies within
+    /// the volume and, where it moves data, that its buffer lies within an arena of `arenaBytes`. Nothing
+    /// needs checking after that.
+    public func check(_ request: DriverRequest, arenaBytes: Int) -> Status {
+        guard let opcode = request.opcode else { return .unknownOpcode }
+        if opcode == .flush { return .ok }
+        if request.length == 0 { return .badLength }
+        let (end, overflow) = request.offset.addingReportingOverflow(request.length)
+        if overflow || end > size { return .outOfRange }
+        if (request.offset | request.length) & UInt64(blockSize - 1) != 0 { return .unaligned }
+        if opcode == .read || opcode == .write {
+            if request.length > UInt64(maximumTransfer) { return .tooLarge }
+            let (bufferEnd, bufferOverflow) = request.buffer.addingReportingOverflow(request.length)
+            if bufferOverflow || bufferEnd > UInt64(arenaBytes) { return .badRequest }
+            if request.buffer % UInt64(Limits.arenaGranule) != 0 { return .badRequest }
+        }
+        return .ok
+    }
+}
+
+/// The control side of a pool: one instance for each pool. Its methods may block and are never called on a
+/// reactor's thread, apart from `makeQueue`; one call at a time.
+public protocol Driver: AnyObject, Sendable {
+    /// The name that pools say, such as `file`.
+    static var name: String { get }
+
+    /// Opens the pool. `folder` is the pool's own; it exists.
+    init(settings: [String: String], folder: String) throws(DriverError)
+
+    /// What an operator should know about how this pool runs, in plain sentences.
+    var notes: [String] { get }
+
+    /// Makes a volume that reads as zeroes; durable when it returns. Making it again with the same size
+    /// changes nothing.
+    func createVolume(_ id: Identifier, size: UInt64) throws(DriverError)
+
+    /// Grows a volume; durable when it returns. What is added reads as zeroes.
+    func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError)
+
+    /// Deletes a volume; durable when it returns. Deleting what is not there changes nothing.
+    func deleteVolume(_ id: Identifier) throws(DriverError)
+
+    /// The volumes of the pool and their sizes in bytes.
+    func volumes() throws(DriverError) -> [Identifier: UInt64]
+
+    /// How full the pool is.
+    func capacity() throws(DriverError) -> PoolCapacity
+
+    /// Opens a volume for requests that name it by `index`, below `Limits.openVolumesPerPoolMax`. Opening it
+    /// anew under its index forgets a failed flush.
+    func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry
+
+    /// Ends the use of an index. Requests that are running complete.
+    func closeVolume(_ index: UInt32)
+
+    /// The request side for one reactor; called on that reactor's thread. All buffers of the requests lie in
+    /// `arena`.
+    ///
+    /// - Parameter onCompletions: called on the reactor's thread, at most once a wake-up, when completions
+    /// were pushed.
+    func makeQueue(
+        reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
+        onCompletions: @escaping () -> Void
+    ) throws(DriverError) -> any DriverQueue
+}
+
+extension Driver {
+    /// Nothing to know.
+    public var notes: [String] { [] }
+}
+
+/// The request side of a driver on one reactor; confined to its thread.
+///
+/// A queue takes no more requests than the completion ring has room to answer: it never loses a completion,
+/// and what it leaves in the submission ring it takes later by itself or at the next `process()`.
+public protocol DriverQueue: AnyObject {
+    /// Starts what is in the submission ring.
+    func process()
+
+    /// Tells that the driver has opened, resized or closed the volume of this index.
+    func volumeChanged(_ index: UInt32)
+
+    /// Ends the queue; call it when nothing is in flight.
+    func stop()
+}

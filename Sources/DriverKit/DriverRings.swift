@@ -1,0 +1,103 @@
+/// Requests on their way to a driver. One producer and one consumer; both ends may be used from one object.
+public final class SubmissionRing {
+    @usableFromInline let ring: SharedRing<DriverRequest>
+    private let memory: RingMemory?
+
+    /// A ring in memory of its own. `capacity` is a power of two, at most `Limits.driverRingEntriesMax`.
+    public init(capacity: Int) {
+        let memory = RingMemory(bytes: SharedRing<DriverRequest>.bytesNeeded(capacity: capacity))
+        self.memory = memory
+        ring = unsafe SharedRing(memory: memory.base, capacity: capacity)
+    }
+
+    /// One side's view of a ring in memory that the caller keeps mapped longer than this object lives.
+    public init(memory: UnsafeMutableRawPointer, capacity: Int) {
+        self.memory = nil
+        ring = unsafe SharedRing(memory: memory, capacity: capacity)
+    }
+
+    deinit { ring.deallocate() }
+
+    /// Puts a request; false when the ring is full.
+    @inlinable
+    @inline(__always)
+    public func push(_ request: DriverRequest) -> Bool { ring.push(request) }
+
+    /// Takes the oldest request.
+    @inlinable
+    @inline(__always)
+    public func pop() -> DriverRequest? { ring.pop() }
+
+    /// How many requests wait.
+    @inlinable
+    public var count: Int { ring.count }
+
+    /// How many requests it can hold.
+    @inlinable
+    public var capacity: Int { ring.capacity }
+
+    /// Whether the other side wrote an impossible count.
+    @inlinable
+    public var isBroken: Bool { ring.isBroken }
+}
+
+/// Completions on their way back. One producer and one consumer; both ends may be used from one object.
+public final class CompletionRing {
+    @usableFromInline let ring: SharedRing<DriverCompletion>
+    private let memory: RingMemory?
+
+    /// A ring in memory of its own. `capacity` is a power of two, at most `Limits.driverRingEntriesMax`.
+    public init(capacity: Int) {
+        let memory = RingMemory(bytes: SharedRing<DriverCompletion>.bytesNeeded(capacity: capacity))
+        self.memory = memory
+        ring = unsafe SharedRing(memory: memory.base, capacity: capacity)
+    }
+
+    /// One side's view of a ring in memory that the caller keeps mapped longer than this object lives.
+    public init(memory: UnsafeMutableRawPointer, capacity: Int) {
+        self.memory = nil
+        ring = unsafe SharedRing(memory: memory, capacity: capacity)
+    }
+
+    deinit { ring.deallocate() }
+
+    /// Puts a completion; false when the ring is full.
+    @inlinable
+    @inline(__always)
+    public func push(_ completion: DriverCompletion) -> Bool { ring.push(completion) }
+
+    /// Takes the oldest completion.
+    @inlinable
+    @inline(__always)
+    public func pop() -> DriverCompletion? { ring.pop() }
+
+    /// How many completions wait.
+    @inlinable
+    public var count: Int { ring.count }
+
+    /// How many completions could be put now.
+    @inlinable
+    public var room: Int { ring.room }
+
+    /// How many completions it can hold.
+    @inlinable
+    public var capacity: Int { ring.capacity }
+
+    /// Whether the other side wrote an impossible count.
+    @inlinable
+    public var isBroken: Bool { ring.isBroken }
+}
+
+// SAFETY: allocated by init, freed by deinit, used only by the ring that owns this object.
+/// Zeroed memory of a ring that stays within the process.
+@safe
+final class RingMemory {
+    let base: UnsafeMutableRawPointer
+
+    init(bytes: Int) {
+        unsafe base = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
+        unsafe base.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
+    }
+
+    deinit { unsafe base.deallocate() }
+}

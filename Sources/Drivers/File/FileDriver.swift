@@ -1,0 +1,100 @@
+import Core
+import DriverKit
+import Reactor
+import Synchronization
+
+/// Volumes in files or on a block device, by io_uring.
+///
+/// Settings: `direct` (true by default: past the page cache), `path` (a block device that holds one volume;
+/// without it, each volume is a sparse file in the pool's folder), `erase` (true: a volume may be made on a
+/// device that holds data).
+public final class FileDriver: Driver {
+    /// `file`.
+    public static let name = "file"
+
+    private let store: any FileStore
+    private let open = Mutex<[UInt32: OpenVolume]>([:])
+
+    /// Opens the pool and locks its folder against other servers.
+    public init(settings: [String: String], folder: String) throws(DriverError) {
+        let settings = try DriverSettings(
+            settings, driver: FileDriver.name, known: ["direct", "erase", "path"])
+        let direct = try settings.flag("direct", default: true)
+        let erase = try settings.flag("erase", default: false)
+        let folder = try PoolFolder(folder)
+        if let path = settings.text("path") {
+            store = try DeviceStore(folder: folder, path: path, direct: direct, erase: erase)
+        } else {
+            store = try FolderStore(folder: folder, direct: direct)
+        }
+    }
+
+    /// Whether volumes run otherwise than the settings say.
+    public var notes: [String] { store.notes }
+
+    /// Makes a thin volume; durable.
+    public func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
+        try check(size)
+        try store.create(id, size: size)
+    }
+
+    /// Grows a volume; durable.
+    public func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {
+        try check(size)
+        try store.resize(id, to: size)
+        open.withLock { volumes in
+            for volume in volumes.values where volume.id == id { volume.resized(to: size) }
+        }
+    }
+
+    /// Deletes a volume; durable. Its space is free when no reactor has it open.
+    public func deleteVolume(_ id: Identifier) throws(DriverError) {
+        try store.delete(id)
+    }
+
+    /// The volumes and their sizes.
+    public func volumes() throws(DriverError) -> [Identifier: UInt64] { try store.volumes() }
+
+    /// How full the file system or device is.
+    public func capacity() throws(DriverError) -> PoolCapacity { try store.capacity() }
+
+    /// Opens a volume under an index, anew if it was open: a failed flush is forgotten.
+    public func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry {
+        guard index < Limits.openVolumesPerPoolMax else {
+            throw DriverError(.busy, "too many open volumes in the pool")
+        }
+        let volume = try store.open(id)
+        open.withLock { $0[index] = volume }
+        return volume.geometry
+    }
+
+    /// Ends the use of an index.
+    public func closeVolume(_ index: UInt32) {
+        _ = open.withLock { $0.removeValue(forKey: index) }
+    }
+
+    /// The request side for one reactor.
+    public func makeQueue(
+        reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
+        onCompletions: @escaping () -> Void
+    ) throws(DriverError) -> any DriverQueue {
+        let queue = FileQueue(
+            driver: self, reactor: reactor, arena: arena, submissions: submissions, completions: completions,
+            onCompletions: onCompletions)
+        queue.start()
+        return queue
+    }
+
+    /// The volume that is open under an index.
+    func openVolume(_ index: UInt32) -> OpenVolume? { open.withLock { $0[index] } }
+
+    private func check(_ size: UInt64) throws(DriverError) {
+        if size == 0 || size % Limits.volumeSizeGranule != 0 {
+            throw DriverError(
+                .badRequest, "a volume's size is a multiple of \(Limits.volumeSizeGranule) bytes")
+        }
+        if size > Limits.volumeBytesMax {
+            throw DriverError(.tooLarge, "a volume has at most \(Limits.volumeBytesMax) bytes")
+        }
+    }
+}

@@ -1,0 +1,89 @@
+import Core
+import Glibc
+
+/// A request on its way through the kernel: what is to be done next, and what each result means.
+struct FileOperation {
+    enum Phase: UInt8 {
+        case read
+        case write
+        case flush
+        /// Gives space back; where that cannot be done nothing is.
+        case discard
+        /// Zeroes by giving space back.
+        case punch
+        /// Zeroes by the file system's own means.
+        case zeroRange
+        /// Zeroes by writing them.
+        case writeZero
+        /// Makes zeroes durable.
+        case settle
+    }
+
+    /// What to do after a result.
+    enum Step: Equatable {
+        case again
+        case finished(Status)
+        /// Making data durable failed: what was written before may be lost.
+        case flushFailed(Status)
+        case writeFailed(Status)
+    }
+
+    var tag: UInt64 = 0
+    var offset: UInt64 = 0
+    var length: UInt64 = 0
+    var buffer: UInt64 = 0
+    /// How much of `length` is done.
+    var done: UInt64 = 0
+    var slot: Int32 = 0
+    var fd: Int32 = -1
+    var nextFree: Int32
+    var phase = Phase.read
+    /// FUA.
+    var isDurable = false
+    /// Zeroes must not give space back.
+    var keepsSpace = false
+
+    init(nextFree: Int32) { self.nextFree = nextFree }
+
+    /// Takes the kernel's result for the current phase: a count or -errno, neither EAGAIN nor EINTR.
+    mutating func step(_ result: Int32) -> Step {
+        switch phase {
+        case .read, .write, .writeZero: return transferred(result)
+        case .flush:
+            return result < 0 ? .flushFailed(Status.fromDevice(errno: -result)) : .finished(.ok)
+        case .settle:
+            return result < 0 ? .flushFailed(Status.fromDevice(errno: -result)) : .finished(.ok)
+        case .discard:
+            if result == -EOPNOTSUPP || result == -ENOSYS { return .finished(.ok) }
+            return .finished(result < 0 ? Status.fromDevice(errno: -result) : .ok)
+        case .punch, .zeroRange: return zeroed(result)
+        }
+    }
+
+    private mutating func transferred(_ result: Int32) -> Step {
+        if result < 0 {
+            let status = Status.fromDevice(errno: -result)
+            return phase == .read ? .finished(status) : .writeFailed(status)
+        }
+        // Nothing within the volume's size can be past the end of its file, unless someone cut it.
+        if result == 0 { return phase == .read ? .finished(.mediumError) : .writeFailed(.ioError) }
+        done += UInt64(result)
+        if done < length { return .again }
+        return phase == .writeZero ? zeroesWritten() : .finished(.ok)
+    }
+
+    private mutating func zeroed(_ result: Int32) -> Step {
+        if result == -EOPNOTSUPP || result == -ENOSYS {
+            phase = phase == .punch ? .zeroRange : .writeZero
+            return .again
+        }
+        if result < 0 { return .writeFailed(Status.fromDevice(errno: -result)) }
+        return zeroesWritten()
+    }
+
+    private mutating func zeroesWritten() -> Step {
+        if !isDurable { return .finished(.ok) }
+        phase = .settle
+        return .again
+    }
+}

@@ -1,0 +1,196 @@
+import Core
+import DriverKit
+import Glibc
+import Reactor
+
+// SAFETY: the tables are allocated by init and freed by deinit, which comes only after the reactor has let go
+// of this target: no operation is in the kernel then. Buffers were judged by `VolumeGeometry.check`.
+/// Requests of one reactor to a file pool, each a chain of operations on the reactor's ring.
+@safe
+final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
+    private let driver: FileDriver
+    private let reactor: Reactor
+    private let arena: Arena
+    private let submissions: SubmissionRing
+    private let completions: CompletionRing
+    private let onCompletions: () -> Void
+    private let operations: UnsafeMutablePointer<FileOperation>
+    private var table = FileVolumeTable()
+    private var zeroes: UnsafeMutableRawPointer?
+    private var freeHead: Int32 = 0
+    private var inFlight = 0
+    private var isScheduled = false
+    private var target: TargetID?
+
+    init(
+        driver: FileDriver, reactor: Reactor, arena: Arena, submissions: SubmissionRing,
+        completions: CompletionRing, onCompletions: @escaping () -> Void
+    ) {
+        self.driver = driver
+        self.reactor = reactor
+        self.arena = arena
+        self.submissions = submissions
+        self.completions = completions
+        self.onCompletions = onCompletions
+        unsafe operations = UnsafeMutablePointer<FileOperation>.allocate(capacity: Limits.fileOperationsMax)
+        for index in 0..<Limits.fileOperationsMax {
+            let next = index + 1 < Limits.fileOperationsMax ? Int32(index + 1) : -1
+            unsafe (operations + index).initialize(to: FileOperation(nextFree: next))
+        }
+    }
+
+    deinit {
+        unsafe operations.deallocate()
+        if let zeroes = unsafe zeroes { unsafe munmap(zeroes, Limits.fileZeroPieceBytes) }
+    }
+
+    func start() { target = reactor.register(self) }
+
+    func stop() {
+        if let target { reactor.unregister(target) }
+        target = nil
+        table.removeAll()
+    }
+
+    func volumeChanged(_ index: UInt32) {
+        table.set(index, driver.openVolume(index))
+    }
+
+    func process() {
+        guard let target else { return }
+        while freeHead >= 0, completions.room > inFlight, let request = submissions.pop() {
+            guard let slot = table.slot(request.volume) else {
+                complete(request.tag, .badHandle, 0)
+                continue
+            }
+            let status = table[slot].geometry.check(request, arenaBytes: arena.bytes)
+            guard status == .ok, let opcode = request.opcode else {
+                complete(request.tag, status, 0)
+                continue
+            }
+            begin(request, opcode, slot, target)
+        }
+    }
+
+    private func begin(_ request: DriverRequest, _ opcode: DriverOpcode, _ slot: Int, _ target: TargetID) {
+        if opcode == .flush {
+            let known = table[slot].volume.flushStatus
+            if known != .ok { return complete(request.tag, known, 0) }
+        }
+        let index = freeHead
+        let operation = unsafe operations + Int(index)
+        freeHead = unsafe operation.pointee.nextFree
+        inFlight += 1
+        table.begin(slot)
+        unsafe operation.pointee.tag = request.tag
+        unsafe operation.pointee.offset = request.offset
+        unsafe operation.pointee.length = opcode == .flush ? 0 : request.length
+        unsafe operation.pointee.buffer = request.buffer
+        unsafe operation.pointee.done = 0
+        unsafe operation.pointee.slot = Int32(slot)
+        unsafe operation.pointee.fd = table[slot].fd
+        unsafe operation.pointee.isDurable = request.flags.contains(.fua)
+        unsafe operation.pointee.keepsSpace = request.flags.contains(.noUnmap)
+        unsafe operation.pointee.phase =
+            switch opcode {
+            case .read: .read
+            case .write: .write
+            case .flush: .flush
+            case .discard: .discard
+            case .writeZeroes: request.flags.contains(.noUnmap) ? .zeroRange : .punch
+            }
+        unsafe issue(operation, UInt32(index), target)
+    }
+
+    /// Starts the operation's next step.
+    private func issue(_ operation: UnsafeMutablePointer<FileOperation>, _ token: UInt32, _ target: TargetID)
+    {
+        let fd = unsafe operation.pointee.fd
+        let offset = unsafe operation.pointee.offset + operation.pointee.done
+        let left = unsafe operation.pointee.length - operation.pointee.done
+        switch unsafe operation.pointee.phase {
+        case .read:
+            let memory = unsafe arena.base + Int(operation.pointee.buffer + operation.pointee.done)
+            unsafe reactor.read(
+                fd: fd, into: UnsafeMutableRawBufferPointer(start: memory, count: Int(left)), at: offset,
+                target: target, token: token)
+        case .write:
+            let memory = unsafe arena.base + Int(operation.pointee.buffer + operation.pointee.done)
+            unsafe reactor.write(
+                fd: fd, from: UnsafeRawBufferPointer(start: memory, count: Int(left)), at: offset,
+                dataSync: operation.pointee.isDurable, target: target, token: token)
+        case .writeZero:
+            let count = min(Int(left), Limits.fileZeroPieceBytes)
+            unsafe reactor.write(
+                fd: fd, from: UnsafeRawBufferPointer(start: zeroMemory(), count: count), at: offset,
+                target: target, token: token)
+        case .flush, .settle: reactor.fsync(fd: fd, dataOnly: true, target: target, token: token)
+        case .punch, .discard:
+            reactor.fallocate(
+                fd: fd, mode: .punchHole, offset: offset, length: left, target: target, token: token)
+        case .zeroRange:
+            reactor.fallocate(
+                fd: fd, mode: .zeroRange, offset: offset, length: left, target: target, token: token)
+        }
+    }
+
+    func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
+        guard let target else { return }
+        let operation = unsafe operations + Int(token)
+        if result == -EAGAIN || result == -EINTR {
+            unsafe issue(operation, token, target)
+            return
+        }
+        switch unsafe operation.pointee.step(result) {
+        case .again: unsafe issue(operation, token, target)
+        case .finished(let status): unsafe finish(operation, token, status)
+        case .flushFailed(let status):
+            unsafe table[Int(operation.pointee.slot)].volume.flushFailed(status)
+            unsafe finish(operation, token, status)
+        case .writeFailed(let status):
+            // The kernel reports lost write-back once, to whoever syncs first: the next FLUSH must hear of it
+            // too.
+            let slot = unsafe Int(operation.pointee.slot)
+            if unsafe operation.pointee.isDurable && (!table[slot].isDirect || status != .noSpace) {
+                table[slot].volume.flushFailed(status)
+            }
+            unsafe finish(operation, token, status)
+        }
+    }
+
+    private func finish(_ operation: UnsafeMutablePointer<FileOperation>, _ token: UInt32, _ status: Status) {
+        unsafe table.end(Int(operation.pointee.slot))
+        unsafe operation.pointee.nextFree = freeHead
+        freeHead = Int32(token)
+        inFlight -= 1
+        unsafe complete(operation.pointee.tag, status, operation.pointee.length)
+    }
+
+    private func complete(_ tag: UInt64, _ status: Status, _ length: UInt64) {
+        let value = status == .ok ? length : 0
+        let pushed = completions.push(DriverCompletion(tag: tag, status: status.rawValue, value: value))
+        precondition(pushed || completions.isBroken, "a request was taken without room for its completion")
+        if !isScheduled {
+            isScheduled = true
+            reactor.atBatchEnd(self)
+        }
+    }
+
+    func batchEnded() {
+        isScheduled = false
+        onCompletions()
+        if submissions.count > 0 { process() }
+    }
+
+    /// Zeroes to write from; made when a file system first needs them.
+    private func zeroMemory() -> UnsafeMutableRawPointer {
+        if let zeroes = unsafe zeroes { return unsafe zeroes }
+        guard
+            let memory = unsafe mmap(
+                nil, Limits.fileZeroPieceBytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+            unsafe memory != MAP_FAILED
+        else { preconditionFailure("no memory for \(Limits.fileZeroPieceBytes) bytes of zeroes") }
+        unsafe zeroes = unsafe memory
+        return unsafe memory
+    }
+}

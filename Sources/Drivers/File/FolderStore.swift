@@ -1,0 +1,138 @@
+import Core
+import DriverKit
+import Glibc
+import Reactor
+
+/// A sparse file for each volume; its name is the volume's id in hex.
+final class FolderStore: FileStore {
+    private let folder: PoolFolder
+    private let wantsDirect: Bool
+    let notes: [String]
+
+    init(folder: PoolFolder, direct: Bool) throws(DriverError) {
+        self.folder = folder
+        for name in try folder.names() where name.hasSuffix(FolderStore.unfinished) {
+            try folder.remove(name)
+        }
+        let probe = "probe" + FolderStore.unfinished
+        let file = try folder.open(probe, O_RDWR | O_CREAT | O_TRUNC)
+        defer { try? folder.remove(probe) }
+        wantsDirect = direct
+        if direct
+            && FolderStore.directBlockSize(try? folder.open(probe, O_RDWR | BlockDevices.openDirect)) == nil
+        {
+            notes = [
+                "The file system of \(folder.path) has no direct I/O: volumes go through the page cache."
+                    + " Set direct=false to say that this is wanted."
+            ]
+        } else {
+            notes = []
+        }
+        _ = consume file
+    }
+
+    /// Ends the names of files that are not volumes yet; what is left of them after a crash is removed.
+    private static let unfinished = ".new"
+
+    /// The block size of direct I/O on an open file; nil: it has none.
+    private static func directBlockSize(_ file: consuming FileDescriptor?) -> UInt32? {
+        guard let file else { return nil }
+        return blockSize(file.raw)
+    }
+
+    private static func blockSize(_ fd: Int32) -> UInt32? {
+        guard let alignment = BlockDevices.directAlignment(fd: fd) else { return 4096 }
+        if alignment.offset == 0 { return nil }
+        let size = max(512, alignment.offset, alignment.memory)
+        return size.nonzeroBitCount == 1 && size <= 4096 ? size : nil
+    }
+
+    func create(_ id: Identifier, size: UInt64) throws(DriverError) {
+        if let existing = folder.status(id.hex) {
+            if UInt64(existing.st_size) == size { return }
+            throw DriverError(.alreadyExists, "the volume \(id) exists with \(existing.st_size) bytes")
+        }
+        let name = id.hex + FolderStore.unfinished
+        do throws(DriverError) {
+            let file = try folder.open(name, O_RDWR | O_CREAT | O_TRUNC)
+            try setSize(file.raw, id, size)
+            try folder.rename(name, to: id.hex)
+            try folder.sync()
+        } catch {
+            try? folder.remove(name)
+            throw error
+        }
+    }
+
+    func resize(_ id: Identifier, to size: UInt64) throws(DriverError) {
+        let file = try existing(id, O_RDWR)
+        let now = try sizeOf(file.raw, id)
+        if size < now { throw DriverError(.notSupported, "a volume cannot shrink: it has \(now) bytes") }
+        try setSize(file.raw, id, size)
+    }
+
+    func delete(_ id: Identifier) throws(DriverError) {
+        try folder.remove(id.hex)
+        try folder.sync()
+    }
+
+    func volumes() throws(DriverError) -> [Identifier: UInt64] {
+        var found: [Identifier: UInt64] = [:]
+        for name in try folder.names() {
+            guard let id = Identifier(hex: name), id.hex == name, let status = folder.status(name) else {
+                continue
+            }
+            found[id] = UInt64(status.st_size)
+        }
+        return found
+    }
+
+    func capacity() throws(DriverError) -> PoolCapacity {
+        let space = try folder.space()
+        var used: UInt64 = 0
+        for name in try folder.names() {
+            guard Identifier(hex: name) != nil, let status = folder.status(name) else { continue }
+            used += UInt64(status.st_blocks) * 512
+        }
+        return PoolCapacity(total: space.total, used: used, free: space.free)
+    }
+
+    func open(_ id: Identifier) throws(DriverError) -> OpenVolume {
+        if wantsDirect {
+            do throws(DriverError) {
+                let file = try existing(id, O_RDWR | BlockDevices.openDirect)
+                if let block = FolderStore.blockSize(file.raw) {
+                    let size = try sizeOf(file.raw, id)
+                    return OpenVolume(id: id, descriptor: file, size: size, blockSize: block, isDirect: true)
+                }
+            } catch {
+                // EINVAL is what a file system without direct I/O answers.
+                if error.status != .badRequest { throw error }
+            }
+        }
+        let file = try existing(id, O_RDWR)
+        let size = try sizeOf(file.raw, id)
+        return OpenVolume(id: id, descriptor: file, size: size, blockSize: 512, isDirect: false)
+    }
+
+    private func existing(_ id: Identifier, _ flags: Int32) throws(DriverError) -> FileDescriptor {
+        do throws(DriverError) { return try folder.open(id.hex, flags) } catch {
+            if error.status == .notFound {
+                throw DriverError(.notFound, "there is no volume \(id) in \(folder.path)")
+            }
+            throw error
+        }
+    }
+
+    private func sizeOf(_ fd: Int32, _ id: Identifier) throws(DriverError) -> UInt64 {
+        var status = stat()
+        if unsafe fstat(fd, &status) != 0 { throw PoolFolder.failure("the volume \(id)", errno) }
+        return UInt64(status.st_size)
+    }
+
+    private func setSize(_ fd: Int32, _ id: Identifier, _ size: UInt64) throws(DriverError) {
+        if ftruncate(fd, off_t(size)) != 0 || fsync(fd) != 0 {
+            throw PoolFolder.failure("the volume \(id)", errno)
+        }
+    }
+}

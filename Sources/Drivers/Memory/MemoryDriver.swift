@@ -1,0 +1,121 @@
+import Core
+import DriverKit
+import Reactor
+import Synchronization
+
+/// Volumes in this process's memory, sparse, gone with the process: for measuring, for tests and for scratch
+/// data.
+///
+/// Setting `size`: how much all volumes together may hold, such as `4GiB`; it is taken in chunks of 2 MiB.
+public final class MemoryDriver: Driver {
+    /// `memory`.
+    public static let name = "memory"
+
+    private struct State {
+        var volumes: [Identifier: MemoryVolume] = [:]
+        var open: [UInt32: Identifier] = [:]
+    }
+
+    private let budget: MemoryBudget
+    private let state = Mutex(State())
+
+    /// An empty pool. The folder is not used.
+    public init(settings: [String: String], folder: String) throws(DriverError) {
+        let settings = try DriverSettings(settings, driver: MemoryDriver.name, known: ["size"])
+        budget = MemoryBudget(bytes: try settings.bytes("size", default: Limits.memoryPoolBytesDefault))
+        if budget.chunksMax == 0 {
+            throw DriverError(.badRequest, "a memory pool has at least \(Limits.memoryChunkBytes) bytes")
+        }
+    }
+
+    /// What is in memory does not outlive the server.
+    public var notes: [String] { ["The volumes of a memory pool are gone when the server stops."] }
+
+    /// Makes a volume; takes no memory yet.
+    public func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
+        try check(size)
+        if let existing = state.withLock({ $0.volumes[id] }) {
+            if existing.size == size { return }
+            throw DriverError(.alreadyExists, "the volume \(id) exists with \(existing.size) bytes")
+        }
+        let volume = try MemoryVolume.make(size: size, budget: budget)
+        state.withLock { $0.volumes[id] = volume }
+    }
+
+    /// Grows a volume.
+    public func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {
+        try check(size)
+        let volume = try volume(id)
+        if size < volume.size {
+            throw DriverError(.notSupported, "a volume cannot shrink: it has \(volume.size) bytes")
+        }
+        let larger = try volume.grown(to: size, budget: budget)
+        state.withLock { $0.volumes[id] = larger }
+    }
+
+    /// Deletes a volume; its memory is free when no reactor has it open.
+    public func deleteVolume(_ id: Identifier) throws(DriverError) {
+        _ = state.withLock { $0.volumes.removeValue(forKey: id) }
+    }
+
+    /// The volumes and their sizes.
+    public func volumes() throws(DriverError) -> [Identifier: UInt64] {
+        state.withLock { $0.volumes.mapValues(\.size) }
+    }
+
+    /// How full the pool is.
+    public func capacity() throws(DriverError) -> PoolCapacity {
+        let chunk = UInt64(Limits.memoryChunkBytes)
+        let total = UInt64(budget.chunksMax) * chunk
+        let used = min(total, UInt64(max(0, budget.chunksTaken)) * chunk)
+        return PoolCapacity(total: total, used: used, free: total - used)
+    }
+
+    /// Opens a volume under an index.
+    public func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry {
+        guard index < Limits.openVolumesPerPoolMax else {
+            throw DriverError(.busy, "too many open volumes in the pool")
+        }
+        let volume = try volume(id)
+        state.withLock { $0.open[index] = id }
+        return volume.geometry
+    }
+
+    /// Ends the use of an index.
+    public func closeVolume(_ index: UInt32) {
+        _ = state.withLock { $0.open.removeValue(forKey: index) }
+    }
+
+    /// The request side for one reactor; completes within `process()`.
+    public func makeQueue(
+        reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
+        onCompletions: @escaping () -> Void
+    ) throws(DriverError) -> any DriverQueue {
+        MemoryQueue(
+            driver: self, arena: arena, submissions: submissions, completions: completions,
+            onCompletions: onCompletions)
+    }
+
+    /// The volume that is open under an index.
+    func openVolume(_ index: UInt32) -> MemoryVolume? {
+        state.withLock { state in state.open[index].flatMap { state.volumes[$0] } }
+    }
+
+    private func volume(_ id: Identifier) throws(DriverError) -> MemoryVolume {
+        guard let volume = state.withLock({ $0.volumes[id] }) else {
+            throw DriverError(
+                .notFound, "there is no volume \(id) in the pool; what is in memory ends with the server")
+        }
+        return volume
+    }
+
+    private func check(_ size: UInt64) throws(DriverError) {
+        if size == 0 || size % Limits.volumeSizeGranule != 0 {
+            throw DriverError(
+                .badRequest, "a volume's size is a multiple of \(Limits.volumeSizeGranule) bytes")
+        }
+        if size > Limits.memoryVolumeBytesMax {
+            throw DriverError(.tooLarge, "a memory volume has at most \(Limits.memoryVolumeBytesMax) bytes")
+        }
+    }
+}

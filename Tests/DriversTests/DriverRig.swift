@@ -1,0 +1,298 @@
+import Core
+import DriverKit
+import Glibc
+import Reactor
+import Synchronization
+import Testing
+
+@testable import Drivers
+
+// SAFETY: `side` is touched on the reactor's thread only; the arena by the test's thread only while no
+// request of its is under way; `Drivers` are Sendable.
+/// A driver, one queue of it on a reactor of its own, and a way to use both from a test's thread.
+@safe
+final class DriverRig: @unchecked Sendable {
+    /// What lives on the reactor's thread.
+    private final class Side {
+        let submissions = SubmissionRing(capacity: 512)
+        let completions = CompletionRing(capacity: 512)
+        var queue: (any DriverQueue)?
+        var waiting: [DriverRequest] = []
+        var batch: Batch?
+    }
+
+    private final class Batch: Sendable {
+        let results = Mutex<[UInt64: DriverCompletion]>([:])
+        let count: Int
+        let done = TestSignal()
+
+        init(count: Int) { self.count = count }
+    }
+
+    let driver: any Driver
+    let arena: Arena
+    let allocator: ArenaAllocator
+    private let thread: ReactorThread
+    private let side = Side()
+
+    init(_ driver: any Driver, arenaBytes: Int = 16 << 20) throws {
+        self.driver = driver
+        let arena = try Arena(bytes: arenaBytes)
+        self.arena = arena
+        allocator = ArenaAllocator(arena: arena)
+        let side = side
+        let ready = TestSignal()
+        let failure = Mutex<DriverError?>(nil)
+        // SAFETY: from here on only the reactor's thread touches it.
+        nonisolated(unsafe) let confined = side
+        var options = Reactor.Options()
+        options.entries = 256
+        options.receiveBufferCount = 1
+        options.receiveBufferBytes = 4096
+        thread = try Reactor.start(options) { reactor in
+            let side = unsafe confined
+            do throws(DriverError) {
+                side.queue = try driver.makeQueue(
+                    reactor: reactor, arena: arena, submissions: side.submissions,
+                    completions: side.completions,
+                    onCompletions: { DriverRig.collect(side) })
+            } catch { failure.withLock { $0 = error } }
+            ready.raise()
+        }
+        try ready.wait()
+        if let error = failure.withLock({ $0 }) { throw error }
+    }
+
+    /// Ends the queue and its reactor.
+    func stop() throws {
+        try onReactor { side in
+            side.queue?.stop()
+            side.queue = nil
+        }
+        thread.remote.stop()
+        thread.join()
+    }
+
+    private func onReactor(_ body: @escaping @Sendable (Side) -> Void) throws {
+        let done = TestSignal()
+        thread.remote.post { [self] in
+            body(side)
+            done.raise()
+        }
+        try done.wait()
+    }
+
+    /// Opens a volume under an index and tells the queue.
+    @discardableResult
+    func open(_ id: Identifier, index: UInt32) throws -> VolumeGeometry {
+        let geometry = try driver.openVolume(id, index: index)
+        try changed(index)
+        return geometry
+    }
+
+    /// Closes an index and tells the queue.
+    func close(_ index: UInt32) throws {
+        driver.closeVolume(index)
+        try changed(index)
+    }
+
+    /// Tells the queue that a volume changed.
+    func changed(_ index: UInt32) throws {
+        try onReactor { $0.queue?.volumeChanged(index) }
+    }
+
+    /// Puts all requests into the ring at once and waits for all completions, in the requests' order. Tags
+    /// are set here.
+    func perform(_ requests: [DriverRequest]) throws -> [DriverCompletion] {
+        let batch = Batch(count: requests.count)
+        var tagged = requests
+        for index in tagged.indices { tagged[index].tag = UInt64(index) }
+        let all = tagged
+        thread.remote.post { [self] in
+            side.batch = batch
+            side.waiting = all
+            DriverRig.submit(side)
+        }
+        try batch.done.wait()
+        return try batch.results.withLock { results in
+            try all.indices.map { try #require(results[UInt64($0)]) }
+        }
+    }
+
+    /// The status of one request.
+    func status(_ request: DriverRequest) throws -> Status? {
+        Status(rawValue: try perform([request])[0].status)
+    }
+
+    private static func submit(_ side: Side) {
+        var moved = 0
+        while moved < side.waiting.count, side.submissions.push(side.waiting[moved]) { moved += 1 }
+        side.waiting.removeFirst(moved)
+        side.queue?.process()
+        collect(side)
+    }
+
+    private static func collect(_ side: Side) {
+        guard let batch = side.batch else { return }
+        var got = false
+        while let completion = side.completions.pop() {
+            got = true
+            let count = batch.results.withLock { results in
+                if results.updateValue(completion, forKey: completion.tag) != nil {
+                    Issue.record("a request was completed twice")
+                }
+                return results.count
+            }
+            if count == batch.count { batch.done.raise() }
+        }
+        if got && !side.waiting.isEmpty { submit(side) }
+    }
+
+    // MARK: Data
+
+    func fill(_ buffer: ArenaBuffer, _ bytes: [UInt8]) {
+        precondition(bytes.count <= Int(buffer.bytes), "more bytes than the buffer has")
+        unsafe (arena.base + Int(buffer.offset)).copyMemory(from: bytes, byteCount: bytes.count)
+    }
+
+    func bytes(_ buffer: ArenaBuffer, _ count: Int) -> [UInt8] {
+        unsafe [UInt8](UnsafeRawBufferPointer(start: arena.base + Int(buffer.offset), count: count))
+    }
+
+    /// Writes bytes at an offset.
+    func write(
+        _ bytes: [UInt8], at offset: UInt64, volume: UInt32 = 0, flags: DriverFlags = []
+    ) throws -> Status? {
+        let buffer = try #require(allocator.allocate(bytes.count))
+        defer { allocator.free(buffer) }
+        fill(buffer, bytes)
+        return try status(
+            DriverRequest(
+                opcode: .write, flags: flags, volume: volume, tag: 0, offset: offset,
+                length: UInt64(bytes.count),
+                buffer: buffer.offset))
+    }
+
+    /// Reads bytes at an offset; the status must be ok.
+    func read(_ count: Int, at offset: UInt64, volume: UInt32 = 0) throws -> [UInt8] {
+        let buffer = try #require(allocator.allocate(count))
+        defer { allocator.free(buffer) }
+        // What was in the buffer before must not show.
+        fill(buffer, [UInt8](repeating: 0xEE, count: count))
+        let status = try status(
+            DriverRequest(
+                opcode: .read, volume: volume, tag: 0, offset: offset, length: UInt64(count),
+                buffer: buffer.offset))
+        #expect(status == .ok)
+        return bytes(buffer, count)
+    }
+
+    /// A request without data.
+    func range(
+        _ opcode: DriverOpcode, at offset: UInt64 = 0, _ length: UInt64 = 0, volume: UInt32 = 0,
+        flags: DriverFlags = []
+    ) throws -> Status? {
+        try status(
+            DriverRequest(
+                opcode: opcode, flags: flags, volume: volume, tag: 0, offset: offset, length: length))
+    }
+}
+
+/// Lets one thread wait for another, for at most a minute.
+final class TestSignal: Sendable {
+    struct Late: Error {}
+    private let descriptors: (read: Int32, write: Int32)
+
+    init() {
+        var ends: [Int32] = [-1, -1]
+        unsafe pipe(&ends)
+        descriptors = (ends[0], ends[1])
+    }
+
+    deinit {
+        _ = close(descriptors.read)
+        _ = close(descriptors.write)
+    }
+
+    func raise() { _ = unsafe write(descriptors.write, "x", 1) }
+
+    func wait() throws {
+        var entry = pollfd(fd: descriptors.read, events: Int16(POLLIN), revents: 0)
+        if unsafe poll(&entry, 1, 60_000) != 1 { throw Late() }
+    }
+}
+
+/// A folder that goes with its last user.
+final class TestFolder: Sendable {
+    let path: String
+
+    init(under parent: String = "/tmp") throws {
+        path = "\(parent)/sluice-drivers-\(getpid())-\(UInt64.random(in: 0 ... .max))"
+        try #require(unsafe mkdir(path, 0o700) == 0)
+    }
+
+    deinit {
+        _ = try? ChildProcess(executable: "/bin/rm", arguments: ["-rf", path], environment: []).wait()
+    }
+}
+
+/// A generator whose sequence its seed decides.
+struct SeededGenerator: RandomNumberGenerator {
+    private var state: UInt64
+
+    init(seed: UInt64) { state = seed }
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var mixed = state
+        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
+        return mixed ^ (mixed >> 31)
+    }
+
+    mutating func bytes(_ count: Int) -> [UInt8] {
+        let words = (0..<(count + 7) / 8).map { _ in next() }
+        return unsafe words.withUnsafeBytes { unsafe [UInt8]($0.prefix(count)) }
+    }
+}
+
+/// Compares as fast in a debug build as in a release build.
+func areEqual(_ left: [UInt8], _ right: [UInt8]) -> Bool {
+    unsafe left.count == right.count && memcmp(left, right, left.count) == 0
+}
+
+/// Whether all bytes are this one.
+func areAll(_ bytes: [UInt8], _ byte: UInt8) -> Bool {
+    areEqual(bytes, [UInt8](repeating: byte, count: bytes.count))
+}
+
+/// The ways to run a driver that must all behave alike.
+enum DriverConfiguration: String, CaseIterable, CustomTestStringConvertible {
+    case fileDirect = "file, direct"
+    case fileBuffered = "file, buffered"
+    case fileOnTmpfs = "file on tmpfs"
+    case memory
+
+    var testDescription: String { rawValue }
+
+    /// Runs the body with a fresh pool.
+    func withRig(_ body: (DriverRig) throws -> Void) throws {
+        let folder = try TestFolder(under: self == .fileOnTmpfs ? "/dev/shm" : "/tmp")
+        let driver: any Driver =
+            switch self {
+            case .fileDirect, .fileOnTmpfs: try FileDriver(settings: [:], folder: folder.path)
+            case .fileBuffered: try FileDriver(settings: ["direct": "false"], folder: folder.path)
+            case .memory: try MemoryDriver(settings: ["size": "256MiB"], folder: folder.path)
+            }
+        let rig = try DriverRig(driver)
+        defer {
+            do { try rig.stop() } catch { Issue.record(error) }
+        }
+        try body(rig)
+    }
+}
+
+extension Identifier {
+    /// An identifier for tests.
+    static func test(_ number: UInt64) -> Identifier { Identifier(high: 0x7E57, low: number) }
+}

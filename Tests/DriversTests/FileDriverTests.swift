@@ -1,0 +1,246 @@
+import Core
+import DriverKit
+import Glibc
+import Reactor
+import Testing
+
+@testable import Drivers
+
+@Suite("The file driver", .serialized)
+struct FileDriverTests {
+    private static let id = Identifier.test(1)
+    private static let needsRoot: Comment = "needs root and mount(2)"
+
+    @Test("a folder serves one server at a time")
+    func lock() throws {
+        let folder = try TestFolder()
+        var first: FileDriver? = try FileDriver(settings: [:], folder: folder.path)
+        let error = try #require(throws: DriverError.self) {
+            _ = try FileDriver(settings: [:], folder: folder.path)
+        }
+        #expect(error.status == .busy && error.message.contains("another server"))
+        _ = first
+        first = nil
+        _ = try FileDriver(settings: [:], folder: folder.path)
+    }
+
+    @Test(
+        "settings that are not known or not valid are refused by name",
+        arguments: [
+            (["size": "1GiB"], "size"), (["direct": "yes"], "direct"), (["path": "/dev/null"], "/dev/null"),
+            (["path": "/no/such"], "/no/such"),
+        ])
+    func settings(settings: [String: String], word: String) throws {
+        let folder = try TestFolder()
+        let error = try #require(throws: DriverError.self) {
+            _ = try FileDriver(settings: settings, folder: folder.path)
+        }
+        #expect(error.message.contains(word))
+        let memory = try #require(throws: DriverError.self) {
+            _ = try MemoryDriver(settings: ["size": "0"], folder: folder.path)
+        }
+        #expect(memory.status == .badRequest)
+    }
+
+    @Test("volumes outlive the driver; unfinished ones and strangers' files are not volumes")
+    func restart() throws {
+        let folder = try TestFolder()
+        do {
+            let driver = try FileDriver(settings: [:], folder: folder.path)
+            try driver.createVolume(Self.id, size: 1 << 20)
+        }
+        for name in [
+            Identifier.test(2).hex + ".new", "README", "abc", Identifier.test(0xAB).hex.uppercased(),
+        ] {
+            try TestFileSystem.run(["/usr/bin/touch", folder.path + "/" + name])
+        }
+        let driver = try FileDriver(settings: [:], folder: folder.path)
+        #expect(try driver.volumes() == [Self.id: 1 << 20])
+        #expect(unsafe access(folder.path + "/" + Identifier.test(2).hex + ".new", F_OK) != 0)
+        #expect(unsafe access(folder.path + "/README", F_OK) == 0)
+    }
+
+    @Test("a link in the place of a volume is not followed")
+    func links() throws {
+        let folder = try TestFolder()
+        let driver = try FileDriver(settings: [:], folder: folder.path)
+        try TestFileSystem.run(["/bin/ln", "-s", "/etc/passwd", folder.path + "/" + Self.id.hex])
+        #expect(throws: DriverError.self) { _ = try driver.openVolume(Self.id, index: 0) }
+    }
+
+    @Test("a file that was cut short fails its reads and never makes data up")
+    func truncated() throws {
+        let folder = try TestFolder()
+        let rig = try DriverRig(FileDriver(settings: [:], folder: folder.path))
+        try rig.driver.createVolume(Self.id, size: 1 << 20)
+        try rig.open(Self.id, index: 0)
+        #expect(unsafe truncate(folder.path + "/" + Self.id.hex, 4096) == 0)
+        #expect(try rig.read(4096, at: 0) == [UInt8](repeating: 0, count: 4096))
+        let request = DriverRequest(opcode: .read, volume: 0, tag: 0, offset: 0, length: 8192, buffer: 0)
+        #expect(try rig.status(request) == .mediumError)
+        try rig.stop()
+    }
+
+    @Test("unaligned requests are refused on a direct volume with its own block size")
+    func blockSize() throws {
+        let folder = try TestFolder()
+        let rig = try DriverRig(FileDriver(settings: [:], folder: folder.path))
+        try rig.driver.createVolume(Self.id, size: 1 << 20)
+        let geometry = try rig.open(Self.id, index: 0)
+        #expect([512, 1024, 2048, 4096].contains(geometry.blockSize))
+        let half = UInt64(geometry.blockSize / 2)
+        #expect(try rig.range(.read, at: half, half * 2) == .unaligned)
+        #expect(try rig.range(.read, at: 0, half) == .unaligned)
+        try rig.stop()
+    }
+
+    @Test(
+        "a full file system answers NO_SPACE, keeps what it has, and goes on when space is made",
+        .enabled(if: TestFileSystem.isAllowed, needsRoot), arguments: [true, false])
+    func full(direct: Bool) throws {
+        let device = try TestFileSystem.loop(bytes: 24 << 20, in: "/tmp")
+        let mounted = try TestFileSystem.ext4(on: device)
+        do {
+            let pool = mounted.path + "/pool"
+            let rig = try DriverRig(FileDriver(settings: ["direct": direct ? "true" : "false"], folder: pool))
+            try rig.driver.createVolume(Self.id, size: 1 << 30)
+            try rig.open(Self.id, index: 0)
+            var written: UInt64 = 0
+            var last: Status?
+            while written < 64 {
+                last = try rig.write(
+                    [UInt8](repeating: UInt8(written + 1), count: 1 << 20), at: written << 20)
+                if last == .ok { last = try rig.range(.flush) }
+                if last != .ok { break }
+                written += 1
+            }
+            #expect(last == .noSpace)
+            #expect(written > 8)
+            for place in 0..<written {
+                #expect(areAll(try rig.read(1 << 20, at: place << 20), UInt8(place + 1)))
+            }
+            #expect(try rig.range(.discard, at: 0, 4 << 20) == .ok)
+            #expect(try rig.write([UInt8](repeating: 0xAA, count: 1 << 20), at: 100 << 20) == .ok)
+            #expect(areAll(try rig.read(1 << 20, at: 100 << 20), 0xAA))
+            try rig.stop()
+        }
+        _ = mounted.path + device.path
+    }
+
+    @Test(
+        "a lost write-back fails every FLUSH until the volume is opened anew",
+        .enabled(if: TestFileSystem.isAllowed, needsRoot))
+    func lostWriteBack() throws {
+        // The device promises 64 MiB and has 16: what the page cache took cannot all be written.
+        let small = try TestFileSystem.tmpfs(bytes: 16 << 20)
+        let device = try TestFileSystem.loop(bytes: 64 << 20, in: small.path)
+        let mounted = try TestFileSystem.ext4(on: device)
+        do {
+            let rig = try DriverRig(FileDriver(settings: ["direct": "false"], folder: mounted.path + "/pool"))
+            try rig.driver.createVolume(Self.id, size: 48 << 20)
+            try rig.open(Self.id, index: 0)
+            for place in 0..<40 as Range<UInt64> {
+                #expect(try rig.write([UInt8](repeating: 5, count: 1 << 20), at: place << 20) == .ok)
+            }
+            let failure = try rig.range(.flush)
+            #expect(failure != .ok)
+            // The kernel has reported it and would now say that all is well.
+            #expect(try rig.range(.flush) == failure)
+            #expect(try rig.range(.flush) == failure)
+            try rig.open(Self.id, index: 0)
+            let reopened = (rig.driver as? FileDriver)?.openVolume(UInt32(0))
+            #expect(reopened?.flushStatus == .ok)
+            try rig.stop()
+        }
+        _ = mounted.path + device.path + small.path
+    }
+
+    @Test(
+        "a read-only folder is refused in words, by volumes and by whole pools",
+        .enabled(if: TestFileSystem.isAllowed, needsRoot))
+    func readOnly() throws {
+        let mounted = try TestFileSystem.tmpfs(bytes: 4 << 20)
+        let driver = try FileDriver(settings: [:], folder: mounted.path)
+        try TestFileSystem.run(["/bin/mount", "-o", "remount,ro", mounted.path])
+        let error = try #require(throws: DriverError.self) { try driver.createVolume(Self.id, size: 4096) }
+        #expect(error.status == .readOnly && error.message.contains("remount"))
+        let whole = try #require(throws: DriverError.self) {
+            _ = try FileDriver(settings: [:], folder: mounted.path + "/pool")
+        }
+        #expect(whole.status == .readOnly)
+    }
+
+    @Test("a block device holds one volume, and keeps it", .enabled(if: TestFileSystem.isAllowed, needsRoot))
+    func blockDevice() throws {
+        let device = try TestFileSystem.loop(bytes: 16 << 20, in: "/tmp")
+        let folder = try TestFolder()
+        let bytes = SeededBytes.make(1 << 20, seed: 9)
+        do {
+            let rig = try DriverRig(FileDriver(settings: ["path": device.path], folder: folder.path))
+            #expect(throws: DriverError.self) { try rig.driver.createVolume(Self.id, size: 32 << 20) }
+            try rig.driver.createVolume(Self.id, size: 16 << 20)
+            try rig.driver.createVolume(Self.id, size: 16 << 20)
+            #expect(throws: DriverError.self) { try rig.driver.createVolume(.test(2), size: 4096) }
+            let geometry = try rig.open(Self.id, index: 0)
+            #expect(geometry.size == 16 << 20)
+            #expect(try rig.write(bytes, at: 1 << 20, flags: .fua) == .ok)
+            #expect(try rig.range(.discard, at: 0, 1 << 20) == .ok)
+            #expect(try rig.range(.writeZeroes, at: 2 << 20, 1 << 20, flags: .noUnmap) == .ok)
+            #expect(try rig.range(.flush) == .ok)
+            #expect(areAll(try rig.read(1 << 20, at: 2 << 20), 0))
+            try rig.stop()
+        }
+        let rig = try DriverRig(FileDriver(settings: ["path": device.path], folder: folder.path))
+        #expect(try rig.driver.volumes() == [Self.id: 16 << 20])
+        try rig.open(Self.id, index: 0)
+        #expect(areEqual(try rig.read(1 << 20, at: 1 << 20), bytes))
+        // Data at the start is not overwritten by a new volume unless the settings say so.
+        #expect(try rig.write(bytes, at: 0) == .ok)
+        try rig.close(0)
+        try rig.driver.deleteVolume(Self.id)
+        #expect(try rig.driver.volumes().isEmpty)
+        let error = try #require(throws: DriverError.self) {
+            try rig.driver.createVolume(.test(2), size: 4096)
+        }
+        #expect(error.message.contains("erase=true"))
+        try rig.stop()
+        _ = device.path
+    }
+}
+
+@Suite("The memory driver")
+struct MemoryDriverTests {
+    @Test("a full pool answers NO_SPACE, keeps what it has, and goes on when space is made")
+    func full() throws {
+        let rig = try DriverRig(MemoryDriver(settings: ["size": "8MiB"], folder: ""))
+        try rig.driver.createVolume(.test(1), size: 1 << 30)
+        try rig.driver.createVolume(.test(2), size: 1 << 30)
+        try rig.open(.test(1), index: 0)
+        try rig.open(.test(2), index: 1)
+        for place in 0..<3 as Range<UInt64> {
+            #expect(try rig.write([UInt8](repeating: 1, count: 4096), at: place * (2 << 20)) == .ok)
+        }
+        #expect(try rig.write([UInt8](repeating: 2, count: 4096), at: 0, volume: 1) == .ok)
+        #expect(try rig.write([UInt8](repeating: 2, count: 4096), at: 2 << 20, volume: 1) == .noSpace)
+        #expect(try rig.range(.writeZeroes, at: 2 << 20, 4096, volume: 1) == .ok)
+        #expect(try rig.range(.writeZeroes, at: 2 << 20, 4096, volume: 1, flags: .noUnmap) == .noSpace)
+        #expect(try rig.driver.capacity() == PoolCapacity(total: 8 << 20, used: 8 << 20, free: 0))
+        #expect(areAll(try rig.read(4096, at: 0), 1))
+        #expect(try rig.range(.discard, at: 0, 2 << 20) == .ok)
+        #expect(areAll(try rig.read(4096, at: 0), 0))
+        #expect(try rig.write([UInt8](repeating: 2, count: 4096), at: 2 << 20, volume: 1) == .ok)
+        try rig.close(1)
+        try rig.driver.deleteVolume(.test(2))
+        #expect(try rig.driver.capacity().used == 4 << 20)
+        try rig.stop()
+    }
+
+    @Test("a volume larger than an address space is refused")
+    func tooLarge() throws {
+        let driver = try MemoryDriver(settings: [:], folder: "")
+        let error = try #require(throws: DriverError.self) {
+            try driver.createVolume(.test(1), size: 1 << 60)
+        }
+        #expect(error.status == .tooLarge)
+    }
+}
