@@ -1,0 +1,162 @@
+import Capability
+import Core
+import DriverKit
+
+/// What the whole server knows of pools, volumes, nodes, revocations and sessions, as plain values.
+///
+/// It decides and has no side effects; `IOServices` keeps it under a lock. It is looked at when something is
+/// opened, renewed or changed, never for a request on a handle.
+struct Directory {
+    /// A published volume.
+    struct Volume {
+        var descriptor: VolumeDescriptor
+        /// The number that the driver knows it by, unique in its pool while the volume exists.
+        let index: UInt32
+        /// Its shape, once the driver has opened it.
+        var geometry: VolumeGeometry?
+        /// Sessions that may write, by their number of handles that can; kept in every access mode.
+        var writers: [Identifier: Int] = [:]
+        /// Set when it is being deleted: nobody may open it any more.
+        var isGoing = false
+    }
+
+    /// An enrolled node.
+    struct Node {
+        var name: String
+        var epoch: UInt64
+    }
+
+    var pools: [String: Pool] = [:]
+    var volumes: [Identifier: Volume] = [:]
+    var nodes: [Identifier: Node] = [:]
+    var revocations = RevocationSet()
+    var sessions = SessionRegistry()
+    /// The next volume number of each pool, and those that can be used again.
+    private var nextIndex: [String: UInt32] = [:]
+    private var freeIndices: [String: [UInt32]] = [:]
+}
+
+/// What an accepted OPEN or RENEW may do.
+struct Admission {
+    let capability: EffectiveCapability
+    let rights: Rights
+    let volume: VolumeDescriptor
+    let index: UInt32
+    /// nil when the driver has yet to open the volume.
+    let geometry: VolumeGeometry?
+    let pool: Pool
+    let nodeName: String
+    /// Whether the handle counts among the volume's writers until `releaseWriter`.
+    let holdsClaim: Bool
+}
+
+extension Rights {
+    /// The rights that change what a volume holds.
+    static let mutating: Rights = [.write, .discard]
+}
+
+extension Directory {
+    /// Whether the holder of a verified capability still has its authority.
+    func standing(_ capability: EffectiveCapability) -> Refusal? {
+        if let reason = revocations.reason(capability.id) {
+            return Refusal(.revoked, "the capability was revoked: \(reason)")
+        }
+        guard let node = nodes[capability.subject] else {
+            return Refusal(.staleEpoch, "the node that the capability was issued to is not enrolled")
+        }
+        guard node.epoch == capability.nodeEpoch else {
+            return Refusal(.staleEpoch, "the capability was issued before the node was enrolled anew")
+        }
+        guard capability.kind == .volume, let volume = volumes[capability.resource], !volume.isGoing else {
+            return Refusal(.notFound, "there is no such resource any more, or not here")
+        }
+        guard volume.descriptor.epoch == capability.resourceEpoch else {
+            return Refusal(.staleEpoch, "the capability was issued before the volume's epoch changed")
+        }
+        return nil
+    }
+
+    /// Decides on an OPEN (wanted rights empty: all there are) and takes the writer's place where that is needed.
+    mutating func admit(
+        _ capability: EffectiveCapability, wanted: Rights, session: Identifier
+    ) -> Result<Admission, Refusal> {
+        if let refusal = standing(capability) { return .failure(refusal) }
+        guard let volume = volumes[capability.resource], let pool = pools[volume.descriptor.pool] else {
+            return .failure(Refusal(.notFound, "there is no such resource here"))
+        }
+        var rights = wanted.isEmpty ? capability.rights : wanted
+        guard capability.rights.isSuperset(of: rights) else {
+            let missing = rights.subtracting(capability.rights).names.joined(separator: ", ")
+            return .failure(Refusal(.denied, "the capability does not give: \(missing)"))
+        }
+        if volume.descriptor.accessMode == .multiReader {
+            guard wanted.isDisjoint(with: .mutating) else {
+                return .failure(Refusal(.readOnly, "the volume is in mode multi-reader: nobody may write"))
+            }
+            rights.subtract(.mutating)
+        }
+        let holdsClaim = !rights.isDisjoint(with: .mutating)
+        if holdsClaim, let refusal = claimWriter(of: capability.resource, session: session) {
+            return .failure(refusal)
+        }
+        sessions.bind(session, node: capability.subject)
+        return .success(
+            Admission(
+                capability: capability, rights: rights, volume: volume.descriptor, index: volume.index,
+                geometry: volume.geometry, pool: pool,
+                nodeName: nodes[capability.subject]?.name ?? "", holdsClaim: holdsClaim))
+    }
+
+    /// Counts one more handle of `session` that may write, or says who is in the way.
+    mutating func claimWriter(of id: Identifier, session: Identifier) -> Refusal? {
+        guard let volume = volumes[id] else { return Refusal(.notFound, "there is no such volume") }
+        if volume.descriptor.accessMode == .singleWriter,
+            let other = volume.writers.keys.first(where: { $0 != session })
+        {
+            return Refusal(.writerConflict, "the volume is being written by \(description(of: other))")
+        }
+        volumes[id]?.writers[session, default: 0] += 1
+        return nil
+    }
+
+    /// Takes back one `claimWriter`.
+    mutating func releaseWriter(of id: Identifier, session: Identifier) {
+        guard let count = volumes[id]?.writers[session] else { return }
+        volumes[id]?.writers[session] = count > 1 ? count - 1 : nil
+    }
+
+    private func description(of session: Identifier) -> String {
+        guard let known = sessions.sessions[session] else { return "session \(session)" }
+        let node = known.node.flatMap { nodes[$0]?.name }.map { "node \($0), " } ?? ""
+        return "\(node)session \(session) from \(known.peerAddress)"
+    }
+
+    /// Adds a volume, or says why not; a volume that is known already stays as it is.
+    mutating func publish(_ descriptor: VolumeDescriptor) -> Refusal? {
+        guard pools[descriptor.pool] != nil else {
+            return Refusal(.notFound, "there is no pool \(descriptor.pool)")
+        }
+        if let known = volumes[descriptor.id] {
+            return known.descriptor.pool == descriptor.pool && !known.isGoing
+                ? nil : Refusal(.alreadyExists, "a volume with this id exists already")
+        }
+        guard volumes.count < Limits.volumesMax else {
+            return Refusal(.busy, "the server has its most volumes, \(Limits.volumesMax)")
+        }
+        let index: UInt32
+        if let free = freeIndices[descriptor.pool]?.popLast() {
+            index = free
+        } else {
+            index = nextIndex[descriptor.pool, default: 0]
+            nextIndex[descriptor.pool] = index + 1
+        }
+        volumes[descriptor.id] = Volume(descriptor: descriptor, index: index)
+        return nil
+    }
+
+    /// Forgets a volume whose driver has closed it.
+    mutating func unpublish(_ id: Identifier) {
+        guard let volume = volumes.removeValue(forKey: id) else { return }
+        freeIndices[volume.descriptor.pool, default: []].append(volume.index)
+    }
+}

@@ -1,0 +1,88 @@
+import Collections
+import Core
+import DriverKit
+import Reactor
+
+/// One shard's way to one pool: the arena, the rings and the driver's queue on this reactor.
+///
+/// Confined to the reactor's thread. The driver is called once a batch, however many requests there are.
+final class DriverPort: BatchTarget {
+    let number: UInt8
+    let pool: Pool
+    let arena: Arena
+    let allocator: ArenaAllocator
+    let submissions: SubmissionRing
+    let completions: CompletionRing
+    private(set) var queue: (any DriverQueue)?
+    /// Requests for which the ring had no room.
+    private var overflow = Deque<DriverRequest>()
+    /// Let go of by `ServiceShard.stop`, which drops its ports.
+    private let shard: ServiceShard
+    private let reactor: Reactor
+    private var isScheduled = false
+    private var hasSubmissions = false
+
+    init(pool: Pool, shard: ServiceShard, reactor: Reactor, arenaBytes: Int) throws(DriverError) {
+        self.pool = pool
+        self.shard = shard
+        self.reactor = reactor
+        number = pool.number
+        arena = try Arena(bytes: arenaBytes)
+        allocator = ArenaAllocator(arena: arena)
+        submissions = SubmissionRing(capacity: Limits.driverRingEntries)
+        completions = CompletionRing(capacity: Limits.driverRingEntries)
+        queue = try pool.driver.makeQueue(
+            reactor: reactor, arena: arena, submissions: submissions, completions: completions,
+            onCompletions: { [unowned self] in schedule() })
+    }
+
+    /// Queues a request; the driver sees it when the batch ends.
+    @inline(__always)
+    func submit(_ request: DriverRequest) {
+        if !overflow.isEmpty || !submissions.push(request) { overflow.append(request) }
+        hasSubmissions = true
+        schedule()
+    }
+
+    private func schedule() {
+        guard !isScheduled else { return }
+        isScheduled = true
+        reactor.atBatchEnd(self)
+    }
+
+    /// Runs the driver's queue and answers what is done.
+    func batchEnded() {
+        isScheduled = false
+        while let completion = completions.pop() {
+            shard.complete(completion, port: self)
+        }
+        if hasSubmissions || !overflow.isEmpty {
+            refill()
+            hasSubmissions = false
+            queue?.process()
+            refill()
+            while let completion = completions.pop() {
+                shard.complete(completion, port: self)
+            }
+        }
+    }
+
+    /// Moves requests that found the ring full into it. What finds no room waits for the driver's completions.
+    private func refill() {
+        guard !overflow.isEmpty else { return }
+        var moved = false
+        while let next = overflow.first, submissions.push(next) {
+            overflow.removeFirst()
+            moved = true
+        }
+        guard moved else { return }
+        hasSubmissions = true
+        schedule()
+    }
+
+    /// Ends the queue; nothing is in flight.
+    func stop() {
+        queue?.stop()
+        queue = nil
+    }
+}

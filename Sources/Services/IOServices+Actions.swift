@@ -1,0 +1,180 @@
+import Capability
+import Core
+import DriverKit
+import Synchronization
+
+/// What the control plane asks for.
+extension IOServices {
+    /// Performs an action. Never blocks the calling thread; drivers are called on their pool's thread.
+    public func perform(_ action: ServiceAction) async throws(ServiceError) -> ServiceOutcome {
+        switch action {
+        case .trust(let keys): trust(keys)
+        case .addPool(let descriptor): try await addPool(descriptor)
+        case .poolCapacity(let name): return .capacity(try await capacity(of: name))
+        case .createVolume(let descriptor): return .geometry(try await create(descriptor))
+        case .publishVolume(let descriptor): try publish(descriptor)
+        case .resizeVolume(let id, let size): return .geometry(try await resize(id, to: size))
+        case .updateVolume(let descriptor): try await update(descriptor)
+        case .deleteVolume(let id): try await delete(id)
+        case .volumesOnDevice(let name): return .volumes(try await volumesOnDevice(of: name))
+        case .setNode(let id, let name, let epoch): await setNode(id, name: name, epoch: epoch)
+        case .removeNode(let id): await removeNode(id)
+        case .revokeCapability(let id, let expiry, let reason):
+            try await revoke(id, expiry: expiry, reason: reason)
+        case .listSessions: return .sessions(await sessions())
+        case .disconnectSession(let id, let reason): try await disconnect(id, reason: reason)
+        case .statistics: return .statistics(await statistics())
+        }
+        return .done
+    }
+
+    // MARK: Authority
+
+    private func trust(_ keys: [[UInt8]: [UInt8]]) {
+        let verifier = CapabilityVerifier(
+            issuerKeys: keys, audience: configuration.cluster, signatures: configuration.signatures)
+        state.withLock { $0.verifier = verifier }
+        configuration.logger.info("signing keys set", metadata: ["count": "\(keys.count)"])
+    }
+
+    private func setNode(_ id: Identifier, name: String, epoch: UInt64) async {
+        let before = state.withLock { state in
+            state.directory.nodes.updateValue(Directory.Node(name: name, epoch: epoch), forKey: id)
+        }
+        guard let before, before.epoch != epoch else { return }
+        let reason = "node \(name) was enrolled anew"
+        configuration.logger.notice(
+            "node epoch changed", metadata: ["node": "\(name)", "id": "\(id)", "epoch": "\(epoch)"])
+        await fence(.node(id, keeping: epoch), status: .revoked, reason: reason)
+    }
+
+    private func removeNode(_ id: Identifier) async {
+        let removed = state.withLock { $0.directory.nodes.removeValue(forKey: id) }
+        let name = removed?.name ?? id.hex
+        configuration.logger.notice("node removed", metadata: ["node": "\(name)", "id": "\(id)"])
+        await fence(.node(id, keeping: nil), status: .revoked, reason: "node \(name) was removed")
+    }
+
+    private func revoke(_ id: Identifier, expiry: UInt64, reason: String) async throws(ServiceError) {
+        let now = configuration.wallClock.now()
+        let isHeld = state.withLock {
+            $0.directory.revocations.insert(id, expiry: expiry, reason: reason, now: now)
+        }
+        guard isHeld else {
+            throw ServiceError(.busy, "the server remembers its most revocations: bump epochs instead")
+        }
+        configuration.logger.notice(
+            "capability revoked", metadata: ["capability": "\(id)", "reason": "\(reason)"])
+        await fence(.capability(id), status: .revoked, reason: reason)
+    }
+
+    private func disconnect(_ id: Identifier, reason: String) async throws(ServiceError) {
+        guard state.withLock({ $0.directory.sessions.end(id) }) else {
+            throw ServiceError(.notFound, "there is no session \(id)")
+        }
+        configuration.logger.notice(
+            "session disconnected", metadata: ["session": "\(id)", "reason": "\(reason)"])
+        await onEveryShard { shard, done in shard.disconnect(id, reason: reason, done: done) }
+    }
+
+    /// Takes the authority of handles away on every reactor, and waits until it has had its effect.
+    func fence(_ selector: HandleSelector, status: Status, reason: String) async {
+        await onEveryShard { shard, done in
+            shard.fence(selector, status: status, reason: reason, done: done)
+        }
+    }
+
+    // MARK: Every reactor
+
+    /// Runs `body` on every shard's thread and returns when each has called its `done`.
+    ///
+    /// A reactor that has ended counts as done: it has no channel any more.
+    func onEveryShard(
+        _ body: @escaping @Sendable (ServiceShard, _ done: @escaping @Sendable () -> Void) -> Void
+    ) async {
+        let links = state.withLock { $0.shards }
+        guard !links.isEmpty else { return }
+        await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
+            let countdown = Countdown(links.count) { continuation.resume() }
+            for link in links {
+                let isPosted = link.remote.post {
+                    let shard = link.shard.value
+                    if shard.isStopped, shard.target == nil {
+                        countdown.signal()
+                    } else {
+                        body(shard) { countdown.signal() }
+                    }
+                }
+                if !isPosted { countdown.signal() }
+            }
+        }
+    }
+
+    /// What every shard answers to `body`.
+    func fromEveryShard<Value: Sendable>(_ body: @escaping @Sendable (ServiceShard) -> Value) async -> [Value]
+    {
+        let values = SharedList<Value>()
+        await onEveryShard { shard, done in
+            values.append(body(shard))
+            done()
+        }
+        return values.all
+    }
+
+    // MARK: Reports
+
+    private func statistics() async -> Statistics {
+        var total = Statistics()
+        for part in await fromEveryShard({ $0.currentStatistics }) { total.add(part) }
+        total.sessions = state.withLock { $0.directory.sessions.sessions.count }
+        return total
+    }
+
+    private func sessions() async -> [SessionInfo] {
+        let parts = await fromEveryShard { $0.sessionParts }
+        return state.withLock { state in
+            let directory = state.directory
+            return directory.sessions.sessions.values.map { session in
+                var info = SessionInfo(
+                    id: session.id, node: session.node,
+                    nodeName: session.node.flatMap { directory.nodes[$0]?.name },
+                    thumbprint: session.thumbprint, clientName: session.clientName,
+                    peerAddress: session.peerAddress, since: session.since)
+                for part in parts.compactMap({ $0[session.id] }) {
+                    info.add(part) { directory.volumes[$0]?.descriptor.name ?? "" }
+                }
+                return info
+            }.sorted { ($0.since, $0.id) < ($1.since, $1.id) }
+        }
+    }
+}
+
+/// Calls back once when it has been signalled a number of times. Any thread.
+final class Countdown: Sendable {
+    private let left: Mutex<Int>
+    private let body: @Sendable () -> Void
+
+    init(_ count: Int, _ body: @escaping @Sendable () -> Void) {
+        left = Mutex(count)
+        self.body = body
+    }
+
+    func signal() {
+        let isLast = left.withLock { left in
+            left -= 1
+            return left == 0
+        }
+        if isLast { body() }
+    }
+}
+
+/// A list that several threads append to.
+final class SharedList<Value: Sendable>: Sendable {
+    private let values = Mutex<[Value]>([])
+
+    func append(_ value: Value) {
+        values.withLock { $0.append(value) }
+    }
+
+    var all: [Value] { values.withLock { $0 } }
+}

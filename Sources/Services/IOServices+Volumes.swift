@@ -1,0 +1,212 @@
+import Core
+import DriverKit
+
+/// Pools and volumes. Drivers are called on their pool's thread, in the order of the actions.
+extension IOServices {
+    func addPool(_ descriptor: PoolDescriptor) async throws(ServiceError) {
+        let number: UInt8 = try reserve(descriptor.name)
+        let factory = configuration.driverFactory
+        let worker = PoolWorker()
+        let pool: Pool
+        do throws(ServiceError) {
+            pool = try await worker.run { () throws(ServiceError) in
+                do throws(DriverError) {
+                    return Pool(
+                        descriptor: descriptor, number: number, driver: try factory(descriptor),
+                        worker: worker)
+                } catch { throw ServiceError(error) }
+            }
+        } catch {
+            worker.stop()
+            state.withLock { _ = $0.poolsStarting.remove(descriptor.name) }
+            throw ServiceError(error.status, "pool \(descriptor.name): \(error.message)")
+        }
+        state.withLock { state in
+            state.poolsStarting.remove(descriptor.name)
+            state.directory.pools[descriptor.name] = pool
+        }
+        let errors = await fromEveryShard { shard -> ServiceError? in
+            do throws(ServiceError) { try shard.addPort(pool) } catch { return error }
+            return nil
+        }
+        if let error = errors.compactMap({ $0 }).first { throw error }
+        configuration.logger.info(
+            "pool started", metadata: ["pool": "\(descriptor.name)", "driver": "\(descriptor.driver)"])
+    }
+
+    private func reserve(_ name: String) throws(ServiceError) -> UInt8 {
+        let number: UInt8? = try locked { state throws(ServiceError) in
+            guard state.directory.pools[name] == nil, !state.poolsStarting.contains(name) else {
+                throw ServiceError(.alreadyExists, "there is a pool \(name) already")
+            }
+            guard Int(state.poolCount) < Limits.poolsMax else { return nil }
+            state.poolCount += 1
+            state.poolsStarting.insert(name)
+            return state.poolCount - 1
+        }
+        guard let number else {
+            throw ServiceError(.busy, "the server has its most pools, \(Limits.poolsMax)")
+        }
+        return number
+    }
+
+    func capacity(of name: String) async throws(ServiceError) -> PoolCapacity {
+        let pool = try pool(name)
+        return try await onDriver(of: pool) { driver throws(DriverError) in try driver.capacity() }
+    }
+
+    func volumesOnDevice(of name: String) async throws(ServiceError) -> [Identifier: UInt64] {
+        let pool = try pool(name)
+        return try await onDriver(of: pool) { driver throws(DriverError) in try driver.volumes() }
+    }
+
+    func create(_ descriptor: VolumeDescriptor) async throws(ServiceError) -> VolumeGeometry {
+        guard descriptor.size > 0, descriptor.size <= Limits.volumeBytesMax,
+            descriptor.size % Limits.volumeSizeGranule == 0
+        else {
+            throw ServiceError(
+                .badRequest, "a volume's size is a multiple of \(Limits.volumeSizeGranule) bytes")
+        }
+        let pool = try pool(descriptor.pool)
+        try await onDriver(of: pool) { driver throws(DriverError) in
+            try driver.createVolume(descriptor.id, size: descriptor.size)
+        }
+        try publish(descriptor)
+        return try await pool.worker.run { [self] () throws(ServiceError) in try open(descriptor.id, in: pool)
+        }
+    }
+
+    func publish(_ descriptor: VolumeDescriptor) throws(ServiceError) {
+        if let refusal = state.withLock({ $0.directory.publish(descriptor) }) { throw ServiceError(refusal) }
+    }
+
+    func resize(_ id: Identifier, to size: UInt64) async throws(ServiceError) -> VolumeGeometry {
+        let volume = try volume(id)
+        guard size <= Limits.volumeBytesMax, size % Limits.volumeSizeGranule == 0 else {
+            throw ServiceError(
+                .badRequest, "a volume's size is a multiple of \(Limits.volumeSizeGranule) bytes")
+        }
+        let pool = try pool(volume.descriptor.pool)
+        let geometry = try await pool.worker.run { [self] () throws(ServiceError) in
+            let before = try open(id, in: pool)
+            guard size >= before.size else {
+                throw ServiceError(.notSupported, "a volume cannot shrink: it has \(before.size) bytes")
+            }
+            do throws(DriverError) { try pool.driver.resizeVolume(id, to: size) } catch {
+                throw ServiceError(error)
+            }
+            var after = before
+            after.size = size
+            let grown = after
+            state.withLock { state in
+                state.directory.volumes[id]?.geometry = grown
+                state.directory.volumes[id]?.descriptor.size = size
+            }
+            return grown
+        }
+        await onEveryShard { shard, done in
+            shard.resized(id, index: volume.index, port: pool.number, size: size)
+            done()
+        }
+        return geometry
+    }
+
+    func update(_ descriptor: VolumeDescriptor) async throws(ServiceError) {
+        let epochBefore = try locked { state throws(ServiceError) in
+            try state.directory.update(descriptor)
+        }
+        guard epochBefore != descriptor.epoch else { return }
+        configuration.logger.notice(
+            "volume epoch changed",
+            metadata: [
+                "volume": "\(descriptor.name)", "id": "\(descriptor.id)", "epoch": "\(descriptor.epoch)",
+            ])
+        await fence(
+            .volume(descriptor.id, keeping: descriptor.epoch), status: .revoked,
+            reason: "the volume's epoch changed")
+    }
+
+    func delete(_ id: Identifier) async throws(ServiceError) {
+        let known = state.withLock { state in
+            state.directory.volumes[id]?.isGoing = true
+            return state.directory.volumes[id]
+        }
+        guard let known else { return }
+        let name = known.descriptor.name
+        configuration.logger.notice("volume deleted", metadata: ["volume": "\(name)", "id": "\(id)"])
+        await fence(.volume(id, keeping: nil), status: .revoked, reason: "volume \(name) was deleted")
+        let pool = try pool(known.descriptor.pool)
+        try await pool.worker.run { [self] () throws(ServiceError) in
+            let isOpen = state.withLock { $0.directory.volumes[id]?.geometry != nil }
+            if isOpen { pool.driver.closeVolume(known.index) }
+            state.withLock { $0.directory.volumes[id]?.geometry = nil }
+        }
+        await onEveryShard { shard, done in
+            shard.volumeClosed(index: known.index, port: pool.number)
+            done()
+        }
+        try await onDriver(of: pool) { driver throws(DriverError) in try driver.deleteVolume(id) }
+        state.withLock { $0.directory.unpublish(id) }
+    }
+
+    // MARK: Helpers
+
+    private func pool(_ name: String) throws(ServiceError) -> Pool {
+        guard let pool = state.withLock({ $0.directory.pools[name] }) else {
+            throw ServiceError(.notFound, "there is no pool \(name)")
+        }
+        return pool
+    }
+
+    private func volume(_ id: Identifier) throws(ServiceError) -> Directory.Volume {
+        guard let volume = state.withLock({ $0.directory.volumes[id] }), !volume.isGoing else {
+            throw ServiceError(.notFound, "there is no volume \(id)")
+        }
+        return volume
+    }
+
+    private func onDriver<Value: Sendable>(
+        of pool: Pool, _ body: @escaping @Sendable (any Driver) throws(DriverError) -> Value
+    ) async throws(ServiceError) -> Value {
+        try await pool.worker.run { () throws(ServiceError) in
+            do throws(DriverError) { return try body(pool.driver) } catch { throw ServiceError(error) }
+        }
+    }
+
+    private func locked<Value: Sendable>(
+        _ body: (inout State) throws(ServiceError) -> Value
+    ) throws(ServiceError) -> Value {
+        try state.withLock { state throws(ServiceError) in try body(&state) }
+    }
+}
+
+extension Directory {
+    /// Changes name, access mode and epoch of a volume; returns the epoch that it had.
+    mutating func update(_ descriptor: VolumeDescriptor) throws(ServiceError) -> UInt64 {
+        guard let known = volumes[descriptor.id], !known.isGoing else {
+            throw ServiceError(.notFound, "there is no volume \(descriptor.id)")
+        }
+        guard known.descriptor.pool == descriptor.pool else {
+            throw ServiceError(.badRequest, "a volume stays in its pool")
+        }
+        guard descriptor.epoch >= known.descriptor.epoch else {
+            throw ServiceError(.staleEpoch, "the volume's epoch is \(known.descriptor.epoch) already")
+        }
+        let writersAllowed =
+            switch descriptor.accessMode {
+            case .shared: Int.max
+            case .singleWriter: 1
+            case .multiReader: 0
+            }
+        // A new epoch ends every handle, so that whoever writes now is no obstacle.
+        let isFenced = descriptor.epoch > known.descriptor.epoch
+        guard isFenced || known.writers.count <= writersAllowed else {
+            throw ServiceError(
+                .busy, "\(known.writers.count) sessions write to the volume: disconnect them first")
+        }
+        volumes[descriptor.id]?.descriptor.name = descriptor.name
+        volumes[descriptor.id]?.descriptor.accessMode = descriptor.accessMode
+        volumes[descriptor.id]?.descriptor.epoch = descriptor.epoch
+        return known.descriptor.epoch
+    }
+}

@@ -1,0 +1,36 @@
+import Core
+
+extension Limits {
+    /// The most sessions that the server keeps at once.
+    public static let sessionsMax = 8192
+    /// The most volumes that can be published.
+    public static let volumesMax = 65536
+    /// The most revoked capability ids that are remembered; expired ones are forgotten first.
+    public static let revocationsMax = 1 << 20
+    /// The most pools.
+    public static let poolsMax = 64
+    /// Bytes of the arena that one reactor uses with one pool.
+    public static let arenaBytes = 64 << 20
+    /// Entries of a submission and of a completion ring, a power of two.
+    public static let driverRingEntries = 4096
+    /// Payload bytes that one channel may have in arena and output before the server stops reading from it.
+    public static let channelBudgetBytes = 2 << 20
+    /// The most shards, so reactors, of one server.
+    public static let shardsMax = 256
+    /// The most channels of one shard.
+    public static let channelsPerShardMax = 1 << 16
+    /// The longest burst that a rate limit lets through at once, in nanoseconds of its rate.
+    public static let rateBurstNanoseconds: UInt64 = 100_000_000
+    /// How long before a capability's expiry the holder is told, in seconds.
+    public static let expiryNoticeSeconds: UInt64 = 60
+    /// Access log lines of one shard per second; what is beyond is counted and reported in the next line.
+    public static let accessLogLinesPerSecond = 20
+    /// The most control requests of one pool that wait for its driver.
+    public static let poolWorkMax = 4096
+    /// Whole frames (control replies, events) that may wait for a client that does not read.
+    public static let waitingFramesMax = 256
+    /// Such frames at which the server reads no further requests.
+    public static let waitingFramesPause = 32
+    /// How often expiring capabilities are looked for while handles are open, in nanoseconds.
+    public static let expirySweepNanoseconds: UInt64 = 1_000_000_000
+}

@@ -1,0 +1,109 @@
+import Collections
+import Core
+import Glibc
+import Synchronization
+
+/// One thread that runs a pool's blocking work, in the order in which it was posted.
+///
+/// The order is what makes create, open, resize and delete of one volume safe against each other.
+final class PoolWorker: Sendable {
+    typealias Work = @Sendable () -> Void
+
+    private struct State {
+        var queue = Deque<Work>()
+        var isStopping = false
+    }
+
+    private let state = Mutex(State())
+    /// Counts the queue's entries, and one more for the stop.
+    private let available: Semaphore
+
+    /// Starts the thread; it ends after `stop`, when what was posted before has run.
+    init() {
+        available = Semaphore()
+        let worker = unsafe Unmanaged.passRetained(self).toOpaque()
+        var thread = pthread_t()
+        let started = unsafe pthread_create(
+            &thread, nil,
+            { argument -> UnsafeMutableRawPointer? in
+                guard let argument = unsafe argument else { return nil }
+                let worker = unsafe Unmanaged<PoolWorker>.fromOpaque(argument).takeRetainedValue()
+                worker.loop()
+                return nil
+            }, worker)
+        guard started == 0 else { preconditionFailure("a thread cannot be started: errno \(started)") }
+        pthread_detach(thread)
+    }
+
+    /// Queues `work`; false when the queue is full or the worker is stopping.
+    func post(_ work: @escaping Work) -> Bool {
+        let isQueued = state.withLock { state in
+            guard !state.isStopping, state.queue.count < Limits.poolWorkMax else { return false }
+            state.queue.append(work)
+            return true
+        }
+        if isQueued { available.signal() }
+        return isQueued
+    }
+
+    /// Runs `body` on the thread and returns what it returned.
+    func run<Value: Sendable>(
+        _ body: @escaping @Sendable () throws(ServiceError) -> Value
+    ) async throws(ServiceError) -> Value {
+        let result: Result<Value, ServiceError> = await withCheckedContinuation { continuation in
+            let isQueued = post {
+                let outcome: Result<Value, ServiceError>
+                do throws(ServiceError) { outcome = .success(try body()) } catch { outcome = .failure(error) }
+                continuation.resume(returning: outcome)
+            }
+            if !isQueued {
+                continuation.resume(
+                    returning: .failure(ServiceError(.busy, "too much work waits for the pool's driver")))
+            }
+        }
+        return try result.get()
+    }
+
+    /// Accepts no more work; what was posted still runs.
+    func stop() {
+        state.withLock { $0.isStopping = true }
+        available.signal()
+    }
+
+    private func loop() {
+        while true {
+            available.wait()
+            let (work, isDone) = state.withLock { state in
+                let work = state.queue.popFirst()
+                return (work, work == nil && state.isStopping)
+            }
+            work?()
+            if isDone { return }
+        }
+    }
+}
+
+/// A counting semaphore (`sem_overview(7)`).
+@safe
+private final class Semaphore: @unchecked Sendable {
+    // SAFETY: the pointer never changes, and sem_post and sem_wait may be called by any thread.
+    private let pointer: UnsafeMutablePointer<sem_t>
+
+    init() {
+        unsafe pointer = UnsafeMutablePointer<sem_t>.allocate(capacity: 1)
+        guard unsafe sem_init(pointer, 0, 0) == 0 else { preconditionFailure("a semaphore cannot be made") }
+    }
+
+    deinit {
+        unsafe sem_destroy(pointer)
+        unsafe pointer.deallocate()
+    }
+
+    func signal() {
+        unsafe sem_post(pointer)
+    }
+
+    func wait() {
+        while unsafe sem_wait(pointer) != 0 {}
+    }
+}

@@ -1,0 +1,193 @@
+import Core
+import DriverKit
+
+/// A configured driver instance.
+public struct PoolDescriptor: Sendable, Hashable {
+    /// The pool's name, unique on the server.
+    public let name: String
+    /// The driver's name, such as `file`.
+    public let driver: String
+    /// The driver's settings.
+    public let settings: [String: String]
+    /// The folder that the driver may use.
+    public let folder: String
+
+    /// A pool.
+    public init(name: String, driver: String, settings: [String: String], folder: String) {
+        self.name = name
+        self.driver = driver
+        self.settings = settings
+        self.folder = folder
+    }
+}
+
+/// A volume as the data path needs to know it.
+public struct VolumeDescriptor: Sendable, Hashable {
+    /// The volume's id; a new volume of an old name has another.
+    public let id: Identifier
+    /// The volume's name, for logs and messages.
+    public var name: String
+    /// The pool that holds it.
+    public let pool: String
+    /// Bytes.
+    public var size: UInt64
+    /// How many sessions may write.
+    public var accessMode: AccessMode
+    /// Capabilities of another epoch do not count.
+    public var epoch: UInt64
+
+    /// A volume.
+    public init(
+        id: Identifier, name: String, pool: String, size: UInt64, accessMode: AccessMode, epoch: UInt64
+    ) {
+        self.id = id
+        self.name = name
+        self.pool = pool
+        self.size = size
+        self.accessMode = accessMode
+        self.epoch = epoch
+    }
+}
+
+/// Everything that the control plane can ask of the services: their whole interface.
+///
+/// Actions that take authority away (`revokeCapability`, `removeNode`, `setNode` and `updateVolume` with a new
+/// epoch, `disconnectSession`, `deleteVolume`) return when they are in force on every reactor: every further
+/// request is refused, and the requests that were in flight have ended or will never run.
+public enum ServiceAction: Sendable {
+    /// Replaces the keys (key id to Ed25519 public key) whose capabilities count.
+    case trust(keys: [[UInt8]: [UInt8]])
+    /// Starts a pool's driver. Once per name.
+    case addPool(PoolDescriptor)
+    /// Asks a pool's driver how full it is. → `capacity`
+    case poolCapacity(String)
+    /// Makes the volume on its device and publishes it; repeating it is harmless. → `geometry`
+    case createVolume(VolumeDescriptor)
+    /// Makes a volume that exists on its device known to the data path.
+    case publishVolume(VolumeDescriptor)
+    /// Grows a volume. → `geometry`
+    case resizeVolume(Identifier, UInt64)
+    /// Changes name, access mode or epoch; pool and size stay.
+    case updateVolume(VolumeDescriptor)
+    /// Ends all use of a volume and removes it from its device; repeating it is harmless.
+    case deleteVolume(Identifier)
+    /// The volumes that exist on a pool's device, with their sizes. → `volumes`
+    case volumesOnDevice(String)
+    /// Adds a node, or changes its name or epoch.
+    case setNode(id: Identifier, name: String, epoch: UInt64)
+    /// Forgets a node: no capability of it counts any more.
+    case removeNode(Identifier)
+    /// Ends a capability for good; `expiry` (unix seconds) is when it would have ended by itself.
+    case revokeCapability(Identifier, expiry: UInt64, reason: String)
+    /// → `sessions`
+    case listSessions
+    /// Closes a session's channels.
+    case disconnectSession(Identifier, reason: String)
+    /// → `statistics`
+    case statistics
+}
+
+/// What an action answers.
+public enum ServiceOutcome: Sendable {
+    /// It is done.
+    case done
+    /// A volume's shape.
+    case geometry(VolumeGeometry)
+    /// A pool's space.
+    case capacity(PoolCapacity)
+    /// The sessions there are, in order of their start.
+    case sessions([SessionInfo])
+    /// Volumes on a device: id to size in bytes.
+    case volumes([Identifier: UInt64])
+    /// Counters since the start.
+    case statistics(Statistics)
+}
+
+/// One session, as an administrator sees it.
+public struct SessionInfo: Sendable, Hashable {
+    /// A handle that the session has open.
+    public struct OpenVolume: Sendable, Hashable {
+        /// The volume's id.
+        public let id: Identifier
+        /// The volume's name.
+        public let name: String
+        /// The rights of the handle.
+        public let rights: Rights
+        /// The capability that it came from.
+        public let capability: Identifier
+    }
+
+    /// The session's id.
+    public let id: Identifier
+    /// The node whose capability it used first; nil before the first OPEN.
+    public let node: Identifier?
+    /// That node's name.
+    public let nodeName: String?
+    /// SHA-256 of the client key's SubjectPublicKeyInfo.
+    public let thumbprint: Digest32
+    /// What the client calls itself; not to be trusted.
+    public let clientName: String
+    /// The address that the session came from.
+    public let peerAddress: String
+    /// Unix seconds of its start.
+    public let since: UInt64
+    /// Channels that are connected.
+    public internal(set) var channels = 0
+    /// What it has open, once per handle.
+    public internal(set) var openVolumes: [OpenVolume] = []
+    /// Requests since its start, on channels that are still connected.
+    public internal(set) var requests: UInt64 = 0
+    /// Payload bytes read, likewise.
+    public internal(set) var bytesRead: UInt64 = 0
+    /// Payload bytes written, likewise.
+    public internal(set) var bytesWritten: UInt64 = 0
+    /// Requests that are not answered yet.
+    public internal(set) var inFlight = 0
+}
+
+/// Counters of all data channels since the server started.
+public struct Statistics: Sendable, Hashable {
+    /// Sessions that exist.
+    public internal(set) var sessions = 0
+    /// Channels that are connected.
+    public internal(set) var channels = 0
+    /// Handles that are open.
+    public internal(set) var handles = 0
+    /// Requests that are not answered yet.
+    public internal(set) var inFlight = 0
+    /// READ requests.
+    public internal(set) var reads: UInt64 = 0
+    /// WRITE requests.
+    public internal(set) var writes: UInt64 = 0
+    /// FLUSH requests.
+    public internal(set) var flushes: UInt64 = 0
+    /// DISCARD and WRITE_ZEROES requests.
+    public internal(set) var discards: UInt64 = 0
+    /// OPEN, CLOSE and the other control requests.
+    public internal(set) var controls: UInt64 = 0
+    /// Payload bytes read.
+    public internal(set) var bytesRead: UInt64 = 0
+    /// Payload bytes written.
+    public internal(set) var bytesWritten: UInt64 = 0
+    /// Requests that were answered with a status other than `ok`, by status.
+    public internal(set) var refusals: [Status: UInt64] = [:]
+
+    /// No counts.
+    public init() {}
+
+    /// Adds the counts of another shard.
+    mutating func add(_ other: Statistics) {
+        sessions += other.sessions
+        channels += other.channels
+        handles += other.handles
+        inFlight += other.inFlight
+        reads += other.reads
+        writes += other.writes
+        flushes += other.flushes
+        discards += other.discards
+        controls += other.controls
+        bytesRead += other.bytesRead
+        bytesWritten += other.bytesWritten
+        refusals.merge(other.refusals, uniquingKeysWith: +)
+    }
+}

@@ -1,0 +1,96 @@
+import Collections
+import Core
+import Wire
+
+/// What a shard tells the owner of a connection. Called on the shard's thread, never from within a call that the
+/// owner makes for the same channel other than at the end of a batch.
+public protocol ChannelOwner: AnyObject {
+    /// Replies or events wait (`ServiceShard.takeFrame`, `takeReply`). Once, until the owner has taken all.
+    func channelHasOutput()
+    /// A request that was told to wait may be tried again.
+    func channelMayContinue()
+    /// Close the connection; the text says why.
+    func channelMustClose(_ reason: String)
+}
+
+/// One data channel as the services see it: its place in a session, its slots and its handles.
+///
+/// Confined to its shard's thread. It outlives its connection until the last request that the connection started
+/// has ended.
+public final class ServiceChannel {
+    /// The channel's number in its shard; part of the tags that the driver returns.
+    let number: UInt32
+    /// SHA-256 of the client key's SubjectPublicKeyInfo.
+    let thumbprint: Digest32
+    /// Where it comes from.
+    public let peerAddress: String
+
+    weak var owner: (any ChannelOwner)?
+    var session: Identifier?
+    var sessionChannel: UInt16 = 0
+    var slots = SlotTable(count: 1)
+    var handles = HandleTable()
+    /// Whole frames that wait to be sent: control replies, refusals without a slot, events.
+    var frames = Deque<[UInt8]>()
+    var eventNumber: UInt32 = 0
+    var payloadBytesMax: UInt32 = 0
+    /// Arena bytes that its requests hold.
+    var chargedBytes = 0
+    var isOutputAnnounced = false
+    var isStalled = false
+    /// Set when the connection is gone.
+    var isDetached = false
+    /// Called when the channel has ended for good.
+    var endWaiters: [() -> Void] = []
+
+    var requests: UInt64 = 0
+    var bytesRead: UInt64 = 0
+    var bytesWritten: UInt64 = 0
+
+    init(number: UInt32, thumbprint: Digest32, peerAddress: String, owner: any ChannelOwner) {
+        self.number = number
+        self.thumbprint = thumbprint
+        self.peerAddress = peerAddress
+        self.owner = owner
+    }
+
+    /// The longest payload either way, in bytes; 0 before HELLO.
+    public var maximumPayload: UInt32 { payloadBytesMax }
+    /// Whether HELLO was accepted.
+    public var isEstablished: Bool { session != nil }
+    /// Whether the owner was told of output and has not taken all of it yet.
+    public var hasOutput: Bool { isOutputAnnounced }
+
+    /// Queues a whole frame and tells the owner.
+    func push(_ frame: [UInt8]) {
+        guard !isDetached else { return }
+        frames.append(frame)
+        announceOutput()
+    }
+
+    /// Queues a reply that occupies no slot any more.
+    func push(_ header: ReplyHeader, payload: [UInt8] = []) {
+        var header = header
+        header.length = UInt32(payload.count)
+        push(header.bytes + payload)
+    }
+
+    /// Queues an event; a client that lets events pile up loses the channel.
+    func push(_ event: ChannelEvent) {
+        guard frames.count < Limits.waitingFramesMax else {
+            owner?.channelMustClose("it does not read its events")
+            return
+        }
+        eventNumber = RequestHeader.successor(of: eventNumber)
+        push(event.frame(number: eventNumber))
+    }
+
+    /// Tells the owner once that there is something to send.
+    @inline(__always)
+    func announceOutput() {
+        if !isOutputAnnounced {
+            isOutputAnnounced = true
+            owner?.channelHasOutput()
+        }
+    }
+}

@@ -1,0 +1,305 @@
+import Capability
+import Core
+import DriverKit
+import Logging
+import Wire
+
+/// The control requests: HELLO, OPEN, STAT, RENEW, CLOSE, PING.
+extension ServiceShard {
+    /// Answers HELLO, the first request of a connection; false when the channel ends with the answer.
+    public func hello(_ channel: ServiceChannel, _ header: RequestHeader, body: [UInt8]) -> Bool {
+        let refusal: Refusal
+        do throws(WireError) {
+            let validity = header.validate(.greeting)
+            guard validity == .ok else { throw WireError(validity, "the first request is not a valid HELLO") }
+            let hello = try Hello(bytes: body)
+            let configuration = services.configuration
+            let granted = hello.granted(
+                payloadBytesMax: configuration.payloadBytesMax, slots: configuration.slotsMax)
+            switch services.join(hello, thumbprint: channel.thumbprint, peerAddress: channel.peerAddress) {
+            case .success(let membership):
+                channel.session = membership.session
+                channel.sessionChannel = membership.channel
+                channel.slots = SlotTable(count: Int(granted.slots))
+                channel.payloadBytesMax = granted.payloadBytesMax
+                let reply = HelloReply(
+                    slots: granted.slots, payloadBytesMax: granted.payloadBytesMax,
+                    session: membership.session, secret: membership.secret, channel: membership.channel,
+                    idleSeconds: configuration.idleSeconds, cluster: configuration.cluster,
+                    serverName: configuration.serverName)
+                channel.push(ReplyHeader(to: header, status: .ok), payload: reply.bytes)
+                return true
+            case .failure(let reason): refusal = reason
+            }
+        } catch { refusal = Refusal(error.status, error.message) }
+        logRefusal("hello refused", channel, refusal)
+        let isMismatch = refusal.status == .versionMismatch
+        let version = isMismatch ? UInt64(Hello.version) : 0
+        channel.push(
+            ReplyHeader(to: header, status: refusal.status, value: version, detail: version),
+            payload: ErrorMessage.encode(refusal.message))
+        return false
+    }
+
+    /// Refuses a first frame that is not HELLO, or too long to be one; the channel ends with the answer.
+    public func refuseGreeting(_ channel: ServiceChannel, _ header: RequestHeader, _ status: Status) {
+        statistics.refusals[status, default: 0] += 1
+        channel.push(
+            ReplyHeader(to: header, status: status),
+            payload: ErrorMessage.encode("the first request of a channel is HELLO"))
+    }
+
+    /// Executes a control request whose payload is complete, after `Intake.body`.
+    public func control(_ channel: ServiceChannel, _ header: RequestHeader, body: [UInt8]) {
+        switch Opcode(rawValue: header.opcode) {
+        case .open: open(channel, header, body)
+        case .stat: stat(channel, header)
+        case .renew: renew(channel, header, body)
+        case .close: close(channel, header)
+        case .ping: answerControl(channel, header, .ok)
+        default: answerControl(channel, header, .unknownOpcode)
+        }
+    }
+
+    /// Answers a control request; one with a payload gives its slot up at once.
+    func answerControl(
+        _ channel: ServiceChannel, _ header: RequestHeader, _ status: Status, value: UInt64 = 0,
+        payload: [UInt8] = []
+    ) {
+        guard !payload.isEmpty else { return answer(channel, header.slot, status, value: value) }
+        channel.slots.abandon(header.slot)
+        if status != .ok { statistics.refusals[status, default: 0] += 1 }
+        channel.push(ReplyHeader(to: header, status: status, value: value), payload: payload)
+    }
+
+    private func refuse(
+        _ what: Logger.Message, _ channel: ServiceChannel, _ header: RequestHeader, _ refusal: Refusal
+    ) {
+        logRefusal(what, channel, refusal)
+        answerControl(channel, header, refusal.status, payload: ErrorMessage.encode(refusal.message))
+    }
+
+    private func logRefusal(_ what: Logger.Message, _ channel: ServiceChannel, _ refusal: Refusal) {
+        accessLog.warning(
+            what,
+            [
+                "session": "\(channel.session.map(\.hex) ?? "none")", "peer": "\(channel.peerAddress)",
+                "key": "\(channel.thumbprint)", "status": "\(refusal.status.name)",
+                "reason": "\(refusal.message)",
+            ])
+    }
+
+    // MARK: OPEN
+
+    private func open(_ channel: ServiceChannel, _ header: RequestHeader, _ body: [UInt8]) {
+        guard let session = channel.session else { return answerControl(channel, header, .protocolViolation) }
+        let admission: Admission
+        do throws(Refusal) {
+            let request = try parsed { () throws(WireError) in try OpenRequest(bytes: body) }
+            let capability = try verified(request.capability, holder: channel.thumbprint)
+            guard capability.kind == request.kind else {
+                throw Refusal(.denied, "the capability is for a \(capability.kind.name)")
+            }
+            admission = try services.admit(capability, wanted: request.rights, session: session).get()
+        } catch {
+            return refuse("open refused", channel, header, error)
+        }
+        if let geometry = admission.geometry {
+            finishOpen(channel, header, admission, geometry)
+            return
+        }
+        channel.slots[header.slot].state = .deciding
+        let place = Confined((shard: self, channel: channel))
+        let remote = reactor.remote
+        services.openOnDriver(admission) { result in
+            remote.post {
+                let (shard, channel) = place.value
+                shard.opened(channel, header, admission, result)
+            }
+        }
+    }
+
+    /// Goes on with an OPEN that waited for the driver.
+    private func opened(
+        _ channel: ServiceChannel, _ header: RequestHeader, _ admission: Admission,
+        _ result: Result<VolumeGeometry, ServiceError>
+    ) {
+        switch result {
+        case .success(let geometry) where !channel.isDetached:
+            if let refusal = services.standing(admission.capability) {
+                giveUp(channel, admission)
+                refuse("open refused", channel, header, refusal)
+            } else {
+                finishOpen(channel, header, admission, geometry)
+            }
+        case .failure(let error) where !channel.isDetached:
+            giveUp(channel, admission)
+            refuse("open failed", channel, header, Refusal(error.status, error.message))
+        default:
+            giveUp(channel, admission)
+            channel.slots.abandon(header.slot)
+            finishIfEnded(channel)
+        }
+    }
+
+    private func giveUp(_ channel: ServiceChannel, _ admission: Admission) {
+        guard admission.holdsClaim, let session = channel.session else { return }
+        services.releaseWriter(of: admission.volume.id, session: session)
+    }
+
+    private func finishOpen(
+        _ channel: ServiceChannel, _ header: RequestHeader, _ admission: Admission,
+        _ geometry: VolumeGeometry
+    ) {
+        let number = Int(admission.pool.number)
+        guard number < ports.count, let port = ports[number] else {
+            giveUp(channel, admission)
+            return refuse(
+                "open failed", channel, header,
+                Refusal(.driverFailed, "the pool does not run on this reactor"))
+        }
+        port.queue?.volumeChanged(admission.index)
+        var handle = Handle()
+        handle.denial = .ok
+        handle.rights = admission.rights
+        handle.size = geometry.size
+        handle.blockSize = UInt32(geometry.blockSize)
+        handle.maximumTransfer = min(UInt32(geometry.maximumTransfer), channel.payloadBytesMax)
+        handle.port = admission.pool.number
+        handle.volumeIndex = admission.index
+        handle.volume = admission.volume.id
+        handle.accessMode = admission.volume.accessMode
+        handle.holdsClaim = admission.holdsClaim
+        handle.take(admission.capability, now: reactor.now)
+        guard let (id, position) = channel.handles.insert(handle) else {
+            giveUp(channel, admission)
+            let most = Limits.handlesPerChannelMax
+            return refuse(
+                "open refused", channel, header,
+                Refusal(.tooManyHandles, "a channel has at most \(most) handles"))
+        }
+        armSweep()
+        accessLog.info(
+            "open",
+            [
+                "session": "\(channel.session ?? .zero)", "peer": "\(channel.peerAddress)",
+                "node": "\(admission.nodeName)", "volume": "\(admission.volume.name)",
+                "capability": "\(admission.capability.id)",
+                "rights": "\(admission.rights.names.joined(separator: ","))",
+            ])
+        let state = channel.handles[position].state
+        answerControl(channel, header, .ok, value: UInt64(id), payload: state.bytes)
+    }
+
+    // MARK: On a handle
+
+    private func stat(_ channel: ServiceChannel, _ header: RequestHeader) {
+        guard let position = channel.handles.find(header.handle) else {
+            return answerControl(channel, header, .badHandle)
+        }
+        let handle = channel.handles[position]
+        let status = handle.denial == .ok && wallNow >= handle.expiry ? .expired : handle.denial
+        answerControl(channel, header, status, payload: status == .ok ? handle.state.bytes : [])
+    }
+
+    private func renew(_ channel: ServiceChannel, _ header: RequestHeader, _ body: [UInt8]) {
+        guard let position = channel.handles.find(header.handle), let session = channel.session else {
+            return answerControl(channel, header, .badHandle)
+        }
+        let handle = channel.handles[position]
+        guard handle.denial == .ok || handle.denial == .expired else {
+            return answerControl(channel, header, handle.denial)
+        }
+        do throws(Refusal) {
+            let request = try parsed { () throws(WireError) in try RenewRequest(bytes: body) }
+            let capability = try verified(request.capability, holder: channel.thumbprint)
+            guard capability.resource == handle.volume, capability.kind == .volume else {
+                throw Refusal(.denied, "the capability is for another resource")
+            }
+            guard capability.rights.isSuperset(of: handle.rights) else {
+                throw Refusal(.denied, "the capability lacks a right that the handle has")
+            }
+            if let refusal = services.standing(capability) { throw refusal }
+            let needsClaim = !handle.rights.isDisjoint(with: .mutating) && !handle.holdsClaim
+            if needsClaim, let refusal = services.claimWriter(of: handle.volume, session: session) {
+                throw refusal
+            }
+            if needsClaim { channel.handles[position].holdsClaim = true }
+            channel.handles[position].denial = .ok
+            channel.handles[position].take(capability, now: reactor.now)
+        } catch {
+            return refuse("renew refused", channel, header, error)
+        }
+        armSweep()
+        runDelayed()
+        answerControl(channel, header, .ok, payload: channel.handles[position].state.bytes)
+    }
+
+    private func close(_ channel: ServiceChannel, _ header: RequestHeader) {
+        guard let position = channel.handles.find(header.handle) else {
+            return answerControl(channel, header, .badHandle)
+        }
+        channel.slots[header.slot].state = .deciding
+        channel.handles[position].isClosing = true
+        channel.handles[position].closeRequest = header
+        settle(channel, position)
+    }
+
+    // MARK: Parsing
+
+    private func parsed<Value>(_ body: () throws(WireError) -> Value) throws(Refusal) -> Value {
+        do throws(WireError) { return try body() } catch { throw Refusal(error.status, error.message) }
+    }
+
+    /// The authority that a capability gives to `holder` now.
+    private func verified(_ bytes: [UInt8], holder: Digest32) throws(Refusal) -> EffectiveCapability {
+        let now = services.configuration.wallClock.now()
+        do throws(CapabilityError) {
+            let capability = try Capability(bytes: bytes)
+            let effective = try services.verifier.verify(
+                capability, now: now, clockSkewSeconds: Limits.clockSkewSeconds, holder: holder)
+            // The skew is for capabilities that begin; one that has ended here has ended.
+            guard now < effective.expiry else { throw .expired(at: effective.expiry) }
+            return effective
+        } catch { throw Refusal(error.status, error.description) }
+    }
+}
+
+extension Handle {
+    /// Takes over what a capability says of time, place and rate.
+    mutating func take(_ effective: EffectiveCapability, now: UInt64) {
+        capability = effective.id
+        subject = effective.subject
+        resourceEpoch = effective.resourceEpoch
+        nodeEpoch = effective.nodeEpoch
+        rangeStart = effective.range?.offset ?? 0
+        rangeEnd = effective.range?.end ?? .max
+        expiry = effective.expiry
+        expiryAnnounced = false
+        // The same ceiling goes on counting, so that renewing often earns nothing.
+        if limits != effective.limits { limiter = RateLimiter(effective.limits, now: now) }
+        limits = effective.limits
+    }
+
+    /// The handle as OPEN, STAT and RENEW describe it.
+    var state: ResourceState {
+        guard let range = ByteRange(offset: rangeStart, length: rangeEnd - rangeStart) else {
+            preconditionFailure("start and end come from one range")
+        }
+        return ResourceState(
+            size: size, blockSize: blockSize, transferBytesMax: maximumTransfer, rights: rights,
+            kind: .volume,
+            accessMode: accessMode, range: range, expiry: expiry, resource: volume,
+            capability: capability, epoch: resourceEpoch, limits: limits)
+    }
+}
+
+/// A value of one reactor on its way through closures that only that reactor runs.
+struct Confined<Value>: @unchecked Sendable {
+    // SAFETY: it is made on the reactor's thread and read only by work posted to the same reactor.
+    let value: Value
+
+    init(_ value: Value) {
+        self.value = value
+    }
+}

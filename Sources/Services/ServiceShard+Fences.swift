@@ -1,0 +1,175 @@
+import Core
+import Reactor
+import Wire
+
+/// Which handles lose their authority.
+enum HandleSelector: Sendable {
+    /// Those of a capability, and of what was attenuated from it.
+    case capability(Identifier)
+    /// Those of a node's capabilities; with an epoch, only those of another epoch.
+    case node(Identifier, keeping: UInt64?)
+    /// Those on a volume; with an epoch, only those of another epoch.
+    case volume(Identifier, keeping: UInt64?)
+
+    func selects(_ handle: Handle) -> Bool {
+        switch self {
+        case .capability(let id): handle.capability == id
+        case .node(let id, let epoch): handle.subject == id && (epoch == nil || handle.nodeEpoch != epoch)
+        case .volume(let id, let epoch):
+            handle.volume == id && (epoch == nil || handle.resourceEpoch != epoch)
+        }
+    }
+}
+
+/// Somebody who waits until nothing of some handles is in flight any more.
+final class Fence {
+    struct Key: Hashable {
+        let channel: UInt32
+        let position: UInt8
+    }
+
+    var waitsFor: Set<Key> = []
+    let done: () -> Void
+
+    init(done: @escaping () -> Void) {
+        self.done = done
+    }
+}
+
+/// Taking authority away, and knowing when it has had its effect.
+extension ServiceShard {
+    /// Ends the authority of the handles that `selector` names: from now on their requests are answered with
+    /// `status`, and `done` runs when what the driver had of them has ended.
+    func fence(_ selector: HandleSelector, status: Status, reason: String, done: @escaping () -> Void) {
+        let fence = Fence(done: done)
+        for case let channel? in channels {
+            for position in channel.handles.positions(where: selector.selects) {
+                revoke(channel, position, status: status, reason: reason)
+                if !channel.handles[position].isQuiet {
+                    fence.waitsFor.insert(Fence.Key(channel: channel.number, position: position))
+                }
+                settle(channel, position)
+            }
+        }
+        if fence.waitsFor.isEmpty { done() } else { fences.append(fence) }
+    }
+
+    private func revoke(_ channel: ServiceChannel, _ position: UInt8, status: Status, reason: String) {
+        let denial = channel.handles[position].denial
+        guard denial == .ok || denial == .expired else { return }
+        let isClosing = channel.handles[position].isClosing
+        channel.handles[position].denial = status
+        abandonDelayed(channel, position)
+        guard !isClosing, !channel.isDetached else { return }
+        channel.push(.revoked(handle: channel.handles.id(position), status: status, reason: reason))
+        accessLog.info(
+            "handle revoked",
+            [
+                "session": "\(channel.session ?? .zero)", "peer": "\(channel.peerAddress)",
+                "capability": "\(channel.handles[position].capability)",
+                "volume": "\(channel.handles[position].volume)", "status": "\(status.name)",
+                "reason": "\(reason)",
+            ])
+    }
+
+    /// Draws the consequences when a handle that may run nothing more has nothing in flight: the writer's place is
+    /// free, fences are passed, CLOSE is answered. Does nothing for a handle in use.
+    @inline(__always)
+    func settle(_ channel: ServiceChannel, _ position: UInt8) {
+        if channel.handles[position].denial == .ok, !channel.handles[position].isClosing { return }
+        if channel.handles[position].isQuiet { settleQuiet(channel, position) }
+    }
+
+    private func settleQuiet(_ channel: ServiceChannel, _ position: UInt8) {
+        releaseClaim(channel, position)
+        let key = Fence.Key(channel: channel.number, position: position)
+        if !fences.isEmpty {
+            for fence in fences { fence.waitsFor.remove(key) }
+            let passed = fences.filter { $0.waitsFor.isEmpty }
+            fences.removeAll { $0.waitsFor.isEmpty }
+            for fence in passed { fence.done() }
+        }
+        guard channel.handles[position].isClosing else { return }
+        let closeRequest = channel.handles[position].closeRequest
+        let capability = channel.handles[position].capability
+        let volume = channel.handles[position].volume
+        channel.handles.remove(position)
+        guard let closeRequest, !channel.isDetached else { return }
+        accessLog.info(
+            "close",
+            [
+                "session": "\(channel.session ?? .zero)", "peer": "\(channel.peerAddress)",
+                "capability": "\(capability)", "volume": "\(volume)",
+            ])
+        answerControl(channel, closeRequest, .ok)
+    }
+
+    /// Gives up the writer's place that the handle counts for.
+    func releaseClaim(_ channel: ServiceChannel, _ position: UInt8) {
+        guard channel.handles[position].holdsClaim, let session = channel.session else { return }
+        channel.handles[position].holdsClaim = false
+        services.releaseWriter(of: channel.handles[position].volume, session: session)
+    }
+
+    /// Closes the channels of a session; `done` runs when nothing of them is in flight any more.
+    func disconnect(_ session: Identifier, reason: String, done: @escaping () -> Void) {
+        let members = channels.compactMap { $0?.session == session ? $0 : nil }
+        guard !members.isEmpty else { return done() }
+        var left = members.count
+        for channel in members {
+            channel.endWaiters.append {
+                left -= 1
+                if left == 0 { done() }
+            }
+            if !channel.isDetached {
+                if let owner = channel.owner { owner.channelMustClose(reason) } else { detach(channel) }
+            }
+        }
+    }
+
+    /// Tells the driver's queue and the clients of a volume that its size has changed.
+    func resized(_ volume: Identifier, index: UInt32, port: UInt8, size: UInt64) {
+        if Int(port) < ports.count { ports[Int(port)]?.queue?.volumeChanged(index) }
+        for case let channel? in channels where !channel.isDetached {
+            for position in channel.handles.positions(where: { $0.volume == volume && $0.size != size }) {
+                channel.handles[position].size = size
+                if !channel.handles[position].isClosing, channel.handles[position].denial != .badHandle {
+                    channel.push(.resized(handle: channel.handles.id(position), size: size))
+                }
+            }
+        }
+    }
+
+    // MARK: Expiry
+
+    /// Starts looking for capabilities that end; goes on while any handle is open.
+    func armSweep() {
+        guard sweepTimer == nil, let target else { return }
+        sweepTimer = reactor.setTimer(
+            after: Limits.expirySweepNanoseconds, target: target, token: Self.sweepToken)
+    }
+
+    /// Announces capabilities that end soon, and frees the writer's place of those that have ended.
+    func sweepExpiry() {
+        sweepTimer = nil
+        let now = services.configuration.wallClock.now()
+        var hasHandles = false
+        for case let channel? in channels where !channel.isDetached {
+            for position in channel.handles.positions(where: { $0.denial == .ok && !$0.isClosing }) {
+                hasHandles = true
+                let expiry = channel.handles[position].expiry
+                if now >= expiry {
+                    channel.handles[position].denial = .expired
+                    abandonDelayed(channel, position)
+                    settle(channel, position)
+                } else if expiry - now <= Limits.expiryNoticeSeconds,
+                    !channel.handles[position].expiryAnnounced
+                {
+                    channel.handles[position].expiryAnnounced = true
+                    channel.push(.expiring(handle: channel.handles.id(position), expiry: expiry))
+                }
+            }
+        }
+        if hasHandles { armSweep() }
+    }
+}

@@ -1,0 +1,76 @@
+import Core
+import DriverKit
+
+/// What a shard contributes to the description of a session.
+struct SessionPart: Sendable {
+    var channels = 0
+    var handles: [(volume: Identifier, rights: Rights, capability: Identifier)] = []
+    var requests: UInt64 = 0
+    var bytesRead: UInt64 = 0
+    var bytesWritten: UInt64 = 0
+    var inFlight = 0
+}
+
+extension ServiceShard {
+    /// Starts serving a pool on this reactor; repeating it is harmless.
+    func addPort(_ pool: Pool) throws(ServiceError) {
+        let number = Int(pool.number)
+        while ports.count <= number { ports.append(nil) }
+        guard ports[number] == nil else { return }
+        do throws(DriverError) {
+            ports[number] = try DriverPort(
+                pool: pool, shard: self, reactor: reactor, arenaBytes: services.configuration.arenaBytes)
+        } catch {
+            throw ServiceError(error.status, "pool \(pool.descriptor.name): \(error.message)")
+        }
+    }
+
+    /// Tells the driver's queue that a volume number names nothing any more.
+    func volumeClosed(index: UInt32, port: UInt8) {
+        if Int(port) < ports.count { ports[Int(port)]?.queue?.volumeChanged(index) }
+    }
+
+    var currentStatistics: Statistics {
+        var result = statistics
+        for case let channel? in channels {
+            result.inFlight += channel.slots.unanswered
+            if channel.isDetached { continue }
+            result.channels += 1
+            result.handles += channel.handles.positions { !$0.isClosing }.count
+        }
+        return result
+    }
+
+    var sessionParts: [Identifier: SessionPart] {
+        var parts: [Identifier: SessionPart] = [:]
+        for case let channel? in channels {
+            guard let session = channel.session else { continue }
+            var part = parts[session] ?? SessionPart()
+            part.channels += channel.isDetached ? 0 : 1
+            part.requests &+= channel.requests
+            part.bytesRead &+= channel.bytesRead
+            part.bytesWritten &+= channel.bytesWritten
+            part.inFlight += channel.slots.unanswered
+            for position in channel.handles.positions(where: { $0.denial == .ok && !$0.isClosing }) {
+                let handle = channel.handles[position]
+                part.handles.append((handle.volume, handle.rights, handle.capability))
+            }
+            parts[session] = part
+        }
+        return parts
+    }
+}
+
+extension SessionInfo {
+    /// Adds what one shard knows.
+    mutating func add(_ part: SessionPart, nameOf: (Identifier) -> String) {
+        channels += part.channels
+        requests &+= part.requests
+        bytesRead &+= part.bytesRead
+        bytesWritten &+= part.bytesWritten
+        inFlight += part.inFlight
+        openVolumes += part.handles.map {
+            OpenVolume(id: $0.volume, name: nameOf($0.volume), rights: $0.rights, capability: $0.capability)
+        }
+    }
+}

@@ -1,0 +1,288 @@
+import Core
+import DriverKit
+import Wire
+
+/// The way of one request on a handle: admission, driver, answer.
+extension ServiceShard {
+    /// Offers the header of the next request of an established channel.
+    public func accept(_ channel: ServiceChannel, _ header: RequestHeader) -> Intake {
+        let validity = header.validate(.established(payloadBytesMax: channel.payloadBytesMax))
+        if validity.endsChannel {
+            channel.push(ReplyHeader(to: header, status: validity))
+            return .end
+        }
+        if channel.frames.count >= Limits.waitingFramesPause { return stall(channel) }
+        guard validity == .ok, let opcode = Opcode(rawValue: header.opcode), header.opcode >= 0x100 else {
+            return acceptOther(channel, header, validity: validity)
+        }
+        let rule = opcode.rule
+        guard let position = channel.handles.find(header.handle) else {
+            return refuse(channel, header, .badHandle)
+        }
+        let verdict = channel.handles[position].check(
+            needed: rule.rights, offset: header.offset, count: header.count, covers: rule.covers != .nothing,
+            moves: rule.covers == .transfer, now: wallNow)
+        guard verdict == .ok, let port = ports[Int(channel.handles[position].port)] else {
+            return refuse(channel, header, verdict == .ok ? .driverFailed : verdict)
+        }
+        var buffer = ArenaBuffer(offset: 0, bytes: 0)
+        if rule.covers == .transfer {
+            let total = channel.chargedBytes + Int(header.count)
+            if total > Limits.channelBudgetBytes, channel.chargedBytes > 0 { return stall(channel) }
+            guard let allocated = port.allocator.allocate(Int(header.count)) else { return stall(channel) }
+            buffer = allocated
+        }
+        let status = begin(channel, header)
+        guard status == .ok else {
+            if buffer.bytes > 0 { port.allocator.free(buffer) }
+            refuseSlot(channel, header, status)
+            return .skip
+        }
+        channel.slots[header.slot].handle = position
+        channel.slots[header.slot].port = port.number
+        channel.slots[header.slot].count = header.count
+        channel.slots[header.slot].offset = header.offset
+        channel.slots[header.slot].bufferOffset = buffer.offset
+        channel.slots[header.slot].bufferBytes = buffer.bytes
+        channel.chargedBytes += Int(buffer.bytes)
+        if rule.payload == .covered { return .payload(slot: header.slot) }
+        submit(channel, header.slot)
+        return .done
+    }
+
+    /// Says that the payload of the request in `slot` is complete in its buffer.
+    public func payloadArrived(_ channel: ServiceChannel, slot: UInt16) {
+        submit(channel, slot)
+    }
+
+    @inline(__always)
+    private func begin(_ channel: ServiceChannel, _ header: RequestHeader) -> Status {
+        channel.requests &+= 1
+        return channel.slots.begin(
+            index: header.slot, sequence: header.sequence, opcode: header.opcode,
+            flags: header.flags.rawValue)
+    }
+
+    /// Requests that are not data requests in order: control requests, and those that the codec refuses.
+    private func acceptOther(
+        _ channel: ServiceChannel, _ header: RequestHeader, validity: Status
+    ) -> Intake {
+        guard validity == .ok else { return refuse(channel, header, validity) }
+        let status = begin(channel, header)
+        guard status == .ok else {
+            refuseSlot(channel, header, status)
+            return .skip
+        }
+        statistics.controls &+= 1
+        if header.length > 0 { return .body }
+        control(channel, header, body: [])
+        return .done
+    }
+
+    /// Answers a request that is refused; it uses up its sequence unless its slot or sequence is wrong too.
+    private func refuse(_ channel: ServiceChannel, _ header: RequestHeader, _ status: Status) -> Intake {
+        let slotStatus = begin(channel, header)
+        if slotStatus == .ok {
+            answer(channel, header.slot, status)
+        } else {
+            refuseSlot(channel, header, slotStatus)
+        }
+        return header.length > 0 ? .skip : .done
+    }
+
+    /// Answers a request whose slot or sequence is wrong, so that it has no slot of its own to be answered from.
+    private func refuseSlot(_ channel: ServiceChannel, _ header: RequestHeader, _ status: Status) {
+        statistics.refusals[status, default: 0] += 1
+        channel.push(ReplyHeader(to: header, status: status))
+    }
+
+    // MARK: To the driver
+
+    /// Runs the request in `slot`, or has it wait for its handle's rate limit.
+    private func submit(_ channel: ServiceChannel, _ slot: UInt16) {
+        let position = channel.slots[slot].handle
+        if channel.handles[position].limiter != nil, mustWait(channel, slot, position) { return }
+        run(channel, slot, position)
+    }
+
+    /// Hands the request to the driver, unless the handle's authority ended while it waited.
+    func run(_ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8) {
+        let request = channel.slots[slot]
+        var denial = channel.handles[position].denial
+        if denial == .ok, wallNow >= channel.handles[position].expiry { denial = .expired }
+        guard denial == .ok, let port = ports[Int(request.port)] else {
+            answer(channel, slot, denial == .ok ? .driverFailed : denial)
+            return
+        }
+        guard let opcode = Opcode(rawValue: request.opcode), let operation = DriverOpcode(opcode) else {
+            answer(channel, slot, .notSupported)
+            return
+        }
+        channel.handles[position].running += 1
+        channel.slots[slot].state = .running
+        let tag = ServiceShard.tag(channel: channel.number, slot: slot, sequence: request.sequence)
+        port.submit(
+            DriverRequest(
+                opcode: operation, flags: DriverFlags(rawValue: UInt8(truncatingIfNeeded: request.flags)),
+                volume: channel.handles[position].volumeIndex, tag: tag, offset: request.offset,
+                length: UInt64(request.count), buffer: request.bufferOffset))
+    }
+
+    /// Channel, slot and sequence in one word: what the driver returns with a completion.
+    static func tag(channel: UInt32, slot: UInt16, sequence: UInt32) -> UInt64 {
+        UInt64(channel) << 40 | UInt64(slot) << 32 | UInt64(sequence)
+    }
+
+    // MARK: From the driver
+
+    /// Answers the request that a completion belongs to. A completion of nothing that runs is the driver's fault
+    /// and has no effect.
+    func complete(_ completion: DriverCompletion, port: DriverPort) {
+        let number = Int(completion.tag >> 40)
+        let slot = UInt16(truncatingIfNeeded: completion.tag >> 32) & 0xFF
+        guard number < channels.count, let channel = channels[number], Int(slot) < channel.slots.count,
+            channel.slots[slot].state == .running, channel.slots[slot].port == port.number,
+            channel.slots[slot].sequence == UInt32(truncatingIfNeeded: completion.tag)
+        else {
+            accessLog.warning(
+                "the driver completed a request that it does not have",
+                ["pool": "\(port.pool.descriptor.name)", "tag": "\(completion.tag)"])
+            return
+        }
+        let position = channel.slots[slot].handle
+        channel.handles[position].running -= 1
+        let status = Status(rawValue: completion.status) ?? .driverFailed
+        if channel.isDetached {
+            freeBuffer(channel, slot)
+            channel.slots.abandon(slot)
+        } else {
+            finish(channel, slot, position, status)
+        }
+        settle(channel, position)
+        if channel.isDetached { finishIfEnded(channel) }
+    }
+
+    private func finish(_ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8, _ status: Status) {
+        let count = channel.slots[slot].count
+        let isRead = channel.slots[slot].opcode == Opcode.read.rawValue
+        // Data read for a handle that was revoked meanwhile does not leave; a write is answered as it happened.
+        let denial = channel.handles[position].denial
+        let final = isRead && status == .ok ? denial : status
+        if final == .ok {
+            switch Opcode(rawValue: channel.slots[slot].opcode) {
+            case .read:
+                channel.slots[slot].replyBytes = count
+                channel.bytesRead &+= UInt64(count)
+                statistics.reads &+= 1
+                statistics.bytesRead &+= UInt64(count)
+            case .write:
+                channel.bytesWritten &+= UInt64(count)
+                statistics.writes &+= 1
+                statistics.bytesWritten &+= UInt64(count)
+            case .flush: statistics.flushes &+= 1
+            default: statistics.discards &+= 1
+            }
+        }
+        answer(channel, slot, final, value: final == .ok ? UInt64(count) : 0)
+    }
+
+    /// Sets the answer of a data request; only a READ that succeeded keeps its buffer.
+    func answer(_ channel: ServiceChannel, _ slot: UInt16, _ status: Status, value: UInt64 = 0) {
+        if channel.slots[slot].replyBytes == 0 { freeBuffer(channel, slot) }
+        if status != .ok { statistics.refusals[status, default: 0] += 1 }
+        channel.slots.answer(slot, status: status, value: value)
+        channel.announceOutput()
+    }
+
+    /// Gives the buffer of `slot` back to its arena, if it has one.
+    @inline(__always)
+    func freeBuffer(_ channel: ServiceChannel, _ slot: UInt16) {
+        let bytes = channel.slots[slot].bufferBytes
+        guard bytes > 0 else { return }
+        ports[Int(channel.slots[slot].port)]?.allocator.free(
+            ArenaBuffer(offset: channel.slots[slot].bufferOffset, bytes: bytes))
+        channel.slots[slot].bufferBytes = 0
+        channel.chargedBytes -= Int(bytes)
+        roomWasMade()
+    }
+
+    // MARK: Rate limits
+
+    private func mustWait(_ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8) -> Bool {
+        let count = channel.slots[slot].opcode <= Opcode.write.rawValue ? channel.slots[slot].count : 0
+        let wait = channel.handles[position].limiter?.wait(now: reactor.now) ?? 0
+        let wasEmpty = channel.handles[position].delayed.isEmpty
+        if wait == 0, wasEmpty {
+            channel.handles[position].limiter?.take(count: count, now: reactor.now)
+            return false
+        }
+        channel.slots[slot].state = .delayed
+        channel.slots.append(slot, to: &channel.handles[position].delayed)
+        if wasEmpty { delayed.append((channel, position)) }
+        armDelay(reactor.now &+ max(wait, 1))
+        return true
+    }
+
+    private func armDelay(_ due: UInt64) {
+        guard due < delayDue, let target else { return }
+        if let delayTimer { reactor.cancelTimer(delayTimer) }
+        delayDue = due
+        let now = reactor.now
+        delayTimer = reactor.setTimer(
+            after: due > now ? due - now : 0, target: target, token: Self.delayToken)
+    }
+
+    /// Runs the delayed requests that are due, and sets the timer for the next.
+    func runDelayed() {
+        delayTimer = nil
+        delayDue = .max
+        let waiting = delayed
+        delayed.removeAll(keepingCapacity: true)
+        for (channel, position) in waiting { runDelayed(channel, position) }
+    }
+
+    private func runDelayed(_ channel: ServiceChannel, _ position: UInt8) {
+        while !channel.handles[position].delayed.isEmpty {
+            let wait = channel.handles[position].limiter?.wait(now: reactor.now) ?? 0
+            if wait > 0 {
+                delayed.append((channel, position))
+                armDelay(reactor.now &+ wait)
+                return
+            }
+            guard let slot = channel.slots.pop(from: &channel.handles[position].delayed) else { return }
+            let isData = channel.slots[slot].opcode <= Opcode.write.rawValue
+            let count = isData ? channel.slots[slot].count : 0
+            channel.handles[position].limiter?.take(count: count, now: reactor.now)
+            run(channel, slot, position)
+            settle(channel, position)
+        }
+    }
+
+    /// Ends what waits for the rate limit of a handle whose authority is gone: it never runs.
+    func abandonDelayed(_ channel: ServiceChannel, _ position: UInt8) {
+        while let slot = channel.slots.pop(from: &channel.handles[position].delayed) {
+            if channel.isDetached {
+                freeBuffer(channel, slot)
+                channel.slots.abandon(slot)
+            } else {
+                answer(channel, slot, channel.handles[position].denial)
+            }
+        }
+        delayed.removeAll { $0.channel === channel && $0.position == position }
+    }
+}
+
+extension DriverOpcode {
+    /// The driver's name for a volume request; nil for control requests.
+    @inline(__always)
+    init?(_ opcode: Opcode) {
+        switch opcode {
+        case .read: self = .read
+        case .write: self = .write
+        case .writeZeroes: self = .writeZeroes
+        case .discard: self = .discard
+        case .flush: self = .flush
+        case .hello, .open, .stat, .renew, .close, .ping: return nil
+        }
+    }
+}

@@ -1,0 +1,229 @@
+import Core
+import DriverKit
+import Reactor
+import Wire
+
+/// What becomes of a request whose header has arrived.
+public enum Intake {
+    /// Nothing more of it comes; it runs, or its answer waits.
+    case done
+    /// Read its payload and drop it; its answer waits.
+    case skip
+    /// Read its payload into `ServiceShard.payloadBuffer` of this slot, then call `payloadArrived`.
+    case payload(slot: UInt16)
+    /// Collect its payload, then call `ServiceShard.control`.
+    case body
+    /// There is no room for it now: offer the same header again after `ChannelOwner.channelMayContinue`.
+    case wait
+    /// Its answer is the channel's last: send what waits, then close.
+    case end
+}
+
+/// The services of one data reactor: channels, handles, requests in flight.
+///
+/// Confined to the reactor's thread. A request on a handle touches nothing that another thread uses.
+public final class ServiceShard {
+    let services: IOServices
+    let reactor: Reactor
+    var ports: [DriverPort?] = []
+    var channels: [ServiceChannel?] = []
+    var freeChannels: [UInt32] = []
+    var statistics = Statistics()
+    var accessLog: AccessLog
+    /// Channels that were told to wait, in that order.
+    var stalled: [ServiceChannel] = []
+    var isWakeScheduled = false
+    /// Handles with requests that wait for a rate limit.
+    var delayed: [(channel: ServiceChannel, position: UInt8)] = []
+    var delayTimer: TimerID?
+    /// When `delayTimer` fires, in the reactor's nanoseconds.
+    var delayDue: UInt64 = .max
+    var sweepTimer: TimerID?
+    var fences: [Fence] = []
+    var isStopped = false
+    var target: TargetID?
+
+    private var wallSeconds: UInt64
+    private var wallReadAt: UInt64
+
+    init(services: IOServices, reactor: Reactor) {
+        self.services = services
+        self.reactor = reactor
+        accessLog = AccessLog(logger: services.configuration.logger)
+        wallSeconds = services.configuration.wallClock.now()
+        wallReadAt = reactor.now
+        target = reactor.register(ShardEvents(shard: self))
+    }
+
+    /// Unix seconds, at most a quarter of a second old.
+    @inline(__always)
+    var wallNow: UInt64 {
+        if reactor.now &- wallReadAt > 250_000_000 { readWallClock() }
+        return wallSeconds
+    }
+
+    private func readWallClock() {
+        wallReadAt = reactor.now
+        wallSeconds = services.configuration.wallClock.now()
+    }
+
+    // MARK: Channels
+
+    /// Takes in a connection whose TLS handshake is done; nil when the shard has its most channels or is stopping.
+    public func attach(
+        owner: any ChannelOwner, thumbprint: Digest32, peerAddress: String
+    ) -> ServiceChannel? {
+        guard !isStopped else { return nil }
+        let number: UInt32
+        if let free = freeChannels.popLast() {
+            number = free
+        } else if channels.count < Limits.channelsPerShardMax {
+            number = UInt32(channels.count)
+            channels.append(nil)
+        } else {
+            return nil
+        }
+        let channel = ServiceChannel(
+            number: number, thumbprint: thumbprint, peerAddress: peerAddress, owner: owner)
+        channels[Int(number)] = channel
+        return channel
+    }
+
+    /// Gives up a channel whose connection is gone: what it has not started never runs, and it ends when what the
+    /// driver has is done.
+    public func detach(_ channel: ServiceChannel) {
+        guard !channel.isDetached else { return }
+        channel.isDetached = true
+        channel.owner = nil
+        channel.frames.removeAll()
+        for index in 0..<UInt16(channel.slots.count) {
+            switch channel.slots[index].state {
+            case .receiving:
+                freeBuffer(channel, index)
+                channel.slots.abandon(index)
+            case .replied:
+                freeBuffer(channel, index)
+                channel.slots.release(index)
+            case .idle, .delayed, .running, .deciding: break
+            }
+        }
+        for position in channel.handles.positions(where: { _ in true }) {
+            abandonDelayed(channel, position)
+            channel.handles[position].denial = .badHandle
+            channel.handles[position].isClosing = true
+            settle(channel, position)
+        }
+        finishIfEnded(channel)
+    }
+
+    /// Ends a detached channel when nothing of it is in flight any more.
+    func finishIfEnded(_ channel: ServiceChannel) {
+        guard channel.isDetached, channel.slots.unanswered == 0, channels[Int(channel.number)] === channel
+        else { return }
+        channels[Int(channel.number)] = nil
+        freeChannels.append(channel.number)
+        stalled.removeAll { $0 === channel }
+        if let session = channel.session {
+            let isLast = services.leave(session, channel: channel.sessionChannel)
+            if isLast {
+                accessLog.info("session ended", ["session": "\(session)", "peer": "\(channel.peerAddress)"])
+            }
+        }
+        let waiters = channel.endWaiters
+        channel.endWaiters = []
+        for waiter in waiters { waiter() }
+    }
+
+    /// Closes every channel, for the end of the server. `done` runs when nothing is in flight.
+    public func stop(_ done: @escaping () -> Void) {
+        isStopped = true
+        let live = channels.compactMap { $0 }
+        guard !live.isEmpty else { return finishStop(done) }
+        var left = live.count
+        for channel in live {
+            channel.endWaiters.append { [self] in
+                left -= 1
+                if left == 0 { finishStop(done) }
+            }
+            if channel.isDetached { continue }
+            if let owner = channel.owner {
+                owner.channelMustClose("the server is stopping")
+            } else {
+                detach(channel)
+            }
+        }
+    }
+
+    private func finishStop(_ done: () -> Void) {
+        for port in ports { port?.stop() }
+        ports.removeAll()
+        for fence in fences { fence.done() }
+        fences.removeAll()
+        services.remove(shard: self)
+        if let target {
+            reactor.unregister(target)
+            self.target = nil
+        }
+        done()
+    }
+
+    // MARK: Room
+
+    /// Puts a channel to sleep until buffers or answers have been given back.
+    func stall(_ channel: ServiceChannel) -> Intake {
+        if !channel.isStalled {
+            channel.isStalled = true
+            stalled.append(channel)
+        }
+        return .wait
+    }
+
+    /// Lets stalled channels try again, at the end of the batch, because something was given back.
+    @inline(__always)
+    func roomWasMade() {
+        if !stalled.isEmpty, !isWakeScheduled {
+            isWakeScheduled = true
+            reactor.atBatchEnd(self)
+        }
+    }
+
+    /// Lets stalled channels try again, in the order in which they began to wait.
+    private func wakeStalled() {
+        let waiting = stalled
+        stalled.removeAll(keepingCapacity: true)
+        for channel in waiting {
+            channel.isStalled = false
+            channel.owner?.channelMayContinue()
+        }
+    }
+}
+
+extension ServiceShard: BatchTarget {
+    /// Wakes the channels that wait for room.
+    public func batchEnded() {
+        isWakeScheduled = false
+        wakeStalled()
+    }
+}
+
+/// The shard's timers; apart from the shard, so that the reactor's hold on it makes no cycle.
+private final class ShardEvents: CompletionTarget {
+    private weak var shard: ServiceShard?
+
+    init(shard: ServiceShard) {
+        self.shard = shard
+    }
+
+    func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
+        switch token {
+        case ServiceShard.delayToken: shard?.runDelayed()
+        case ServiceShard.sweepToken: shard?.sweepExpiry()
+        default: break
+        }
+    }
+}
+
+extension ServiceShard {
+    static let delayToken: UInt32 = 1
+    static let sweepToken: UInt32 = 2
+}

@@ -1,0 +1,152 @@
+import Core
+
+/// What a slot's current request is doing.
+enum SlotState: UInt8 {
+    /// No request; the next sequence number may start one.
+    case idle
+    /// Its header was accepted and its payload is arriving.
+    case receiving
+    /// It waits for its handle's rate limit.
+    case delayed
+    /// The driver has it.
+    case running
+    /// A control request whose answer needs other threads.
+    case deciding
+    /// Answered; the reply waits in the reply queue.
+    case replied
+}
+
+/// One request in flight and what is known of its answer.
+struct Slot {
+    /// The sequence number of the latest request; 0 before the first.
+    var sequence: UInt32 = 0
+    var opcode: UInt16 = 0
+    var flags: UInt16 = 0
+    var state = SlotState.idle
+    /// The position of its handle in the handle table.
+    var handle: UInt8 = 0
+    /// The pool that its buffer belongs to.
+    var port: UInt8 = 0
+    /// The position of the slot that follows in a queue (replies or delayed requests).
+    var next: UInt16 = SlotTable.none
+    /// Bytes the operation covers.
+    var count: UInt32 = 0
+    /// The reply's payload: its length within the buffer.
+    var replyBytes: UInt32 = 0
+    var offset: UInt64 = 0
+    /// The buffer in the port's arena; `bufferBytes` 0 means none.
+    var bufferOffset: UInt64 = 0
+    var bufferBytes: UInt32 = 0
+    var status: UInt16 = 0
+    var value: UInt64 = 0
+    var detail: UInt64 = 0
+}
+
+/// A FIFO of slots, linked through `Slot.next`; a slot is in at most one.
+struct SlotQueue {
+    private(set) var first = SlotTable.none
+    private var last = SlotTable.none
+    private(set) var count = 0
+
+    var isEmpty: Bool { first == SlotTable.none }
+
+    fileprivate mutating func append(_ index: UInt16, in slots: inout [Slot]) {
+        slots[Int(index)].next = SlotTable.none
+        if last == SlotTable.none { first = index } else { slots[Int(last)].next = index }
+        last = index
+        count += 1
+    }
+
+    fileprivate mutating func pop(from slots: [Slot]) -> UInt16? {
+        let index = first
+        guard index != SlotTable.none else { return nil }
+        first = slots[Int(index)].next
+        if first == SlotTable.none { last = SlotTable.none }
+        count -= 1
+        return index
+    }
+}
+
+/// The slots of one channel of one session: at most one request each, numbered without gaps.
+///
+/// The table is keyed by channel of a session, not by connection: it outlives the connection until the last
+/// request that it started has ended, and a later connection can take it over.
+struct SlotTable {
+    /// "No slot" in a link.
+    static let none = UInt16.max
+
+    private var slots: [Slot]
+    /// Slots whose answer is ready to be sent, oldest first.
+    private(set) var replies = SlotQueue()
+    /// Requests that have begun and are not answered yet.
+    private(set) var unanswered = 0
+
+    /// A table of `count` slots (1…`Limits.slotsPerChannelMax`), all idle.
+    init(count: Int) {
+        slots = Array(repeating: Slot(), count: min(max(count, 1), Limits.slotsPerChannelMax))
+    }
+
+    /// The number of slots.
+    var count: Int { slots.count }
+
+    /// The request of a slot; `index` comes from `begin` or a queue.
+    subscript(index: UInt16) -> Slot {
+        get { slots[Int(index)] }
+        _modify { yield &slots[Int(index)] }
+    }
+
+    /// Starts a request in slot `index`, or says why not; a refused request changes nothing.
+    mutating func begin(index: UInt16, sequence: UInt32, opcode: UInt16, flags: UInt16) -> Status {
+        guard Int(index) < slots.count else { return .badSlot }
+        let last = slots[Int(index)].sequence
+        guard slots[Int(index)].state == .idle, sequence == SlotTable.successor(of: last) else {
+            return .badSequence
+        }
+        slots[Int(index)] = Slot(sequence: sequence, opcode: opcode, flags: flags, state: .receiving)
+        unanswered += 1
+        return .ok
+    }
+
+    /// Sequence numbers go from 1 up and leave out 0 when they wrap.
+    static func successor(of sequence: UInt32) -> UInt32 {
+        sequence == .max ? 1 : sequence + 1
+    }
+
+    /// Sets the answer of slot `index` and queues it for sending; the buffer stays with the slot.
+    mutating func answer(_ index: UInt16, status: Status, value: UInt64 = 0, detail: UInt64 = 0) {
+        slots[Int(index)].state = .replied
+        slots[Int(index)].status = status.rawValue
+        slots[Int(index)].value = value
+        slots[Int(index)].detail = detail
+        unanswered -= 1
+        replies.append(index, in: &slots)
+    }
+
+    /// Takes the oldest answer off the queue; the caller sends it and then calls `release`.
+    mutating func popReply() -> UInt16? {
+        replies.pop(from: slots)
+    }
+
+    /// Makes an answered slot idle again; its buffer has been freed by the caller.
+    mutating func release(_ index: UInt16) {
+        slots[Int(index)].state = .idle
+        slots[Int(index)].bufferBytes = 0
+        slots[Int(index)].replyBytes = 0
+    }
+
+    /// Ends a request without an answer, for a channel that is gone.
+    mutating func abandon(_ index: UInt16) {
+        unanswered -= 1
+        release(index)
+    }
+
+    /// Adds slot `index` at the end of `queue`, a queue of this table.
+    mutating func append(_ index: UInt16, to queue: inout SlotQueue) {
+        queue.append(index, in: &slots)
+    }
+
+    /// Removes and returns the first slot of `queue`, a queue of this table.
+    func pop(from queue: inout SlotQueue) -> UInt16? {
+        queue.pop(from: slots)
+    }
+}
