@@ -1,0 +1,508 @@
+import Core
+import Glibc
+import Reactor
+import Services
+import TLS
+import Wire
+
+/// One connection of the data channel: TLS, frames, and the way to the services and back.
+///
+/// Confined to its reactor's thread. The descriptor's operations keep the object alive until they have completed.
+@safe
+final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
+    enum Phase {
+        /// TLS is not established.
+        case handshake
+        /// HELLO has not arrived.
+        case greeting
+        case open
+        /// What waits is sent, then the connection ends.
+        case closing
+        /// Everything was sent; waiting for the peer to notice.
+        case lingering
+        case closed
+    }
+
+    let shard: DataShard
+    let reactor: Reactor
+    let services: ServiceShard
+    let fd: Int32
+    let tls: TLSConnection
+    let peerAddress: String
+    private(set) var target: TargetID?
+    private(set) var phase = Phase.handshake
+    private(set) var channel: ServiceChannel?
+
+    var reader = FrameReader()
+    /// Where the payload that is being read goes.
+    private var destination = unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0)
+    /// Plaintext that arrived behind a request which waits for room.
+    private var held: [UInt8] = []
+    private var isReceiving = false
+    private var isCancellingReceive = false
+    private var peerHasClosed = false
+
+    private var sending: OutputBuffer?
+    private var isSending = false
+    private var isFlushScheduled = false
+    private var recordUsed = 0
+
+    let begunAt: UInt64
+    var sendBegunAt: UInt64 = 0
+    var frameBegunAt: UInt64 = 0
+    var frameTimed: UInt64 = 0
+    var heardAt: UInt64 = 0
+    var closeBegunAt: UInt64 = 0
+    var timer: TimerID?
+    var timerDue: UInt64 = .max
+
+    enum Token {
+        static let receive: UInt32 = 1
+        static let send: UInt32 = 2
+        static let timer: UInt32 = 3
+        static let close: UInt32 = 4
+    }
+
+    init(shard: DataShard, fd: Int32, tls: TLSConnection, peerAddress: String) {
+        self.shard = shard
+        self.fd = fd
+        self.tls = tls
+        self.peerAddress = peerAddress
+        reactor = shard.reactor
+        services = shard.services
+        begunAt = shard.reactor.now
+        heardAt = begunAt
+    }
+
+    /// Starts to receive.
+    func begin() {
+        target = reactor.register(self)
+        receive()
+        armTimer()
+    }
+
+    // MARK: Completions
+
+    /// An operation of this connection has completed.
+    func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
+        switch token {
+        case Token.receive: received(result, flags)
+        case Token.send: sent(result)
+        case Token.timer: timerFired()
+        default: break
+        }
+    }
+
+    private func received(_ result: Int32, _ flags: CompletionFlags) {
+        if !flags.more {
+            isReceiving = false
+            isCancellingReceive = false
+        }
+        if flags.hasBuffer {
+            if result > 0 { unsafe take(reactor.receiveBuffer(flags, count: Int(result))) }
+            reactor.recycle(flags)
+        }
+        if phase == .closed || result > 0 && flags.more { return }
+        if result <= 0, result != -ECANCELED, result != -ENOBUFS {
+            peerHasClosed = true
+            // Half a frame that the peer left behind is not executed.
+            return teardown()
+        }
+        if !isReceiving, reader.part != .waiting { receive() }
+    }
+
+    private func receive() {
+        guard !isReceiving, phase != .closed, let target else { return }
+        isReceiving = true
+        reactor.receiveMultishot(fd: fd, target: target, token: Token.receive)
+    }
+
+    /// Decrypts and executes what has arrived.
+    private func take(_ ciphertext: UnsafeRawBufferPointer) {
+        guard phase != .closing, phase != .lingering, phase != .closed else { return }
+        heardAt = reactor.now
+        unsafe tls.feed(ciphertext)
+        if reader.part != .waiting { pump() }
+        tls.endInput()
+        if tls.unreadInputBytes > Limits.unreadBytesMax { close("it sends more than it was told to") }
+    }
+
+    /// Takes decrypted bytes for as long as there are any and requests find room.
+    private func pump() {
+        do throws(TLSError) {
+            if phase == .handshake, try !continueHandshake() { return }
+            while reader.part != .waiting, phase == .greeting || phase == .open {
+                let isDirect = reader.part == .payload && reader.remaining >= Limits.directBytesMin
+                let space = unsafe isDirect ? destination : shard.plaintext
+                guard let count = try unsafe tls.read(into: space) else { break }
+                if count == 0 { return close(nil) }
+                if isDirect {
+                    payloadGrew(count)
+                } else {
+                    let bytes = unsafe UnsafeRawBufferPointer(rebasing: space[..<count])
+                    let used = unsafe ingest(bytes)
+                    if used < count, reader.part == .waiting {
+                        unsafe held.append(contentsOf: bytes[used...])
+                    }
+                }
+            }
+        } catch {
+            if phase == .handshake { logHandshakeFailure(error) }
+            return close(phase == .handshake ? nil : "TLS: \(error)")
+        }
+        noteHalfFrame()
+    }
+
+    /// Goes on with the TLS handshake; true when there is a channel.
+    private func continueHandshake() throws(TLSError) -> Bool {
+        let isDone = try tls.handshake()
+        if tls.output.pendingBytes > 0 { scheduleFlush() }
+        guard isDone else { return false }
+        guard let thumbprint = tls.peerThumbprint, tls.alpn == DataServer.applicationProtocol else {
+            close("it presented no key, or speaks another protocol")
+            return false
+        }
+        channel = services.attach(owner: self, thumbprint: thumbprint, peerAddress: peerAddress)
+        guard channel != nil else {
+            close("the server takes no more channels")
+            return false
+        }
+        phase = .greeting
+        return true
+    }
+
+    // MARK: Frames
+
+    /// Takes whole and partial frames out of `bytes`; returns how many bytes were used. Stops early only at a request
+    /// that has to wait, or the end.
+    private func ingest(_ bytes: UnsafeRawBufferPointer) -> Int {
+        var at = 0
+        while at < bytes.count {
+            let left = bytes.count - at
+            switch reader.part {
+            case .header:
+                if reader.headerCount == 0 { reader.framesBegun &+= 1 }
+                if reader.headerCount == 0, left >= Limits.headerBytes, let base = bytes.baseAddress {
+                    reader.header = unsafe RequestHeader.load(base + at)
+                    at += Limits.headerBytes
+                } else {
+                    let count = min(left, Limits.headerBytes - reader.headerCount)
+                    for index in 0..<count {
+                        reader.headerBytes[reader.headerCount + index] = unsafe bytes[at + index]
+                    }
+                    reader.headerCount += count
+                    at += count
+                    guard reader.headerCount == Limits.headerBytes else { break }
+                    reader.header = unsafe reader.headerBytes.span.withUnsafeBytes {
+                        guard let base = $0.baseAddress else {
+                            preconditionFailure("32 bytes have an address")
+                        }
+                        return unsafe RequestHeader.load(base)
+                    }
+                    reader.headerCount = 0
+                }
+                accept()
+            case .payload:
+                let count = min(left, reader.remaining)
+                unsafe destination.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[at..<at + count]))
+                at += count
+                payloadGrew(count)
+            case .body:
+                let count = min(left, reader.remaining)
+                unsafe reader.body.append(contentsOf: bytes[at..<at + count])
+                reader.remaining -= count
+                at += count
+                if reader.remaining == 0 { bodyArrived() }
+            case .skip:
+                let count = min(left, reader.remaining)
+                reader.remaining -= count
+                at += count
+                if reader.remaining == 0 { reader.endFrame() }
+            case .waiting, .ended:
+                return at
+            }
+        }
+        return at
+    }
+
+    /// Offers the header in hand to the services.
+    private func accept() {
+        guard let channel else { return }
+        if phase == .greeting {
+            let status = reader.header.validate(.greeting)
+            guard status == .ok else {
+                services.refuseGreeting(channel, reader.header, status)
+                return close("its first request is not a valid HELLO")
+            }
+            return expect(.body)
+        }
+        switch services.accept(channel, reader.header) {
+        case .done: reader.endFrame()
+        case .skip: expect(.skip)
+        case .body: expect(.body)
+        case .payload(let slot):
+            expect(.payload)
+            reader.slot = slot
+            unsafe destination = unsafe services.payloadBuffer(channel, slot: slot)
+        case .wait:
+            reader.part = .waiting
+            scheduleFlush()
+        case .end: close("it broke the protocol")
+        }
+    }
+
+    private func expect(_ part: FrameReader.Part) {
+        reader.remaining = Int(reader.header.length)
+        reader.part = part
+        if reader.remaining == 0 { reader.endFrame() }
+    }
+
+    private func payloadGrew(_ count: Int) {
+        reader.remaining -= count
+        unsafe destination = unsafe UnsafeMutableRawBufferPointer(rebasing: destination[count...])
+        guard reader.remaining == 0, let channel else { return }
+        let slot = reader.slot
+        unsafe destination = unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0)
+        reader.endFrame()
+        services.payloadArrived(channel, slot: slot)
+    }
+
+    private func bodyArrived() {
+        guard let channel else { return }
+        let body = reader.body
+        reader.endFrame()
+        if phase == .open { return services.control(channel, reader.header, body: body) }
+        if services.hello(channel, reader.header, body: body) {
+            phase = .open
+        } else {
+            close("its HELLO was refused")
+        }
+    }
+
+    // MARK: ChannelOwner
+
+    func channelHasOutput() { scheduleFlush() }
+
+    func channelMayContinue() {
+        guard reader.part == .waiting else { return }
+        accept()
+        if reader.part != .waiting, !held.isEmpty {
+            let bytes = held
+            held = []
+            let used = unsafe bytes.withUnsafeBytes { unsafe ingest($0) }
+            if used < bytes.count, reader.part == .waiting { held = Array(bytes[used...]) }
+        }
+        guard reader.part != .waiting else { return }
+        pump()
+        if reader.part != .waiting, !isReceiving { receive() }
+    }
+
+    func channelMustClose(_ reason: String) { close(reason) }
+
+    // MARK: Output
+
+    private func scheduleFlush() {
+        guard !isFlushScheduled else { return }
+        isFlushScheduled = true
+        reactor.atBatchEnd(self)
+    }
+
+    /// Sends what this wake-up produced; stops receiving while a request waits for room.
+    func batchEnded() {
+        isFlushScheduled = false
+        flush()
+        pauseIfWaiting()
+    }
+
+    private func pauseIfWaiting() {
+        guard reader.part == .waiting, isReceiving, !isCancellingReceive, let target else { return }
+        isCancellingReceive = true
+        reactor.cancel(target: target, token: Token.receive)
+    }
+
+    /// Encrypts what waits, as far as one send goes, and sends it.
+    private func flush() {
+        guard !isSending, phase != .closed else { return }
+        if let channel, phase != .lingering, tls.isOpen {
+            do throws(TLSError) { try encrypt(channel) } catch { return teardown() }
+        }
+        if tls.output.pendingBytes > 0 {
+            send()
+        } else if phase == .closing {
+            linger()
+        }
+    }
+
+    /// Gathers replies into full records until there is nothing more, or enough for one send.
+    private func encrypt(_ channel: ServiceChannel) throws(TLSError) {
+        recordUsed = 0
+        while tls.output.pendingBytes < shard.options.outputBytesTarget {
+            if let frame = services.takeFrame(channel) {
+                try unsafe frame.span.withUnsafeBytes { bytes throws(TLSError) in try unsafe gather(bytes) }
+                continue
+            }
+            guard let reply = unsafe services.takeReply(channel) else { break }
+            if Limits.recordBytes - recordUsed < Limits.headerBytes { try flushRecord() }
+            guard let base = unsafe shard.record.baseAddress else { return }
+            unsafe reply.header.store(base + recordUsed)
+            recordUsed += Limits.headerBytes
+            if unsafe reply.payload.count > 0 { try unsafe gather(reply.payload) }
+            unsafe services.release(channel, slot: reply.slot)
+        }
+        try flushRecord()
+    }
+
+    /// Adds bytes to the record in hand; whole records' worth of a long payload is encrypted from where it lies.
+    private func gather(_ bytes: UnsafeRawBufferPointer) throws(TLSError) {
+        var at = 0
+        while at < bytes.count {
+            let left = bytes.count - at
+            if recordUsed == 0, left >= Limits.recordBytes {
+                let whole = left & ~(Limits.recordBytes - 1)
+                try unsafe tls.write(UnsafeRawBufferPointer(rebasing: bytes[at..<at + whole]))
+                at += whole
+                continue
+            }
+            let count = min(left, Limits.recordBytes - recordUsed)
+            let target = unsafe UnsafeMutableRawBufferPointer(rebasing: shard.record[recordUsed...])
+            unsafe target.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[at..<at + count]))
+            recordUsed += count
+            at += count
+            if recordUsed == Limits.recordBytes { try flushRecord() }
+        }
+    }
+
+    private func flushRecord() throws(TLSError) {
+        guard recordUsed > 0 else { return }
+        let count = recordUsed
+        recordUsed = 0
+        try unsafe tls.write(UnsafeRawBufferPointer(rebasing: shard.record[..<count]))
+    }
+
+    private func send() {
+        guard let target else { return }
+        let buffer = tls.takeOutput()
+        isSending = true
+        sendBegunAt = reactor.now
+        unsafe reactor.send(fd: fd, buffer.bytes, target: target, token: Token.send)
+        sending = consume buffer
+        armTimer()
+    }
+
+    private func sent(_ result: Int32) {
+        isSending = false
+        guard let buffer = sending.take() else { return }
+        let isComplete = Int(result) == buffer.count
+        tls.giveBack(buffer)
+        guard phase != .closed else { return }
+        guard isComplete else { return teardown() }
+        // What has become ready meanwhile goes out at the end of this batch, together.
+        if tls.output.pendingBytes > 0 || channel?.hasOutput == true || phase == .closing { scheduleFlush() }
+    }
+
+    // MARK: Time
+
+    /// The next moment at which something is late; nil when nothing is awaited.
+    private var deadline: UInt64? {
+        var due = UInt64.max
+        switch phase {
+        case .handshake, .greeting: due = begunAt + shard.options.helloNanoseconds
+        case .closing, .lingering: due = closeBegunAt + shard.options.lingerNanoseconds
+        case .open:
+            if frameTimed == reader.framesBegun, reader.isInsideFrame {
+                due = frameBegunAt + shard.options.frameNanoseconds
+            }
+            if shard.idleNanoseconds > 0 { due = min(due, heardAt + shard.idleNanoseconds) }
+        case .closed: return nil
+        }
+        if isSending { due = min(due, sendBegunAt + shard.options.sendNanoseconds) }
+        return due == .max ? nil : due
+    }
+
+    /// Has the timer fire no later than the next deadline; one that fires earlier looks again.
+    private func armTimer() {
+        guard let due = deadline, due < timerDue, let target else { return }
+        if let timer { reactor.cancelTimer(timer) }
+        timerDue = due
+        let now = reactor.now
+        timer = reactor.setTimer(after: due > now ? due - now : 0, target: target, token: Token.timer)
+    }
+
+    private func timerFired() {
+        timer = nil
+        timerDue = .max
+        guard let due = deadline else { return }
+        guard due <= reactor.now else { return armTimer() }
+        switch phase {
+        case .handshake, .greeting: close("it did not say HELLO in time")
+        case .open: close(isSending ? "it does not read" : "it sent no whole request in time")
+        case .closing, .lingering, .closed: return teardown()
+        }
+        if isSending { teardown() }
+    }
+
+    /// Starts the clock for a frame of which only a part has arrived.
+    private func noteHalfFrame() {
+        guard phase == .open else { return }
+        if reader.isInsideFrame, frameTimed != reader.framesBegun {
+            frameTimed = reader.framesBegun
+            frameBegunAt = reactor.now
+        }
+        armTimer()
+    }
+
+    // MARK: The end
+
+    /// Sends what waits and then ends the connection; nothing more that arrives is looked at. A reason is logged.
+    func close(_ reason: String?) {
+        switch phase {
+        case .closing, .lingering, .closed: return
+        case .handshake, .greeting, .open: break
+        }
+        if let reason {
+            shard.logger.info(
+                "channel closed by the server", metadata: ["peer": "\(peerAddress)", "reason": "\(reason)"])
+        }
+        phase = .closing
+        reader.part = .ended
+        held = []
+        closeBegunAt = reactor.now
+        scheduleFlush()
+        armTimer()
+    }
+
+    /// Everything was sent: says so, and leaves the peer time to read it before the descriptor goes.
+    private func linger() {
+        if tls.isOpen {
+            tls.close()
+            if tls.output.pendingBytes > 0 { return send() }
+        }
+        phase = .lingering
+        _ = Glibc.shutdown(fd, Int32(SHUT_WR))
+        receive()
+        if peerHasClosed { teardown() }
+    }
+
+    /// Ends the connection now.
+    private func teardown() {
+        guard phase != .closed, let target else { return }
+        phase = .closed
+        reader.part = .ended
+        held = []
+        if let timer { reactor.cancelTimer(timer) }
+        timer = nil
+        self.target = nil
+        if let channel {
+            services.detach(channel)
+            self.channel = nil
+        }
+        reactor.cancelAll(fd: fd)
+        reactor.close(fd: fd, target: target, token: Token.close)
+        reactor.unregister(target)
+        shard.remove(self)
+    }
+
+    private func logHandshakeFailure(_ error: TLSError) {
+        shard.logger.debug("TLS failed", metadata: ["peer": "\(peerAddress)", "reason": "\(error)"])
+    }
+}

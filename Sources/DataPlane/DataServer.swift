@@ -1,0 +1,171 @@
+import Core
+import Glibc
+import Logging
+import Reactor
+import Services
+import Synchronization
+import TLS
+
+/// Why the data server could not start.
+public struct DataServerError: Error, Sendable, CustomStringConvertible {
+    /// One sentence for the operator.
+    public let message: String
+    /// The message.
+    public var description: String { message }
+}
+
+/// Serves the data channel: listens, and runs connections on reactors of its own.
+///
+/// Any thread may use it; `start` and `stop` once each, in this order.
+public final class DataServer: Sendable {
+    private struct Running {
+        var threads: [ReactorThread] = []
+        var shards: [(remote: ReactorRemote, shard: Held<DataShard>)] = []
+        var acceptor: (remote: ReactorRemote, acceptor: Held<Acceptor>)?
+        var addresses: [SocketAddress] = []
+        var listeners: [Int32] = []
+    }
+
+    private let services: IOServices
+    private let tls: TLSContext
+    private let listen: [SocketAddress]
+    private let options: DataServerOptions
+    private let running = Mutex(Running())
+
+    /// A server that has not started.
+    ///
+    /// - Parameter tls: a server context with `ClientAuthentication.anyKey` and ALPN `sluice/1`.
+    public init(
+        services: IOServices, tls: TLSContext, listen: [SocketAddress],
+        options: DataServerOptions = DataServerOptions()
+    ) {
+        self.services = services
+        self.tls = tls
+        self.listen = listen
+        self.options = options
+    }
+
+    /// The ALPN name of the protocol.
+    public static let applicationProtocol = "sluice/1"
+
+    /// Where it listens, with the ports that the system chose; empty before `start`.
+    public var boundAddresses: [SocketAddress] { running.withLock { $0.addresses } }
+
+    /// Listens, starts the reactors and begins to accept. Blocks until the reactors run.
+    public func start() throws(DataServerError) {
+        let (listeners, addresses) = try openListeners()
+        running.withLock { running in
+            running.addresses = addresses
+            running.listeners = listeners
+        }
+        let loads = (0..<max(options.reactors, 1)).map { _ in ShardLoad() }
+        for (number, load) in loads.enumerated() { try startReactor(number, load) }
+        let shards = running.withLock { $0.shards }
+        let destinations = zip(loads, shards).map { load, entry in
+            Acceptor.Destination(load: load) { fd in
+                entry.remote.post { entry.shard.value.adopt(fd) }
+            }
+        }
+        let options = options
+        let logger = services.configuration.logger
+        let first = shards[0].remote
+        let (handOver, receive) = HandOver<Held<Acceptor>>.pair()
+        _ = first.postWithReactor { reactor in
+            let acceptor = Acceptor(
+                reactor: reactor, listeners: listeners, destinations: destinations,
+                connectionsMax: options.connectionsMax, logger: logger)
+            acceptor.start()
+            handOver(Held(acceptor))
+        }
+        let acceptor = receive()
+        running.withLock { $0.acceptor = (first, acceptor) }
+        logger.info(
+            "data channel listens",
+            metadata: ["addresses": "\(addresses.map(\.description).joined(separator: " "))"])
+    }
+
+    /// Closes the listeners and every connection, waits for what is in flight, and ends the reactors.
+    public func stop() async {
+        let running = running.withLock { running in
+            let before = running
+            running = Running()
+            return before
+        }
+        if let (remote, acceptor) = running.acceptor {
+            await onReactor(remote) { done in
+                acceptor.value.stop()
+                done()
+            }
+        }
+        for listener in running.listeners { _ = Glibc.close(listener) }
+        for (remote, shard) in running.shards {
+            await onReactor(remote) { done in shard.value.stop(done) }
+        }
+        for thread in running.threads {
+            thread.remote.stop()
+            thread.join()
+        }
+    }
+
+    // MARK: Helpers
+
+    private func openListeners() throws(DataServerError) -> ([Int32], [SocketAddress]) {
+        var listeners: [Int32] = []
+        var addresses: [SocketAddress] = []
+        for address in listen {
+            do throws(ReactorError) {
+                let socket = try Sockets.listen(address, backlog: Limits.acceptBacklog)
+                addresses.append(try Sockets.localAddress(fd: socket.raw))
+                listeners.append(socket.take())
+            } catch {
+                for listener in listeners { _ = Glibc.close(listener) }
+                throw DataServerError(message: "cannot listen on \(address): \(error)")
+            }
+        }
+        return (listeners, addresses)
+    }
+
+    private func startReactor(_ number: Int, _ load: ShardLoad) throws(DataServerError) {
+        var reactorOptions = Reactor.Options()
+        reactorOptions.name = "data-\(number)"
+        reactorOptions.receiveBufferCount = options.receiveBufferCount
+        reactorOptions.cpu = number < options.cpus.count ? options.cpus[number] : nil
+        let (handOver, receive) = HandOver<Result<Held<DataShard>, ServiceError>>.pair()
+        let (services, tls, options) = (services, tls, options)
+        let thread: ReactorThread
+        do throws(ReactorError) {
+            thread = try Reactor.start(reactorOptions) { reactor in
+                do throws(ServiceError) {
+                    let shard = DataShard(
+                        reactor: reactor, services: try services.makeShard(reactor: reactor), tls: tls,
+                        options: options, load: load, configuration: services.configuration)
+                    handOver(.success(Held(shard)))
+                } catch { handOver(.failure(error)) }
+            }
+        } catch { throw DataServerError(message: "\(error)") }
+        let result = receive()
+        running.withLock { $0.threads.append(thread) }
+        switch result {
+        case .success(let shard): running.withLock { $0.shards.append((thread.remote, shard)) }
+        case .failure(let error): throw DataServerError(message: "\(error)")
+        }
+    }
+
+    private func onReactor(
+        _ remote: ReactorRemote, _ body: @escaping @Sendable (_ done: @escaping @Sendable () -> Void) -> Void
+    ) async {
+        await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
+            if !remote.post({ body { continuation.resume() } }) { continuation.resume() }
+        }
+    }
+}
+
+/// A value of one reactor's thread on its way through others.
+struct Held<Value>: @unchecked Sendable {
+    // SAFETY: it is made on the reactor's thread and its value used only by work posted to the same reactor.
+    let value: Value
+
+    init(_ value: Value) {
+        self.value = value
+    }
+}

@@ -1,0 +1,42 @@
+import Core
+import Wire
+
+/// How the data server is sized and how patient it is.
+public struct DataServerOptions: Sendable {
+    /// Data reactors, so threads.
+    public var reactors = 1
+    /// Pins reactor `i` to CPU `i` of this list; empty leaves placing to the scheduler.
+    public var cpus: [Int] = []
+    /// Connections at once; what comes above is closed at once.
+    public var connectionsMax = 4096
+    /// From accepting a connection to its HELLO, the TLS handshake included, in nanoseconds.
+    public var helloNanoseconds = Limits.helloDeadlineSeconds * 1_000_000_000
+    /// From the first to the last byte of one frame, in nanoseconds.
+    public var frameNanoseconds = Limits.frameDeadlineSeconds * 1_000_000_000
+    /// How long a peer may take for one piece of output, in nanoseconds.
+    public var sendNanoseconds = Limits.sendDeadlineSeconds * 1_000_000_000
+    /// How long a connection that was told to go may take to do so, in nanoseconds.
+    public var lingerNanoseconds: UInt64 = 2_000_000_000
+    /// How much ciphertext is made before it is sent, in bytes; one further reply may exceed it.
+    public var outputBytesTarget = 256 << 10
+    /// Receive buffers of one reactor, a power of two, of 64 KiB each.
+    public var receiveBufferCount = 128
+
+    /// The defaults.
+    public init() {}
+}
+
+extension Limits {
+    /// Ciphertext that may be kept for a channel that the server does not read from, in bytes.
+    static let unreadBytesMax = 8 << 20
+    /// Connections that wait to be accepted.
+    static let acceptBacklog: Int32 = 4096
+    /// How long accepting pauses when descriptors or memory ran out, in nanoseconds.
+    static let acceptPauseNanoseconds: UInt64 = 100_000_000
+    /// Decrypted bytes that are looked at in one go.
+    static let plaintextBytes = 64 << 10
+    /// The plaintext of one full TLS record.
+    static let recordBytes = 16 << 10
+    /// Payload that is at least this long is decrypted straight to where it belongs.
+    static let directBytesMin = 4096
+}

@@ -1,0 +1,109 @@
+import Core
+import Glibc
+import Logging
+import Reactor
+import Services
+import Synchronization
+import TLS
+
+/// The data plane of one reactor: its connections and the buffers that they share.
+///
+/// Confined to the reactor's thread.
+@safe
+final class DataShard {
+    let reactor: Reactor
+    let services: ServiceShard
+    let options: DataServerOptions
+    let idleNanoseconds: UInt64
+    let logger: Logger
+    let load: ShardLoad
+    var tls: TLSContext
+    /// Recycles ciphertext of all connections.
+    let buffers = TLSBufferPool()
+    /// Where plaintext is decrypted to, and taken out of before the next connection uses it.
+    let plaintext: UnsafeMutableRawBufferPointer
+    /// Where replies of one connection are gathered into full records.
+    let record: UnsafeMutableRawBufferPointer
+    private var connections: [ObjectIdentifier: DataConnection] = [:]
+    private var isStopping = false
+    private var drained: (() -> Void)?
+
+    init(
+        reactor: Reactor, services: ServiceShard, tls: TLSContext, options: DataServerOptions,
+        load: ShardLoad,
+        configuration: IOServices.Configuration
+    ) {
+        self.reactor = reactor
+        self.services = services
+        self.tls = tls
+        self.options = options
+        self.load = load
+        logger = configuration.logger
+        idleNanoseconds = UInt64(configuration.idleSeconds) * 1_000_000_000
+        unsafe plaintext = .allocate(byteCount: Limits.plaintextBytes, alignment: 64)
+        unsafe record = .allocate(byteCount: Limits.recordBytes, alignment: 64)
+    }
+
+    deinit {
+        unsafe plaintext.deallocate()
+        unsafe record.deallocate()
+    }
+
+    /// Takes over a connected socket.
+    func adopt(_ fd: Int32) {
+        guard !isStopping else { return refuse(fd) }
+        let peer = (try? Sockets.peerAddress(fd: fd))?.description ?? "unknown"
+        Sockets.setNoDelay(fd: fd)
+        Sockets.setKeepAlive(fd: fd, idleSeconds: 60, intervalSeconds: 10)
+        do throws(TLSError) {
+            let session = try TLSConnection(context: tls, buffers: buffers)
+            let accepted = DataConnection(shard: self, fd: fd, tls: session, peerAddress: peer)
+            connections[ObjectIdentifier(accepted)] = accepted
+            accepted.begin()
+        } catch {
+            logger.error("a connection cannot be set up", metadata: ["peer": "\(peer)", "error": "\(error)"])
+            refuse(fd)
+        }
+    }
+
+    private func refuse(_ fd: Int32) {
+        _ = Glibc.close(fd)
+        load.left()
+    }
+
+    /// Forgets a connection that has closed its descriptor.
+    func remove(_ connection: DataConnection) {
+        guard connections.removeValue(forKey: ObjectIdentifier(connection)) != nil else { return }
+        load.left()
+        if isStopping, connections.isEmpty { finishStop() }
+    }
+
+    /// Closes all connections; `done` runs when nothing of them is in flight any more.
+    func stop(_ done: @escaping () -> Void) {
+        isStopping = true
+        drained = done
+        for connection in Array(connections.values) { connection.close("the server is stopping") }
+        if connections.isEmpty { finishStop() }
+    }
+
+    private func finishStop() {
+        guard let done = drained else { return }
+        drained = nil
+        services.stop(done)
+    }
+}
+
+/// How many connections a reactor has, counted from when they are given to it. Any thread.
+final class ShardLoad: Sendable {
+    private let count = Atomic<Int>(0)
+
+    var connections: Int { count.load(ordering: .relaxed) }
+
+    func joined() {
+        count.add(1, ordering: .relaxed)
+    }
+
+    func left() {
+        count.subtract(1, ordering: .relaxed)
+    }
+}
