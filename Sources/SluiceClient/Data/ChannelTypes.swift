@@ -1,0 +1,103 @@
+import Core
+import TLS
+import Wire
+
+/// One I/O request on a handle.
+@unsafe
+public struct ChannelRequest {
+    /// READ, WRITE, WRITE_ZEROES, DISCARD or FLUSH.
+    public var opcode: Opcode
+    /// Modifiers that the opcode allows.
+    public var flags: RequestFlags
+    /// What OPEN gave.
+    public var handle: UInt32
+    /// The first byte; 0 for FLUSH.
+    public var offset: UInt64
+    /// The bytes covered; 0 for FLUSH.
+    public var count: UInt32
+    /// The `count` bytes of a READ or WRITE, valid until the completion; nil for the others.
+    public var buffer: UnsafeMutableRawPointer?
+    /// Comes back with the completion.
+    public var tag: UInt64
+
+    /// A request from its fields.
+    @inlinable
+    public init(
+        _ opcode: Opcode, flags: RequestFlags = [], handle: UInt32, offset: UInt64 = 0, count: UInt32 = 0,
+        buffer: UnsafeMutableRawPointer? = nil, tag: UInt64
+    ) {
+        unsafe self.opcode = opcode
+        unsafe self.flags = flags
+        unsafe self.handle = handle
+        unsafe self.offset = offset
+        unsafe self.count = count
+        unsafe self.buffer = unsafe buffer
+        unsafe self.tag = tag
+    }
+}
+
+/// The end of one I/O request.
+@frozen
+public struct ChannelCompletion: Sendable, Hashable {
+    /// The request's tag.
+    public let tag: UInt64
+    /// What the reply's value field said: the bytes covered.
+    public let value: UInt64
+    /// How it ended. `ioError` also for requests whose channel was lost: they may or may not have been
+    /// executed.
+    public let status: Status
+
+    /// A completion from its fields.
+    @inlinable
+    public init(tag: UInt64, value: UInt64, status: Status) {
+        self.tag = tag
+        self.value = value
+        self.status = status
+    }
+}
+
+/// What another channel needs to join a session.
+public struct SessionTicket: Sendable {
+    /// The session.
+    public let session: Identifier
+    /// Its secret.
+    public let secret: SecretBytes
+
+    /// A ticket from its parts.
+    public init(session: Identifier, secret: SecretBytes) {
+        self.session = session
+        self.secret = secret
+    }
+}
+
+/// How a channel is set up.
+public struct ChannelOptions: Sendable {
+    /// I/O requests in flight at most; one slot more is asked for, so that RENEW never waits behind I/O.
+    public var depth = 32
+    /// The largest payload wanted, in bytes; 0 leaves it to the server.
+    public var payloadBytesMax: UInt32 = 0
+    /// The name in the server's lists and logs.
+    public var clientName = "sluice"
+    /// The session to join; nil starts one.
+    public var ticket: SessionTicket?
+    /// From `connect` to HELLO's reply, in seconds.
+    public var connectSeconds: UInt64 = 15
+    /// How often the channel looks whether the server is alive, in seconds: while replies are awaited, a look
+    /// that finds silence sends a PING, and the second one after that ends the channel.
+    public var pulseSeconds: UInt64 = 10
+
+    /// The defaults.
+    public init() {}
+}
+
+/// Hears of a channel; called on the reactor's thread, and kept alive until `channelClosed`.
+public protocol DataChannelDelegate: AnyObject {
+    /// HELLO is answered: handles can be opened.
+    func channelReady(_ channel: DataChannel)
+    /// I/O requests ended: all those of one wake-up. New requests may be submitted from here.
+    func channelCompleted(_ channel: DataChannel, _ completions: Span<ChannelCompletion>)
+    /// The server said something unasked.
+    func channelEvent(_ channel: DataChannel, _ event: ChannelEvent)
+    /// The channel's end, after the completions of all its requests: the last call.
+    func channelClosed(_ channel: DataChannel, _ error: ChannelError)
+}

@@ -1,0 +1,251 @@
+import Core
+import Reactor
+import TLS
+import Wire
+
+/// One connection to the data port of an I/O server: requests in, completions out, many at a time.
+///
+/// Lives on one reactor and is used on that reactor's thread only. Requests that are submitted in one wake-up
+/// leave in as few TLS records and sends as fit; completions come in one call per wake-up. Memory for READ
+/// and WRITE is the caller's and must stay valid until the completion. Everything that the server sends is
+/// checked; a server that breaks the protocol costs the channel and nothing else.
+@safe
+public final class DataChannel: CompletionTarget, BatchTarget {
+    /// Where a channel is in its life.
+    public enum State: Sendable {
+        /// Made, `connect` not called yet.
+        case idle
+        /// Connecting, TLS handshake or HELLO under way.
+        case connecting
+        /// Handles can be opened and requests submitted.
+        case ready
+        /// Ended; `channelClosed` has been or is about to be called.
+        case closed
+    }
+
+    enum Token {
+        static let connect: UInt32 = 1
+        static let receive: UInt32 = 2
+        static let send: UInt32 = 3
+        static let deadline: UInt32 = 4
+        static let pulse: UInt32 = 5
+        static let linger: UInt32 = 6
+    }
+
+    /// Where the channel is in its life.
+    public internal(set) var state = State.idle
+    /// What HELLO negotiated; nil before `channelReady`.
+    public internal(set) var greeting: HelloReply?
+
+    let reactor: Reactor
+    let core = ChannelCore()
+    let options: ChannelOptions
+    let address: SocketAddress
+    var delegate: (any DataChannelDelegate)?
+    var outgoing: OutgoingFrames
+    var controls: ControlQueue
+    var target: TargetID?
+    var socket: FileDescriptor?
+    var isHandshaken = false
+    var isDelivering = false
+    var isAtBatchEnd = false
+    /// Operations that the kernel still has: the channel's memory and socket are theirs until they end.
+    var operations = 0
+    var ending: ChannelError?
+    var deadline: TimerID?
+    var pulse: TimerID?
+    var hasHeard = false
+    var quietPulses = 0
+    var quietSeconds: UInt64 = 0
+
+    /// A channel that will connect to `address`.
+    ///
+    /// - Parameters:
+    ///   - serverName: the DNS name or IP address that the server's certificate must be for.
+    ///   - tls: a client's context with ALPN `sluice/1` and the identity that capabilities are bound to.
+    ///   - buffers: shared by the channels of one reactor; nil makes one of its own.
+    public init(
+        reactor: Reactor, address: SocketAddress, serverName: String, tls: TLSContext,
+        options: ChannelOptions = ChannelOptions(), buffers: TLSBufferPool? = nil,
+        delegate: any DataChannelDelegate
+    ) throws(ChannelError) {
+        self.reactor = reactor
+        self.address = address
+        self.options = options
+        self.delegate = delegate
+        controls = ControlQueue()
+        do throws(TLSError) {
+            outgoing = OutgoingFrames(
+                tls: try TLSConnection(
+                    context: tls, serverName: serverName,
+                    buffers: buffers ?? TLSBufferPool(retainedBytesMax: 4 << 20)))
+        } catch {
+            throw .tls(error)
+        }
+    }
+
+    // MARK: Entry points
+
+    /// Starts to connect; call it once. `channelReady` or `channelClosed` follows.
+    public func connect() {
+        precondition(state == .idle, "a channel connects once")
+        state = .connecting
+        let target = reactor.register(self)
+        self.target = target
+        let socket: FileDescriptor
+        do throws(ReactorError) {
+            socket = try Sockets.stream(family: address.family)
+        } catch {
+            ending = .unreachable(address: address.description, reason: error.description)
+            askForBatchEnd()
+            return
+        }
+        let fd = socket.raw
+        self.socket = consume socket
+        Sockets.setNoDelay(fd: fd)
+        Sockets.setKeepAlive(fd: fd, idleSeconds: 30, intervalSeconds: 10)
+        deadline = reactor.setTimer(
+            after: options.connectSeconds * 1_000_000_000, target: target, token: Token.deadline)
+        operations += 1
+        reactor.connect(fd: fd, address: address, target: target, token: Token.connect)
+    }
+
+    /// Sends an I/O request, at the latest when this wake-up ends.
+    ///
+    /// - Returns: false when no slot is free or too much waits to be sent, which the next completion changes;
+    ///   or when the   channel is not ready.
+    public func submit(_ request: ChannelRequest) -> Bool {
+        guard state == .ready, ending == nil, outgoing.hasRoom else { return false }
+        guard unsafe isWellFormed(request) else {
+            preconditionFailure("a request without memory, or of more bytes than the server takes")
+        }
+        guard let header = unsafe core.begin(request) else { return false }
+        if unsafe request.opcode == .write {
+            unsafe outgoing.append(
+                header, UnsafeRawBufferPointer(start: request.buffer, count: Int(request.count)))
+        } else {
+            outgoing.append(header)
+        }
+        askForBatchEnd()
+        return true
+    }
+
+    /// I/O requests that are submitted and not completed.
+    public var inFlight: Int { core.inFlight }
+
+    /// I/O requests that can be in flight at once; 0 before `channelReady`.
+    public var depth: Int { core.depth }
+
+    /// What the server last said to an I/O request that it refused; empty when it said nothing.
+    public var lastMessage: String { core.lastMessage }
+
+    /// What other channels need to join this channel's session; nil before `channelReady`, or if this one
+    /// joined.
+    public var ticket: SessionTicket? {
+        guard let greeting, greeting.secret.contains(where: { $0 != 0 }) else { return nil }
+        return SessionTicket(session: greeting.session, secret: SecretBytes(greeting.secret))
+    }
+
+    /// Turns a capability (binary form) into a handle. `rights` empty: all that it and the access mode allow.
+    public func open(
+        capability: [UInt8], kind: ResourceKind = .volume, rights: Rights,
+        completion: @escaping (Result<(handle: UInt32, state: ResourceState), ChannelError>) -> Void
+    ) {
+        guard (1...Limits.capabilityBytesMax).contains(capability.count) else {
+            return completion(.failure(.refused(.open, .badCapability, message: "it is empty or too long")))
+        }
+        let body = OpenRequest(kind: kind, rights: rights, capability: capability).bytes
+        control(.open, handle: 0, body: body) { completion($0.flatMap(ControlQueue.state)) }
+    }
+
+    /// Describes what the handle stands for now.
+    public func stat(
+        handle: UInt32, completion: @escaping (Result<ResourceState, ChannelError>) -> Void
+    ) {
+        control(.stat, handle: handle, body: []) { completion($0.flatMap(ControlQueue.state).map(\.state)) }
+    }
+
+    /// Puts another capability (binary form) in the place of the handle's; I/O goes on meanwhile.
+    public func renew(
+        handle: UInt32, capability: [UInt8],
+        completion: @escaping (Result<ResourceState, ChannelError>) -> Void
+    ) {
+        guard (1...Limits.capabilityBytesMax).contains(capability.count) else {
+            return completion(.failure(.refused(.renew, .badCapability, message: "it is empty or too long")))
+        }
+        let body = RenewRequest(capability: capability).bytes
+        control(.renew, handle: handle, body: body) {
+            completion($0.flatMap(ControlQueue.state).map(\.state))
+        }
+    }
+
+    /// Gives the handle back, when every request on it has ended.
+    public func closeHandle(_ handle: UInt32, completion: @escaping (Result<Void, ChannelError>) -> Void) {
+        control(.close, handle: handle, body: []) { completion($0.map { _ in }) }
+    }
+
+    /// Ends the channel: requests in flight end with `ioError`, then `channelClosed` comes. Safe to call
+    /// twice.
+    public func close() {
+        end(.closed)
+    }
+
+    // MARK: The reactor
+
+    /// For the reactor.
+    public func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
+        switch token {
+        case Token.receive: receiveCompleted(result, flags)
+        case Token.send: sendCompleted(result)
+        case Token.connect: connectCompleted(result)
+        case Token.deadline:
+            deadline = nil
+            end(.timedOut("connecting to \(address) and saying HELLO"))
+        case Token.pulse: pulsed()
+        case Token.linger: hangUp()
+        default: preconditionFailure("a completion that nobody asked for")
+        }
+    }
+
+    /// For the reactor: seals and sends what this wake-up's submissions left behind.
+    public func batchEnded() {
+        isAtBatchEnd = false
+        if let ending { end(ending) } else { send() }
+    }
+
+    /// Asks once a wake-up for `batchEnded`.
+    func askForBatchEnd() {
+        guard !isAtBatchEnd else { return }
+        isAtBatchEnd = true
+        reactor.atBatchEnd(self)
+    }
+
+    private func isWellFormed(_ request: ChannelRequest) -> Bool {
+        switch unsafe request.opcode.rule.covers {
+        case .transfer:
+            unsafe request.count > 0 && request.count <= core.payloadBytesMax && request.buffer != nil
+        case .range, .nothing: unsafe request.opcode.rawValue >= Opcode.read.rawValue
+        }
+    }
+
+    // MARK: Control requests
+
+    /// Sends a control request when the slot for them is free.
+    func control(
+        _ opcode: Opcode, handle: UInt32, body: [UInt8], completion: @escaping ControlQueue.Completion
+    ) {
+        guard state == .ready, ending == nil else { return completion(.failure(ending ?? .closed)) }
+        controls.append(
+            ControlQueue.Entry(opcode: opcode, handle: handle, body: body, completion: completion))
+        sendNextControl()
+    }
+
+    func sendNextControl() {
+        guard let next = controls.waiting, outgoing.hasRoom,
+            let header = core.beginControl(next.opcode, handle: next.handle, bodyBytes: next.body.count)
+        else { return }
+        controls.begin()
+        outgoing.append(header, next.body)
+        askForBatchEnd()
+    }
+}
