@@ -1,0 +1,158 @@
+import Capability
+import Catalog
+import Core
+import TLS
+
+/// The keys and certificates of a cluster, as its data folder holds them.
+///
+/// Any thread.
+public struct Authority: Sendable {
+    /// The key that signs capabilities.
+    public struct SigningKey: Sendable {
+        /// The key id that capabilities carry.
+        public let id: [UInt8]
+        /// Signs.
+        public let signer: any SignatureSigner
+    }
+
+    /// The cluster's id.
+    public let clusterID: Identifier
+    /// The name that the server was given.
+    public let name: String
+    /// Issues certificates.
+    public let certificates: CertificateAuthority
+    /// The server's certificate, followed by the authority's, so that clients can pin that by fingerprint.
+    public let serverChainPEM: [UInt8]
+    /// The server's key.
+    public let serverKey: PrivateKey
+    /// Signs capabilities.
+    public let signingKey: SigningKey
+    /// From which the secrets of enrolment tokens are derived.
+    let tokenKey: SecretBytes
+
+    /// How long certificates count, and how early they are renewed, in days.
+    enum Days {
+        static let authority = 3650
+        static let server = 365
+        static let admin = 1825
+        static let renewBefore: UInt64 = 60
+    }
+
+    /// A key's id: the first eight bytes of its SHA-256.
+    static func keyID(of publicKey: [UInt8]) -> [UInt8] {
+        Array(SHA256.hash(publicKey).bytes.prefix(8))
+    }
+
+    /// Reads the keys of a data folder, and renews the server's and the administrator's certificates when they end soon.
+    ///
+    /// - Parameters:
+    ///   - folder: a folder that is locked.
+    ///   - store: its records.
+    public static func load(
+        _ folder: DataFolder, store: RecordStore, now: UInt64
+    ) throws(AuthorityError) -> Authority {
+        guard let server = store.get(ServerRecord.self, "self")?.record,
+            let key = store.all(KeyRecord.self, where: { $0.verifiesUntil == nil }).last?.record
+        else { throw .invalid(what: folder.catalogFile, reason: "it lacks the server's record") }
+        let certificates = try translating(folder.authorityFolder) { () throws(TLSError) in
+            try CertificateAuthority(
+                certificatePEM: try file(folder.authorityCertificate), keyPEM: try file(folder.authorityKey))
+        }
+        let serverKey = try privateKey(folder.serverKey)
+        let chain = try serverChain(
+            in: folder, server: server, certificates: certificates, key: serverKey, now: now)
+        try renewAdmin(in: folder, certificates: certificates, now: now)
+        return Authority(
+            clusterID: server.clusterID, name: server.name, certificates: certificates, serverChainPEM: chain,
+            serverKey: serverKey, signingKey: try signingKey(key, in: folder),
+            tokenKey: SecretBytes(try hexFile(folder.tokenKey)))
+    }
+
+    // MARK: Parts
+
+    private static func signingKey(
+        _ record: KeyRecord, in folder: DataFolder
+    ) throws(AuthorityError) -> SigningKey {
+        let path = folder.signingKey(record.keyID)
+        let seed = try hexFile(path)
+        do throws(CapabilityError) {
+            let signer = try OpenSSLSignatures().signer(seed: seed)
+            guard Hex.encode(signer.publicKey) == record.publicKey, let id = Hex.decode(record.keyID) else {
+                throw .malformed("it is not the key that the catalog names")
+            }
+            return SigningKey(id: id, signer: signer)
+        } catch { throw .invalid(what: path, reason: "\(error)") }
+    }
+
+    private static func serverChain(
+        in folder: DataFolder, server: ServerRecord, certificates: CertificateAuthority, key: PrivateKey,
+        now: UInt64
+    ) throws(AuthorityError) -> [UInt8] {
+        let path = folder.serverCertificate
+        if PrivateFiles.exists(path) {
+            let pem = try PrivateFiles.read(path)
+            let present = try translating(path) { () throws(TLSError) in try Certificate(pem: pem) }
+            if present.notAfter > now + Days.renewBefore * 86400,
+                present.thumbprint == key.publicKeyThumbprint
+            {
+                return pem
+            }
+        }
+        let fresh = try translating(path) { () throws(TLSError) in
+            try certificates.issueServer(
+                key: key, names: server.names, addresses: server.addresses, days: Days.server, now: now)
+        }
+        let chain = fresh.pem + certificates.certificate.pem
+        try PrivateFiles.write(chain, to: path)
+        return chain
+    }
+
+    /// Renews the administrator's certificate in place; a bundle that was moved away is left alone.
+    private static func renewAdmin(
+        in folder: DataFolder, certificates: CertificateAuthority, now: UInt64
+    ) throws(AuthorityError) {
+        let path = "\(folder.adminFolder)/cert.pem"
+        let keyPath = "\(folder.adminFolder)/key.pem"
+        guard PrivateFiles.exists(path), PrivateFiles.exists(keyPath) else { return }
+        let pem = try PrivateFiles.read(path)
+        let present = try translating(path) { () throws(TLSError) in try Certificate(pem: pem) }
+        guard present.notAfter <= now + Days.renewBefore * 86400 else { return }
+        let fresh = try adminCertificate(certificates, key: try privateKey(keyPath), now: now)
+        try PrivateFiles.write(fresh.pem, to: path)
+    }
+
+    static func adminCertificate(
+        _ certificates: CertificateAuthority, key: PrivateKey, now: UInt64
+    ) throws(AuthorityError) -> Certificate {
+        try translating("the administrator's certificate") { () throws(TLSError) in
+            try certificates.issueClient(
+                key: key, commonName: "admin", role: PeerRole.admin.rawValue, uris: [],
+                validSeconds: UInt64(Days.admin) * 86400, now: now)
+        }
+    }
+
+    private static func privateKey(_ path: String) throws(AuthorityError) -> PrivateKey {
+        let pem = try PrivateFiles.read(path)
+        return try translating(path) { () throws(TLSError) in try PrivateKey(pem: SecretBytes(pem)) }
+    }
+
+    private static func hexFile(_ path: String) throws(AuthorityError) -> [UInt8] {
+        let text = String(decoding: try PrivateFiles.read(path), as: UTF8.self).filter { $0 != "\n" }
+        guard let bytes = Hex.decode(text), bytes.count == 32 else {
+            throw .invalid(what: path, reason: "it does not hold 64 hex digits")
+        }
+        return bytes
+    }
+
+    private static func file(_ path: String) throws(TLSError) -> [UInt8] {
+        do throws(AuthorityError) { return try PrivateFiles.read(path) } catch {
+            throw .configuration(error.description)
+        }
+    }
+
+    static func translating<Value>(
+        _ what: String, _ body: () throws(TLSError) -> Value
+    ) throws(AuthorityError) -> Value {
+        do throws(TLSError) { return try body() } catch { throw .invalid(what: what, reason: "\(error)") }
+    }
+}

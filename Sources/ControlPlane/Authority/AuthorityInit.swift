@@ -1,0 +1,135 @@
+import Capability
+import Catalog
+import Core
+import TLS
+
+extension Authority {
+    /// What a new data folder is told.
+    public struct Options: Sendable {
+        /// The server's name: it goes into its certificate and its answers.
+        public var name: String
+        /// Further DNS names for the certificate.
+        public var names: [String]
+        /// IP addresses for the certificate, in text form.
+        public var addresses: [String]
+
+        /// Options; `localhost` and the loopback addresses are always added.
+        public init(name: String, names: [String] = [], addresses: [String] = []) {
+            self.name = name
+            self.names = names
+            self.addresses = addresses
+        }
+    }
+
+    /// Makes a data folder: cluster id, authority, server certificate, signing key, catalog, the pool `default`, and the
+    /// administrator's bundle. What a crash leaves is made anew by the next call; anything else in the folder is refused.
+    public static func initialise(
+        _ folder: DataFolder, options: Options, now: UInt64, random: some RandomSource
+    ) async throws(AuthorityError) {
+        try prepare(folder)
+        let clusterID = Identifier.random(using: random)
+        let certificates = try makeAuthority(in: folder, clusterID: clusterID, now: now)
+        try makeServerKey(in: folder)
+        try makeAdmin(in: folder, certificates: certificates, now: now)
+        let key = try makeSigningKey(in: folder, now: now)
+        try PrivateFiles.write(Array((Hex.encode(random.bytes(32)) + "\n").utf8), to: folder.tokenKey)
+        for path in [folder.poolsFolder, "\(folder.poolsFolder)/default", folder.runFolder] {
+            try PrivateFiles.makeFolder(path)
+        }
+        let server = ServerRecord(
+            clusterID: clusterID, name: options.name,
+            names: unique([options.name].filter { !isAddress($0) } + options.names + ["localhost"]),
+            addresses: unique(
+                [options.name].filter(isAddress) + options.addresses + ["127.0.0.1", "::1"]), createdAt: now)
+        let pool = PoolRecord(
+            id: .random(using: random), name: "default", driver: "file", settings: [:], createdAt: now)
+        do throws(CatalogError) {
+            let catalog = try SQLiteCatalog(path: folder.catalogFile)
+            let store = try await RecordStore(catalog: catalog)
+            var changes = RecordChanges()
+            try changes.insert(server)
+            try changes.insert(key)
+            try changes.insert(pool)
+            try await store.commit(changes)
+            // Loading proves that names, addresses and files are good before the folder counts as made.
+            do throws(AuthorityError) { _ = try load(folder, store: store, now: now) } catch {
+                try catalog.close()
+                throw CatalogError.failed(error.description)
+            }
+            try catalog.close()
+        } catch { throw .file(path: folder.path, reason: error.description) }
+        try PrivateFiles.write(Array(DataFolder.marker.utf8), to: folder.markerFile)
+        try PrivateFiles.removeAll(folder.unfinishedFile)
+    }
+
+    // MARK: Steps
+
+    /// Makes the folder, or takes away what an interrupted `init` left; refuses anything else.
+    private static func prepare(_ folder: DataFolder) throws(AuthorityError) {
+        let names = try PrivateFiles.names(in: folder.path) ?? []
+        if names.contains("sluice-data") {
+            try PrivateFiles.removeAll(folder.unfinishedFile)
+            throw .alreadyInitialised(folder: folder.path)
+        }
+        // A new ext4 has this folder at its top.
+        let others = names.filter { $0 != "lost+found" }
+        let isUnfinished = others.contains(".unfinished") || others == [".unfinished.new"]
+        let strangers = isUnfinished ? others.filter { !DataFolder.parts.contains($0) } : others
+        if let example = strangers.first { throw .notEmpty(folder: folder.path, example: example) }
+        try PrivateFiles.makeFolder(folder.path)
+        if !others.contains(".unfinished") {
+            try PrivateFiles.write(Array("sluiced init has not finished\n".utf8), to: folder.unfinishedFile)
+        }
+        for part in DataFolder.parts where part != ".unfinished" {
+            try PrivateFiles.removeAll("\(folder.path)/\(part)")
+        }
+    }
+
+    private static func makeAuthority(
+        in folder: DataFolder, clusterID: Identifier, now: UInt64
+    ) throws(AuthorityError) -> CertificateAuthority {
+        try PrivateFiles.makeFolder(folder.authorityFolder)
+        let certificates = try translating("the authority") { () throws(TLSError) in
+            try CertificateAuthority.create(
+                commonName: "Sluice \(clusterID.hex.prefix(8))", validDays: Days.authority, now: now)
+        }
+        try PrivateFiles.write(certificates.certificate.pem, to: folder.authorityCertificate)
+        try PrivateFiles.write(certificates.key.pem, to: folder.authorityKey)
+        return certificates
+    }
+
+    private static func makeServerKey(in folder: DataFolder) throws(AuthorityError) {
+        try PrivateFiles.makeFolder(folder.serverFolder)
+        try PrivateFiles.write(PrivateKey.generateP256().pem, to: folder.serverKey)
+    }
+
+    private static func makeAdmin(
+        in folder: DataFolder, certificates: CertificateAuthority, now: UInt64
+    ) throws(AuthorityError) {
+        try PrivateFiles.makeFolder(folder.adminFolder)
+        let key = PrivateKey.generateP256()
+        let certificate = try adminCertificate(certificates, key: key, now: now)
+        try PrivateFiles.write(certificates.certificate.pem, to: "\(folder.adminFolder)/ca.pem")
+        try PrivateFiles.write(certificate.pem, to: "\(folder.adminFolder)/cert.pem")
+        try PrivateFiles.write(key.pem, to: "\(folder.adminFolder)/key.pem")
+    }
+
+    private static func makeSigningKey(in folder: DataFolder, now: UInt64) throws(AuthorityError) -> KeyRecord
+    {
+        try PrivateFiles.makeFolder(folder.signingFolder)
+        let (seed, signer) = OpenSSLSignatures().makeKey()
+        let id = Hex.encode(keyID(of: signer.publicKey))
+        try PrivateFiles.write(Array((Hex.encode(seed) + "\n").utf8), to: folder.signingKey(id))
+        return KeyRecord(keyID: id, publicKey: Hex.encode(signer.publicKey), createdAt: now)
+    }
+
+    private static func unique(_ texts: [String]) -> [String] {
+        var seen: Set<String> = []
+        return texts.filter { seen.insert($0).inserted }
+    }
+
+    private static func isAddress(_ text: String) -> Bool {
+        text.contains(":")
+            || text.split(separator: ".").count == 4 && text.allSatisfy { $0.isNumber || $0 == "." }
+    }
+}

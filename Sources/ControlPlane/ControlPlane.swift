@@ -1,0 +1,102 @@
+import Catalog
+import Core
+import Logging
+import Services
+import Synchronization
+import TLS
+
+/// What the control plane needs of the data side.
+public protocol ServicePort: Sendable {
+    /// Performs an action; see `IOServices.perform`.
+    func perform(_ action: ServiceAction) async throws(ServiceError) -> ServiceOutcome
+}
+
+extension IOServices: ServicePort {}
+
+/// The control API's logic: records in, records out, and one `ServiceAction` for whatever touches a device or a reactor.
+///
+/// Any thread. Nothing here blocks: the catalog and the drivers have threads of their own.
+public final class ControlPlane: Sendable {
+    /// What a control plane is made of.
+    public struct Configuration: Sendable {
+        /// The cluster's keys and certificates.
+        public var authority: Authority
+        /// The records; this is their only writer.
+        public var store: RecordStore
+        /// The data side.
+        public var services: any ServicePort
+        /// The folder under which pools have theirs.
+        public var poolsFolder: String
+        /// The time of day.
+        public var wallClock: any WallClock
+        /// Where ids come from.
+        public var random: any RandomSource
+        /// Where it says who did what.
+        public var logger: Logger
+
+        /// A configuration.
+        public init(
+            authority: Authority, store: RecordStore, services: any ServicePort, poolsFolder: String,
+            wallClock: any WallClock, random: any RandomSource, logger: Logger
+        ) {
+            self.authority = authority
+            self.store = store
+            self.services = services
+            self.poolsFolder = poolsFolder
+            self.wallClock = wallClock
+            self.random = random
+            self.logger = logger
+        }
+    }
+
+    /// What is only known while the server runs.
+    struct Live: Sendable {
+        var isReady = false
+        var startedAt: UInt64 = 0
+        var control: [String] = []
+        var channel: [String] = []
+        /// Why a pool does not run, by name.
+        var poolFaults: [String: String] = [:]
+        /// Why a volume cannot be used, by id.
+        var volumeFaults: [Identifier: String] = [:]
+        var lastSweep: UInt64 = 0
+        /// Answers to `GET /v1/volumes/{name}`, valid for one version of the record.
+        var readyAnswers: [String: (tag: String, response: ControlResponse)] = [:]
+    }
+
+    let authority: Authority
+    let store: RecordStore
+    let services: any ServicePort
+    let poolsFolder: String
+    let wallClock: any WallClock
+    let random: any RandomSource
+    let logger: Logger
+    let locks = KeyedLock()
+    let counters = ControlCounters()
+    let live = Mutex(Live())
+
+    /// A control plane that answers nothing but `/livez` and `/readyz` until `start` has returned.
+    public init(_ configuration: Configuration) {
+        authority = configuration.authority
+        store = configuration.store
+        services = configuration.services
+        poolsFolder = configuration.poolsFolder
+        wallClock = configuration.wallClock
+        random = configuration.random
+        logger = configuration.logger
+    }
+
+    /// Whether `start` has returned and `drain` was not called.
+    public var isReady: Bool { live.withLock { $0.isReady } }
+
+    /// Tells clients where the server listens (`GET /v1/server`).
+    public func announce(control: [String], channel: [String]) {
+        live.withLock { live in
+            live.control = control
+            live.channel = channel
+        }
+    }
+
+    /// Refuses requests from now on: the server is stopping.
+    public func drain() { live.withLock { $0.isReady = false } }
+}

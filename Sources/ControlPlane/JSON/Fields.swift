@@ -1,0 +1,294 @@
+import Core
+
+/// The members of one JSON object of a request, read one by one; a member that nobody knows is refused.
+struct Fields {
+    private let members: [String: JSONValue]
+    private let path: String
+
+    /// The members of `value`, which must be an object with no member but `known`.
+    init(_ value: JSONValue, at path: String = "", known: [String]) throws(Problem) {
+        guard case .object(let members) = value else {
+            let what = path.isEmpty ? "the body" : path
+            throw Problem(
+                path.isEmpty ? .invalidJSON : .invalidField, "\(what) is \(value.typeName)",
+                field: path.isEmpty ? nil : path, expected: "an object")
+        }
+        self.members = members
+        self.path = path
+        if let stranger = members.keys.sorted().first(where: { !known.contains($0) }) {
+            let shown = String(stranger.prefix(64))
+            throw Problem(
+                .unknownField, "there is no field \(name(shown))", field: name(shown),
+                expected: known.isEmpty ? "an empty object" : "one of \(known.joined(separator: ", "))")
+        }
+    }
+
+    private func name(_ member: String) -> String { path.isEmpty ? member : "\(path).\(member)" }
+
+    /// Whether the member is there, also as `null`.
+    func has(_ member: String) -> Bool { members[member] != nil }
+
+    /// The member; nil when it is not there or `null`.
+    func value(_ member: String) -> JSONValue? {
+        guard let value = members[member], value != .null else { return nil }
+        return value
+    }
+
+    private func missing(_ member: String, expected: String) -> Problem {
+        Problem(.missingField, "\(name(member)) is missing", field: name(member), expected: expected)
+    }
+
+    private func wrong(_ member: String, _ value: JSONValue, expected: String) -> Problem {
+        .invalid(name(member), "is \(value.typeName)", expected: expected)
+    }
+
+    // MARK: Types
+
+    /// Text of at most `bytesMax` bytes without control characters.
+    func text(_ member: String, bytesMax: Int) throws(Problem) -> String? {
+        let expected = "text of at most \(bytesMax) bytes without control characters"
+        guard let value = value(member) else { return nil }
+        guard case .string(let text) = value else { throw wrong(member, value, expected: expected) }
+        guard text.utf8.count <= bytesMax, text.unicodeScalars.allSatisfy(Fields.isPlain) else {
+            throw .invalid(name(member), "is too long or holds control characters", expected: expected)
+        }
+        return text
+    }
+
+    static func isPlain(_ scalar: Unicode.Scalar) -> Bool {
+        scalar.value >= 0x20 && !(0x7F...0x9F).contains(scalar.value)
+    }
+
+    /// A text with line breaks, such as PEM.
+    func pem(_ member: String, bytesMax: Int) throws(Problem) -> [UInt8] {
+        let expected = "PEM text of at most \(bytesMax) bytes"
+        guard let value = value(member) else { throw missing(member, expected: expected) }
+        guard case .string(let text) = value, text.utf8.count <= bytesMax else {
+            throw wrong(member, value, expected: expected)
+        }
+        return Array(text.utf8)
+    }
+
+    /// A resource name.
+    func resourceName(_ member: String) throws(Problem) -> String? {
+        guard let value = value(member) else { return nil }
+        guard case .string(let text) = value else { throw wrong(member, value, expected: ResourceName.rule) }
+        guard ResourceName(text) != nil else {
+            throw .invalid(name(member), "is not a name", expected: ResourceName.rule)
+        }
+        return text
+    }
+
+    /// A resource name that must be there.
+    func requiredName(_ member: String) throws(Problem) -> String {
+        guard let text = try resourceName(member) else { throw missing(member, expected: ResourceName.rule) }
+        return text
+    }
+
+    /// A whole number within `range`.
+    func integer(_ member: String, in range: ClosedRange<UInt64>) throws(Problem) -> UInt64? {
+        guard let value = value(member) else { return nil }
+        let expected = "a whole number from \(range.lowerBound) to \(range.upperBound)"
+        guard case .integer(let number) = value else { throw wrong(member, value, expected: expected) }
+        guard range.contains(number) else {
+            throw .invalid(name(member), "is out of range", expected: expected)
+        }
+        return number
+    }
+
+    /// A volume's size: a number of bytes, or text such as `1GiB`.
+    func size(_ member: String) throws(Problem) -> UInt64? {
+        guard let value = value(member) else { return nil }
+        let granule = Limits.volumeSizeGranule
+        let expected =
+            "a multiple of \(granule) from \(granule) to \(Limits.volumeBytesMax), in bytes or as text such as \"1GiB\""
+        let bytes: UInt64
+        switch value {
+        case .integer(let number): bytes = number
+        case .string(let text):
+            guard text.utf8.count <= 32, let count = ByteCount(text: text) else {
+                throw .invalid(name(member), "is not a size", expected: expected)
+            }
+            bytes = count.bytes
+        default: throw wrong(member, value, expected: expected)
+        }
+        guard bytes >= granule, bytes <= Limits.volumeBytesMax, bytes.isMultiple(of: granule) else {
+            throw .invalid(name(member), "is \(bytes)", expected: expected)
+        }
+        return bytes
+    }
+
+    /// A volume's size that must be there.
+    func requiredSize(_ member: String) throws(Problem) -> UInt64 {
+        guard let size = try size(member) else {
+            throw missing(member, expected: "a number of bytes, or text such as \"1GiB\"")
+        }
+        return size
+    }
+
+    /// One of the texts of an enumeration.
+    func choice<Value: RawRepresentable & CaseIterable>(
+        _ member: String, of type: Value.Type
+    ) throws(Problem) -> Value? where Value.RawValue == String {
+        guard let value = value(member) else { return nil }
+        let expected = "one of " + type.allCases.map(\.rawValue).joined(separator: ", ")
+        guard case .string(let text) = value else { throw wrong(member, value, expected: expected) }
+        guard let choice = Value(rawValue: text) else {
+            throw .invalid(name(member), "is unknown", expected: expected)
+        }
+        return choice
+    }
+
+    /// An RFC 3339 time in UTC, as Unix seconds.
+    func time(_ member: String) throws(Problem) -> UInt64? {
+        guard let value = value(member) else { return nil }
+        let expected = "a time in UTC such as 2030-01-31T12:00:00Z"
+        guard case .string(let text) = value else { throw wrong(member, value, expected: expected) }
+        guard let seconds = Timestamp.parse(text) else {
+            throw .invalid(name(member), "is not a time", expected: expected)
+        }
+        return seconds
+    }
+
+    // MARK: Sluice's own
+
+    /// Names and values that a user attaches.
+    func labels(_ member: String = "labels") throws(Problem) -> [String: String]? {
+        guard let value = value(member) else { return nil }
+        return try Fields.texts(
+            value, at: name(member), countMax: Limits.labelsMax, bytesMax: Limits.labelValueBytesMax)
+    }
+
+    /// The labels after a merge patch (RFC 7396): `null` removes one, and all when it stands for the object.
+    func patchedLabels(_ present: [String: String]) throws(Problem) -> [String: String] {
+        guard let value = members["labels"] else { return present }
+        guard case .object(let changes) = value else {
+            if value == .null { return [:] }
+            throw wrong("labels", value, expected: "an object of texts")
+        }
+        let kept = changes.filter { $0.value != .null }
+        let added = try Fields.texts(
+            .object(kept), at: "labels", countMax: Limits.labelsMax, bytesMax: Limits.labelValueBytesMax)
+        var labels = present.filter { changes[$0.key] == nil }
+        labels.merge(added) { _, new in new }
+        guard labels.count <= Limits.labelsMax else {
+            throw .invalid("labels", "are too many", expected: "at most \(Limits.labelsMax)")
+        }
+        return labels
+    }
+
+    /// A pool's settings.
+    func settings() throws(Problem) -> [String: String] {
+        guard let value = value("settings") else { return [:] }
+        return try Fields.texts(
+            value, at: name("settings"), countMax: Limits.poolSettingsMax,
+            bytesMax: Limits.poolSettingBytesMax)
+    }
+
+    private static func texts(
+        _ value: JSONValue, at path: String, countMax: Int, bytesMax: Int
+    ) throws(Problem) -> [String: String] {
+        let expected = "at most \(countMax) texts of at most \(bytesMax) bytes without control characters"
+        guard case .object(let members) = value else {
+            throw .invalid(path, "is \(value.typeName)", expected: "an object of texts")
+        }
+        guard members.count <= countMax else {
+            throw .invalid(path, "has too many members", expected: expected)
+        }
+        var texts: [String: String] = [:]
+        for (key, member) in members.sorted(by: { $0.key < $1.key }) {
+            guard (1...Limits.labelNameCharactersMax).contains(key.utf8.count), key.utf8.allSatisfy(isKeyByte)
+            else {
+                throw .invalid(
+                    path, "has a member whose name is not allowed",
+                    expected:
+                        "names of 1 to \(Limits.labelNameCharactersMax) characters of A-Z a-z 0-9 . _ / -")
+            }
+            guard case .string(let text) = member, text.utf8.count <= bytesMax,
+                text.unicodeScalars.allSatisfy(isPlain)
+            else { throw .invalid("\(path).\(key)", "has a wrong value", expected: expected) }
+            texts[key] = text
+        }
+        return texts
+    }
+
+    private static func isKeyByte(_ byte: UInt8) -> Bool {
+        switch byte {
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+            UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "/"),
+            UInt8(ascii: "-"):
+            true
+        default: false
+        }
+    }
+
+    /// What may be granted on a volume.
+    static let volumeRights: Rights = [.read, .write, .discard, .flush, .resize, .snapshot]
+
+    /// Rights on a volume, at least one.
+    func rights(_ member: String = "rights") throws(Problem) -> Rights? {
+        guard let value = value(member) else { return nil }
+        let known = Fields.volumeRights.names
+        let expected = "at least one of \(known.joined(separator: ", "))"
+        guard case .array(let items) = value else { throw wrong(member, value, expected: expected) }
+        var names: [String] = []
+        for item in items {
+            guard case .string(let text) = item, known.contains(text) else {
+                throw .invalid(name(member), "has an item that is no right of a volume", expected: expected)
+            }
+            names.append(text)
+        }
+        guard !names.isEmpty, let rights = Rights(names: names) else {
+            throw .invalid(name(member), "is empty", expected: expected)
+        }
+        return rights
+    }
+
+    /// Rights that must be there.
+    func requiredRights() throws(Problem) -> Rights {
+        guard let rights = try rights() else {
+            throw missing(
+                "rights", expected: "at least one of \(Fields.volumeRights.names.joined(separator: ", "))")
+        }
+        return rights
+    }
+
+    /// A byte range with `offset` and `length`.
+    func range(_ member: String = "range") throws(Problem) -> ByteRange? {
+        guard let value = value(member) else { return nil }
+        let path = name(member)
+        let fields = try Fields(value, at: path, known: ["offset", "length"])
+        let offset = try fields.integer("offset", in: 0...Limits.volumeBytesMax)
+        let length = try fields.integer("length", in: 1...Limits.volumeBytesMax)
+        guard let length else { throw fields.missing("length", expected: "a number of bytes") }
+        guard let range = ByteRange(offset: offset ?? 0, length: length), range.end <= Limits.volumeBytesMax
+        else {
+            throw .invalid(path, "ends after the largest volume", expected: "a range within the volume")
+        }
+        return range
+    }
+
+    /// Ceilings, each optional.
+    func limits(_ member: String = "limits", over present: IOLimits = .none) throws(Problem) -> IOLimits? {
+        guard let value = value(member) else { return nil }
+        let fields = try Fields(value, at: name(member), known: ["iops", "bytesPerSecond"])
+        var limits = present
+        if fields.has("iops") { limits.iops = try fields.integer("iops", in: 1...UInt64.max) }
+        if fields.has("bytesPerSecond") {
+            limits.bytesPerSecond = try fields.integer("bytesPerSecond", in: 1...UInt64.max)
+        }
+        return limits
+    }
+
+    /// The name in a resource reference such as `volume/demo`.
+    func requiredVolume(_ member: String = "resource") throws(Problem) -> String {
+        let expected = "volume/NAME"
+        guard let value = value(member) else { throw missing(member, expected: expected) }
+        guard case .string(let text) = value else { throw wrong(member, value, expected: expected) }
+        let parts = text.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
+        guard parts.count == 2, parts[0] == "volume", let name = ResourceName(String(parts[1])) else {
+            throw .invalid(self.name(member), "is not a resource that can be granted", expected: expected)
+        }
+        return name.text
+    }
+}

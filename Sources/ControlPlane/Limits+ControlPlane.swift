@@ -1,0 +1,54 @@
+import Core
+
+extension Limits {
+    /// How deep a request's JSON may nest.
+    public static let jsonDepthMax = 8
+    /// The most labels of a resource.
+    public static let labelsMax = 32
+    /// The longest name of a label, in characters.
+    public static let labelNameCharactersMax = 63
+    /// The longest value of a label, in bytes of UTF-8.
+    public static let labelValueBytesMax = 255
+    /// The most settings of a pool.
+    public static let poolSettingsMax = 32
+    /// The longest value of a pool's setting, in bytes of UTF-8.
+    public static let poolSettingBytesMax = 4096
+    /// The longest reason for a revocation or a disconnection, in bytes of UTF-8.
+    public static let reasonBytesMax = 255
+    /// How many items a page has when the request does not say.
+    public static let pageItemsDefault = 100
+    /// The most items of a page.
+    public static let pageItemsMax = 1000
+    /// How long a one-time enrolment token counts, in seconds.
+    public static let enrolTokenSeconds: UInt64 = 3600
+    /// How long a node's certificate counts, in seconds: 30 days.
+    public static let nodeCertificateSeconds: UInt64 = 30 * 86400
+    /// The life of a capability when the request does not say, in seconds.
+    public static let capabilitySecondsDefault: UInt64 = 3600
+    /// The longest life that a grant may allow when it is not told, in seconds: a day.
+    public static let grantLifetimeSecondsDefault: UInt64 = 86400
+    /// The longest life that a grant may allow at all, in seconds: 30 days.
+    public static let grantLifetimeSecondsMax: UInt64 = 30 * 86400
+    /// How often a capability may be passed on to another key, at most.
+    public static let delegationDepthMax: UInt64 = 8
+    /// The longest `Idempotency-Key`, in characters.
+    public static let idempotencyKeyCharactersMax = 255
+    /// How long the answer to a POST is kept for repeats, in seconds.
+    public static let idempotencySeconds: UInt64 = 86400
+    /// The most answers that are kept; the oldest go first.
+    public static let idempotencyRecordsMax = 10_000
+    /// How long what has expired stays listed, in seconds.
+    public static let expiredRecordSeconds: UInt64 = 3600
+    /// How often expired records are looked for, in seconds.
+    public static let sweepSeconds: UInt64 = 300
+    /// The most records that one sweep removes.
+    public static let sweepRecordsMax = 1000
+    /// The most records that are removed or changed together with the one that they hang on.
+    public static let cascadeRecordsMax = 9000
+    /// The most resources of one kind.
+    public static let recordsPerKindMax = 100_000
+    /// The most capabilities that are on record.
+    public static let capabilityRecordsMax = 200_000
+    /// The most answers to `GET` that are kept ready.
+    public static let readyAnswersMax = 16_384
+}

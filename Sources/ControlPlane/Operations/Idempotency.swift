@@ -1,0 +1,101 @@
+import Catalog
+import Core
+import HTTPTypes
+import TLS
+
+/// Where the answer to a POST with an `Idempotency-Key` is kept.
+struct IdempotencySlot: Sendable {
+    /// SHA-256 over caller, path and key.
+    let hash: Digest32
+    /// SHA-256 over the body.
+    let request: Digest32
+}
+
+extension ControlPlane {
+    /// Runs a POST, or answers what it answered before when its `Idempotency-Key` was seen already.
+    ///
+    /// The answer is committed together with the changes, so no crash separates them. Refusals are not kept.
+    func repeatable(_ context: RequestContext, route: Route) async throws(Problem) -> ControlResponse {
+        guard let key = context.request.headers[.idempotencyKey] else {
+            return try await route.handler(self)(context)
+        }
+        guard (1...Limits.idempotencyKeyCharactersMax).contains(key.utf8.count),
+            key.utf8.allSatisfy({ (0x21...0x7E).contains($0) })
+        else {
+            throw Problem(
+                .invalidHeader, "Idempotency-Key is not one", field: "Idempotency-Key",
+                expected:
+                    "1 to \(Limits.idempotencyKeyCharactersMax) visible ASCII characters, such as a UUID")
+        }
+        let path = context.request.segments.joined(separator: "/")
+        let slot = IdempotencySlot(
+            hash: SHA256.hash(Array("\(context.caller.name)\n\(path)\n\(key)".utf8)),
+            request: SHA256.hash(context.request.body))
+        return try await locks.withLock("idempotency/\(slot.hash)") { () async throws(Problem) in
+            if let stored = store.get(IdempotencyRecord.self, slot.hash.hex),
+                stored.record.createdAt + Limits.idempotencySeconds > wallClock.now()
+            {
+                return try replay(stored.record, slot: slot)
+            }
+            var context = context
+            context.idempotency = slot
+            return try await route.handler(self)(context)
+        }
+    }
+
+    private func replay(_ record: IdempotencyRecord, slot: IdempotencySlot) throws(Problem) -> ControlResponse
+    {
+        guard record.request == slot.request else {
+            throw Problem(
+                .idempotencyMismatch, "this key was used for a request with another body",
+                field: "Idempotency-Key",
+                expected: "a new key for a new request")
+        }
+        var headers: HTTPFields = [.contentType: "application/json"]
+        for (name, value) in record.headers {
+            if let field = HTTPField.Name(name) { headers[field] = value }
+        }
+        var body = Array(record.body.utf8)
+        if let sealed = record.sealed { body = try unseal(sealed, into: body) }
+        return ControlResponse(status: HTTPResponse.Status(code: record.status), headers: headers, body: body)
+    }
+
+    /// Adds the enrolment token, which is computed again and never stored.
+    private func unseal(_ sealed: String, into body: [UInt8]) throws(Problem) -> [UInt8] {
+        guard let token = EnrolToken(sealed: sealed, authority: authority),
+            let value = try? JSONParser.parse(body), case .object(var members) = value
+        else { throw Problem(.internalError, "the recorded answer cannot be read") }
+        members["token"] = .string(token.text)
+        return JSONValue.object(members).text
+    }
+
+    /// Adds the record of an answer to `changes` when the request carried an `Idempotency-Key`.
+    ///
+    /// - Parameter sealed: for an answer with an enrolment token: how to compute it; `stored` lacks it then.
+    func record(
+        _ response: ControlResponse, for context: RequestContext, in changes: inout RecordChanges,
+        body: JSONValue, sealed: String? = nil
+    ) throws(Problem) {
+        guard let slot = context.idempotency else { return }
+        var headers: [String: String] = [:]
+        for name in [HTTPField.Name.eTag, .location] {
+            if let value = response.headers[name] { headers[name.rawName] = value }
+        }
+        let record = IdempotencyRecord(
+            hash: slot.hash, request: slot.request, createdAt: wallClock.now(), status: response.status.code,
+            headers: headers, body: String(decoding: body.text, as: UTF8.self), sealed: sealed)
+        let old = store.get(IdempotencyRecord.self, slot.hash.hex)?.revision ?? 0
+        try Problem.translating { () throws(CatalogError) in try changes.put(record, over: old) }
+    }
+}
+
+extension HTTPField.Name {
+    /// `Idempotency-Key`: a POST with a key that was seen is answered again, not executed again.
+    static let idempotencyKey = HTTPField.Name(known: "idempotency-key")
+
+    /// A field name that is known to be one.
+    private init(known name: String) {
+        guard let field = HTTPField.Name(name) else { preconditionFailure("\(name) is no field name") }
+        self = field
+    }
+}

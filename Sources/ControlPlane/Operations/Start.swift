@@ -1,0 +1,143 @@
+import Catalog
+import Core
+import Logging
+import Services
+
+extension ControlPlane {
+    /// Makes the data side what the catalog says, completes or undoes what a crash left, and answers requests from then on.
+    ///
+    /// A pool or volume that does not come up is reported by the API and does not keep the others from starting.
+    public func start() async throws(Problem) {
+        try await perform(.trust(keys: trustedKeys))
+        for stored in store.all(NodeRecord.self) {
+            let node = stored.record
+            try await perform(.setNode(id: node.id, name: node.name, epoch: node.epoch))
+        }
+        try await restoreRevocations()
+        for stored in store.all(PoolRecord.self) { await startPool(stored.record) }
+        for stored in store.all(VolumeRecord.self, where: { $0.state == .ready }) {
+            await publish(stored.record)
+        }
+        for stored in store.all(IntentRecord.self) { await settle(stored) }
+        await sweep(force: true)
+        let now = wallClock.now()
+        live.withLock { live in
+            live.startedAt = now
+            live.isReady = true
+        }
+    }
+
+    /// The keys whose capabilities count: the one that signs, and old ones until their last capability has ended.
+    private var trustedKeys: [[UInt8]: [UInt8]] {
+        let now = wallClock.now()
+        var keys: [[UInt8]: [UInt8]] = [:]
+        for stored in store.all(KeyRecord.self) {
+            let key = stored.record
+            guard key.verifiesUntil.map({ $0 >= now }) ?? true, let id = Hex.decode(key.keyID),
+                let publicKey = Hex.decode(key.publicKey)
+            else { continue }
+            keys[id] = publicKey
+        }
+        return keys
+    }
+
+    private func restoreRevocations() async throws(Problem) {
+        let now = wallClock.now()
+        let revoked = store.all(CapabilityRecord.self) { record in
+            record.revokedAt != nil && record.expiresAt + Limits.clockSkewSeconds >= now
+        }
+        for stored in revoked {
+            let record = stored.record
+            try await perform(
+                .revokeCapability(record.id, expiry: record.expiresAt, reason: record.reason ?? "revoked"))
+        }
+    }
+
+    private func startPool(_ pool: PoolRecord) async {
+        do throws(Problem) {
+            try await perform(.addPool(descriptor(of: pool)))
+        } catch {
+            live.withLock { $0.poolFaults[pool.name] = error.detail }
+            logger.error(
+                "pool did not start", metadata: ["pool": "\(pool.name)", "reason": "\(error.detail)"])
+        }
+    }
+
+    private func publish(_ volume: VolumeRecord) async {
+        do throws(Problem) {
+            try await perform(.publishVolume(descriptor(of: volume)))
+        } catch {
+            live.withLock { $0.volumeFaults[volume.id] = error.detail }
+            logger.error(
+                "volume is not available",
+                metadata: ["volume": "\(volume.name)", "reason": "\(error.detail)"])
+        }
+    }
+
+    /// Completes or undoes an operation that a crash interrupted. What the device refuses stays for the next start.
+    private func settle(_ stored: Stored<IntentRecord>) async {
+        let intent = stored.record
+        do throws(Problem) {
+            switch intent.action {
+            case .createVolume, .deleteVolume: try await settleRemoval(stored)
+            case .resizeVolume: try await settleResize(stored)
+            }
+            logger.notice(
+                "interrupted operation settled",
+                metadata: ["action": "\(intent.action.rawValue)", "volume": "\(intent.volume.name)"])
+        } catch {
+            logger.error(
+                "interrupted operation is left for the next start",
+                metadata: [
+                    "action": "\(intent.action.rawValue)", "volume": "\(intent.volume.name)",
+                    "reason": "\(error.detail)",
+                ])
+        }
+    }
+
+    private func settleRemoval(_ intent: Stored<IntentRecord>) async throws(Problem) {
+        let volume = intent.record.volume
+        try await perform(.publishVolume(descriptor(of: volume)))
+        try await perform(.deleteVolume(volume.id))
+        var changes = RecordChanges()
+        changes.delete(intent)
+        if let stored = store.get(VolumeRecord.self, volume.name), stored.record.id == volume.id {
+            changes.delete(stored)
+        }
+        try await commit(changes)
+    }
+
+    private func settleResize(_ intent: Stored<IntentRecord>) async throws(Problem) {
+        var changes = RecordChanges()
+        changes.delete(intent)
+        if let stored = store.get(VolumeRecord.self, intent.record.volume.name),
+            stored.record.id == intent.record.volume.id, let size = intent.record.newSize
+        {
+            do throws(Problem) {
+                try await perform(.resizeVolume(stored.record.id, size))
+                var volume = stored.record
+                volume.size = size
+                volume.touch(wallClock.now())
+                try Problem.translating { () throws(CatalogError) in
+                    try changes.put(volume, over: stored.revision)
+                }
+            } catch {
+                // Nobody was told that it grew; the volume keeps its size.
+                guard error.code == .noSpace else { throw error }
+            }
+        }
+        try await commit(changes)
+    }
+
+    func descriptor(of pool: PoolRecord) -> PoolDescriptor {
+        PoolDescriptor(
+            name: pool.name, driver: pool.driver, settings: pool.settings,
+            folder: "\(poolsFolder)/\(pool.name)")
+    }
+
+    func descriptor(of volume: VolumeRecord) -> VolumeDescriptor {
+        VolumeDescriptor(
+            id: volume.id, name: volume.name, pool: volume.pool, size: volume.size,
+            accessMode: volume.accessMode, epoch: volume.epoch)
+    }
+}

@@ -1,0 +1,43 @@
+import Catalog
+import Core
+import Logging
+
+extension ControlPlane {
+    /// Removes records that have ended: capabilities and tokens an hour after their expiry, recorded answers after a day,
+    /// and the oldest recorded answers above their maximum. At most every few minutes, when something is written anyway.
+    func sweep(force: Bool = false) async {
+        let now = wallClock.now()
+        let excess = store.count(IdempotencyRecord.self) - Limits.idempotencyRecordsMax
+        let isDue = live.withLock { live in
+            guard force || excess >= Limits.sweepRecordsMax / 2 || now >= live.lastSweep + Limits.sweepSeconds
+            else { return false }
+            live.lastSweep = now
+            return true
+        }
+        guard isDue else { return }
+        var changes = RecordChanges()
+        var room = Limits.sweepRecordsMax
+        func take<Value: Record>(_ type: Value.Type, where isEnded: (Value) -> Bool) {
+            for stored in store.page(type, limit: room, where: isEnded) {
+                changes.delete(stored)
+                room -= 1
+            }
+        }
+        take(CapabilityRecord.self) { $0.expiresAt + Limits.expiredRecordSeconds < now }
+        take(TokenRecord.self) { $0.expiresAt + Limits.expiredRecordSeconds < now }
+        take(IdempotencyRecord.self) { $0.createdAt + Limits.idempotencySeconds < now }
+        if excess > 0, changes.isEmpty {
+            let oldest = store.all(IdempotencyRecord.self).sorted {
+                $0.record.createdAt < $1.record.createdAt
+            }
+            for stored in oldest.prefix(min(excess, Limits.sweepRecordsMax)) { changes.delete(stored) }
+        }
+        guard !changes.isEmpty else { return }
+        do throws(Problem) {
+            try await commit(changes)
+        } catch {
+            // A record changed meanwhile, or the catalog is in trouble; the next sweep tries again.
+            logger.warning("expired records were not removed", metadata: ["reason": "\(error.detail)"])
+        }
+    }
+}

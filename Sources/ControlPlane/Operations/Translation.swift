@@ -1,0 +1,28 @@
+import Catalog
+import Services
+
+extension Problem {
+    /// What `body` throws, as a problem.
+    static func translating<Value>(_ body: () throws(CatalogError) -> Value) throws(Problem) -> Value {
+        do throws(CatalogError) { return try body() } catch { throw Problem(error) }
+    }
+}
+
+extension ControlPlane {
+    /// Makes changes durable and visible.
+    func commit(_ changes: RecordChanges) async throws(Problem) {
+        do throws(CatalogError) {
+            try await store.commit(changes)
+        } catch {
+            counters.countCommit(succeeded: false)
+            throw Problem(error)
+        }
+        counters.countCommit(succeeded: true)
+    }
+
+    /// Asks the services.
+    @discardableResult
+    func perform(_ action: ServiceAction) async throws(Problem) -> ServiceOutcome {
+        do throws(ServiceError) { return try await services.perform(action) } catch { throw Problem(error) }
+    }
+}

@@ -1,0 +1,306 @@
+import Capability
+import Catalog
+import Core
+import HTTPTypes
+import Services
+import TLS
+
+extension ControlPlane {
+    /// `GET /v1/capabilities`: without the tokens, which are not kept; a node sees its own.
+    func listCapabilities(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        let page = try context.page()
+        let node = try context.nameFilter("node")
+        let resource = try context.resourceFilter()
+        let isRevoked = try context.optionalFlag("revoked")
+        let own = context.caller.node?.id
+        let found = store.page(CapabilityRecord.self, after: page.after, limit: page.limit + 1) { record in
+            (node == nil || record.nodeName == node) && (resource == nil || record.resourceName == resource)
+                && (own == nil || record.nodeID == own)
+                && (isRevoked == nil || (self.end(of: record) != nil) == isRevoked)
+        }
+        return page.answer(found.map { ($0.record.recordKey, json($0.record)) })
+    }
+
+    /// `GET /v1/capabilities/{id}`
+    func showCapability(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        ControlResponse(status: .ok, json: json(try capability(context).record))
+    }
+
+    /// `POST /v1/capabilities`: a token for a node's key, within what one grant allows.
+    func issueCapability(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        let wish = try CapabilityWish(context)
+        guard store.count(CapabilityRecord.self) < Limits.capabilityRecordsMax else {
+            throw Problem(.limitReached, "the server has its most capabilities on record; some end soon")
+        }
+        let node = try node(wish.node).record
+        guard let holder = node.keyThumbprint else {
+            throw Problem(.notEnrolled, "node \(node.name) has not enrolled: it has no key", field: "node")
+        }
+        let volume = try readyVolume(wish.volume).record
+        let grant = try choose(wish, node: node, volume: volume)
+        return try await locks.withLock("grant/\(grant.name)") { () async throws(Problem) in
+            // The grant may have changed while we waited for it.
+            guard let current = store.get(GrantRecord.self, grant.name), current.record == grant else {
+                throw Problem(.conflict, "the grant was changed just now: repeat the request")
+            }
+            let now = wallClock.now()
+            let capability = CapabilityRecord(
+                id: .random(using: random), grant: grant, rights: wish.rights ?? grant.rights,
+                range: wish.range ?? grant.range, limits: wish.limits(under: grant.limits),
+                delegationDepth: wish.delegationDepth ?? grant.delegationDepth, holder: holder,
+                keyID: Hex.encode(authority.signingKey.id), issuedAt: now,
+                expiresAt: now + wish.lifetime(under: grant, now: now))
+            let token = try mint(capability, node: node, volume: volume)
+            guard case .object(var members) = json(capability) else {
+                throw Problem(.internalError, "a capability is not an object")
+            }
+            members["token"] = .string(token.text)
+            let body = JSONValue.object(members)
+            let response = ControlResponse(
+                status: .created, json: body, location: "/v1/capabilities/\(capability.id)")
+            var changes = RecordChanges()
+            try Problem.translating { () throws(CatalogError) in try changes.insert(capability) }
+            changes.require(current)
+            try record(response, for: context, in: &changes, body: body)
+            try await commit(changes)
+            counters.update { $0.capabilitiesIssued += 1 }
+            audit(
+                "capability issued", context,
+                [
+                    "capability": capability.id.hex, "node": node.name, "resource": "volume/\(volume.name)",
+                    "rights": capability.rights.names.joined(separator: ","),
+                    "expires": Timestamp.text(capability.expiresAt),
+                ])
+            await sweep()
+            return response
+        }
+    }
+
+    /// `POST /v1/capabilities/{id}/revoke`: durable and in force on every reactor before the answer.
+    func revokeCapability(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        let fields = try context.fields(known: ["reason"])
+        let reason = try fields.text("reason", bytesMax: Limits.reasonBytesMax) ?? "revoked"
+        let text = context.parameters["id"] ?? ""
+        return try await locks.withLock("capability/\(text.prefix(64))") { () async throws(Problem) in
+            let stored = try capability(context)
+            if stored.record.revokedAt == nil {
+                try await revoke([stored], reason: reason, with: RecordChanges())
+                audit(
+                    "capability revoked", context,
+                    [
+                        "capability": stored.record.id.hex, "node": stored.record.nodeName,
+                        "resource": "\(stored.record.kind.name)/\(stored.record.resourceName)",
+                        "reason": reason,
+                    ])
+            } else {
+                // A repeat makes sure of it: the first answer may have been lost before it was in force.
+                try await enforce(stored.record)
+            }
+            return ControlResponse(status: .ok, json: json(try capability(context).record))
+        }
+    }
+
+    // MARK: Steps
+
+    private func capability(_ context: RequestContext) throws(Problem) -> Stored<CapabilityRecord> {
+        let text = context.parameters["id"] ?? ""
+        guard let id = context.id, let stored = store.get(CapabilityRecord.self, id.hex),
+            context.caller.node.map({ $0.id == stored.record.nodeID }) ?? true
+        else { throw Problem.notFound("capability", text) }
+        return stored
+    }
+
+    /// Capabilities that have neither ended nor been revoked.
+    func liveCapabilities(where isIncluded: (CapabilityRecord) -> Bool) -> [Stored<CapabilityRecord>] {
+        let now = wallClock.now()
+        return store.all(CapabilityRecord.self) { record in
+            record.revokedAt == nil && record.expiresAt + Limits.clockSkewSeconds >= now && isIncluded(record)
+        }
+    }
+
+    /// Writes `changes` with the revocations of `capabilities`, then puts them in force on every reactor.
+    func revoke(
+        _ capabilities: [Stored<CapabilityRecord>], reason: String, with changes: RecordChanges
+    ) async throws(Problem) {
+        var changes = changes
+        let now = wallClock.now()
+        var rest = capabilities[...]
+        repeat {
+            for stored in rest.prefix(Limits.cascadeRecordsMax) {
+                var record = stored.record
+                record.revokedAt = now
+                record.reason = reason
+                let revoked = record
+                try Problem.translating { () throws(CatalogError) in
+                    try changes.put(revoked, over: stored.revision)
+                }
+            }
+            rest = rest.dropFirst(Limits.cascadeRecordsMax)
+            if !changes.isEmpty { try await commit(changes) }
+            changes = RecordChanges()
+        } while !rest.isEmpty
+        for stored in capabilities {
+            try await perform(
+                .revokeCapability(stored.record.id, expiry: stored.record.expiresAt, reason: reason))
+            counters.update { $0.capabilitiesRevoked += 1 }
+        }
+    }
+
+    private func enforce(_ record: CapabilityRecord) async throws(Problem) {
+        guard record.expiresAt + Limits.clockSkewSeconds >= wallClock.now() else { return }
+        try await perform(
+            .revokeCapability(record.id, expiry: record.expiresAt, reason: record.reason ?? "revoked"))
+    }
+
+    private func choose(
+        _ wish: CapabilityWish, node: NodeRecord, volume: VolumeRecord
+    ) throws(Problem) -> GrantRecord {
+        let now = wallClock.now()
+        let grants = store.all(GrantRecord.self) { grant in
+            grant.nodeID == node.id && grant.resourceID == volume.id && grant.expiresAt ?? .max > now
+                && (wish.grant == nil || grant.name == wish.grant)
+        }.map(\.record)
+        guard let first = grants.first else {
+            throw Problem(
+                .noGrant,
+                "node \(node.name) has no grant\(wish.grant.map { " \($0)" } ?? "") on volume/\(volume.name)",
+                expected: "a grant (POST /v1/grants)")
+        }
+        if let grant = grants.first(where: { wish.excess(over: $0) == nil }) { return grant }
+        let excess = wish.excess(over: first)
+        throw Problem(
+            .beyondGrant, "the request asks for more than grant \(first.name) allows", field: excess?.field,
+            expected: excess?.allowed)
+    }
+
+    private func mint(
+        _ record: CapabilityRecord, node: NodeRecord, volume: VolumeRecord
+    ) throws(Problem) -> Capability {
+        let claims = Claims(
+            issuer: authority.clusterID, audience: authority.clusterID, capability: record.id,
+            subject: node.id,
+            issuedAt: record.issuedAt, notBefore: record.notBefore, expiry: record.expiresAt,
+            holder: record.holder, kind: record.kind, resource: volume.id, rights: record.rights,
+            range: record.range, limits: record.limits, resourceEpoch: volume.epoch, nodeEpoch: node.epoch,
+            delegationDepth: record.delegationDepth)
+        do throws(CapabilityError) {
+            return try Capability.mint(
+                claims, keyID: authority.signingKey.id, signer: authority.signingKey.signer,
+                keys: OpenSSLSignatures())
+        } catch {
+            throw Problem(.internalError, "the capability could not be signed: \(error)")
+        }
+    }
+
+    /// When and why a capability stopped counting other than by its expiry; nil when it did not.
+    func end(of record: CapabilityRecord) -> (at: UInt64?, reason: String)? {
+        if let at = record.revokedAt { return (at, record.reason ?? "revoked") }
+        if store.get(VolumeRecord.self, record.resourceName).map({
+            $0.record.id != record.resourceID || $0.record.state == .deleting
+        }) ?? true {
+            return (nil, "volume \(record.resourceName) was deleted")
+        }
+        guard let node = store.get(NodeRecord.self, record.nodeName), node.record.id == record.nodeID else {
+            return (nil, "node \(record.nodeName) was removed")
+        }
+        if node.record.keyThumbprint != record.holder {
+            return (node.record.enrolledAt, "node \(record.nodeName) has enrolled with another key")
+        }
+        return nil
+    }
+
+    private func json(_ record: CapabilityRecord) -> JSONValue {
+        let end = end(of: record)
+        var members: [String: JSONValue] = [
+            "id": .string(record.id.hex), "node": .string(record.nodeName),
+            "nodeID": .string(record.nodeID.hex),
+            "grant": .string(record.grantName),
+            "resource": .string("\(record.kind.name)/\(record.resourceName)"),
+            "resourceID": .string(record.resourceID.hex), "rights": .strings(record.rights.names),
+            "range": record.range.json, "limits": record.limits.json,
+            "delegationDepth": .integer(UInt64(record.delegationDepth)), "holder": .string(record.holder.hex),
+            "keyID": .string(record.keyID), "issuedAt": .string(Timestamp.text(record.issuedAt)),
+            "notBefore": .string(Timestamp.text(record.notBefore)),
+            "expiresAt": .string(Timestamp.text(record.expiresAt)), "revoked": .bool(end != nil),
+        ]
+        if let end {
+            members["reason"] = .string(end.reason)
+            members["revokedAt"] = end.at.map { .string(Timestamp.text($0)) }
+        }
+        return .object(members)
+    }
+}
+
+/// What somebody wants a capability for.
+private struct CapabilityWish {
+    let node: String
+    let volume: String
+    let rights: Rights?
+    let range: ByteRange?
+    let limits: IOLimits?
+    let lifetimeSeconds: UInt64?
+    let delegationDepth: UInt8?
+    let grant: String?
+
+    init(_ context: RequestContext) throws(Problem) {
+        let fields = try context.fields(known: [
+            "resource", "rights", "range", "limits", "lifetimeSeconds", "delegationDepth", "grant", "node",
+        ])
+        volume = try fields.requiredVolume()
+        rights = try fields.rights()
+        range = try fields.range()
+        limits = try fields.limits()
+        lifetimeSeconds = try fields.integer("lifetimeSeconds", in: 1...Limits.grantLifetimeSecondsMax)
+        delegationDepth = try fields.integer("delegationDepth", in: 0...Limits.delegationDepthMax).map {
+            UInt8($0)
+        }
+        grant = try fields.resourceName("grant")
+        let named = try fields.resourceName("node")
+        if let own = context.caller.node {
+            guard named == nil || named == own.name else {
+                throw Problem(
+                    .forbidden, "a node issues capabilities for itself only", field: "node",
+                    expected: own.name)
+            }
+            node = own.name
+        } else {
+            guard let named else {
+                throw Problem(
+                    .missingField, "node is missing", field: "node",
+                    expected: "the node that the capability is for")
+            }
+            node = named
+        }
+    }
+
+    /// The ceilings that result: those asked for, the grant's where none was asked for.
+    func limits(under ceiling: IOLimits) -> IOLimits {
+        IOLimits(
+            iops: limits?.iops ?? ceiling.iops,
+            bytesPerSecond: limits?.bytesPerSecond ?? ceiling.bytesPerSecond)
+    }
+
+    func lifetime(under grant: GrantRecord, now: UInt64) -> UInt64 {
+        let wanted = lifetimeSeconds ?? min(Limits.capabilitySecondsDefault, grant.lifetimeSecondsMax)
+        guard let end = grant.expiresAt else { return wanted }
+        return min(wanted, end - min(now, end - 1))
+    }
+
+    /// The first field that asks for more than the grant allows, and what it allows; nil when all is within.
+    func excess(over grant: GrantRecord) -> (field: String, allowed: String)? {
+        if let rights, !rights.isSubset(of: grant.rights) {
+            return ("rights", "at most \(grant.rights.names.joined(separator: ", "))")
+        }
+        if let range, !grant.covers(range) {
+            return ("range", grant.range.map { "within bytes \($0)" } ?? "any")
+        }
+        if !grant.covers(limits(under: grant.limits)) { return ("limits", "at most the grant's limits") }
+        if let lifetimeSeconds, lifetimeSeconds > grant.lifetimeSecondsMax {
+            return ("lifetimeSeconds", "at most \(grant.lifetimeSecondsMax)")
+        }
+        if let delegationDepth, delegationDepth > grant.delegationDepth {
+            return ("delegationDepth", "at most \(grant.delegationDepth)")
+        }
+        return nil
+    }
+}

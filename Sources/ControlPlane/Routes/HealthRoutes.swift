@@ -1,0 +1,14 @@
+import HTTPTypes
+
+extension ControlPlane {
+    /// `GET /livez`: the process answers.
+    func livez(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        ControlResponse(status: .ok, json: .object(["status": .string("alive")]))
+    }
+
+    /// `GET /readyz`: the server takes requests.
+    func readyz(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        guard isReady else { throw Problem(.notReady, "the server is starting or stopping") }
+        return ControlResponse(status: .ok, json: .object(["status": .string("ready")]))
+    }
+}

@@ -1,0 +1,138 @@
+import Catalog
+import Core
+import HTTPTypes
+import Services
+
+extension ControlPlane {
+    /// `GET /metrics`: the Prometheus text format, version 0.0.4.
+    func metrics(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        var text = MetricsText()
+        text.add("sluice_info", "gauge", "Which server this is.")
+        text.sample(
+            "sluice_info", 1,
+            [("cluster", authority.clusterID.hex), ("name", authority.name), ("version", SluiceVersion.text)])
+        text.single(
+            "sluice_start_time_seconds", "gauge", "When the server became ready, in Unix seconds.",
+            live.withLock { $0.startedAt })
+        addControl(to: &text)
+        if case .statistics(let statistics) = try await perform(.statistics) { add(statistics, to: &text) }
+        await addPools(to: &text)
+        return ControlResponse(
+            status: .ok, headers: [.contentType: "text/plain; version=0.0.4; charset=utf-8"],
+            body: Array(text.text.utf8))
+    }
+
+    private func addControl(to text: inout MetricsText) {
+        let counts = counters.all
+        text.add("sluice_control_requests_total", "counter", "Answers of the control API.")
+        for (key, count) in counts.requests.sorted(by: { $0.key < $1.key }) {
+            text.sample(
+                "sluice_control_requests_total", count,
+                [("method", key.method), ("route", key.template), ("status", String(key.status))])
+        }
+        text.add("sluice_catalog_commits_total", "counter", "Transactions of the catalog.")
+        text.sample("sluice_catalog_commits_total", counts.commits, [("result", "ok")])
+        text.sample("sluice_catalog_commits_total", counts.failedCommits, [("result", "failed")])
+        text.single(
+            "sluice_capabilities_issued_total", "counter", "Capabilities that were issued.",
+            counts.capabilitiesIssued)
+        text.single(
+            "sluice_capabilities_revoked_total", "counter", "Capabilities that were revoked one by one.",
+            counts.capabilitiesRevoked)
+        text.single("sluice_nodes_enrolled_total", "counter", "Enrolments of nodes.", counts.nodesEnrolled)
+        text.single(
+            "sluice_enrol_tokens_refused_total", "counter", "Enrolments that were refused for their token.",
+            counts.tokensRefused)
+        text.add("sluice_records", "gauge", "Records in the catalog.")
+        let records = [
+            ("pool", store.count(PoolRecord.self)), ("volume", store.count(VolumeRecord.self)),
+            ("node", store.count(NodeRecord.self)), ("grant", store.count(GrantRecord.self)),
+            ("capability", store.count(CapabilityRecord.self)), ("intent", store.count(IntentRecord.self)),
+        ]
+        for (kind, count) in records { text.sample("sluice_records", UInt64(count), [("kind", kind)]) }
+    }
+
+    private func add(_ statistics: Statistics, to text: inout MetricsText) {
+        text.single("sluice_sessions", "gauge", "Sessions that exist.", UInt64(statistics.sessions))
+        text.single(
+            "sluice_channels", "gauge", "Data channels that are connected.", UInt64(statistics.channels))
+        text.single("sluice_handles", "gauge", "Handles that are open.", UInt64(statistics.handles))
+        text.single(
+            "sluice_requests_in_flight", "gauge", "Data requests that are not answered yet.",
+            UInt64(statistics.inFlight))
+        text.add("sluice_data_requests_total", "counter", "Data requests by operation.")
+        let operations = [
+            ("read", statistics.reads), ("write", statistics.writes), ("flush", statistics.flushes),
+            ("discard", statistics.discards), ("control", statistics.controls),
+        ]
+        for (name, count) in operations {
+            text.sample("sluice_data_requests_total", count, [("operation", name)])
+        }
+        text.add("sluice_data_bytes_total", "counter", "Payload bytes by direction.")
+        text.sample("sluice_data_bytes_total", statistics.bytesRead, [("direction", "read")])
+        text.sample("sluice_data_bytes_total", statistics.bytesWritten, [("direction", "write")])
+        text.add("sluice_data_refusals_total", "counter", "Data requests that were not answered with OK.")
+        for (status, count) in statistics.refusals.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
+            text.sample("sluice_data_refusals_total", count, [("status", status.name)])
+        }
+    }
+
+    private func addPools(to text: inout MetricsText) async {
+        let faults = live.withLock { $0.poolFaults }
+        var capacities: [(name: String, total: UInt64, used: UInt64, free: UInt64)] = []
+        text.add("sluice_pool_up", "gauge", "Whether a pool's driver runs.")
+        for stored in store.all(PoolRecord.self) {
+            let name = stored.record.name
+            guard faults[name] == nil,
+                case .capacity(let capacity) = try? await services.perform(.poolCapacity(name))
+            else {
+                text.sample("sluice_pool_up", 0, [("pool", name)])
+                continue
+            }
+            text.sample("sluice_pool_up", 1, [("pool", name)])
+            capacities.append((name, capacity.total, capacity.used, capacity.free))
+        }
+        text.add("sluice_pool_bytes", "gauge", "A pool's space.")
+        for pool in capacities {
+            for (state, bytes) in [("total", pool.total), ("used", pool.used), ("free", pool.free)] {
+                text.sample("sluice_pool_bytes", bytes, [("pool", pool.name), ("state", state)])
+            }
+        }
+    }
+}
+
+/// Text in the Prometheus exposition format.
+private struct MetricsText {
+    private(set) var text = ""
+
+    mutating func add(_ name: String, _ type: String, _ help: String) {
+        text += "# HELP \(name) \(help)\n# TYPE \(name) \(type)\n"
+    }
+
+    mutating func sample(_ name: String, _ value: UInt64, _ labels: [(String, String)] = []) {
+        text += name
+        if !labels.isEmpty {
+            text +=
+                "{" + labels.map { "\($0.0)=\"\(MetricsText.escape($0.1))\"" }.joined(separator: ",") + "}"
+        }
+        text += " \(value)\n"
+    }
+
+    mutating func single(_ name: String, _ type: String, _ help: String, _ value: UInt64) {
+        add(name, type, help)
+        sample(name, value)
+    }
+
+    private static func escape(_ value: String) -> String {
+        var escaped = ""
+        for character in value.unicodeScalars {
+            switch character {
+            case "\\": escaped += "\\\\"
+            case "\"": escaped += "\\\""
+            case "\n": escaped += "\\n"
+            default: escaped.unicodeScalars.append(character)
+            }
+        }
+        return escaped
+    }
+}

@@ -1,0 +1,98 @@
+import Core
+import HTTPTypes
+import Services
+
+extension ControlPlane {
+    /// `GET /v1/sessions`, in order of their start; a node sees its own.
+    func listSessions(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        let page = try context.page()
+        var sessions = try await sessions(for: context.caller)
+        if let after = page.after {
+            guard let mark = SessionMark(after) else {
+                throw Problem(.invalidCursor, "the cursor is not one that this server gave", field: "cursor")
+            }
+            sessions.removeAll { !(mark < SessionMark($0)) }
+        }
+        return page.answer(sessions.prefix(page.limit + 1).map { (SessionMark($0).text, json($0)) })
+    }
+
+    /// `GET /v1/sessions/{id}`
+    func showSession(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        ControlResponse(status: .ok, json: json(try await session(context)))
+    }
+
+    /// `DELETE /v1/sessions/{id}`: closes its channels; its capabilities still count.
+    func disconnectSession(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        let reason = context.request.queryValue("reason") ?? "disconnected by an administrator"
+        guard reason.utf8.count <= Limits.reasonBytesMax, reason.unicodeScalars.allSatisfy(Fields.isPlain)
+        else {
+            throw Problem(
+                .invalidParameter, "reason is too long or holds control characters", field: "reason",
+                expected: "at most \(Limits.reasonBytesMax) bytes of text")
+        }
+        let session = try await session(context)
+        try await perform(.disconnectSession(session.id, reason: reason))
+        audit("session disconnected", context, ["session": session.id.hex, "reason": reason])
+        return ControlResponse(status: .noContent)
+    }
+
+    private func sessions(for caller: Caller) async throws(Problem) -> [SessionInfo] {
+        guard case .sessions(let sessions) = try await perform(.listSessions) else {
+            throw Problem(.internalError, "the services answered something else than sessions")
+        }
+        guard let node = caller.node else { return sessions }
+        return sessions.filter { $0.node == node.id || $0.thumbprint == node.keyThumbprint }
+    }
+
+    private func session(_ context: RequestContext) async throws(Problem) -> SessionInfo {
+        let text = context.parameters["id"] ?? ""
+        guard let id = context.id,
+            let session = try await sessions(for: context.caller).first(where: { $0.id == id })
+        else { throw Problem.notFound("session", text) }
+        return session
+    }
+
+    private func json(_ session: SessionInfo) -> JSONValue {
+        let open = session.openVolumes.map { volume -> JSONValue in
+            .object([
+                "name": .string(volume.name), "resource": .string("volume/\(volume.name)"),
+                "rights": .strings(volume.rights.names), "capability": .string(volume.capability.hex),
+            ])
+        }
+        return .object([
+            "id": .string(session.id.hex), "node": .optional(session.nodeName),
+            "thumbprint": .string(session.thumbprint.hex), "client": .string(session.clientName),
+            "address": .string(session.peerAddress), "channels": .integer(UInt64(session.channels)),
+            "open": .array(open), "since": .string(Timestamp.text(session.since)),
+            "requests": .integer(session.requests), "bytesRead": .integer(session.bytesRead),
+            "bytesWritten": .integer(session.bytesWritten), "inFlight": .integer(UInt64(session.inFlight)),
+        ])
+    }
+}
+
+/// Where a session stands in the list.
+private struct SessionMark: Comparable {
+    let since: UInt64
+    let id: Identifier
+
+    init(_ session: SessionInfo) {
+        since = session.since
+        id = session.id
+    }
+
+    init?(_ text: String) {
+        let parts = text.split(separator: ".")
+        guard parts.count == 2, let since = UInt64(parts[0]), let id = Identifier(hex: String(parts[1]))
+        else {
+            return nil
+        }
+        self.since = since
+        self.id = id
+    }
+
+    var text: String { "\(since).\(id.hex)" }
+
+    static func < (left: SessionMark, right: SessionMark) -> Bool {
+        (left.since, left.id) < (right.since, right.id)
+    }
+}

@@ -1,0 +1,266 @@
+import Catalog
+import Core
+import HTTPTypes
+import Services
+
+extension ControlPlane {
+    /// `GET /v1/volumes`; a node sees those that are granted to it.
+    func listVolumes(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        let page = try context.page()
+        let pool = try context.nameFilter("pool")
+        let granted = context.caller.node.map(volumesGranted)
+        let found = store.page(VolumeRecord.self, after: page.after, limit: page.limit + 1) { volume in
+            (pool == nil || volume.pool == pool) && (granted?.contains(volume.id) ?? true)
+        }
+        return page.answer(found.map { ($0.record.name, json($0.record)) })
+    }
+
+    /// `GET /v1/volumes/{name}`
+    func showVolume(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        let volume = try volume(context.name).record
+        if let node = context.caller.node, !volumesGranted(to: node).contains(volume.id) {
+            throw Problem.notFound("volume", context.name)
+        }
+        let tag = volume.entityTag
+        let ready = live.withLock { live -> ControlResponse? in
+            guard let known = live.readyAnswers[volume.name], known.tag == tag else { return nil }
+            return known.response
+        }
+        if let ready { return ready }
+        let response = ControlResponse(status: .ok, json: json(volume), tag: tag)
+        live.withLock { live in
+            guard live.volumeFaults[volume.id] == nil else { return }
+            if live.readyAnswers.count >= Limits.readyAnswersMax { live.readyAnswers.removeAll() }
+            live.readyAnswers[volume.name] = (tag, response)
+        }
+        return response
+    }
+
+    /// `POST /v1/volumes`: intent, device, record; a crash in between leaves nothing behind.
+    func createVolume(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        let fields = try context.fields(known: ["name", "size", "pool", "accessMode", "labels"])
+        let name = try fields.requiredName("name")
+        let size = try fields.requiredSize("size")
+        let poolName = try fields.resourceName("pool") ?? "default"
+        let mode = try fields.choice("accessMode", of: AccessMode.self) ?? .singleWriter
+        let labels = try fields.labels() ?? [:]
+        return try await locks.withLock("volume/\(name)") { () async throws(Problem) in
+            guard store.get(VolumeRecord.self, name) == nil else { throw Problem.exists("volume", name) }
+            guard let pool = store.get(PoolRecord.self, poolName) else {
+                throw Problem.invalid("pool", "\(poolName) does not exist", expected: "the name of a pool")
+            }
+            guard store.count(VolumeRecord.self) < Limits.recordsPerKindMax else {
+                throw Problem(.limitReached, "the server has its most volumes, \(Limits.recordsPerKindMax)")
+            }
+            let volume = VolumeRecord(
+                id: .random(using: random), name: name, pool: poolName, size: size, accessMode: mode,
+                labels: labels,
+                createdAt: wallClock.now())
+            let intent = try await begin(IntentRecord(.createVolume, volume: volume), requiring: pool)
+            do throws(Problem) {
+                try await perform(.createVolume(descriptor(of: volume)))
+            } catch {
+                await undoCreate(intent)
+                throw error
+            }
+            let body = json(volume)
+            let response = ControlResponse(
+                status: .created, json: body, tag: volume.entityTag, location: "/v1/volumes/\(name)")
+            var changes = RecordChanges()
+            changes.delete(intent)
+            try Problem.translating { () throws(CatalogError) in try changes.insert(volume) }
+            try record(response, for: context, in: &changes, body: body)
+            do throws(Problem) {
+                try await commit(changes)
+            } catch {
+                await undoCreate(intent)
+                throw error
+            }
+            audit("volume created", context, ["volume": name, "id": volume.id.hex, "size": "\(size)"])
+            return response
+        }
+    }
+
+    /// `PATCH /v1/volumes/{name}`: size (up), access mode, labels.
+    func patchVolume(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        let fields = try context.fields(known: ["size", "accessMode", "labels"])
+        let size = try fields.size("size")
+        let mode = try fields.choice("accessMode", of: AccessMode.self)
+        for member in ["size", "accessMode"] where fields.has(member) && fields.value(member) == nil {
+            throw Problem.invalid(member, "cannot be removed", expected: "a value, or leave it out")
+        }
+        return try await locks.withLock("volume/\(context.name)") { () async throws(Problem) in
+            let stored = try readyVolume(context.name)
+            try context.checkPrecondition(stored.record.entityTag)
+            var volume = stored.record
+            volume.labels = try fields.patchedLabels(volume.labels)
+            if let mode { volume.accessMode = mode }
+            if let size, size < volume.size {
+                throw Problem(
+                    .shrink, "size \(size) is below the present size", field: "size",
+                    expected: "\(volume.size) or more")
+            }
+            var changes = RecordChanges()
+            if let size, size > volume.size { changes.delete(try await grow(&volume, to: size)) }
+            guard volume != stored.record else {
+                return ControlResponse(status: .ok, json: json(volume), tag: volume.entityTag)
+            }
+            volume.touch(wallClock.now())
+            let changed = volume
+            try Problem.translating { () throws(CatalogError) in
+                try changes.put(changed, over: stored.revision)
+            }
+            try await commit(changes)
+            if volume.accessMode != stored.record.accessMode {
+                try await perform(.updateVolume(descriptor(of: volume)))
+            }
+            audit("volume changed", context, ["volume": volume.name, "size": "\(volume.size)"])
+            return ControlResponse(status: .ok, json: json(volume), tag: volume.entityTag)
+        }
+    }
+
+    /// `DELETE /v1/volumes/{name}`: marked first, so that nothing new begins; then the device; then the record.
+    func deleteVolume(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        let isForced = try context.flag("force")
+        return try await locks.withLock("volume/\(context.name)") { () async throws(Problem) in
+            let stored = try volume(context.name)
+            try context.checkPrecondition(stored.record.entityTag)
+            let users = try await sessionsUsing(stored.record.id)
+            if let first = users.first, !isForced {
+                throw Problem(
+                    .inUse,
+                    "\(users.count) session(s) have it open, such as \(first.id) of \(first.nodeName ?? "no node")",
+                    expected: "detach it first, or delete with ?force=true")
+            }
+            let (marked, intent) = try await markDeleting(stored)
+            do throws(Problem) {
+                try await perform(.deleteVolume(marked.record.id))
+            } catch {
+                // The record stays in state `deleting`: repeat the request, or the next start goes on.
+                guard error.code == .notFound else { throw error }
+            }
+            var changes = RecordChanges()
+            changes.delete(marked)
+            changes.delete(intent)
+            let grants = store.all(GrantRecord.self) { $0.resourceID == marked.record.id }
+            for grant in grants.prefix(Limits.cascadeRecordsMax) { changes.delete(grant) }
+            try await commit(changes)
+            live.withLock { live in
+                live.readyAnswers[marked.record.name] = nil
+                live.volumeFaults[marked.record.id] = nil
+            }
+            audit(
+                "volume deleted", context,
+                ["volume": marked.record.name, "id": marked.record.id.hex, "forced": "\(isForced)"])
+            return ControlResponse(status: .noContent)
+        }
+    }
+
+    // MARK: Steps
+
+    func volume(_ name: String) throws(Problem) -> Stored<VolumeRecord> {
+        guard let stored = store.get(VolumeRecord.self, name) else { throw Problem.notFound("volume", name) }
+        return stored
+    }
+
+    func readyVolume(_ name: String) throws(Problem) -> Stored<VolumeRecord> {
+        let stored = try volume(name)
+        guard stored.record.state == .ready else {
+            throw Problem(.conflict, "volume \(name) is being deleted", expected: "repeat the deletion")
+        }
+        return stored
+    }
+
+    /// The ids of the volumes that a node has a grant on.
+    func volumesGranted(to node: NodeRecord) -> Set<Identifier> {
+        Set(store.all(GrantRecord.self) { $0.nodeID == node.id }.map(\.record.resourceID))
+    }
+
+    private func sessionsUsing(_ volume: Identifier) async throws(Problem) -> [SessionInfo] {
+        guard case .sessions(let sessions) = try await perform(.listSessions) else { return [] }
+        return sessions.filter { session in session.openVolumes.contains { $0.id == volume } }
+    }
+
+    private func begin(
+        _ intent: IntentRecord, requiring pool: Stored<PoolRecord>? = nil
+    ) async throws(Problem) -> Stored<IntentRecord> {
+        var changes = RecordChanges()
+        let previous = store.get(IntentRecord.self, intent.recordKey)?.revision ?? 0
+        try Problem.translating { () throws(CatalogError) in try changes.put(intent, over: previous) }
+        if let pool { changes.require(pool) }
+        try await commit(changes)
+        guard let stored = store.get(IntentRecord.self, intent.recordKey) else {
+            throw Problem(.internalError, "an intent was committed and is not there")
+        }
+        return stored
+    }
+
+    /// Takes a half-made volume away again; what the device refuses, the next start does.
+    private func undoCreate(_ intent: Stored<IntentRecord>) async {
+        do throws(Problem) {
+            do throws(Problem) {
+                try await perform(.deleteVolume(intent.record.volume.id))
+            } catch {
+                guard error.code == .notFound else { throw error }
+            }
+            var changes = RecordChanges()
+            changes.delete(intent)
+            try await commit(changes)
+        } catch {
+            logger.error(
+                "a volume that was not created is left for the next start",
+                metadata: ["volume": "\(intent.record.volume.name)", "reason": "\(error.detail)"])
+        }
+    }
+
+    private func grow(_ volume: inout VolumeRecord, to size: UInt64) async throws(Problem) -> Stored<
+        IntentRecord
+    > {
+        let intent = try await begin(IntentRecord(.resizeVolume, volume: volume, newSize: size))
+        do throws(Problem) {
+            try await perform(.resizeVolume(volume.id, size))
+        } catch {
+            var changes = RecordChanges()
+            changes.delete(intent)
+            try await commit(changes)
+            throw error
+        }
+        volume.size = size
+        return intent
+    }
+
+    private func markDeleting(
+        _ stored: Stored<VolumeRecord>
+    ) async throws(Problem) -> (Stored<VolumeRecord>, Stored<IntentRecord>) {
+        let intent = IntentRecord(.deleteVolume, volume: stored.record)
+        var changes = RecordChanges()
+        let previous = store.get(IntentRecord.self, intent.recordKey)?.revision ?? 0
+        var volume = stored.record
+        volume.state = .deleting
+        volume.touch(wallClock.now())
+        let marked = volume
+        try Problem.translating { () throws(CatalogError) in
+            try changes.put(intent, over: previous)
+            try changes.put(marked, over: stored.revision)
+        }
+        try await commit(changes)
+        guard let intent = store.get(IntentRecord.self, intent.recordKey) else {
+            throw Problem(.internalError, "an intent was committed and is not there")
+        }
+        return (try self.volume(volume.name), intent)
+    }
+
+    func json(_ volume: VolumeRecord) -> JSONValue {
+        let fault = live.withLock { $0.volumeFaults[volume.id] }
+        var members: [String: JSONValue] = [
+            "id": .string(volume.id.hex), "name": .string(volume.name), "pool": .string(volume.pool),
+            "size": .integer(volume.size), "accessMode": .string(volume.accessMode.rawValue),
+            "labels": .strings(volume.labels), "createdAt": .string(Timestamp.text(volume.createdAt)),
+            "updatedAt": .string(Timestamp.text(volume.updatedAt)),
+        ]
+        let state = fault != nil && volume.state == .ready ? "unavailable" : volume.state.rawValue
+        members["state"] = .string(state)
+        members["message"] = fault.map(JSONValue.string)
+        return .object(members)
+    }
+}

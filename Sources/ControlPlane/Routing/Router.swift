@@ -1,0 +1,128 @@
+import Catalog
+import Core
+import HTTPTypes
+import Logging
+
+extension ControlPlane: ControlHandler {
+    /// Answers one request: route, caller, role, query, body, handler, in this order.
+    nonisolated(nonsending) public func respond(to request: ControlRequest) async -> ControlResponse {
+        var template = "none"
+        var response: ControlResponse
+        do throws(Problem) {
+            let (route, parameters) = try RouteTable.find(request.method, request.segments)
+            template = route.template
+            response = try await answer(request, route: route, parameters: parameters)
+        } catch {
+            response = error.response
+            log(error, request: request)
+        }
+        response.headers[.cacheControl] = "no-store"
+        counters.count(method: request.method.rawValue, template: template, status: response.status.code)
+        return response
+    }
+
+    nonisolated(nonsending) private func answer(
+        _ request: ControlRequest, route: Route, parameters: [String: String]
+    ) async throws(Problem) -> ControlResponse {
+        let caller = try identify(request.peer, for: route)
+        try Router.checkQuery(request, route: route)
+        try Router.checkBody(request, route: route)
+        var context = RequestContext(request: request, parameters: parameters, caller: caller)
+        if !route.roles.isEmpty, !isReady {
+            throw Problem(.notReady, "the server is starting; /readyz tells when it is ready")
+        }
+        if request.method == .get { return try await route.handler(self)(context) }
+
+        // A change that has begun is finished, also when its client goes away: it runs in a task of its own.
+        let result = await Task { [self, context] () -> Result<ControlResponse, Problem> in
+            do throws(Problem) {
+                guard route.isIdempotent else { return .success(try await route.handler(self)(context)) }
+                return .success(try await repeatable(context, route: route))
+            } catch { return .failure(error) }
+        }.value
+        context.idempotency = nil
+        return try result.get()
+    }
+
+    /// Who asks, as the catalog knows them; refuses when the route is not for them.
+    private func identify(_ peer: PeerIdentity, for route: Route) throws(Problem) -> Caller {
+        if route.roles.isEmpty { return .anonymous }
+        guard let role = peer.role else {
+            throw Problem(
+                .unauthenticated, "present a client certificate of this server's authority",
+                expected: "for example curl --cert DIR/admin/cert.pem --key DIR/admin/key.pem")
+        }
+        if let certificate = peer.certificate, !certificate.isValid(at: wallClock.now()) {
+            throw Problem(.unauthenticated, "the client certificate has expired")
+        }
+        let caller: Caller
+        switch role {
+        case .admin: caller = .admin(peer.commonName)
+        case .observer: caller = .observer(peer.commonName)
+        case .node:
+            guard let stored = store.get(NodeRecord.self, peer.commonName), stored.record.id == peer.nodeID,
+                let thumbprint = stored.record.keyThumbprint, thumbprint == peer.thumbprint
+            else {
+                throw Problem(.unauthenticated, "this node was removed, or has enrolled with another key")
+            }
+            caller = .node(stored.record)
+        }
+        guard route.roles.contains(role) else {
+            let roles = route.roles.map(\.rawValue).sorted().joined(separator: " or ")
+            throw Problem(.forbidden, "the role \(role.rawValue) may not do this", expected: "role \(roles)")
+        }
+        return caller
+    }
+
+    private func log(_ problem: Problem, request: ControlRequest) {
+        let isDefect = problem.code.httpStatus == 500
+        let isNotable = request.method != .get || isDefect
+        logger.log(
+            level: isDefect ? .error : isNotable ? .notice : .debug, "request refused",
+            metadata: [
+                "method": "\(request.method.rawValue)", "path": "\(request.path.prefix(200))",
+                "peer": "\(request.peer.commonName)", "code": "\(problem.code.rawValue)",
+                "detail": "\(problem.detail)",
+            ])
+    }
+}
+
+/// Checks that need nothing but the request and its route.
+enum Router {
+    static func checkQuery(_ request: ControlRequest, route: Route) throws(Problem) {
+        var seen: Set<String> = []
+        for item in request.query {
+            guard route.query.contains(item.name) else {
+                throw Problem(
+                    .invalidParameter, "there is no query parameter \(item.name.prefix(64))",
+                    field: String(item.name.prefix(64)),
+                    expected: route.query.isEmpty
+                        ? "no query parameters" : "one of \(route.query.joined(separator: ", "))")
+            }
+            guard seen.insert(item.name).inserted else {
+                throw Problem(
+                    .invalidParameter, "\(item.name) is there twice", field: item.name, expected: "one value")
+            }
+        }
+    }
+
+    /// Refuses a body that is not JSON; a PATCH may also call itself a merge patch (RFC 7396).
+    static func checkBody(_ request: ControlRequest, route: Route) throws(Problem) {
+        guard !request.body.isEmpty, request.method == .post || request.method == .patch else { return }
+        guard let header = request.headers[.contentType] else { return }
+        let parts = header.split(separator: ";", omittingEmptySubsequences: false).map { part in
+            part.lowercased().filter { $0 != " " && $0 != "\t" }
+        }
+        let types =
+            request.method == .patch
+            ? ["application/merge-patch+json", "application/json"] : ["application/json"]
+        let isForm = parts[0] == "application/x-www-form-urlencoded"
+        let isPlainText = parts.dropFirst().allSatisfy { $0 == "charset=utf-8" || $0 == "charset=\"utf-8\"" }
+        // What curl -d sends when nobody says otherwise is taken for what the caller meant.
+        guard isForm || types.contains(parts[0]) && isPlainText else {
+            throw Problem(
+                .unsupportedMediaType, "the body's type is not JSON in UTF-8", field: "Content-Type",
+                expected: types.joined(separator: " or "))
+        }
+    }
+}

@@ -1,0 +1,41 @@
+import HTTP2
+
+/// What the control server may be made to spend. Every figure is a hard maximum.
+public struct ControlServerLimits: Sendable {
+    /// Connections open at once. Beyond it the longest idle one without a certificate makes room, or the new
+    /// one
+    /// is closed.
+    public var connections = 2500
+    /// Requests in the hands of the handler at once, over all connections; more are answered with 503.
+    public var requestsInFlight = 1024
+    /// Requests of one connection in the hands of the handler, those counted that the client has given up.
+    public var requestsInFlightPerConnection = 128
+    /// Seconds from accepting a connection to the end of its TLS handshake.
+    public var handshakeSeconds = 10
+    /// Seconds without any request after which a connection with a certificate is closed.
+    public var idleSeconds = 300
+    /// Seconds without any request after which a connection without a certificate is closed.
+    public var anonymousIdleSeconds = 30
+    /// Seconds that the peer may take for one send of at most `sendBytes`.
+    public var sendSeconds = 30
+    /// Bytes that are encrypted and given to the socket at once.
+    public var sendBytes = 64 * 1024
+    /// Bytes of one streaming answer that wait for a slow client before its writer waits as well.
+    public var streamBacklogBytes = 64 * 1024
+    /// Seconds that a connection is kept after its last byte was sent, so that the peer can read it.
+    public var lingerSeconds = 2
+    /// HTTP/2 limits of a connection with a certificate.
+    public var http = HTTP2Limits()
+    /// HTTP/2 limits of a connection without a certificate: health checks, and nodes that enrol.
+    public var anonymousHTTP: HTTP2Limits = {
+        var limits = HTTP2Limits()
+        limits.bodyBytes = 64 * 1024
+        limits.connectionBodyBytes = 256 * 1024
+        limits.concurrentStreams = 16
+        limits.outputBytes = 1024 * 1024
+        return limits
+    }()
+
+    /// The defaults.
+    public init() {}
+}
