@@ -1,0 +1,29 @@
+/// Every bound of an attached device.
+enum AttachLimits {
+    /// Requests of the kernel under way at once; beyond this they wait in the kernel. The loop driver sends
+    /// 128, and its largest ones come in two.
+    static let requestsMax = 256
+    /// Bytes of one FUSE read or write.
+    static let transferBytesMax: UInt32 = 1 << 20
+    /// Bytes of one discard or write-zeroes request to the server.
+    static let rangeBytesMax: UInt32 = 1 << 30
+    /// Buffers of each size. The largest also receive from the kernel.
+    static let smallBufferBytes = 16 << 10
+    static let smallBufferCount = 256
+    static let mediumBufferBytes = 128 << 10
+    static let mediumBufferCount = 64
+    static let largeBufferCount = 24
+    /// How often a race for a free loop device is tried again.
+    static let loopAttempts = 64
+    /// How long a freed loop device may take to let go of its file.
+    static let loopReleaseMilliseconds = 10_000
+    /// How long a serving process may take to end once its device is gone.
+    static let detachMilliseconds: Int32 = 30_000
+    /// How long opening the volume may take, and FUSE to end, in seconds.
+    static let openSeconds: UInt64 = 60
+    static let endSeconds: UInt64 = 10
+    /// Between two tries to renew a capability, in seconds.
+    static let renewalRetrySeconds: ClosedRange<UInt64> = 2...60
+    /// Bytes of an attachment's record and of a helper's answer.
+    static let recordBytesMax = 64 << 10
+}

@@ -1,0 +1,33 @@
+import Core
+
+/// What to attach, and how.
+public struct AttachOptions: Sendable {
+    /// The volume.
+    public var volume: ResourceName
+    /// The folder with the credentials, an absolute path.
+    public var credentialsFolder: String
+    /// The control API; nil takes the one that the credentials name.
+    public var server: String?
+    /// The device refuses writes, and only the right to read is asked for.
+    public var isReadOnly: Bool
+    /// Connections to the server, 1 to 64.
+    public var channels: Int
+    /// Requests under way at once on each connection, 1 to 256; the server may grant fewer.
+    public var queueDepth: Int
+    /// `umount` of what is on the device detaches it.
+    public var detachesOnUnmount: Bool
+
+    /// Options of their parts.
+    public init(
+        volume: ResourceName, credentialsFolder: String, server: String? = nil, isReadOnly: Bool = false,
+        channels: Int = 1, queueDepth: Int = 128, detachesOnUnmount: Bool = false
+    ) {
+        self.volume = volume
+        self.credentialsFolder = FilePath.absolute(credentialsFolder)
+        self.server = server
+        self.isReadOnly = isReadOnly
+        self.channels = channels
+        self.queueDepth = queueDepth
+        self.detachesOnUnmount = detachesOnUnmount
+    }
+}

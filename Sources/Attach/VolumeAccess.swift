@@ -1,0 +1,214 @@
+import Capability
+import Core
+import FoundationEssentials
+import Glibc
+import Reactor
+import SluiceClient
+import TLS
+
+/// A capability that the control API issued to the holder of the credentials.
+public struct IssuedCapability: Sendable {
+    /// The sealed capability, binary form.
+    public var bytes: [UInt8]
+    /// Its id.
+    public var id: Identifier
+    /// The volume's id.
+    public var resource: Identifier
+    /// What it allows.
+    public var rights: Rights
+    /// Unix seconds.
+    public var issuedAt: UInt64
+    /// Unix seconds.
+    public var expiry: UInt64
+}
+
+/// A node's way to a volume: a capability from the control API, then the data channel with it.
+///
+/// Blocks; one thread, never a reactor's.
+public struct VolumeAccess: Sendable {
+    /// The volume.
+    public let volume: ResourceName
+    /// The control API.
+    public let server: ServerAddress
+    private var credentials: Credentials
+
+    /// Reads the credentials; `server` overrides the one that they name.
+    public init(volume: ResourceName, credentialsFolder: String, server: String?) throws(AttachError) {
+        self.volume = volume
+        do throws(ClientError) {
+            credentials = try Credentials.load(folder: credentialsFolder)
+            guard let text = server ?? credentials.config.server else {
+                throw ClientError(
+                    kind: .caller, code: "NO_SERVER",
+                    detail: "the credentials in \(credentialsFolder) name no server",
+                    advice: "Name it by --server https://HOST:\(ServerAddress.defaultPort) or SLUICE_SERVER.")
+            }
+            self.server = try ServerAddress(text: text)
+        } catch {
+            throw AttachError(error)
+        }
+    }
+
+    private struct Wish: Encodable {
+        var resource: String
+        var rights: [String]?
+    }
+
+    private struct Answer: Decodable {
+        var token: String
+    }
+
+    private struct ServerInfo: Decodable {
+        var channel: [String]
+    }
+
+    /// Has a capability issued for the volume, with these rights, or with all that the grant gives. Renews
+    /// the node's certificate first when that is due.
+    public mutating func issue(rights: Rights?) throws(AttachError) -> IssuedCapability {
+        do throws(ClientError) {
+            // A certificate that cannot be renewed now may still be good for a while.
+            if let renewed = try? CertificateRenewal.renewIfDue(credentials, now: SystemWallClock().now()) {
+                credentials = renewed
+            }
+            let client = try ControlClient(server: server.description, credentials: credentials)
+            let wish = Wish(resource: "volume/\(volume)", rights: rights?.names)
+            let body = try Self.json { try JSONEncoder().encode(wish) }
+            let answer = try client.request(.post, "/v1/capabilities", body: Array(body))
+            let issued = try Self.json { try JSONDecoder().decode(Answer.self, from: Data(answer.body)) }
+            return try Self.parse(issued.token)
+        } catch {
+            throw AttachError(error)
+        }
+    }
+
+    private static func parse(_ token: String) throws(ClientError) -> IssuedCapability {
+        do {
+            let capability = try Capability(text: token)
+            let claims = capability.claims
+            return IssuedCapability(
+                bytes: try CapabilityToSend(capability).bytes, id: capability.id, resource: claims.resource,
+                rights: claims.rights, issuedAt: claims.issuedAt, expiry: claims.expiry)
+        } catch {
+            throw ClientError(
+                kind: .bug, code: "BAD_CAPABILITY",
+                detail: "the server issued a capability that cannot be read: \(error)")
+        }
+    }
+
+    private static func json<Value>(_ body: () throws -> Value) throws(ClientError) -> Value {
+        do {
+            return try body()
+        } catch {
+            throw ClientError(
+                kind: .bug, code: "BAD_JSON",
+                detail: "the server's answer is not what was asked for: \(error)",
+                advice: "Are client and server of the same version?")
+        }
+    }
+
+    /// How to open the volume with the capability, over so many channels.
+    public func clientOptions(
+        _ capability: IssuedCapability, rights: Rights, channels: Int
+    ) throws(AttachError) -> VolumeClientOptions {
+        do throws(ClientError) {
+            let client = try ControlClient(server: server.description, credentials: credentials)
+            let answer = try client.request(.get, "/v1/server")
+            let info = try Self.json { try JSONDecoder().decode(ServerInfo.self, from: Data(answer.body)) }
+            guard let channel = Self.choose(info.channel, host: server.host) else {
+                throw ClientError(
+                    kind: .bug, code: "NO_CHANNEL", detail: "the server at \(server) names no data channel")
+            }
+            let tls = try Self.context(credentials)
+            var options = VolumeClientOptions(
+                address: try Self.resolve(channel), serverName: server.host, tls: tls,
+                capability: capability.bytes,
+                rights: rights)
+            options.channels = channels
+            return options
+        } catch {
+            throw AttachError(error)
+        }
+    }
+
+    private static func context(_ credentials: Credentials) throws(ClientError) -> TLSContext {
+        do {
+            return try TLSContext.client(
+                identity: credentials.identity, trust: .authority(caPEM: credentials.authorityPEM),
+                alpn: [DataChannel.protocolName])
+        } catch {
+            throw ClientError(kind: .caller, code: "BAD_CREDENTIALS", detail: "\(error)")
+        }
+    }
+
+    /// Of the addresses that the server listens on: the one on the host that the control API was reached by,
+    /// a wildcard standing for that host, else the first.
+    static func choose(_ channels: [String], host: String) -> ServerAddress? {
+        let places = channels.compactMap { try? ServerAddress(text: "https://\($0)") }.map { place in
+            ["0.0.0.0", "::", "*"].contains(place.host)
+                ? (try? ServerAddress(
+                    text: host.contains(":")
+                        ? "https://[\(host)]:\(place.port)" : "https://\(host):\(place.port)")) ?? place
+                : place
+        }
+        return places.first { $0.host == host } ?? places.first
+    }
+
+    /// The first address of a name.
+    private static func resolve(_ place: ServerAddress) throws(ClientError) -> SocketAddress {
+        if let address = try? SocketAddress(host: place.host, port: place.port) { return address }
+        var hints = unsafe addrinfo()
+        unsafe hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+        var list: UnsafeMutablePointer<addrinfo>?
+        let result = unsafe getaddrinfo(place.host, nil, &hints, &list)
+        defer { if unsafe list != nil { unsafe freeaddrinfo(list) } }
+        var text = [CChar](repeating: 0, count: Int(NI_MAXHOST))
+        if result == 0, let entry = unsafe list,
+            unsafe getnameinfo(
+                entry.pointee.ai_addr, entry.pointee.ai_addrlen, &text, socklen_t(text.count), nil, 0,
+                NI_NUMERICHOST)
+                == 0,
+            let address = try? SocketAddress(
+                host: String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self),
+                port: place.port)
+        {
+            return address
+        }
+        throw ClientError(
+            kind: .device, code: "UNREACHABLE",
+            detail: "the data channel's name \(place.host) has no address",
+            advice: "Check the name service.")
+    }
+}
+
+extension AttachError {
+    /// The error of a request to the control API.
+    init(_ error: ClientError) {
+        let reason: Reason =
+            switch (error.kind, error.code, error.status) {
+            case (_, "UNREACHABLE", nil), (_, "TIMED_OUT", nil): .unreachable
+            case (.denied, _, _): .denied
+            case (.busy, _, _): .busy
+            case (_, _, 404): .notFound
+            case (.caller, _, _): .usage
+            case (.device, _, _), (.bug, _, _): .system
+            }
+        self.init(reason, error.description)
+    }
+
+    /// The error of a data channel.
+    init(_ error: ChannelError, volume: String) {
+        let reason: Reason =
+            switch error {
+            case .unreachable, .timedOut, .lost: .unreachable
+            case .closed, .violation: .system
+            case .tls, .refused:
+                switch error.kind {
+                case .denied: .denied
+                case .busy: .busy
+                case .caller where error.status == .notFound: .notFound
+                case .caller, .device, .bug: .system
+                }
+            }
+        self.init(reason, "volume/\(volume): \(error)")
+    }
+}

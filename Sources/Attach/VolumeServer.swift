@@ -1,0 +1,146 @@
+import Core
+import Reactor
+import SluiceClient
+import Wire
+
+/// What the reactor's thread tells the supervisor of an attachment.
+enum AttachNotice: Sendable {
+    /// The volume is open.
+    case opened(ResourceState)
+    /// The connection to the server has ended.
+    case closed(ChannelError)
+    /// The server said something.
+    case event(ChannelEvent)
+    /// A request failed; the server's own words, if it sent any.
+    case requestFailed(BlockOperation, Status, String)
+    /// The FUSE mount is gone.
+    case fuseEnded
+    /// The process was asked to stop.
+    case signal(Int32)
+    /// The control API issued another capability, or did not.
+    case issued(Result<IssuedCapability, AttachError>)
+    /// The data channel took the capability that expires then, in Unix seconds, or did not.
+    case renewed(Result<UInt64, ChannelError>)
+}
+
+/// The part of an attachment that lives on the reactor's thread: a FUSE file over a volume of an I/O server.
+///
+/// Made anywhere; everything else on the reactor's thread. What happens goes into the supervisor's mailbox.
+final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @unchecked Sendable {
+    // SAFETY: after `init` only the reactor's thread touches the object; other threads hold it to post work
+    // to it.
+    private let inbox: Mailbox<AttachNotice>
+    private var client: VolumeClient?
+    private var volume: FuseVolume<VolumeServer>?
+    private var base: UInt64 = 0
+    private var end: UInt64 = 0
+
+    init(inbox: Mailbox<AttachNotice>) { self.inbox = inbox }
+
+    /// Connects and opens; `opened` or `closed` follows.
+    func open(_ options: VolumeClientOptions, reactor: Reactor) {
+        let client = VolumeClient(reactor: reactor, options: options, delegate: self)
+        self.client = client
+        client.start()
+    }
+
+    /// Mounts the opened volume as a file in `folder`, and serves it.
+    func serve(
+        fileName: String, folder: String, isReadOnly: Bool, reactor: Reactor
+    ) throws(AttachError) -> BlockGeometry {
+        guard let state = client?.state else {
+            throw AttachError(
+                .unreachable, "volume/\(fileName): the connection was lost while it was being attached")
+        }
+        // A capability for a part of the volume makes a device of that part.
+        base = state.range.offset
+        end = base + state.range.length
+        let geometry = BlockGeometry(
+            size: size(volumeSize: state.size), blockSize: min(max(state.blockSize, 512), 4096),
+            maximumTransfer: state.transferBytesMax, isReadOnly: isReadOnly)
+        guard geometry.size > 0 else {
+            throw AttachError(.denied, "volume/\(fileName): the grant's range holds no byte of the volume")
+        }
+        let volume = FuseVolume(
+            fileName: fileName, geometry: geometry, backend: self, reactor: reactor, owner: self)
+        try volume.serve(at: folder)
+        self.volume = volume
+        return geometry
+    }
+
+    private func size(volumeSize: UInt64) -> UInt64 { volumeSize > base ? min(volumeSize, end) - base : 0 }
+
+    /// Sends a newer capability; `renewed` follows.
+    func renew(_ capability: IssuedCapability) {
+        guard let client else { return inbox.post(.renewed(.failure(.closed))) }
+        client.renew(capability: capability.bytes) { [inbox] result in
+            inbox.post(.renewed(result.map(\.expiry)))
+        }
+    }
+
+    /// Takes the FUSE mount away, whatever uses it.
+    func endServing() { volume?.end() }
+
+    /// Ends the connection; `closed` follows, at once when there is none.
+    func close() {
+        guard let client else { return inbox.post(.closed(.closed)) }
+        client.close()
+    }
+
+    // MARK: requests
+
+    func submit(_ request: BlockRequest) -> Bool {
+        guard let client else { return false }
+        let opcode = unsafe Self.opcode(request.operation)
+        let offset = unsafe request.operation == .flush ? 0 : base + request.offset
+        return unsafe client.submit(
+            opcode, offset: offset, count: request.count, buffer: request.buffer, tag: request.tag)
+    }
+
+    private static func opcode(_ operation: BlockOperation) -> Opcode {
+        switch operation {
+        case .read: .read
+        case .write: .write
+        case .writeZeroes: .writeZeroes
+        case .discard: .discard
+        case .flush: .flush
+        }
+    }
+
+    // MARK: the volume's client
+
+    func volumeReady(_ volume: VolumeClient) {
+        if let state = volume.state { inbox.post(.opened(state)) }
+    }
+
+    func volumeCompleted(_ client: VolumeClient, _ completions: Span<ChannelCompletion>) {
+        guard let volume else { return }
+        for index in completions.indices {
+            volume.completed(tag: completions[index].tag, status: completions[index].status)
+        }
+    }
+
+    func volumeEvent(_ client: VolumeClient, _ event: ChannelEvent) {
+        switch event {
+        case .resized(_, let size): volume?.resized(to: self.size(volumeSize: size))
+        // The handle is dead for good: no request needs to ask the server again.
+        case .revoked(_, let status, _): volume?.fail(status)
+        case .expiring, .draining, .driverRecovering: break
+        }
+        inbox.post(.event(event))
+    }
+
+    func volumeClosed(_ client: VolumeClient, _ error: ChannelError) {
+        self.client = nil
+        volume?.fail(.ioError)
+        inbox.post(.closed(error))
+    }
+
+    // MARK: the FUSE volume
+
+    func requestFailed(_ operation: BlockOperation, _ status: Status) {
+        inbox.post(.requestFailed(operation, status, client?.lastMessage ?? ""))
+    }
+
+    func sessionEnded() { inbox.post(.fuseEnded) }
+}

@@ -1,0 +1,114 @@
+import Core
+import Glibc
+import Reactor
+import Synchronization
+
+@testable import Attach
+
+/// A local file as a real block device, by way of FUSE and a loop device, served by a reactor of its own.
+///
+/// The tests are the "other process" of the loop device's calls: they run on other threads than the reactor.
+final class AttachedFile: Sendable {
+    static var isPossible: Bool {
+        unsafe geteuid() == 0 && access("/dev/fuse", R_OK | W_OK) == 0
+            && access("/dev/loop-control", R_OK | W_OK) == 0
+    }
+
+    let folder: String
+    let device: String
+    let backing: String
+    private let thread: ReactorThread
+    private let parts: Parts
+    private let name: String
+
+    /// What lives on the reactor's thread.
+    private final class Parts: @unchecked Sendable, FuseVolumeOwner {
+        // SAFETY: only the reactor's thread touches the parts, but for `ended`, which is a lock's.
+        var volume: FuseVolume<FileBackend>?
+        var backend: FileBackend?
+        let ended = Mutex(false)
+        let failures = Mutex<[Status]>([])
+
+        func requestFailed(_ operation: BlockOperation, _ status: Status) {
+            failures.withLock { $0.append(status) }
+        }
+        func sessionEnded() { ended.withLock { $0 = true } }
+    }
+
+    init(
+        size: UInt64, blockSize: UInt32 = 512, maximumTransfer: UInt32 = 1 << 20, slots: Int = 32,
+        isReadOnly: Bool = false
+    ) throws {
+        let parts = Parts()
+        self.parts = parts
+        folder = try TemporaryFolder.make()
+        backing = folder + "/backing"
+        let mount = folder + "/mount"
+        try FileTools.create(backing, size: size)
+        guard unsafe mkdir(mount, 0o700) == 0 else { throw AttachError.system(errno, "mkdir") }
+        let geometry = BlockGeometry(
+            size: size, blockSize: blockSize, maximumTransfer: maximumTransfer, isReadOnly: isReadOnly)
+        let backing = backing
+        let outcome = Mailbox<AttachError?>()
+        thread = try Reactor.start(Reactor.Options()) { reactor in
+            let backend = FileBackend(reactor: reactor, path: backing, slots: slots)
+            let volume = FuseVolume(
+                fileName: "db", geometry: geometry, backend: backend, reactor: reactor, owner: parts)
+            backend.volume = volume
+            parts.backend = backend
+            parts.volume = volume
+            do throws(AttachError) {
+                try volume.serve(at: mount)
+                outcome.post(nil)
+            } catch {
+                outcome.post(error)
+            }
+        }
+        if let error = outcome.take() { throw error }
+        name = "sluice:test"
+        device = try LoopDevice.attach(
+            file: mount + "/db", blockSize: blockSize, isReadOnly: isReadOnly, name: name)
+    }
+
+    var state: FileBackend.State { onReactor { $0.backend!.state.withLock { $0 } } }
+    var failures: [Status] { parts.failures.withLock { $0 } }
+
+    /// Every request fails so from now on, or works again.
+    func fail(_ status: Status?) {
+        onReactor { parts in parts.backend!.state.withLock { $0.failure = status } }
+    }
+
+    /// The volume itself fails everything, what waits included.
+    func failVolume(_ status: Status) { onReactor { $0.volume!.fail(status) } }
+
+    /// Makes the volume larger and the device with it.
+    func resize(to size: UInt64) throws -> UInt64 {
+        try FileTools.create(backing, size: size)
+        onReactor { $0.volume!.resized(to: size) }
+        return try LoopDevice.refreshSize(device: device, file: folder + "/mount/db", name: name)
+    }
+
+    func release(isForced: Bool = false) throws(AttachError) {
+        try LoopDevice.release(device: device, name: name, isForced: isForced)
+    }
+
+    /// Gives everything back. The device must not be in use.
+    func close() throws {
+        try release()
+        _ = unsafe umount2(folder + "/mount", Int32(MNT_DETACH))
+        onReactor { parts in
+            parts.volume!.end()
+            parts.backend!.close()
+        }
+        thread.remote.stop()
+        thread.join()
+        try FileTools.remove(folder)
+    }
+
+    private func onReactor<Value: Sendable>(_ body: @escaping @Sendable (Parts) -> Value) -> Value {
+        let outcome = Mailbox<Value>()
+        let parts = parts
+        _ = thread.remote.post { outcome.post(body(parts)) }
+        return outcome.take()
+    }
+}

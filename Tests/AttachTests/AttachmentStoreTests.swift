@@ -1,0 +1,104 @@
+import Glibc
+import Testing
+
+@testable import Attach
+
+@Suite struct AttachmentStoreTests {
+    private static func record(
+        _ key: String, process: ProcessIdentity, device: String = "/dev/loop99"
+    ) -> AttachmentRecord {
+        AttachmentRecord(
+            key: key, volume: "db", volumeID: "00", server: "https://h:7480", device: device,
+            mark: "sluice:x",
+            folder: "/nowhere/\(key).fuse", process: process, since: 5, size: 4096, blockSize: 512,
+            isReadOnly: false, channels: 1, detachesOnUnmount: true, state: .attached)
+    }
+
+    private func withStore(_ body: (AttachmentStore) throws -> Void) throws {
+        let folder = try TemporaryFolder.make()
+        defer { try? FileTools.remove(folder) }
+        let store = AttachmentStore(folder: folder + "/run/sluice")
+        try store.create()
+        try body(store)
+    }
+
+    @Test("the folder is for this user only, and a record is read as it was written")
+    func roundTrip() throws {
+        try withStore { store in
+            var status = stat()
+            #expect(unsafe stat(store.folder, &status) == 0)
+            #expect(status.st_mode & 0o777 == 0o700)
+            let record = Self.record("db@h_7480", process: try #require(.current))
+            try store.write(record)
+            #expect(store.records() == [record])
+            store.remove(record.key)
+            #expect(store.records().isEmpty)
+        }
+    }
+
+    @Test("a file that is no record, or that of another key, is left out")
+    func foreign() throws {
+        try withStore { store in
+            try FileTools.write(store.path("a", ".json"), "{")
+            try FileTools.write(store.path("b", ".json"), "{\"key\":\"b\"}")
+            let record = Self.record("c", process: try #require(.current))
+            try store.write(record)
+            #expect(unsafe rename(store.path("c", ".json"), store.path("d", ".json")) == 0)
+            #expect(store.records().isEmpty)
+        }
+    }
+
+    @Test("a key is claimed once, until its claim is closed")
+    func claim() throws {
+        try withStore { store in
+            let first = try #require(try store.claim("k"))
+            #expect(try store.claim("k") == nil)
+            let other = try #require(try store.claim("other"))
+            close(other)
+            close(first)
+            let again = try #require(try store.claim("k"))
+            close(again)
+        }
+    }
+
+    @Test("a key holds nothing that a path or another volume could be made of")
+    func key() {
+        #expect(AttachmentStore.key(volume: "db", server: "https://10.0.0.1:7480") == "db@10.0.0.1_7480")
+        #expect(AttachmentStore.key(volume: "db", server: "https://[::1]:7480") == "db@___1__7480")
+        #expect(!AttachmentStore.key(volume: "db", server: "https://h/../../x").contains("/"))
+        #expect(
+            AttachmentStore.key(volume: "db", server: String(repeating: "h", count: 500)).utf8.count < 200)
+    }
+
+    @Test("an attachment is found by volume and by device, and what is not there is said to be missing")
+    func find() throws {
+        try withStore { store in
+            #expect(throws: AttachError.self) { try Attachments.find("volume/db", in: store) }
+            try store.write(Self.record("db@h_7480", process: try #require(.current)))
+            #expect(try Attachments.find("volume/db", in: store).state == "attached")
+            #expect(try Attachments.find("/dev/loop99", in: store).volume == "volume/db")
+            let error = #expect(throws: AttachError.self) { try Attachments.find("volume/other", in: store) }
+            #expect(error?.reason == .notFound)
+            #expect(error?.message.contains("volume/db") == true)
+            try store.write(Self.record("db@i_7480", process: try #require(.current), device: "/dev/loop98"))
+            let ambiguous = #expect(throws: AttachError.self) { try Attachments.find("volume/db", in: store) }
+            #expect(ambiguous?.reason == .usage)
+        }
+    }
+
+    @Test("what an ended process left is shown as stale, and detaching clears it")
+    func stale() throws {
+        try withStore { store in
+            var ended = try #require(ProcessIdentity.current)
+            ended.startTicks += 1
+            try store.write(Self.record("db@h_7480", process: ended))
+            let attachment = try Attachments.find("volume/db", in: store)
+            #expect(attachment.state == "stale")
+            try Attachments.detach(attachment, isForced: false, in: store)
+            #expect(store.records().isEmpty)
+            #expect(throws: AttachError.self) {
+                try Attachments.detach(attachment, isForced: false, in: store)
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+import Core
+import Glibc
+import Testing
+
+@testable import Attach
+
+/// A real block device over FUSE and loop; needs root, /dev/fuse and /dev/loop-control.
+@Suite(.serialized, .enabled(if: AttachedFile.isPossible))
+struct FuseVolumeTests {
+    static let mebibyte: UInt64 = 1 << 20
+
+    @Test("what is written to the device is in the volume, and read back, at every size")
+    func roundTrip() throws {
+        let file = try AttachedFile(size: 64 * Self.mebibyte)
+        for size in [512, 4096, 65_536, 1 << 20, 3 << 20] {
+            let bytes = (0..<size).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ size) }
+            try Device.write(file.device, bytes, at: UInt64(size))
+            #expect(try Device.read(file.device, count: size, at: UInt64(size)) == bytes)
+            #expect(try Device.read(file.backing, count: size, at: UInt64(size)) == bytes)
+        }
+        try file.close()
+    }
+
+    @Test("requests above the server's maximum are sent in pieces, and a shortage of slots only delays")
+    func splitting() throws {
+        let file = try AttachedFile(size: 32 * Self.mebibyte, maximumTransfer: 65_536, slots: 3)
+        let bytes = (0..<(4 << 20)).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 >> 9) }
+        try Device.write(file.device, bytes, at: Self.mebibyte)
+        #expect(try Device.read(file.device, count: bytes.count, at: Self.mebibyte) == bytes)
+        let state = file.state
+        #expect(state.largest == 65_536)
+        #expect(state.refusals > 0)
+        try file.close()
+    }
+
+    @Test("fsync, discard and zeroing of the device reach the volume as what they are")
+    func operations() throws {
+        let file = try AttachedFile(size: 16 * Self.mebibyte)
+        let bytes = [UInt8](repeating: 7, count: 2 << 20)
+        try Device.write(file.device, bytes, at: 0)
+        let flushes = file.state.requests[.flush] ?? 0
+        try Device.sync(file.device)
+        #expect(file.state.requests[.flush, default: 0] > flushes)
+        #expect(try Subprocess.run(["blkdiscard", "-f", "-o", "0", "-l", "1048576", file.device]).code == 0)
+        #expect(file.state.requests[.discard] == 1)
+        #expect(
+            try Subprocess.run(["blkdiscard", "-f", "-z", "-o", "1048576", "-l", "524288", file.device]).code
+                == 0)
+        #expect(file.state.requests[.writeZeroes] == 1)
+        #expect(
+            try Device.read(file.device, count: 2 << 20, at: 0) == [UInt8](repeating: 0, count: 3 << 19)
+                + [UInt8](repeating: 7, count: 1 << 19))
+        try file.close()
+    }
+
+    @Test("fio finds every block as it wrote it, from 512 bytes to 1 MiB")
+    func verify() throws {
+        let file = try AttachedFile(size: 64 * Self.mebibyte, slots: 16)
+        let result = try Subprocess.run([
+            "fio", "--name=verify", "--filename=\(file.device)", "--direct=1", "--ioengine=libaio",
+            "--rw=randwrite",
+            "--bsrange=512-1M", "--blockalign=512", "--size=48M", "--iodepth=32", "--verify=crc32c",
+            "--do_verify=1", "--verify_fatal=1",
+        ])
+        #expect(result.code == 0, "\(result.output) \(result.errors)")
+        try file.close()
+    }
+
+    @Test("a mounted file system gets an I/O error at once, and the device can be given up by force")
+    func failure() throws {
+        let file = try AttachedFile(size: 64 * Self.mebibyte)
+        let folder = file.folder + "/files"
+        #expect(unsafe mkdir(folder, 0o700) == 0)
+        #expect(try Subprocess.run(["mkfs.ext4", "-q", file.device]).code == 0)
+        #expect(try Subprocess.run(["mount", file.device, folder]).code == 0)
+        try FileTools.write(folder + "/before", "kept")
+        file.fail(.revoked)
+        let descriptor = unsafe open(folder + "/after", O_RDWR | O_CREAT, 0o600)
+        if descriptor >= 0 {
+            #expect(unsafe write(descriptor, "lost", 4) < 0 || fsync(descriptor) < 0)
+            #expect(errno == EIO || errno == EROFS)
+            close(descriptor)
+        }
+        #expect(file.failures.first == .revoked)
+        #expect(throws: AttachError.self) { try file.release() }
+        #expect(throws: AttachError.self) { try file.release(isForced: true) }
+        file.fail(nil)
+        #expect(try Subprocess.run(["umount", folder]).code == 0)
+        try file.close()
+    }
+
+    @Test("while a device is open somewhere it is not given up, and the refusal names who has it open")
+    func refusal() throws {
+        let file = try AttachedFile(size: 4 * Self.mebibyte)
+        let pipe = try Subprocess.pipe()
+        let other = try Subprocess.start(
+            ["sh", "-c", "exec 5<\(file.device); echo ready; read line <&3"], output: pipe.write, errors: -1,
+            extra: pipe.read)
+        var line = [UInt8](repeating: 0, count: 6)
+        // The child reads its command from the same pipe only after its own answer was taken.
+        #expect(unsafe read(pipe.read, &line, 6) == 6)
+        let error = #expect(throws: AttachError.self) { try file.release() }
+        #expect(error?.reason == .busy)
+        #expect(error?.message.contains("sh (pid \(other))") == true, "\(error?.message ?? "")")
+        #expect(unsafe write(pipe.write, "\n", 1) == 1)
+        #expect(ProcessIdentity(pid: other)?.waitUntilEnded(milliseconds: 10_000) ?? true)
+        close(pipe.read)
+        close(pipe.write)
+        try file.close()
+    }
+
+    @Test("after the volume has grown the device has the new size, without being opened anew")
+    func growth() throws {
+        let file = try AttachedFile(size: 4 * Self.mebibyte)
+        #expect(try file.resize(to: 12 * Self.mebibyte) == 12 * Self.mebibyte)
+        #expect(try Device.size(file.device) == 12 * Self.mebibyte)
+        let bytes = [UInt8](repeating: 9, count: 4096)
+        try Device.write(file.device, bytes, at: 8 * Self.mebibyte)
+        #expect(try Device.read(file.backing, count: 4096, at: 8 * Self.mebibyte) == bytes)
+        try file.close()
+    }
+
+    @Test("a read-only attachment refuses writes")
+    func readOnly() throws {
+        let file = try AttachedFile(size: 4 * Self.mebibyte, blockSize: 4096, isReadOnly: true)
+        #expect(throws: (any Error).self) {
+            try Device.write(file.device, [UInt8](repeating: 1, count: 4096), at: 0)
+        }
+        #expect(try Device.read(file.device, count: 4096, at: 0).count == 4096)
+        #expect(file.state.requests[.write] == nil)
+        try file.close()
+    }
+
+    @Test("after the volume has failed for good, every request fails and none hangs")
+    func failedForGood() throws {
+        let file = try AttachedFile(size: 16 * Self.mebibyte, slots: 2)
+        file.failVolume(.ioError)
+        #expect(throws: (any Error).self) { try Device.read(file.device, count: 4 << 20, at: 0) }
+        #expect(throws: (any Error).self) {
+            try Device.write(file.device, [UInt8](repeating: 1, count: 512), at: 0)
+        }
+        #expect(throws: AttachError.self) { try file.release() }
+        try file.release(isForced: true)
+        try file.close()
+    }
+}

@@ -1,0 +1,43 @@
+import Core
+import SluiceClient
+import Testing
+
+@testable import Attach
+
+@Suite struct VolumeAccessTests {
+    @Test("the data channel is looked for on the host that the control API was reached by")
+    func choose() {
+        let listed = ["10.0.0.1:7481", "192.0.2.7:7481"]
+        #expect(VolumeAccess.choose(listed, host: "192.0.2.7")?.authority == "192.0.2.7:7481")
+        #expect(VolumeAccess.choose(listed, host: "storage.example")?.authority == "10.0.0.1:7481")
+        #expect(
+            VolumeAccess.choose(["0.0.0.0:7481"], host: "storage.example")?.authority
+                == "storage.example:7481")
+        #expect(VolumeAccess.choose(["[::]:7481"], host: "2001:db8::1")?.authority == "[2001:db8::1]:7481")
+        #expect(VolumeAccess.choose([], host: "h") == nil)
+        #expect(VolumeAccess.choose(["nonsense:port"], host: "h") == nil)
+    }
+
+    @Test("errors of the server become reasons that the exit code is made of")
+    func reasons() {
+        func reason(_ kind: ErrorKind, _ status: Int?, _ code: String = "X") -> AttachError.Reason {
+            AttachError(ClientError(kind: kind, code: code, status: status, detail: "d")).reason
+        }
+        #expect(reason(.denied, 403) == .denied)
+        #expect(reason(.busy, 503) == .busy)
+        #expect(reason(.caller, 404) == .notFound)
+        #expect(reason(.device, nil, "UNREACHABLE") == .unreachable)
+        #expect(reason(.busy, nil, "TIMED_OUT") == .unreachable)
+        #expect(reason(.caller, 422) == .usage)
+        #expect(AttachError(.refused(.open, .writerConflict, message: "m"), volume: "v").reason == .busy)
+        #expect(AttachError(.refused(.open, .revoked, message: "m"), volume: "v").reason == .denied)
+        #expect(AttachError(.lost("m"), volume: "v").reason == .unreachable)
+    }
+
+    @Test("a block request ends with what a disk could say", arguments: Status.allCases)
+    func errnos(status: Status) {
+        // 0, EIO, EINVAL, ENOSPC, EROFS, EOPNOTSUPP: ENOSYS would turn the operation off in the kernel for good.
+        #expect([0, 5, 22, 28, 30, 95].contains(status.blockErrno))
+        #expect((status.blockErrno == 0) == (status == .ok))
+    }
+}
