@@ -1,0 +1,169 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Every target is held to the same rules: Swift 6 concurrency checking, strict memory safety, no warnings.
+///
+/// `bcopts` removes bounds checks that are needed in Swift 6.3 (swiftlang/swift#90669), so release builds
+/// leave that pass out; `Tests/CoreTests/BoundsCheckTests.swift` keeps the case.
+let settings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .strictMemorySafety(),
+    .treatAllWarnings(as: .error),
+    .unsafeFlags(["-Xllvm", "-sil-disable-pass=bcopts"], .when(configuration: .release)),
+]
+
+let collections = Target.Dependency.product(name: "Collections", package: "swift-collections")
+let atomics = Target.Dependency.product(name: "Atomics", package: "swift-atomics")
+let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let httpTypes = Target.Dependency.product(name: "HTTPTypes", package: "swift-http-types")
+let sqlite = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
+let configuration = Target.Dependency.product(name: "Configuration", package: "swift-configuration")
+let yaml = Target.Dependency.product(name: "Yams", package: "Yams")
+let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
+
+/// The layers of ARCHITECTURE.md: a target depends only on targets of the layers before its own.
+/// `Tests/TidyTests` holds this table to the imports.
+let package = Package(
+    name: "Sluice",
+    products: [
+        .executable(name: "sluiced", targets: ["sluiced"]),
+        .executable(name: "sluice", targets: ["sluice"]),
+        .library(name: "SluiceClient", targets: ["SluiceClient"]),
+        .library(name: "DriverKit", targets: ["DriverKit"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-atomics", from: "1.3.0"),
+        .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+        .package(url: "https://github.com/apple/swift-configuration", from: "1.4.0", traits: ["YAML"]),
+        .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+    ],
+    targets: [
+        // Layer 0: C libraries, each imported by exactly one target.
+        .systemLibrary(name: "CURing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
+        .systemLibrary(name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(name: "CNGHTTP2", pkgConfig: "libnghttp2", providers: [.apt(["libnghttp2-dev"])]),
+        .systemLibrary(name: "CFUSE", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
+
+        // Layer 1
+        .target(name: "Core", swiftSettings: settings),
+
+        // Layer 2: codecs and decisions, no I/O.
+        .target(name: "Wire", dependencies: ["Core"], swiftSettings: settings),
+        .target(name: "Capability", dependencies: ["Core"], swiftSettings: settings),
+
+        // Layer 3: one library each.
+        .target(
+            name: "Reactor", dependencies: ["Core", "CURing", collections, atomics], swiftSettings: settings),
+        .target(name: "TLS", dependencies: ["Core", "Capability", "COpenSSL"], swiftSettings: settings),
+        .target(
+            name: "HTTP2", dependencies: ["Core", "CNGHTTP2", collections, httpTypes], swiftSettings: settings
+        ),
+
+        // Layer 4
+        .target(name: "Catalog", dependencies: ["Core", sqlite], swiftSettings: settings),
+        .target(name: "DriverKit", dependencies: ["Core", "Reactor", atomics], swiftSettings: settings),
+        .target(
+            name: "SluiceClient",
+            dependencies: [
+                "Core", "Wire", "Capability", "Reactor", "TLS", "HTTP2", collections, httpTypes, histogram,
+            ],
+            swiftSettings: settings),
+
+        // Layer 5
+        .target(name: "Drivers", dependencies: ["Core", "DriverKit", "Reactor"], swiftSettings: settings),
+
+        // Layer 6
+        .target(
+            name: "Services",
+            dependencies: ["Core", "Wire", "Capability", "Reactor", "DriverKit", collections, logging],
+            swiftSettings: settings),
+
+        // Layer 7
+        .target(
+            name: "ControlPlane",
+            dependencies: [
+                "Core", "Wire", "Capability", "Reactor", "TLS", "HTTP2", "Catalog", "DriverKit", "Services",
+                collections, httpTypes, logging,
+            ],
+            swiftSettings: settings),
+        .target(
+            name: "DataPlane",
+            dependencies: [
+                "Core", "Wire", "Reactor", "TLS", "DriverKit", "Services", collections, logging,
+            ],
+            swiftSettings: settings),
+        .target(
+            name: "Attach",
+            dependencies: [
+                "Core", "Wire", "Capability", "Reactor", "TLS", "SluiceClient", "CFUSE", collections, logging,
+            ],
+            swiftSettings: settings),
+
+        // Layer 8: arguments and wiring.
+        .executableTarget(
+            name: "sluiced",
+            dependencies: [
+                "Core", "Capability", "Reactor", "TLS", "Catalog", "DriverKit", "Drivers", "Services",
+                "ControlPlane", "DataPlane", arguments, configuration, logging,
+            ],
+            swiftSettings: settings),
+        .executableTarget(
+            name: "sluice",
+            dependencies: [
+                "Core", "Wire", "Capability", "Reactor", "TLS", "SluiceClient", "Attach",
+                arguments, yaml, logging, histogram,
+            ],
+            swiftSettings: settings),
+
+        .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: settings),
+        .testTarget(name: "WireTests", dependencies: ["Wire", "Core"], swiftSettings: settings),
+        .testTarget(
+            name: "CapabilityTests", dependencies: ["Capability", "Core", "TLS"], swiftSettings: settings),
+        .testTarget(name: "ReactorTests", dependencies: ["Reactor", "Core"], swiftSettings: settings),
+        .testTarget(name: "TLSTests", dependencies: ["TLS", "Core", "Capability"], swiftSettings: settings),
+        .testTarget(
+            name: "HTTP2Tests", dependencies: ["HTTP2", "Core", httpTypes], swiftSettings: settings),
+        .testTarget(
+            name: "DataPlaneTests",
+            dependencies: [
+                "DataPlane", "Services", "Capability", "DriverKit", "Drivers", "Reactor", "Wire", "TLS",
+                "Core",
+            ],
+            swiftSettings: settings),
+        .testTarget(name: "CatalogTests", dependencies: ["Catalog", "Core"], swiftSettings: settings),
+        .testTarget(
+            name: "DriverKitTests", dependencies: ["DriverKit", "Reactor", "Core"], swiftSettings: settings),
+        .testTarget(
+            name: "DriversTests", dependencies: ["Drivers", "DriverKit", "Reactor", "Core"],
+            swiftSettings: settings),
+        .testTarget(
+            name: "SluiceClientTests",
+            dependencies: [
+                "SluiceClient", "Wire", "Capability", "Reactor", "TLS", "HTTP2", "Core", httpTypes,
+            ],
+            swiftSettings: settings),
+        .testTarget(
+            name: "ServicesTests",
+            dependencies: [
+                "Services", "Capability", "DriverKit", "Drivers", "Reactor", "Wire", "TLS", "Core",
+            ],
+            swiftSettings: settings),
+        .testTarget(
+            name: "ControlPlaneTests",
+            dependencies: [
+                "ControlPlane", "Services", "Catalog", "Capability", "DriverKit", "Drivers", "Reactor",
+                "HTTP2", "TLS", "SluiceClient", "Core", httpTypes, yaml,
+            ],
+            swiftSettings: settings),
+        .testTarget(
+            name: "AttachTests", dependencies: ["Attach", "SluiceClient", "Reactor", "Core"],
+            swiftSettings: settings),
+        .testTarget(name: "TidyTests", swiftSettings: settings),
+    ]
+)

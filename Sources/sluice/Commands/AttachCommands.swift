@@ -1,0 +1,125 @@
+import ArgumentParser
+import Attach
+import Core
+import Logging
+
+/// `sluice attach`
+struct AttachCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "attach",
+        abstract: "Make a volume a block device of this machine, and print its path.",
+        discussion: """
+            Goes to the background when the device is there; --foreground stays. Needs root. 'sluice detach'
+            or SIGTERM ends it, with all data written back.
+
+            EXAMPLES:
+              sluice attach volume/data
+              sluice attach volume/data --read-only --channels 4 --foreground
+            """)
+
+    @OptionGroup var global: GlobalOptions
+    @Argument(help: ArgumentHelp("The volume: volume/NAME.", valueName: "volume/name")) var resource:
+        ResourceReference
+    @OptionGroup var device: DeviceOptions
+    @Flag(help: "Stay in the foreground until the volume is detached, or a signal comes.") var foreground =
+        false
+    @Option(help: .hidden) var readyDescriptor: Int32?
+    @Flag(help: .hidden) var detachesOnUnmount = false
+
+    func run() throws {
+        if foreground { AttachProcess.prepare() }
+        let options = try global.attachOptions(resource, device, detachesOnUnmount: detachesOnUnmount)
+        if foreground { return try serve(options) }
+        let attachment = try AttachCommand.inBackground(options)
+        try global.output.show(AttachedVolume(attachment), sentence: attachment.device)
+    }
+
+    private func serve(_ options: AttachOptions) throws {
+        let logger = Logger(label: "sluice") { StreamLogHandler.standardError(label: $0) }
+        let format = readyDescriptor == nil ? global.output : nil
+        do throws(AttachError) {
+            try AttachProcess.serve(options, logger: logger, readyDescriptor: readyDescriptor) { attachment in
+                // The device is there whether or not it could be said.
+                try? format?.show(AttachedVolume(attachment), sentence: attachment.device)
+            }
+        } catch {
+            throw Failure(error)
+        }
+    }
+
+    /// Attaches in a process of its own, which is this program with `--foreground`.
+    static func inBackground(_ options: AttachOptions) throws -> Attachment {
+        var command = [
+            LoopHelper.ownExecutable, "attach", "volume/\(options.volume)", "--foreground",
+            "--ready-descriptor", "3", "--credentials", options.credentialsFolder,
+            "--channels", "\(options.channels)",
+        ]
+        if let server = options.server { command += ["--server", server] }
+        if options.isReadOnly { command.append("--read-only") }
+        if options.detachesOnUnmount { command.append("--detaches-on-unmount") }
+        do throws(AttachError) {
+            return try AttachProcess.startInBackground(command: command, options: options)
+        } catch {
+            throw Failure(error)
+        }
+    }
+}
+
+/// `sluice detach`
+struct DetachCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "detach",
+        abstract: "Write everything back and take an attached volume's device away.",
+        discussion: """
+            Refused while the device is mounted or used.
+
+            EXAMPLES:
+              sluice detach volume/data
+              sluice detach /dev/loop3
+            """)
+
+    @OptionGroup var global: GlobalOptions
+    @Argument(
+        help: ArgumentHelp(
+            "The volume (volume/NAME), its device, or the folder that it is mounted on.",
+            valueName: "attachment"))
+    var name: String
+    @Flag(help: "Give up data that cannot be written back, and do not care who has the device open.")
+    var force = false
+
+    func run() throws {
+        let attachment: Attachment
+        do throws(AttachError) {
+            attachment = try Attachments.find(name)
+            try Attachments.detach(attachment, isForced: force)
+        } catch {
+            throw Failure(error)
+        }
+        try global.output.show(
+            Deletion(resource: attachment.volume),
+            sentence: "\(attachment.volume) detached from \(attachment.device)")
+    }
+}
+
+/// `sluice status`
+struct StatusCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "status",
+        abstract: "List the volumes that are attached to this machine.",
+        discussion: """
+            EXAMPLES:
+              sluice status
+              sluice status -o json | jq -r '.[].device'
+            """)
+
+    @OptionGroup var global: GlobalOptions
+
+    func run() throws {
+        let attachments = Attachments.list()
+        try global.output.show(list: attachments.map(AttachedVolume.init))
+        guard global.output == .table else { return }
+        for attachment in attachments {
+            if let message = attachment.message { Terminal.note("\(attachment.volume): \(message)") }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+import ArgumentParser
+import Attach
+import Core
+import SluiceClient
+
+extension BenchWorkload: ExpressibleByArgument {}
+
+/// `sluice bench`
+struct BenchCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "bench",
+        abstract: "Load a volume over the data channel and measure it; writing destroys what is on it.",
+        discussion: """
+            Every channel keeps --iodepth requests under way. With --verify, writes carry stamps which are read
+            back and checked at the end. Latency is in microseconds with -o json.
+
+            EXAMPLES:
+              sluice bench volume/data --rw randread --bs 4k --iodepth 32 --time 10s
+              sluice bench volume/scratch --rw randwrite --bs 64k --channels 4 --verify -o json
+            """)
+
+    @OptionGroup var global: GlobalOptions
+    @Argument(help: ArgumentHelp("The volume: volume/NAME.", valueName: "volume/name")) var resource:
+        ResourceReference
+    @Option(help: "What to do: read, write, randread, randwrite or randrw.") var rw: BenchWorkload
+    @Option(
+        name: [.customLong("bs"), .customLong("block-size")], help: "Bytes of a request, a multiple of 512.")
+    var blockSize = ByteCount(4096)
+    @Option(name: .customLong("iodepth"), help: "Requests under way on each channel.") var depth = 32
+    @Option(help: "Connections to the server.") var channels = 1
+    @Option(help: "Threads that share the connections; at most as many.") var threads = 1
+    @Option(help: ArgumentHelp("How long to run. Default: 10s.", valueName: "time")) var time:
+        DurationArgument?
+    @Option(help: ArgumentHelp("How much to move at most, such as 1GiB.", valueName: "size")) var total:
+        ByteCount?
+    @Option(help: ArgumentHelp("Only these bytes of the volume.", valueName: "offset:length"))
+    var range: RangeArgument?
+    @Option(help: ArgumentHelp("The share of reads of randrw.", valueName: "percent")) var readPercent = 50
+    @Option(help: "Decides the random numbers and the stamps.") var seed: UInt64 = 1
+    @Flag(help: "Check what was written.") var verify = false
+
+    func validate() throws {
+        guard (1...Limits.channelsPerSessionMax).contains(channels) else {
+            throw ValidationError("--channels is 1 to \(Limits.channelsPerSessionMax)")
+        }
+    }
+
+    func run() throws {
+        let result: BenchResult
+        let configuration = try configuration()
+        do throws(BenchError) {
+            let shows = Terminal.hasErrorTerminal
+            defer { if shows { Terminal.progress("") } }
+            result = try BenchRunner.run(configuration: configuration) { progress in
+                if shows { Terminal.progress(BenchCommand.bar(progress)) }
+            }
+        } catch {
+            throw Failure(error)
+        }
+        let report = BenchReport(result)
+        try global.output.show(report, sentence: report.text)
+        if let mismatch = result.firstMismatch {
+            throw Failure(.failure, "\(result.verifyErrors) blocks hold the wrong data: \(mismatch)")
+        }
+        if let error = result.firstError {
+            throw Failure(.failure, "\(result.errors) requests failed, the first with \(error)")
+        }
+    }
+
+    private func configuration() throws -> BenchConfiguration {
+        guard let blockSize = UInt32(exactly: blockSize.bytes) else {
+            throw ValidationError("--bs is a multiple of 512 up to 1MiB")
+        }
+        var configuration = BenchConfiguration(volume: try open(), workload: rw)
+        configuration.blockSize = blockSize
+        configuration.ioDepth = depth
+        configuration.channels = channels
+        configuration.reactors = threads
+        configuration.readPercent = readPercent
+        configuration.seconds = time.map { Double($0.seconds) } ?? (total == nil ? 10 : nil)
+        configuration.totalBytes = total?.bytes
+        configuration.verify = verify
+        configuration.seed = seed
+        configuration.range = range.flatMap { ByteRange(offset: $0.offset, length: $0.length) }
+        if let fault = configuration.fault { throw ValidationError(fault) }
+        return configuration
+    }
+
+    /// Has a capability issued that allows what the run does, and nothing else.
+    private func open() throws -> VolumeClientOptions {
+        let rights = verify && rw.writes ? rw.rights.union(.read) : rw.rights
+        let volume = try resource.volumeName()
+        let server = try global.nodeServer()
+        do throws(AttachError) {
+            var access = try VolumeAccess(volume: volume, credentialsFolder: global.folder, server: server)
+            let capability = try access.issue(rights: rights)
+            return try access.clientOptions(capability, rights: rights, channels: channels)
+        } catch {
+            throw Failure(error)
+        }
+    }
+
+    private static func bar(_ progress: BenchProgress) -> String {
+        let width = 30
+        let done = min(width, Int(progress.fraction * Double(width)))
+        let bar = String(repeating: "█", count: done) + String(repeating: "░", count: width - done)
+        let rate = progress.seconds > 0 ? Double(progress.operations) / progress.seconds : 0
+        let what = progress.isVerifying ? "checking" : "\(Decimal.grouped(rate)) IOPS"
+        return "\(bar) \(Int(progress.fraction * 100))%  \(what)"
+    }
+}

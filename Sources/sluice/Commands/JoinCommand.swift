@@ -1,0 +1,52 @@
+import ArgumentParser
+import SluiceClient
+
+/// `sluice join`
+struct JoinCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "join",
+        abstract: "Make this machine a compute node, with a token from 'sluice node add'.",
+        discussion: """
+            Makes a key that never leaves this machine, and keeps it with its certificate in the credentials
+            folder. The token pins the server's authority: nobody in between can pass for the server.
+
+            EXAMPLES:
+              sluice join --server https://io1.example:7480 --token sljoin1_…
+              sluice join --server https://io1.example:7480 --token - <token.txt
+            """)
+
+    @OptionGroup var global: GlobalOptions
+    @Option(help: "The token that 'sluice node add' printed, or - to read it from standard input.")
+    var token: String
+
+    func run() throws {
+        guard let server = global.chosenServer else {
+            throw ValidationError("--server https://HOST:PORT is needed: the I/O server to join")
+        }
+        let text = token == "-" ? try TextInput.standardInput() : token
+        let credentials: Credentials
+        do throws(ClientError) {
+            credentials = try NodeEnrolment.join(server: server, token: text, folder: global.folder)
+        } catch {
+            throw Failure(error)
+        }
+        let joined = Joined(
+            node: credentials.config.node ?? credentials.certificate.subjectCommonName,
+            server: credentials.config.server ?? server, credentials: credentials.folder,
+            expiresAt: TimeText.text(credentials.certificate.notAfter))
+        try global.output.show(
+            joined,
+            sentence: "joined as node \(joined.node); credentials in \(joined.credentials), "
+                + "renewed by themselves before \(joined.expiresAt)")
+    }
+}
+
+/// What `sluice join` prints as JSON or YAML.
+struct Joined: Encodable {
+    var node: String
+    var server: String
+    /// The folder.
+    var credentials: String
+    /// When the certificate expires.
+    var expiresAt: String
+}

@@ -1,0 +1,117 @@
+import ArgumentParser
+import Core
+
+/// `sluice node …`
+struct NodeCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "node", abstract: "Add, show and remove compute nodes.",
+        subcommands: [Add.self, List.self, Show.self, Token.self, Remove.self])
+
+    @OptionGroup var global: GlobalOptions
+}
+
+extension NodeCommand {
+    /// `sluice node add`
+    struct Add: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Add a compute node and print the token with which it joins.",
+            discussion: """
+                The token works once, within an hour; it carries the fingerprint of the server's authority.
+
+                EXAMPLES:
+                  sluice node add compute-1
+                  sluice node add compute-2 --label rack=b4 -o json | jq -r .token
+                """)
+
+        @OptionGroup var global: GlobalOptions
+        @Argument(help: ArgumentHelp("Its name.", discussion: ResourceName.rule + ".")) var name: NameArgument
+        @Option(help: ArgumentHelp("A label; may be repeated.", valueName: "key=value"))
+        var label: [PairArgument] = []
+
+        func run() throws {
+            let labels = try PairArgument.dictionary(label, option: "--label")
+            let api = try ControlAPI(global)
+            let node: Node = try api.post("/v1/nodes", NodeCreation(name: name.name.text, labels: labels))
+            try global.output.show(
+                node,
+                sentence: "node \(node.name) added\n"
+                    + NodeCommand.invitation(
+                        token: node.token ?? "", expires: node.tokenExpiresAt ?? "",
+                        server: api.server.description))
+        }
+    }
+
+    /// `sluice node list`
+    struct List: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "List the compute nodes.", discussion: "EXAMPLE:\n  sluice node list", aliases: ["ls"])
+
+        @OptionGroup var global: GlobalOptions
+
+        func run() throws {
+            let nodes: [Node] = try ControlAPI(global).list("/v1/nodes")
+            try global.output.show(list: nodes)
+        }
+    }
+
+    /// `sluice node show`
+    struct Show: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Show one compute node.", discussion: "EXAMPLE:\n  sluice node show compute-1")
+
+        @OptionGroup var global: GlobalOptions
+        @Argument(help: "The node's name.") var name: NameArgument
+
+        func run() throws {
+            let node: Node = try ControlAPI(global).get("/v1/nodes/\(name)")
+            try global.output.show(one: node)
+        }
+    }
+
+    /// `sluice node token`
+    struct Token: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Make another join token for a node; the one before no longer works.",
+            discussion: "EXAMPLE:\n  sluice node token compute-1")
+
+        @OptionGroup var global: GlobalOptions
+        @Argument(help: "The node's name.") var name: NameArgument
+
+        func run() throws {
+            let api = try ControlAPI(global)
+            let answer: NodeToken = try api.post("/v1/nodes/\(name)/token", [String: String]())
+            try global.output.show(
+                answer,
+                sentence: NodeCommand.invitation(
+                    token: answer.token, expires: answer.tokenExpiresAt, server: api.server.description))
+        }
+    }
+
+    /// `sluice node remove`
+    struct Remove: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Remove a compute node: it stops everywhere at once.",
+            discussion: """
+                Its certificate, its grants, its capabilities and its sessions end before this command does.
+
+                EXAMPLE:
+                  sluice node remove compute-1
+                """, aliases: ["rm", "delete"])
+
+        @OptionGroup var global: GlobalOptions
+        @Argument(help: "The node's name.") var name: NameArgument
+
+        func run() throws {
+            try ControlAPI(global).delete("/v1/nodes/\(name)")
+            try global.output.show(Deletion(resource: "node/\(name)"), sentence: "node \(name) removed")
+        }
+    }
+
+    /// What to do with a join token.
+    static func invitation(token: String, expires: String, server: String) -> String {
+        """
+        On that machine, before \(expires), run:
+          sluice join --server \(server) --token \(token)
+        """
+    }
+}

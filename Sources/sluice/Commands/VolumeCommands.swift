@@ -1,0 +1,158 @@
+import ArgumentParser
+import Core
+
+/// `sluice volume …`
+struct VolumeCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "volume", abstract: "Create, show, change and delete volumes.",
+        subcommands: [
+            Create.self, List.self, Show.self, Resize.self, Label.self, Mode.self, Delete.self,
+        ])
+
+    @OptionGroup var global: GlobalOptions
+}
+
+extension VolumeCommand {
+    /// `sluice volume create`
+    struct Create: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Create a volume.",
+            discussion: """
+                EXAMPLES:
+                  sluice volume create data --size 10GiB
+                  sluice volume create scratch --size 1GiB --pool ram --mode shared --label team=ml
+                """)
+
+        @OptionGroup var global: GlobalOptions
+        @Argument(help: ArgumentHelp("Its name.", discussion: ResourceName.rule + ".")) var name: NameArgument
+        @Option(help: ArgumentHelp("Its size: \(ByteCount.rule).")) var size: ByteCount
+        @Option(help: "The pool that holds it. Default: the pool 'default'.") var pool: NameArgument?
+        @Option(help: "Who may write at once: single-writer (the default), multi-reader or shared.")
+        var mode: AccessMode?
+        @Option(help: ArgumentHelp("A label; may be repeated.", valueName: "key=value"))
+        var label: [PairArgument] = []
+
+        func run() throws {
+            let labels = try PairArgument.dictionary(label, option: "--label")
+            let volume: Volume = try ControlAPI(global).post(
+                "/v1/volumes",
+                VolumeCreation(
+                    name: name.name.text, size: size.bytes, pool: pool?.name.text,
+                    accessMode: mode?.rawValue, labels: labels))
+            try global.output.show(
+                volume,
+                sentence: "volume/\(volume.name) created: \(ByteCount(volume.size)) in pool \(volume.pool)")
+        }
+    }
+
+    /// `sluice volume list`
+    struct List: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "List the volumes.",
+            discussion: """
+                EXAMPLES:
+                  sluice volume list
+                  sluice volume list -o json | jq -r '.[].name'
+                """, aliases: ["ls"])
+
+        @OptionGroup var global: GlobalOptions
+
+        func run() throws {
+            let volumes: [Volume] = try ControlAPI(global).list("/v1/volumes")
+            try global.output.show(list: volumes)
+        }
+    }
+
+    /// `sluice volume show`
+    struct Show: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Show one volume.", discussion: "EXAMPLE:\n  sluice volume show data -o yaml")
+
+        @OptionGroup var global: GlobalOptions
+        @Argument(help: "The volume's name.") var name: NameArgument
+
+        func run() throws {
+            let volume: Volume = try ControlAPI(global).get("/v1/volumes/\(name)")
+            try global.output.show(one: volume)
+        }
+    }
+
+    /// `sluice volume resize`
+    struct Resize: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Make a volume larger, also while it is in use.",
+            discussion: "EXAMPLE:\n  sluice volume resize data --size 20GiB")
+
+        @OptionGroup var global: GlobalOptions
+        @Argument(help: "The volume's name.") var name: NameArgument
+        @Option(help: ArgumentHelp("Its new size: \(ByteCount.rule).")) var size: ByteCount
+
+        func run() throws {
+            let volume: Volume = try ControlAPI(global).patch(
+                "/v1/volumes/\(name)", VolumeChange(size: size.bytes))
+            try global.output.show(
+                volume, sentence: "volume/\(volume.name) has \(ByteCount(volume.size)) now")
+        }
+    }
+
+    /// `sluice volume label`
+    struct Label: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Set labels of a volume, or take them away.",
+            discussion:
+                "EXAMPLE:\n  sluice volume label data team=ml tier=gold old-     (old- takes 'old' away)")
+
+        @OptionGroup var global: GlobalOptions
+        @Argument(help: "The volume's name.") var name: NameArgument
+        @Argument(help: "KEY=VALUE sets a label, KEY- takes it away.") var labels: [PairArgument]
+
+        func run() throws {
+            let changes = Dictionary(labels.map { ($0.key, $0.value) }) { _, last in last }
+            let volume: Volume = try ControlAPI(global).patch(
+                "/v1/volumes/\(name)", VolumeChange(labels: changes))
+            let text = labelText(volume.labels)
+            try global.output.show(
+                volume,
+                sentence: "volume/\(volume.name) has "
+                    + (text.isEmpty ? "no labels now" : "the labels \(text)"))
+        }
+    }
+
+    /// `sluice volume mode`
+    struct Mode: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Say how many sessions may write to a volume at once.",
+            discussion: """
+                single-writer: one; multi-reader: none; shared: any number, which coordinate among themselves.
+
+                EXAMPLE:
+                  sluice volume mode data multi-reader
+                """)
+
+        @OptionGroup var global: GlobalOptions
+        @Argument(help: "The volume's name.") var name: NameArgument
+        @Argument(help: "single-writer, multi-reader or shared.") var mode: AccessMode
+
+        func run() throws {
+            let volume: Volume = try ControlAPI(global).patch(
+                "/v1/volumes/\(name)", VolumeChange(accessMode: mode.rawValue))
+            try global.output.show(volume, sentence: "volume/\(volume.name) is \(volume.accessMode) now")
+        }
+    }
+
+    /// `sluice volume delete`
+    struct Delete: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Delete a volume and everything on it.",
+            discussion: "EXAMPLE:\n  sluice volume delete data", aliases: ["rm"])
+
+        @OptionGroup var global: GlobalOptions
+        @Argument(help: "The volume's name.") var name: NameArgument
+        @Flag(help: "Delete it even while it is in use; its users get I/O errors.") var force = false
+
+        func run() throws {
+            try ControlAPI(global).delete("/v1/volumes/\(name)", query: force ? [("force", "true")] : [])
+            try global.output.show(Deletion(resource: "volume/\(name)"), sentence: "volume/\(name) deleted")
+        }
+    }
+}

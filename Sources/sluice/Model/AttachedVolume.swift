@@ -1,0 +1,61 @@
+import Attach
+import Core
+
+/// A volume that is attached to this machine.
+struct AttachedVolume: Presentable {
+    /// `volume/NAME`.
+    var volume: String
+    var volumeID: String
+    var server: String
+    /// The block device.
+    var device: String
+    /// Bytes.
+    var size: UInt64
+    /// Bytes.
+    var blockSize: UInt32
+    var isReadOnly: Bool
+    var channels: Int
+    /// The process that serves the device.
+    var pid: Int32
+    var since: String
+    var state: String
+    var message: String?
+    /// The folders that it is mounted on.
+    var mounts: [String]
+    var logFile: String?
+
+    static let columns = ["VOLUME", "DEVICE", "SIZE", "ACCESS", "STATE", "MOUNTED ON", "PID", "SINCE"]
+
+    var row: [String] {
+        [
+            volume, device, ByteCount(size).description, isReadOnly ? "read-only" : "read-write", state,
+            mounts.joined(separator: ","), "\(pid)", since,
+        ]
+    }
+
+    init(_ attachment: Attachment) {
+        volume = attachment.volume
+        volumeID = attachment.volumeID
+        server = attachment.server
+        device = attachment.device
+        size = attachment.size
+        blockSize = attachment.blockSize
+        isReadOnly = attachment.isReadOnly
+        channels = attachment.channels
+        pid = attachment.pid
+        since = TimeText.text(attachment.since)
+        state = attachment.state
+        message = attachment.message
+        mounts = attachment.mounts
+        logFile = attachment.logFile
+    }
+}
+
+/// What `sluice mount` and `sluice umount` print as JSON or YAML.
+struct MountedVolume: Encodable {
+    /// `volume/NAME`.
+    var volume: String
+    var device: String
+    var folder: String
+    var isMounted: Bool
+}

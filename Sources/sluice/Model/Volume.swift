@@ -1,0 +1,49 @@
+import Core
+
+/// A volume, as the control API describes it.
+struct Volume: Presentable {
+    var id: String
+    var name: String
+    var pool: String
+    /// Bytes.
+    var size: UInt64
+    var accessMode: String
+    var labels: [String: String]?
+    var state: String
+    /// What there is to say about the state.
+    var message: String?
+    var createdAt: String
+    var updatedAt: String?
+
+    static let columns = ["NAME", "SIZE", "POOL", "MODE", "STATE", "LABELS"]
+
+    var row: [String] {
+        [name, ByteCount(size).description, pool, accessMode, state, labelText(labels)]
+    }
+
+    var details: [(name: String, value: String)] {
+        [
+            ("Name", name), ("ID", id), ("Size", "\(ByteCount(size)) (\(size) bytes)"), ("Pool", pool),
+            ("Access mode", accessMode), ("State", state), ("Message", message ?? ""),
+            ("Labels", labelText(labels)), ("Created", createdAt), ("Updated", updatedAt ?? ""),
+        ]
+    }
+}
+
+/// The body that creates a volume; nil leaves a member to the server's default.
+struct VolumeCreation: Encodable {
+    var name: String
+    /// Bytes.
+    var size: UInt64
+    var pool: String?
+    var accessMode: String?
+    var labels: [String: String]?
+}
+
+/// The merge patch of a volume; nil leaves a member as it is, a nil label takes it away.
+struct VolumeChange: Encodable {
+    /// Bytes.
+    var size: UInt64?
+    var accessMode: String?
+    var labels: [String: String?]?
+}

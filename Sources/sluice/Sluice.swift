@@ -1,0 +1,65 @@
+import ArgumentParser
+import Attach
+import Core
+
+/// The command line of Sluice: administration, and the compute node's side.
+@main
+struct Sluice: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "sluice",
+        abstract: "Remote volumes, protected by capabilities.",
+        discussion: """
+            An I/O server (sluiced) owns the disks; compute nodes attach its volumes over TLS 1.3.
+
+            EXAMPLES:
+              sluice --credentials /var/lib/sluice/admin volume create data --size 10GiB
+              sluice node add compute-1
+              sluice grant create c1-data --node compute-1 --resource volume/data \\
+                  --rights read,write,discard,flush
+              sluice join --server https://HOST:7480 --token TOKEN      (on compute-1)
+              sluice mount volume/data /mnt/data --mkfs ext4             (on compute-1)
+
+            ENVIRONMENT:
+              SLUICE_SERVER, SLUICE_CREDENTIALS: defaults of --server and --credentials
+              SLUICE_RUN: the folder with the state of attached devices
+
+            \(ExitStatus.help)
+
+            COMPLETIONS: sluice --generate-completion-script bash|zsh|fish
+            """,
+        version: "0.1.0",
+        groupedSubcommands: [
+            CommandGroup(
+                name: "Compute node",
+                subcommands: [
+                    JoinCommand.self, AttachCommand.self, DetachCommand.self, MountCommand.self,
+                    UmountCommand.self, StatusCommand.self, BenchCommand.self,
+                ]),
+            CommandGroup(
+                name: "Administration",
+                subcommands: [
+                    VolumeCommand.self, PoolCommand.self, NodeCommand.self, GrantCommand.self,
+                    CapabilityCommand.self, SessionCommand.self, ServerCommand.self,
+                ]),
+        ])
+
+    @OptionGroup var global: GlobalOptions
+
+    /// Runs the command; the process ends with a code of `ExitStatus`.
+    static func main() {
+        if let code = LoopHelper.run(CommandLine.arguments) { exit(withError: ExitCode(code)) }
+        do {
+            var command = try parseAsRoot()
+            try command.run()
+        } catch let failure as Failure {
+            Terminal.note("sluice: \(failure.message)")
+            exit(withError: ExitCode(failure.status.rawValue))
+        } catch let error as ValidationError {
+            // Thrown by a running command: the usage of `sluice` itself would not help.
+            Terminal.note("sluice: \(error.message)")
+            exit(withError: ExitCode(ExitStatus.usage.rawValue))
+        } catch {
+            exit(withError: error)
+        }
+    }
+}

@@ -1,0 +1,142 @@
+import ArgumentParser
+import Core
+
+extension ByteCount: ExpressibleByArgument {
+    /// A count from an argument such as `1GiB`.
+    public init?(argument: String) { self.init(text: argument) }
+}
+
+extension AccessMode: ExpressibleByArgument {}
+
+/// What a command works on, such as `volume/NAME`.
+struct ResourceReference: ExpressibleByArgument, CustomStringConvertible {
+    var kind: ResourceKind
+    var name: ResourceName
+
+    init?(argument: String) {
+        let parts = argument.split(separator: "/", omittingEmptySubsequences: false)
+        guard parts.count == 2, let kind = ResourceKind(name: String(parts[0])),
+            let name = ResourceName(String(parts[1]))
+        else { return nil }
+        self.kind = kind
+        self.name = name
+    }
+
+    var description: String { "\(kind.name)/\(name)" }
+}
+
+/// The name of a volume, pool, node or grant.
+struct NameArgument: ExpressibleByArgument, CustomStringConvertible {
+    var name: ResourceName
+
+    init?(argument: String) {
+        guard let name = ResourceName(argument) else { return nil }
+        self.name = name
+    }
+
+    var description: String { name.text }
+}
+
+/// The id of a capability or a session: 32 hex digits.
+struct IdentifierArgument: ExpressibleByArgument, CustomStringConvertible {
+    var id: Identifier
+
+    init?(argument: String) {
+        guard let id = Identifier(hex: argument) else { return nil }
+        self.id = id
+    }
+
+    var description: String { id.hex }
+}
+
+/// Rights as `read,write,…`.
+struct RightsArgument: ExpressibleByArgument, CustomStringConvertible {
+    var rights: Rights
+
+    init?(argument: String) {
+        let names = argument.split(separator: ",").map(String.init)
+        guard !names.isEmpty, let rights = Rights(names: names) else { return nil }
+        self.rights = rights
+    }
+
+    var description: String { rights.names.joined(separator: ",") }
+
+    /// What `--help` says.
+    static let help = "Separated by commas: read, write, discard, flush, resize, snapshot."
+}
+
+/// A byte range as `OFFSET:LENGTH`.
+struct RangeArgument: ExpressibleByArgument, CustomStringConvertible {
+    var offset: UInt64
+    var length: UInt64
+
+    init?(argument: String) {
+        let parts = argument.split(separator: ":", omittingEmptySubsequences: false)
+        guard parts.count == 2, let offset = ByteCount(text: String(parts[0]))?.bytes,
+            let length = ByteCount(text: String(parts[1]))?.bytes, length > 0,
+            !offset.addingReportingOverflow(length).overflow
+        else { return nil }
+        self.offset = offset
+        self.length = length
+    }
+
+    var description: String { "\(offset):\(length)" }
+
+    var model: RangeModel { RangeModel(offset: offset, length: length) }
+}
+
+/// A length of time as `90`, `90s`, `15m`, `12h` or `30d`.
+struct DurationArgument: ExpressibleByArgument, CustomStringConvertible {
+    var seconds: UInt64
+
+    init?(argument: String) {
+        let digits = argument.prefix { $0.isASCII && $0.isNumber }
+        let scales: [Substring: UInt64] = ["": 1, "s": 1, "m": 60, "h": 3600, "d": 86400]
+        guard let number = UInt64(digits), let scale = scales[argument.dropFirst(digits.count)] else {
+            return nil
+        }
+        let (product, overflow) = number.multipliedReportingOverflow(by: scale)
+        guard !overflow, product > 0 else { return nil }
+        seconds = product
+    }
+
+    var description: String { "\(seconds)s" }
+}
+
+/// `KEY=VALUE`; also `KEY-` where a label may be taken away.
+struct PairArgument: ExpressibleByArgument, CustomStringConvertible {
+    var key: String
+    /// Nil for `KEY-`.
+    var value: String?
+
+    init?(argument: String) {
+        if let equals = argument.firstIndex(of: "=") {
+            key = String(argument[..<equals])
+            value = String(argument[argument.index(after: equals)...])
+        } else if argument.hasSuffix("-") {
+            key = String(argument.dropLast())
+        } else {
+            return nil
+        }
+        if key.isEmpty { return nil }
+    }
+
+    var description: String { value.map { "\(key)=\($0)" } ?? "\(key)-" }
+
+    /// The pairs as the API takes them; nil for none.
+    ///
+    /// - Throws: a usage error for a key without a value, or one that comes twice.
+    static func dictionary(_ pairs: [PairArgument], option: String) throws -> [String: String]? {
+        if pairs.isEmpty { return nil }
+        var result: [String: String] = [:]
+        for pair in pairs {
+            guard let value = pair.value else {
+                throw ValidationError("\(option) wants KEY=VALUE, not '\(pair)'")
+            }
+            guard result.updateValue(value, forKey: pair.key) == nil else {
+                throw ValidationError("\(option) sets '\(pair.key)' twice")
+            }
+        }
+        return result
+    }
+}

@@ -1,0 +1,165 @@
+import Core
+import FoundationEssentials
+import Glibc
+import HTTPTypes
+import SluiceClient
+import TLS
+
+/// The control API as the commands use it: JSON in and out, every error as a `Failure`.
+struct ControlAPI {
+    private let client: ControlClient
+
+    /// Whom the client is.
+    let credentials: Credentials
+
+    /// The control API's address.
+    var server: ServerAddress { client.server }
+
+    /// A client for the server and the credentials that the options, the environment or the defaults name.
+    init(_ options: GlobalOptions) throws {
+        try self.init(credentials: ControlAPI.credentials(options), server: options.chosenServer)
+    }
+
+    /// A client with these credentials, renewed first when they are a node's and soon expire.
+    init(credentials: Credentials, server: String?) throws {
+        do throws(ClientError) {
+            let current = ControlAPI.renewed(credentials)
+            self.credentials = current
+            client = try ControlClient(
+                server: server ?? current.config.server ?? GlobalOptions.localServer, credentials: current)
+        } catch {
+            throw Failure(error)
+        }
+    }
+
+    /// The credentials that the options, the environment or the defaults name.
+    static func credentials(_ options: GlobalOptions) throws -> Credentials {
+        do throws(ClientError) {
+            return try Credentials.load(folder: options.folder)
+        } catch {
+            throw Failure(error)
+        }
+    }
+
+    /// A renewal that fails is worth a word, and nothing more as long as the certificate lasts.
+    private static func renewed(_ credentials: Credentials) -> Credentials {
+        do throws(ClientError) {
+            return try CertificateRenewal.renewIfDue(credentials, now: TimeText.now)
+        } catch {
+            Terminal.note("sluice: the node's certificate could not be renewed: \(Failure(error).message)")
+            return credentials
+        }
+    }
+
+    // MARK: Requests
+
+    /// GET of one resource.
+    func get<Answer: Decodable>(_ path: String) throws -> Answer {
+        try decode(try send(.get, path))
+    }
+
+    /// GET of every page of a list.
+    func list<Item: Codable & Sendable>(_ path: String, query: [(String, String?)] = []) throws -> [Item] {
+        let filters = query.compactMap { name, value in value.map { (name, $0) } }
+        var items: [Item] = []
+        var cursor: String?
+        repeat {
+            let place = cursor.map { [("cursor", $0)] } ?? []
+            let page: Page<Item> = try decode(
+                try send(.get, path, query: filters + [("limit", "1000")] + place))
+            items += page.items
+            // A server that hands out the same cursor for ever would keep us here.
+            guard page.nextCursor == nil || page.nextCursor != cursor else {
+                throw Failure(.failure, "the server at \(server) repeats a page of \(path)")
+            }
+            cursor = page.nextCursor
+        } while cursor != nil
+        return items
+    }
+
+    /// POST that makes something or does something; a repeat after a broken connection does it once.
+    func post<Answer: Decodable>(_ path: String, _ body: some Encodable) throws -> Answer {
+        var headers = HTTPFields()
+        if let name = HTTPField.Name("idempotency-key") {
+            headers[name] = Hex.encode(OpenSSLRandom().bytes(16))
+        }
+        return try decode(try send(.post, path, headers: headers, body: try encode(body)))
+    }
+
+    /// PATCH (JSON merge patch).
+    func patch<Answer: Decodable>(_ path: String, _ body: some Encodable) throws -> Answer {
+        let headers: HTTPFields = [.contentType: "application/merge-patch+json"]
+        return try decode(try send(.patch, path, headers: headers, body: try encode(body)))
+    }
+
+    /// DELETE.
+    func delete(_ path: String, query: [(String, String)] = []) throws {
+        _ = try send(.delete, path, query: query)
+    }
+
+    // MARK: Details
+
+    private func send(
+        _ method: HTTPRequest.Method, _ path: String, query: [(String, String)] = [],
+        headers: HTTPFields = HTTPFields(), body: [UInt8]? = nil
+    ) throws -> ControlAnswer {
+        do throws(ClientError) {
+            return try client.request(method, path, query: query, headers: headers, body: body)
+        } catch {
+            throw Failure(error, path: path)
+        }
+    }
+
+    private func encode(_ body: some Encodable) throws -> [UInt8] {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        return Array(try encoder.encode(body))
+    }
+
+    private func decode<Answer: Decodable>(_ answer: ControlAnswer) throws -> Answer {
+        do {
+            return try JSONDecoder().decode(Answer.self, from: Data(answer.body))
+        } catch {
+            throw Failure(
+                .failure,
+                "\(server) did not answer with a \(Answer.self); are client and server of the same version?")
+        }
+    }
+}
+
+extension Failure {
+    /// What an error of the control client means to the user, with what to do next.
+    init(_ error: ClientError, path: String? = nil) {
+        let status = ExitStatus(error)
+        var text = error.detail
+        if let expected = error.expected, !text.contains(expected) {
+            text += error.field.map { "; \($0) wants \(expected)" } ?? "; wanted: \(expected)"
+        }
+        if let advice = error.advice ?? path.flatMap({ Failure.advice(status, path: $0) }) {
+            text += ". \(advice)"
+        }
+        self.init(status, Failure.oneLine(text))
+    }
+
+    /// The text without line ends.
+    static func oneLine(_ text: String) -> String {
+        text.split(separator: "\n").joined(separator: " ")
+    }
+
+    private static func advice(_ status: ExitStatus, path: String) -> String? {
+        let nouns = [
+            "volumes": "volume", "pools": "pool", "nodes": "node", "grants": "grant",
+            "capabilities": "capability", "sessions": "session",
+        ]
+        switch status {
+        case .notFound:
+            // What is missing is the resource of the path only where the path names one.
+            let parts = path.split(separator: "/").map(String.init)
+            guard parts.count > 2 else { return nil }
+            return nouns[parts[1]].map { "See `sluice \($0) list`." }
+        case .denied:
+            return "Do the --credentials allow it? Administration needs the server's DIR/admin."
+        default: return nil
+        }
+    }
+}

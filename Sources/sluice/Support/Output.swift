@@ -1,0 +1,88 @@
+import ArgumentParser
+import FoundationEssentials
+import Yams
+
+/// The forms in which a command can print.
+enum OutputFormat: String, ExpressibleByArgument, CaseIterable, Sendable {
+    case table, json, yaml
+}
+
+extension OutputFormat {
+    /// Prints a list: a table, or an array.
+    func show<Item: Presentable>(list: [Item]) throws {
+        switch self {
+        case .table: Terminal.line(Table(columns: Item.columns, rows: list.map(\.row)).text)
+        case .json, .yaml: try show(value: list)
+        }
+    }
+
+    /// Prints one resource: its properties, or an object.
+    func show(one: some Presentable) throws {
+        switch self {
+        case .table: Terminal.line(Table.properties(one.details))
+        case .json, .yaml: try show(value: one)
+        }
+    }
+
+    /// Prints what a command did: a sentence, or the object it did it to.
+    func show(_ value: some Encodable, sentence: String) throws {
+        if self == .table { Terminal.line(sentence) } else { try show(value: value) }
+    }
+
+    private func show(value: some Encodable) throws {
+        switch self {
+        case .yaml:
+            let encoder = YAMLEncoder()
+            encoder.options.sortKeys = true
+            Terminal.line(try encoder.encode(value).trimmingSuffix { $0 == "\n" })
+        case .json, .table:
+            let encoder = JSONEncoder()
+            encoder.outputFormatting = [.sortedKeys, .prettyPrinted, .withoutEscapingSlashes]
+            Terminal.line(String(decoding: try encoder.encode(value), as: UTF8.self))
+        }
+    }
+}
+
+extension String {
+    fileprivate func trimmingSuffix(while condition: (Character) -> Bool) -> String {
+        var rest = self[...]
+        while let last = rest.last, condition(last) { rest.removeLast() }
+        return String(rest)
+    }
+}
+
+/// Text in columns.
+struct Table {
+    var columns: [String]
+    var rows: [[String]]
+
+    /// The headings and the rows, each column as wide as its widest cell; an empty cell shows as `-`.
+    var text: String {
+        let cells = [columns] + rows.map { row in row.map { $0.isEmpty ? "-" : Table.printable($0) } }
+        let widths = columns.indices.map { index in cells.map { $0[index].count }.max() ?? 0 }
+        return cells.map { row in Table.line(row, widths) }.joined(separator: "\n")
+    }
+
+    /// `Name:  value` lines, without those that have no value.
+    static func properties(_ details: [(name: String, value: String)]) -> String {
+        let shown = details.filter { !$0.value.isEmpty }
+        let width = (shown.map(\.name.count).max() ?? 0) + 1
+        return shown.map { line([$0.name + ":", printable($0.value)], [width, 0]) }.joined(separator: "\n")
+    }
+
+    private static func line(_ cells: [String], _ widths: [Int]) -> String {
+        zip(cells, widths).enumerated().map { index, cell in
+            let padding = index == cells.count - 1 ? 0 : max(0, cell.1 - cell.0.count) + 2
+            return cell.0 + String(repeating: " ", count: padding)
+        }.joined()
+    }
+
+    /// Text from elsewhere cannot steer the terminal.
+    private static func printable(_ text: String) -> String {
+        String(
+            String.UnicodeScalarView(
+                text.unicodeScalars.map { scalar in
+                    scalar.properties.generalCategory == .control ? "\u{FFFD}" : scalar
+                }))
+    }
+}

@@ -1,0 +1,23 @@
+import FoundationEssentials
+import Reactor
+
+/// Times as the control API writes them (RFC 3339, UTC).
+enum TimeText {
+    /// Seconds since 1970.
+    static var now: UInt64 { SystemWallClock().now() }
+
+    /// `2026-11-24T04:13:27Z`
+    static func text(_ secondsSince1970: UInt64) -> String {
+        // The year 9999 is as late as the format goes.
+        let seconds = min(secondsSince1970, 253_402_300_799)
+        return Date(timeIntervalSince1970: TimeInterval(seconds)).formatted(.iso8601)
+    }
+}
+
+extension UInt64 {
+    /// The sum, or the largest number.
+    func addingSaturated(_ other: UInt64) -> UInt64 {
+        let (sum, overflow) = addingReportingOverflow(other)
+        return overflow ? .max : sum
+    }
+}

@@ -1,0 +1,113 @@
+import Catalog
+import ControlPlane
+import Core
+import DataPlane
+import DriverKit
+import Drivers
+import Foundation
+import Glibc
+import Logging
+import Reactor
+import Services
+import TLS
+
+/// Everything of a running server, wired together.
+struct Daemon {
+    private let lock: DataFolderLock
+    private let folder: DataFolder
+    private let catalog: SQLiteCatalog
+    private let plane: ControlPlane
+    private let control: ControlServer
+    private let data: DataServer
+    private let logger: Logger
+
+    static func start(data path: String, settings: Settings) async throws -> Daemon {
+        raiseDescriptorLimit()
+        let logger = Logger(label: "sluiced")
+        let folder = DataFolder(path)
+        let lock = try folder.lock()
+        let catalog = try SQLiteCatalog(path: folder.catalogFile)
+        let store = try await RecordStore(catalog: catalog)
+        let authority = try Authority.load(folder, store: store, now: SystemWallClock().now())
+        let services = IOServices(
+            configuration: IOServices.Configuration(
+                cluster: authority.clusterID, serverName: authority.name, signatures: OpenSSLSignatures(),
+                wallClock: SystemWallClock(), random: SystemRandom(), logger: logger,
+                driverFactory: makeDriver))
+        let plane = ControlPlane(
+            ControlPlane.Configuration(
+                authority: authority, store: store, services: services, poolsFolder: folder.poolsFolder,
+                wallClock: SystemWallClock(), random: SystemRandom(), logger: logger))
+        var options = DataServerOptions()
+        options.reactors = settings.reactors
+        let data = DataServer(
+            services: services,
+            tls: try TLSContext.server(
+                chainPEM: authority.serverChainPEM, key: authority.serverKey, clients: .anyKey,
+                alpn: [DataServer.applicationProtocol]),
+            listen: settings.channel, options: options)
+        let control = ControlServer(
+            tls: try TLSContext.server(
+                chainPEM: authority.serverChainPEM, key: authority.serverKey,
+                clients: .optional(caPEM: authority.certificates.certificate.pem), alpn: ["h2", "http/1.1"]),
+            listen: settings.control, logger: logger, handler: plane)
+        try data.start()
+        try await plane.start()
+        try control.start()
+        let daemon = Daemon(
+            lock: lock, folder: folder, catalog: catalog, plane: plane, control: control, data: data,
+            logger: logger)
+        try daemon.announce()
+        return daemon
+    }
+
+    /// Ends in the order in which users notice least: no new requests, then the channels, then the catalog.
+    func stop() async {
+        logger.notice("stopping")
+        plane.drain()
+        await control.stop()
+        await data.stop()
+        try? FileManager.default.removeItem(atPath: folder.endpointsFile)
+        do throws(CatalogError) { try catalog.close() } catch {
+            logger.error("the catalog did not close", metadata: ["reason": "\(error)"])
+        }
+        logger.notice("stopped")
+    }
+
+    /// Tells the API, tools and the operator where the server listens.
+    private func announce() throws {
+        let endpoints = [
+            "control": control.boundAddresses.map(\.description),
+            "channel": data.boundAddresses.map(\.description),
+        ]
+        plane.announce(control: endpoints["control"] ?? [], channel: endpoints["channel"] ?? [])
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        try PrivateFiles.write(Array(try encoder.encode(endpoints)) + [0x0A], to: folder.endpointsFile)
+        logger.notice(
+            "ready",
+            metadata: [
+                "control": "\(endpoints["control"]?.joined(separator: " ") ?? "")",
+                "channel": "\(endpoints["channel"]?.joined(separator: " ") ?? "")",
+            ])
+    }
+
+    @Sendable
+    private static func makeDriver(_ pool: PoolDescriptor) throws(DriverError) -> any Driver {
+        switch pool.driver {
+        case FileDriver.name: try FileDriver(settings: pool.settings, folder: pool.folder)
+        case MemoryDriver.name: try MemoryDriver(settings: pool.settings, folder: pool.folder)
+        default:
+            throw DriverError(
+                status: .notFound, message: "there is no driver '\(pool.driver)': file and memory are there")
+        }
+    }
+
+    /// Every channel and volume is a descriptor; the soft limit of a shell is far too low.
+    private static func raiseDescriptorLimit() {
+        var limit = rlimit()
+        guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+        limit.rlim_cur = limit.rlim_max
+        _ = unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    }
+}

@@ -1,0 +1,64 @@
+import ArgumentParser
+import Glibc
+import Logging
+import Reactor
+
+/// `sluiced serve`: runs the server until SIGTERM or SIGINT.
+struct ServeCommand: AsyncParsableCommand {
+    static let endingSignals: [Int32] = [SIGTERM, SIGINT]
+
+    static let configuration = CommandConfiguration(
+        commandName: "serve",
+        abstract: "Runs the I/O server until SIGTERM or SIGINT.",
+        discussion: """
+            Every setting can come from a YAML file, from the environment and from a flag; the later wins:
+              sluice: { control: ["0.0.0.0:7480"], channel: ["0.0.0.0:7481"], reactors: 2 }
+              SLUICE_CONTROL=0.0.0.0:7480 SLUICE_CHANNEL=0.0.0.0:7481 SLUICE_REACTORS=2
+            Port 0 lets the system choose; DIR/run/endpoints.json says what it chose.
+
+            EXAMPLE
+              sluiced serve --data /var/lib/sluice --control 192.0.2.10:7480 --channel 192.0.2.10:7481
+            """)
+
+    @Option(help: "The data folder that 'sluiced init' made.") var data: String
+    @Option(
+        parsing: .singleValue, help: "ADDR:PORT of the control API; may be repeated (default: 0.0.0.0:7480).")
+    var control: [String] = []
+    @Option(
+        parsing: .singleValue, help: "ADDR:PORT of the data channel; may be repeated (default: 0.0.0.0:7481)."
+    )
+    var channel: [String] = []
+    @Option(help: "Data reactors, so threads (default: one).") var reactors: Int?
+    @Option(help: "A YAML file with settings.") var config: String?
+
+    func run() async throws {
+        let settings = try await Settings.load(
+            file: config, control: control, channel: channel, reactors: reactors)
+        LoggingSystem.bootstrap(StreamLogHandler.standardError)
+        let daemon = try await Daemon.start(data: data, settings: settings)
+        await Self.awaitSignal()
+        await daemon.stop()
+    }
+
+    /// Returns when the process is told to end.
+    private static func awaitSignal() async {
+        let (signals, continuation) = AsyncStream.makeStream(of: Int32.self)
+        let thread = try? Reactor.start(Self.signalReactor) { reactor in
+            do throws(ReactorError) {
+                try Signals.forward(endingSignals, on: reactor) { continuation.yield($0) }
+            } catch { continuation.finish() }
+        }
+        for await _ in signals { break }
+        thread?.remote.stop()
+        thread?.join()
+    }
+
+    private static var signalReactor: Reactor.Options {
+        var options = Reactor.Options()
+        options.name = "signals"
+        options.entries = 8
+        options.receiveBufferBytes = 4096
+        options.receiveBufferCount = 1
+        return options
+    }
+}

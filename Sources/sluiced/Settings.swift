@@ -1,0 +1,42 @@
+import ArgumentParser
+import Configuration
+import Reactor
+import SystemPackage
+
+/// What can be set by file, environment and flag, in rising precedence.
+struct Settings {
+    let control: [SocketAddress]
+    let channel: [SocketAddress]
+    let reactors: Int
+
+    static func load(
+        file: String?, control: [String], channel: [String], reactors: Int?
+    ) async throws -> Settings {
+        var providers: [any ConfigProvider] = [EnvironmentVariablesProvider()]
+        if let file {
+            providers.append(try await FileProvider<YAMLSnapshot>(filePath: FilePath(file)))
+        }
+        let reader = ConfigReader(providers: providers)
+        let count = reactors ?? reader.int(forKey: "sluice.reactors", default: 1)
+        guard (1...64).contains(count) else {
+            throw ValidationError("reactors is \(count): 1 to 64 would be right")
+        }
+        return Settings(
+            control: try addresses(
+                control.isEmpty
+                    ? reader.stringArray(forKey: "sluice.control", default: ["0.0.0.0:7480"]) : control),
+            channel: try addresses(
+                channel.isEmpty
+                    ? reader.stringArray(forKey: "sluice.channel", default: ["0.0.0.0:7481"]) : channel),
+            reactors: count)
+    }
+
+    private static func addresses(_ texts: [String]) throws -> [SocketAddress] {
+        try texts.map { text in
+            do throws(ReactorError) { return try SocketAddress(text: text) } catch {
+                throw ValidationError(
+                    "'\(text)' is no address: 192.0.2.10:7480 or [2001:db8::1]:7480 would be right")
+            }
+        }
+    }
+}

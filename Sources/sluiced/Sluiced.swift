@@ -1,0 +1,52 @@
+import ArgumentParser
+import Dispatch
+import Glibc
+import Reactor
+
+/// The I/O server's daemon.
+struct Sluiced: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "sluiced",
+        abstract: "The I/O server: owns the devices, serves them to compute nodes over TLS.",
+        discussion: """
+            EXAMPLES
+              sluiced init --data /var/lib/sluice --name io.example --address 192.0.2.10
+              sluiced serve --data /var/lib/sluice
+
+            EXIT CODES
+              0 it ended as it was told   1 it failed   64 wrong arguments
+            """,
+        version: "0.1.0", subcommands: [InitCommand.self, ServeCommand.self])
+}
+
+/// Where the process begins.
+///
+/// Not `async`: the main thread of an asynchronous program waits in `sigsuspend(2)` with every signal open, so that
+/// SIGTERM would end the process there and never reach the signal reactor.
+@main
+enum Main {
+    static func main() {
+        Signals.block(ServeCommand.endingSignals)
+        // Keys, catalog and volumes are nobody else's business, whoever creates the file.
+        umask(0o077)
+        let done = DispatchSemaphore(value: 0)
+        Task.detached {
+            await run()
+            done.signal()
+        }
+        done.wait()
+    }
+
+    private static func run() async {
+        do {
+            var command = try Sluiced.parseAsRoot()
+            if var command = command as? any AsyncParsableCommand {
+                try await command.run()
+            } else {
+                try command.run()
+            }
+        } catch {
+            Sluiced.exit(withError: error)
+        }
+    }
+}
