@@ -1,0 +1,42 @@
+# make demo and make test are all that a newcomer types; both install what they need.
+SWIFT_BUILD := swift build -c release
+PYTHON := .venv-test/bin/python
+
+.PHONY: build demo test soak bench format lint clean
+
+build: ## the release binaries
+	@Deploy/install-dependencies.sh build
+	$(SWIFT_BUILD) --product sluiced
+	$(SWIFT_BUILD) --product sluice
+
+demo: ## the whole story in one command: a remote disk, mounted, checked, revoked
+	@Deploy/install-dependencies.sh build demo
+	@$(MAKE) --no-print-directory build
+	Deploy/demo.sh
+
+test: $(PYTHON) ## every test, from a fresh clone
+	@Deploy/install-dependencies.sh build test
+	@$(MAKE) --no-print-directory build
+	swift build --build-tests
+	swift test --skip-build
+	$(PYTHON) -m pytest -q Tests/system Clients/python/tests
+
+$(PYTHON): Tests/system/requirements.txt
+	@Deploy/install-dependencies.sh test
+	python3 -m venv .venv-test
+	$(PYTHON) -m pip install -q --disable-pip-version-check -r Tests/system/requirements.txt
+	@touch $(PYTHON)
+
+bench: ## Sluice and its peers, side by side
+	@Deploy/install-dependencies.sh build bench
+	@$(MAKE) --no-print-directory build
+	python3 Tests/benchmarks/compare.py
+
+format: ## rewrite the sources in the project's format
+	swift format -i -r -p Package.swift Sources Tests
+
+lint: ## swift-format, strictly
+	swift format lint --strict -r -p Package.swift Sources Tests
+
+clean:
+	rm -rf .build .venv-test
