@@ -121,31 +121,40 @@ let package = Package(
             ],
             swiftSettings: settings),
 
+        // What the tests of several targets need.
+        .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: settings),
+
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: settings),
         .testTarget(name: "WireTests", dependencies: ["Wire", "Core"], swiftSettings: settings),
         .testTarget(
             name: "CapabilityTests", dependencies: ["Capability", "Core", "TLS"], swiftSettings: settings),
-        .testTarget(name: "ReactorTests", dependencies: ["Reactor", "Core"], swiftSettings: settings),
-        .testTarget(name: "TLSTests", dependencies: ["TLS", "Core", "Capability"], swiftSettings: settings),
+        .testTarget(
+            name: "ReactorTests", dependencies: ["TestSupport", "Reactor", "Core"], swiftSettings: settings),
+        .testTarget(
+            name: "TLSTests", dependencies: ["TestSupport", "TLS", "Core", "Capability"],
+            swiftSettings: settings),
         .testTarget(
             name: "HTTP2Tests", dependencies: ["HTTP2", "Core", httpTypes], swiftSettings: settings),
         .testTarget(
             name: "DataPlaneTests",
             dependencies: [
-                "DataPlane", "Services", "Capability", "DriverKit", "Drivers", "Reactor", "Wire", "TLS",
+                "TestSupport", "DataPlane", "Services", "Capability", "DriverKit", "Drivers", "Reactor",
+                "Wire", "TLS",
                 "Core",
             ],
             swiftSettings: settings),
-        .testTarget(name: "CatalogTests", dependencies: ["Catalog", "Core"], swiftSettings: settings),
+        .testTarget(
+            name: "CatalogTests", dependencies: ["TestSupport", "Catalog", "Core"], swiftSettings: settings),
         .testTarget(
             name: "DriverKitTests", dependencies: ["DriverKit", "Reactor", "Core"], swiftSettings: settings),
         .testTarget(
-            name: "DriversTests", dependencies: ["Drivers", "DriverKit", "Reactor", "Core"],
+            name: "DriversTests", dependencies: ["TestSupport", "Drivers", "DriverKit", "Reactor", "Core"],
             swiftSettings: settings),
         .testTarget(
             name: "SluiceClientTests",
             dependencies: [
-                "SluiceClient", "Wire", "Capability", "Reactor", "TLS", "HTTP2", "Core", httpTypes,
+                "TestSupport", "SluiceClient", "Wire", "Capability", "Reactor", "TLS", "HTTP2", "Core",
+                httpTypes,
             ],
             swiftSettings: settings),
         .testTarget(
@@ -157,12 +166,13 @@ let package = Package(
         .testTarget(
             name: "ControlPlaneTests",
             dependencies: [
-                "ControlPlane", "Services", "Catalog", "Capability", "DriverKit", "Drivers", "Reactor",
+                "TestSupport", "ControlPlane", "Services", "Catalog", "Capability", "DriverKit", "Drivers",
+                "Reactor",
                 "HTTP2", "TLS", "SluiceClient", "Core", httpTypes, yaml,
             ],
             swiftSettings: settings),
         .testTarget(
-            name: "AttachTests", dependencies: ["Attach", "SluiceClient", "Reactor", "Core"],
+            name: "AttachTests", dependencies: ["TestSupport", "Attach", "SluiceClient", "Reactor", "Core"],
             swiftSettings: settings),
         .testTarget(name: "TidyTests", swiftSettings: settings),
     ]

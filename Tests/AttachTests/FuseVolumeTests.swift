@@ -1,11 +1,12 @@
 import Core
 import Glibc
+import TestSupport
 import Testing
 
 @testable import Attach
 
 /// A real block device over FUSE and loop; needs root, /dev/fuse and /dev/loop-control.
-@Suite(.serialized, .enabled(if: AttachedFile.isPossible))
+@Suite(.enabled(if: AttachedFile.isPossible), .serialized, .blocking)
 struct FuseVolumeTests {
     static let mebibyte: UInt64 = 1 << 20
 

@@ -1,9 +1,10 @@
 import Glibc
+import TestSupport
 import Testing
 
 @testable import Attach
 
-@Suite struct SubprocessTests {
+@Suite(.serialized, .blocking) struct SubprocessTests {
     @Test("output, errors and the exit code are collected, however much there is")
     func collect() throws {
         let result = try Subprocess.run(["sh", "-c", "echo out; echo err >&2; exit 3"])

@@ -1,6 +1,7 @@
 import Catalog
 import Core
 import Foundation
+import TestSupport
 import Testing
 
 /// A catalog in a folder that goes when the test ends.
@@ -24,7 +25,7 @@ private func transaction(_ build: (inout Transaction) -> Void) -> Transaction {
     return transaction
 }
 
-@Suite struct SQLiteCatalogTests {
+@Suite(.serialized, .blocking) struct SQLiteCatalogTests {
     @Test func whatWasCommittedIsThereAfterReopening() async throws {
         let place = try Place()
         let first = try place.open()

@@ -1,14 +1,16 @@
 import Core
+import Glibc
 import HTTPTypes
 import Reactor
 import SluiceClient
 import TLS
+import TestSupport
 import Testing
 
 @testable import ControlPlane
 
 /// Clients that are slow, silent or not what they should be: each is dropped, and others are served.
-@Suite(.serialized) struct ControlServerAbuseTests {
+@Suite(.serialized, .blocking) struct ControlServerAbuseTests {
     private static var impatient: ControlServerLimits {
         var limits = ControlServerLimits()
         limits.handshakeSeconds = 1

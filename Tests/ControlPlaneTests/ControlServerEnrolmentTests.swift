@@ -5,13 +5,14 @@ import Reactor
 import SluiceClient
 import Synchronization
 import TLS
+import TestSupport
 import Testing
 import Wire
 
 @testable import ControlPlane
 
 /// Enrolment and renewal between the client and a server that answers as the API says.
-@Suite(.serialized) struct ControlServerEnrolmentTests {
+@Suite(.serialized, .blocking) struct ControlServerEnrolmentTests {
     private struct Enrol: Decodable {
         var token: String?
         var csr: String

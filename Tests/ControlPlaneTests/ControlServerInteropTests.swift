@@ -1,11 +1,12 @@
 import Foundation
 import HTTPTypes
+import TestSupport
 import Testing
 
 @testable import ControlPlane
 
 /// Clients that others wrote. A client that is not installed is passed over.
-@Suite(.serialized) struct ControlServerInteropTests {
+@Suite(.serialized, .blocking) struct ControlServerInteropTests {
     @Test func curlSpeaksHTTP2ByItself() async throws {
         let test = try ServerUnderTest(echo)
         if let curl = try test.run(

@@ -4,11 +4,12 @@ import HTTPTypes
 import Reactor
 import SluiceClient
 import TLS
+import TestSupport
 import Testing
 
 @testable import ControlPlane
 
-@Suite(.serialized) struct ControlServerTests {
+@Suite(.serialized, .blocking) struct ControlServerTests {
     @Test func aRequestReachesTheHandlerAndItsAnswerTheClient() async throws {
         let test = try ServerUnderTest(echo)
         let client = try test.client()

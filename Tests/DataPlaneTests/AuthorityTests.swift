@@ -4,13 +4,14 @@ import DriverKit
 import Reactor
 import Services
 import TLS
+import TestSupport
 import Testing
 import Wire
 
 @testable import DataPlane
 
 /// What a capability allows, how it ends, and who may write.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(1)), .serialized, .blocking)
 struct AuthorityTests {
     private func refusal(
         _ server: TestServer, _ key: PrivateKey, rights: Rights = [],

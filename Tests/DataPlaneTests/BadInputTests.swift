@@ -2,13 +2,14 @@ import Capability
 import Core
 import Reactor
 import TLS
+import TestSupport
 import Testing
 import Wire
 
 @testable import DataPlane
 
 /// Bad frames and requests: each ends in a clear answer or a closed channel, and others are served.
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(1)), .serialized, .blocking)
 struct BadInputTests {
     /// A server, a client with an open handle, and a bystander who must be served at the end.
     private func withClient(

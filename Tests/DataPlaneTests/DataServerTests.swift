@@ -2,6 +2,7 @@ import Capability
 import Core
 import Reactor
 import TLS
+import TestSupport
 import Testing
 import Wire
 
@@ -16,7 +17,7 @@ func pattern(_ count: Int, seed: UInt8 = 1) -> [UInt8] {
     }
 }
 
-@Suite(.timeLimit(.minutes(1)))
+@Suite(.timeLimit(.minutes(1)), .serialized, .blocking)
 struct DataServerTests {
     @Test func whatIsWrittenIsReadAtEverySize() async throws {
         try await withServer { server async throws in

@@ -4,13 +4,14 @@ import Glibc
 import Reactor
 import Services
 import TLS
+import TestSupport
 import Testing
 import Wire
 
 @testable import DataPlane
 
 /// Peers that are silent, slow, deaf or many: each costs a bounded amount, and others are served.
-@Suite(.timeLimit(.minutes(2)), .serialized)
+@Suite(.timeLimit(.minutes(2)), .serialized, .blocking)
 struct PatienceTests {
     private static let second: UInt64 = 1_000_000_000
 

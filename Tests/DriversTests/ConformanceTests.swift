@@ -1,10 +1,11 @@
 import Core
 import DriverKit
+import TestSupport
 import Testing
 
 @testable import Drivers
 
-@Suite("Every driver of volumes")
+@Suite("Every driver of volumes", .serialized, .blocking)
 struct ConformanceTests {
     private static let size: UInt64 = 8 << 20
     private static let id = Identifier.test(1)

@@ -2,11 +2,12 @@ import Core
 import DriverKit
 import Glibc
 import Reactor
+import TestSupport
 import Testing
 
 @testable import Drivers
 
-@Suite("The file driver", .serialized)
+@Suite("The file driver", .serialized, .blocking)
 struct FileDriverTests {
     private static let id = Identifier.test(1)
     private static let needsRoot: Comment = "needs root and mount(2)"

@@ -1,11 +1,12 @@
 import Core
 import Glibc
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import Reactor
 
-@Suite("ReactorRemote: from other threads")
+@Suite("ReactorRemote: from other threads", .serialized, .blocking)
 struct ReactorRemoteTests {
     @Test("posted work runs on the reactor's thread, in the order of each poster")
     func post() throws {

@@ -1,11 +1,12 @@
 import Core
 import Glibc
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import Reactor
 
-@Suite("Reactor: operations and dispatch")
+@Suite("Reactor: operations and dispatch", .serialized, .blocking)
 struct ReactorTests {
     @Test("the kernel's best mode is used where it is there")
     func bestMode() throws {

@@ -1,10 +1,11 @@
 import Core
 import Glibc
+import TestSupport
 import Testing
 
 @testable import Reactor
 
-@Suite("What a reactor program needs of the system")
+@Suite("What a reactor program needs of the system", .serialized, .blocking)
 struct SystemTests {
     @Test(
         "an address is read and written in the same form",

@@ -3,12 +3,13 @@ import Foundation
 import Glibc
 import Reactor
 import TLS
+import TestSupport
 import Testing
 import Wire
 
 @testable import SluiceClient
 
-@Suite struct ControlClientTests {
+@Suite(.serialized, .blocking) struct ControlClientTests {
     @Test(arguments: [
         ("https://io1:7480", "io1", 7480), ("https://io1", "io1", 7480), ("io1:9", "io1", 9),
         ("io1", "io1", 7480),

@@ -1,12 +1,13 @@
 import Core
 import Synchronization
 import TLS
+import TestSupport
 import Testing
 import Wire
 
 @testable import SluiceClient
 
-@Suite(.timeLimit(.minutes(2))) struct DataBenchTests {
+@Suite(.timeLimit(.minutes(2)), .serialized, .blocking) struct DataBenchTests {
     private func configuration(
         _ identities: ScriptedPeer.Identities, _ peer: ScriptedPeer, _ workload: BenchWorkload
     ) throws -> BenchConfiguration {

@@ -2,12 +2,13 @@ import Core
 import Reactor
 import Synchronization
 import TLS
+import TestSupport
 import Testing
 import Wire
 
 @testable import SluiceClient
 
-@Suite(.timeLimit(.minutes(1))) struct DataChannelHostileServerTests {
+@Suite(.timeLimit(.minutes(1)), .serialized, .blocking) struct DataChannelHostileServerTests {
     /// What a server does to a right reply of 4,096 bytes, and how the client names it.
     enum Lie: CaseIterable, Sendable {
         case slotOutOfRange, slotNotInUse, sequence, opcode, tooShort, tooLong, oversize, enormous, status,

@@ -2,12 +2,13 @@ import Core
 import Reactor
 import Synchronization
 import TLS
+import TestSupport
 import Testing
 import Wire
 
 @testable import SluiceClient
 
-@Suite(.timeLimit(.minutes(1))) struct DataChannelTests {
+@Suite(.timeLimit(.minutes(1)), .serialized, .blocking) struct DataChannelTests {
     @Test func readsAndWritesOfAllSizesCarryTheirBytes() async throws {
         let volume = PeerVolume(size: 4 << 20)
         let identities = try ScriptedPeer.Identities()

@@ -2,6 +2,7 @@ import Core
 import Reactor
 import Synchronization
 import TLS
+import TestSupport
 import Testing
 import Wire
 
@@ -75,7 +76,7 @@ private final class VolumeHarness: VolumeClientDelegate, @unchecked Sendable {
     func volumeClosed(_ volume: VolumeClient, _ error: ChannelError) { say.yield(.closed(error.description)) }
 }
 
-@Suite(.timeLimit(.minutes(1))) struct DataVolumeClientTests {
+@Suite(.timeLimit(.minutes(1)), .serialized, .blocking) struct DataVolumeClientTests {
     private func options(
         _ identities: ScriptedPeer.Identities, _ peer: ScriptedPeer, channels: Int
     ) throws -> VolumeClientOptions {

@@ -1,11 +1,12 @@
 import Core
 import Foundation
+import TestSupport
 import Testing
 
 @testable import TLS
 
 /// The openssl command as the other side: an independent record layer and an independent reader of our files.
-@Suite struct InteropTests {
+@Suite(.serialized, .blocking) struct InteropTests {
     private let pki: TestAuthority
     private let openssl: OpenSSLCommand
 
