@@ -37,10 +37,8 @@ public enum Subprocess {
             throw error
         }
         let collected = collect(output.read, errors.read)
-        let code = sluice_attach_wait(started)
-        guard code >= 0 else { throw .system(-code, "cannot wait for \(arguments[0])") }
         return Result(
-            code: code, output: String(decoding: collected.0, as: UTF8.self),
+            code: try wait(started), output: String(decoding: collected.0, as: UTF8.self),
             errors: String(decoding: collected.1, as: UTF8.self))
     }
 
@@ -57,6 +55,13 @@ public enum Subprocess {
             &process, &vector, -1, output, errors, extra, inNewSession ? 1 : 0)
         guard result == 0 else { throw .system(-result, "cannot start \(arguments[0])") }
         return process
+    }
+
+    /// Waits for a started program's end and returns its exit code, or 128 + the signal that ended it. Blocks.
+    static func wait(_ process: Int32) throws(AttachError) -> Int32 {
+        let code = sluice_attach_wait(process)
+        guard code >= 0 else { throw .system(-code, "cannot wait for process \(process)") }
+        return code
     }
 
     /// A pipe whose ends no child inherits by itself.

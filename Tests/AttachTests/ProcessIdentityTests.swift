@@ -41,5 +41,6 @@ import Testing
         #expect(identity.signal(SIGTERM))
         #expect(identity.waitUntilEnded(milliseconds: 10_000))
         #expect(!identity.isAlive)
+        #expect(try Subprocess.wait(pid) == 128 + SIGTERM)
     }
 }
