@@ -20,16 +20,6 @@ func raiseDescriptorLimit() throws {
     try #require(limit.rlim_cur >= 8192, "the test needs 8,192 descriptors")
 }
 
-/// The resident memory of this process, in bytes (`proc_pid_statm(5)`).
-func residentBytes() -> Int {
-    guard let file = unsafe fopen("/proc/self/statm", "r") else { return 0 }
-    defer { unsafe fclose(file) }
-    var text = [CChar](repeating: 0, count: 256)
-    guard unsafe fgets(&text, 255, file) != nil else { return 0 }
-    let line = String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    return (Int(line.split(separator: " ")[1]) ?? 0) * 4096
-}
-
 /// A thread of its own for something that blocks.
 final class Thread: Sendable {
     private final class Start: @unchecked Sendable {

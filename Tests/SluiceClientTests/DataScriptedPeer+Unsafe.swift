@@ -108,6 +108,7 @@ final class PeerConnection {
         try flush()
         var buffer = [UInt8](repeating: 0, count: 1 << 16)
         let count = unsafe buffer.withUnsafeMutableBytes { unsafe recv(fd, $0.baseAddress, $0.count, 0) }
+        if count < 0, errno == EINTR { return }
         guard count > 0 else { throw PeerEnded() }
         receives.append(count)
         unsafe buffer.withUnsafeBytes { bytes in

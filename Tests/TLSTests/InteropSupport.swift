@@ -141,6 +141,7 @@ final class SocketConnection {
             let count = unsafe bytes.withUnsafeBytes {
                 unsafe Glibc.send(fd, $0.baseAddress! + start, $0.count - start, Int32(MSG_NOSIGNAL))
             }
+            if count < 0, errno == EINTR { continue }
             guard count > 0 else { throw TestFailure("send: errno \(errno)") }
             start += count
         }
@@ -151,6 +152,7 @@ final class SocketConnection {
     private func receive<Result>(_ body: () throws -> Result) throws -> Bool {
         var bytes = [UInt8](repeating: 0, count: 16384)
         let count = unsafe bytes.withUnsafeMutableBytes { unsafe recv(fd, $0.baseAddress, $0.count, 0) }
+        if count < 0, errno == EINTR { return true }
         guard count >= 0 else { throw TestFailure("recv: errno \(errno)") }
         guard count > 0 else { return false }
         _ = try connection.accept(Array(bytes.prefix(count)), body)
