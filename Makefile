@@ -21,6 +21,11 @@ test: $(PYTHON) ## every test, from a fresh clone
 	swift test --skip-build
 	$(PYTHON) -m pytest -q Tests/system Clients/python/tests
 
+soak: $(PYTHON) ## the long campaigns: hours, where `make test` takes minutes
+	@$(MAKE) --no-print-directory build
+	SLUICE_CRASH_KILLS=2000 SLUICE_FUZZ_CHANNELS=20000 \
+		$(PYTHON) -m pytest -q --timeout 36000 Tests/system/test_crash.py Tests/system/test_data_channel.py
+
 $(PYTHON): Tests/system/requirements.txt
 	@Deploy/install-dependencies.sh test
 	python3 -m venv .venv-test

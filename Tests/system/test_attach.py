@@ -25,7 +25,8 @@ def attached(server):
 
 def fio(*options, expect=0):
     result = subprocess.run(
-        ["fio", "--name=test", "--ioengine=libaio", "--output-format=json", *options], capture_output=True, text=True,
+        ["fio", "--name=test", "--ioengine=libaio", "--output-format=json", "--verify_state_save=0",
+         *options], capture_output=True, text=True,
         timeout=200)
     assert result.returncode == expect, result.stdout[-2000:] + result.stderr[-2000:]
     return json.loads(result.stdout[result.stdout.index("{"):]) if expect == 0 else None
@@ -35,10 +36,12 @@ def check_call(*command):
     return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, timeout=120)
 
 
-def test_fio_verifies_the_device(attached):
-    job = fio(f"--filename={attached.device}", "--direct=1", "--rw=randwrite", "--bsrange=4k-1m", "--blockalign=4k",
-              "--numjobs=1", "--iodepth=16", "--size=300m", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1")
-    assert job["jobs"][0]["error"] == 0
+def test_fio_verifies_the_device_with_four_jobs(attached):
+    report = fio(f"--filename={attached.device}", "--direct=1", "--rw=randwrite", "--bsrange=512-1m",
+                 "--blockalign=512", "--numjobs=4", "--size=96m", "--offset_increment=96m", "--iodepth=8",
+                 "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--group_reporting")
+    assert report["jobs"][0]["error"] == 0
+    assert report["jobs"][0]["write"]["io_bytes"] == 4 * 96 << 20
 
 
 def test_fio_verifies_ext4_with_four_jobs_and_fsck_is_clean(attached):

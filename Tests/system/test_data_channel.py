@@ -213,7 +213,7 @@ def test_hello_of_a_version_to_come_is_told_ours(world):
 
 def test_random_frames_never_hurt(world):
     generator = random.Random(11)
-    for _ in range(60):
+    for _ in range(int(os.environ.get("SLUICE_FUZZ_CHANNELS", "60"))):
         with world.connect(timeout=5) as channel:
             handle, _ = channel.open(world.token(), Rights.READ)
             for _ in range(8):
