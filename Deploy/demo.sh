@@ -20,7 +20,13 @@ mkdir -p "$mount" "$SLUICE_RUN"
 step_number=0
 step() { step_number=$((step_number + 1)); printf '\n\033[1m%2d. %s\033[0m\n' "$step_number" "$*"; }
 say() { printf '    %s\n' "$*"; }
-run() { printf '    \033[2m$ %s\033[0m\n' "$*"; "$@" 2>&1 | sed 's/^/      /'; return "${PIPESTATUS[0]}"; }
+run() {
+    local shown=$*
+    [ "$1" != admin ] || shown="sluice --credentials $work/server/admin ${*:2}"
+    printf '    \033[2m$ %s\033[0m\n' "$shown"
+    "$@" 2>&1 | sed 's/^/      /'
+    return "${PIPESTATUS[0]}"
+}
 sluice() { "$bin/sluice" "$@"; }
 admin() { "$bin/sluice" --credentials "$work/server/admin" "$@"; }
 
