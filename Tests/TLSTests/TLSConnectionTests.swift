@@ -247,35 +247,6 @@ import Testing
         #expect(rest == [UInt8](repeating: 4, count: 100_000))
     }
 
-    @Test func anIdleConnectionCostsLessThan40KiB() throws {
-        let server = try pki.serverContext()
-        let client = try pki.clientContext()
-        let pool = TLSBufferPool(retainedBytesMax: 1 << 20)
-        var pairs: [Pair] = []
-        pairs.reserveCapacity(1100)
-        func add(_ count: Int) throws {
-            for _ in 0..<count {
-                let pair = try Pair(
-                    server: TLSConnection(context: server, buffers: pool),
-                    client: TLSConnection(context: client, serverName: "server.test", buffers: pool))
-                try pair.handshake()
-                _ = try pair.server.accept(pair.client.sealed([UInt8](repeating: 1, count: 20000))) {
-                    try pair.server.readAll()
-                }
-                _ = try pair.client.accept(pair.server.sealed([UInt8](repeating: 1, count: 20000))) {
-                    try pair.client.readAll()
-                }
-                pairs.append(pair)
-            }
-        }
-        try add(100)
-        let before = try residentBytes()
-        try add(1000)
-        let each = try (residentBytes() - before) / 2000
-        #expect(each < 40 << 10, "an idle connection costs \(each) bytes")
-        withExtendedLifetime(pairs) {}
-    }
-
     private func opened() throws -> Pair {
         let pair = try pki.pair()
         try pair.handshake()
@@ -310,23 +281,6 @@ import Testing
         }
         return received + (try to.readAll())
     }
-}
-
-/// Bytes of memory that the process has in use.
-private func residentBytes() throws -> Int {
-    let text = try #require(readFile("/proc/self/statm"))
-    let pages = try #require(text.split(separator: " ").dropFirst().first.flatMap { Int($0) })
-    return pages * 4096
-}
-
-/// The text of a small file.
-private func readFile(_ path: String) -> String? {
-    let fd = unsafe open(path, O_RDONLY)
-    guard fd >= 0 else { return nil }
-    defer { close(fd) }
-    var bytes = [UInt8](repeating: 0, count: 4096)
-    let count = unsafe bytes.withUnsafeMutableBytes { unsafe read(fd, $0.baseAddress, $0.count) }
-    return count > 0 ? String(decoding: bytes.prefix(count), as: UTF8.self) : nil
 }
 
 extension TLSConnection {
