@@ -21,6 +21,7 @@
 #include <linux/fs.h>
 #include <poll.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -43,6 +44,7 @@ enum {
     SLUICE_SETUP_COOP_TASKRUN = IORING_SETUP_COOP_TASKRUN,
     SLUICE_SETUP_SINGLE_ISSUER = IORING_SETUP_SINGLE_ISSUER,
     SLUICE_SETUP_DEFER_TASKRUN = IORING_SETUP_DEFER_TASKRUN,
+    SLUICE_SETUP_TASKRUN_FLAG = IORING_SETUP_TASKRUN_FLAG,
     SLUICE_FEATURES_NEEDED =
         IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_FAST_POLL | IORING_FEAT_EXT_ARG,
     SLUICE_CQE_MORE = IORING_CQE_F_MORE,
@@ -93,6 +95,47 @@ static inline int sluice_ring_enter(struct io_uring *ring, int registered_fd, un
 static inline int sluice_ring_enable(struct io_uring *ring)
 {
     return io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+}
+
+/* Leaves the ring the operations and registrations below; everything else fails with -EACCES once it is
+ * enabled. No file is opened, no socket used, no descriptor made or registered. */
+static inline int sluice_ring_restrict(struct io_uring *ring)
+{
+    static const uint8_t operations[] = {
+        IORING_OP_NOP,       IORING_OP_READ,      IORING_OP_WRITE,    IORING_OP_READ_FIXED,  IORING_OP_WRITE_FIXED,
+        IORING_OP_FSYNC,     IORING_OP_FALLOCATE, IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE, IORING_OP_TIMEOUT,
+        IORING_OP_ASYNC_CANCEL, IORING_OP_CLOSE,
+    };
+    static const uint8_t registrations[] = {
+        IORING_REGISTER_BUFFERS,        IORING_UNREGISTER_BUFFERS, IORING_REGISTER_BUFFERS2,
+        IORING_REGISTER_BUFFERS_UPDATE, IORING_REGISTER_RING_FDS,  IORING_UNREGISTER_RING_FDS,
+    };
+    struct io_uring_restriction all[sizeof operations + sizeof registrations];
+    unsigned count = 0;
+    memset(all, 0, sizeof all);
+    for (unsigned i = 0; i < sizeof operations; i++, count++) {
+        all[count].opcode = IORING_RESTRICTION_SQE_OP;
+        all[count].sqe_op = operations[i];
+    }
+    for (unsigned i = 0; i < sizeof registrations; i++, count++) {
+        all[count].opcode = IORING_RESTRICTION_REGISTER_OP;
+        all[count].register_op = registrations[i];
+    }
+    /* liburing 2.3 declares io_uring_register_restrictions and does not export it. */
+    return io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_RESTRICTIONS, all, count);
+}
+
+/* The ring's registered files: the kernel lets go of them when nothing of the ring is left. */
+static inline int sluice_ring_hold(struct io_uring *ring, const int *fds, unsigned count)
+{
+    return io_uring_register_files(ring, fds, count);
+}
+
+/* Whether completions are there, or would be after entering the kernel. */
+static inline int sluice_ring_has_work(const struct io_uring *ring)
+{
+    return io_uring_cq_ready(ring) != 0
+        || (IO_URING_READ_ONCE(*ring->sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
 }
 
 static inline unsigned sluice_cq_ready(const struct io_uring *ring)
@@ -190,6 +233,12 @@ static inline int sluice_set_affinity(int cpu)
     return sched_setaffinity(0, sizeof set, &set);
 }
 
+/* Waits for a semaphore until a time of CLOCK_MONOTONIC. */
+static inline int sluice_semaphore_wait(sem_t *semaphore, const struct timespec *deadline)
+{
+    return sem_clockwait(semaphore, CLOCK_MONOTONIC, deadline);
+}
+
 static inline int sluice_pidfd_open(int pid)
 {
     return (int)syscall(SYS_pidfd_open, pid, 0);
@@ -228,6 +277,13 @@ static inline int sluice_block_zero_out(int fd, uint64_t offset, uint64_t length
 {
     uint64_t range[2] = {offset, length};
     return ioctl(fd, BLKZEROOUT, range);
+}
+
+/* Waiting for the write-back of a range ends with reporting what failed in the whole file since this open file
+ * was last told; the last page that a file can have is never there. */
+static inline int sluice_take_write_back_error(int fd)
+{
+    return sync_file_range(fd, INT64_MAX - 4095, 4095, SYNC_FILE_RANGE_WAIT_BEFORE);
 }
 
 /* Alignment that direct I/O on `fd` needs; -1 where the kernel or the file system does not say. */

@@ -45,4 +45,11 @@ public enum BlockDevices {
         guard unsafe sluice_direct_alignment(fd, &memory, &offset) == 0 else { return nil }
         return (memory, offset)
     }
+
+    /// The positive errno of a write-back that failed since this open file was opened or last asked; nil when
+    /// none did. Writes and syncs nothing (`sync_file_range(2)` of a range without pages): what is dirty may
+    /// still fail later.
+    public static func takeWriteBackError(fd: Int32) -> Int32? {
+        sluice_take_write_back_error(fd) == 0 ? nil : errno
+    }
 }

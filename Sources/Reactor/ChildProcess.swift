@@ -60,6 +60,14 @@ public final class ChildProcess {
         }
     }
 
+    /// How it ended, if it has; never blocks.
+    public var exitIfEnded: Exit? { reap(block: false) }
+
+    /// A pidfd of it, readable when it has ended (`pidfd_open(2)`).
+    public func duplicateDescriptor() throws(ReactorError) -> FileDescriptor {
+        try descriptor.duplicate()
+    }
+
     /// Calls the handler on the reactor's thread when the process has ended. The process object lives until
     /// then.
     public func onExit(reactor: Reactor, _ handler: @escaping (Exit) -> Void) {

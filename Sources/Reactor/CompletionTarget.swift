@@ -69,6 +69,33 @@ extension BatchTarget {
     }
 }
 
+/// Looks at shared memory that another process writes: in every turn of the loop, and before the reactor sleeps.
+///
+/// The other side rings a doorbell (an eventfd that the target polls) only while the announcement to sleep
+/// stands.
+public protocol PolledTarget: AnyObject {
+    /// Takes what is there. On the reactor's thread, once a turn; must be cheap and must not block.
+    func poll()
+
+    /// Announces to the other side that the reactor is about to sleep; false: something is there, do not.
+    func prepareToSleep() -> Bool
+
+    /// The reactor is awake: the other side need not ring.
+    func awake()
+
+    /// For how long it is worth looking again before the reactor sleeps, in nanoseconds; 0: not at all. Sleeping
+    /// and being woken costs more than a short wait.
+    var worthWaitingNanoseconds: UInt64 { get }
+
+    /// Whether `poll` would find something.
+    var hasSomething: Bool { get }
+}
+
+extension PolledTarget {
+    /// Sleep at once.
+    public var worthWaitingNanoseconds: UInt64 { 0 }
+}
+
 /// Names a registered target of one reactor.
 @frozen
 public struct TargetID: Hashable, Sendable {

@@ -30,6 +30,7 @@ extension Reactor {
     /// One wake-up: dispatches what is there, runs what is due, submits, and waits for more.
     private func turn(longestWait: Int64) {
         dispatchAll()
+        poll()
         fireTimers()
         if !remote.isEmpty { runPostedWork() }
         serveBatchEnds()
@@ -37,7 +38,7 @@ extension Reactor {
 
         var wait: UInt32 = 0
         var timeout: Int64 = -1
-        if mayWait() && remote.prepareToSleep() {
+        if mayWait() && !lookAgain() && remote.prepareToSleep() && preparePolled() {
             wait = 1
             timeout = nextTimeout(longest: longestWait)
             if timeout == 0 { wait = 0 }
@@ -45,9 +46,43 @@ extension Reactor {
         let result = unsafe sluice_ring_enter(
             ring, state.pointee.registeredDescriptor, wait, 1, wait == 0 ? -1 : timeout)
         remote.awake()
+        awakePolled()
         if result < 0 { handleEnterError(-result) }
         releaseAddresses()
         refreshNow()
+    }
+
+    private func poll() {
+        // A target may remove itself or another while it runs.
+        for target in unsafe state.pointee.polled { target.poll() }
+    }
+
+    /// Looks at the polled targets for as long as one of them finds that worth it; true when there is something.
+    private func lookAgain() -> Bool {
+        var patience: UInt64 = 0
+        for target in unsafe state.pointee.polled { patience = max(patience, target.worthWaitingNanoseconds) }
+        if patience == 0 { return false }
+        // Others must not wait for what is prepared, or for what the kernel has for us.
+        let result = unsafe sluice_ring_enter(ring, state.pointee.registeredDescriptor, 0, 1, -1)
+        if result < 0 { handleEnterError(-result) }
+        releaseAddresses()
+        let start = SystemClock.monotonic()
+        repeat {
+            if unsafe sluice_ring_has_work(ring) != 0 || !remote.isEmpty { return true }
+            for target in unsafe state.pointee.polled where target.hasSomething { return true }
+            // The other side may be waiting for this very CPU.
+            sched_yield()
+        } while SystemClock.monotonic() &- start < patience
+        return false
+    }
+
+    private func preparePolled() -> Bool {
+        for target in unsafe state.pointee.polled where !target.prepareToSleep() { return false }
+        return true
+    }
+
+    private func awakePolled() {
+        for target in unsafe state.pointee.polled { target.awake() }
     }
 
     private func mayWait() -> Bool {
@@ -224,6 +259,7 @@ extension Reactor {
     private func drain() {
         unsafe state.pointee.isStopping = true
         unsafe state.pointee.timers.removeAll()
+        unsafe state.pointee.polled.removeAll()
         cancelEverything()
         var lastCancel = unsafe state.pointee.now
         var rounds = 0

@@ -22,6 +22,9 @@ import Glibc
         public var receiveBufferCount = 128
         /// The CPU to pin the thread to; nil leaves it to the scheduler.
         public var cpu: Int?
+        /// Whether the ring takes only I/O on descriptors that are open: once it runs, other operations
+        /// complete with -EACCES. A seccomp filter does not see what a ring is asked to do.
+        public var isRestricted = false
 
         /// The defaults.
         public init() {}
@@ -34,6 +37,7 @@ import Glibc
     /// The way the ring was set up, for logs: which of the kernel's task-running modes is in use.
     public let mode: String
 
+    let options: Options
     let ring: UnsafeMutablePointer<io_uring>
     let state: UnsafeMutablePointer<ReactorState>
 
@@ -44,6 +48,7 @@ import Glibc
         precondition(options.receiveBufferCount <= Limits.receiveBuffersMax, "too many receive buffers")
         precondition(
             options.receiveBufferBytes > 0 && options.entries > 0, "a reactor needs buffers and entries")
+        self.options = options
         remote = try ReactorRemote()
         executor = ReactorExecutor(remote: remote)
         unsafe ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
@@ -56,6 +61,7 @@ import Glibc
             throw error
         }
         do throws(ReactorError) {
+            if options.isRestricted { try unsafe RingSetup.restrict(ring) }
             buffers = try unsafe ReceiveBuffers(
                 ring: ring, bytes: options.receiveBufferBytes, count: options.receiveBufferCount)
         } catch {
@@ -78,6 +84,17 @@ import Glibc
         unsafe state.deinitialize(count: 1)
         unsafe state.deallocate()
         unsafe ring.deallocate()
+    }
+
+    /// Makes the ring keep what the descriptors name open until the kernel has let go of the ring: also of
+    /// the I/O that it still had when the process was killed. At most once, before the reactor runs.
+    ///
+    /// What is polled at the other end of a pipe then tells when no more I/O of this ring can reach a device,
+    /// and a lock is held until then.
+    public func hold(fds: [Int32]) throws(ReactorError) {
+        precondition(unsafe !state.pointee.isStarted, "a ring's descriptors are set before it runs")
+        let result = unsafe sluice_ring_hold(ring, fds, UInt32(fds.count))
+        if result < 0 { throw .system(call: "io_uring_register(FILES)", errno: -result) }
     }
 
     /// Monotonic nanoseconds, as of this wake-up.
@@ -114,6 +131,16 @@ import Glibc
     public func atBatchEnd(_ target: any BatchTarget) {
         let object = unsafe UnsafeRawPointer(Unmanaged<AnyObject>.passRetained(target).toOpaque())
         unsafe state.pointee.batchEnds.append(BatchEnd(object: object, type: type(of: target)))
+    }
+
+    /// Polls the target in every turn until `removePolled(_:)`.
+    public func addPolled(_ target: any PolledTarget) {
+        unsafe state.pointee.polled.append(target)
+    }
+
+    /// Ends the polling of the target.
+    public func removePolled(_ target: any PolledTarget) {
+        unsafe state.pointee.polled.removeAll { $0 === target }
     }
 
     /// Fires `completed(token:result:flags:)` with result 0 once, `nanoseconds` after `now`.
@@ -186,6 +213,7 @@ struct SpilledCompletion {
     /// Socket addresses that the kernel reads at the next submission.
     var addresses: [UnsafeMutableRawPointer] = unsafe []
     var works: [ReactorRemote.Work] = []
+    var polled: [any PolledTarget] = []
 
     init(buffers: ReceiveBuffers, now: UInt64) {
         self.buffers = buffers

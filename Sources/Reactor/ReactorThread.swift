@@ -40,12 +40,10 @@ public final class ReactorThread: @unchecked Sendable {
 
 /// What the new thread needs; handed over once.
 private final class ThreadStart {
-    private let options: Reactor.Options
     private var reactor: Reactor?
     private let body: @Sendable (Reactor) -> Void
 
-    init(options: Reactor.Options, reactor: Reactor, body: @Sendable @escaping (Reactor) -> Void) {
-        self.options = options
+    init(reactor: Reactor, body: @Sendable @escaping (Reactor) -> Void) {
         self.reactor = reactor
         self.body = body
     }
@@ -53,8 +51,8 @@ private final class ThreadStart {
     func run() {
         guard let reactor else { preconditionFailure("a thread started twice") }
         self.reactor = nil
-        unsafe sluice_name_thread(options.name)
-        if let cpu = options.cpu { _ = sluice_set_affinity(Int32(truncatingIfNeeded: cpu)) }
+        unsafe sluice_name_thread(reactor.options.name)
+        if let cpu = reactor.options.cpu { _ = sluice_set_affinity(Int32(truncatingIfNeeded: cpu)) }
         reactor.remote.adoptThread()
         body(reactor)
         reactor.run()
@@ -69,9 +67,19 @@ extension Reactor {
     public static func start(
         _ options: Options = Options(), onThread body: @Sendable @escaping (Reactor) -> Void
     ) throws(ReactorError) -> ReactorThread {
-        let reactor = try Reactor(options)
-        let thread = ReactorThread(remote: reactor.remote, executor: reactor.executor)
-        try thread.launch(ThreadStart(options: options, reactor: reactor, body: body))
+        try Reactor(options).launch(onThread: body)
+    }
+
+    /// Starts this reactor, which no thread has run, on a thread of its own; `body` runs first on it. The
+    /// caller must not touch the reactor any more.
+    ///
+    /// For a ring that must exist before its thread may: before the process goes into a sandbox, say.
+    public func launch(onThread body: @Sendable @escaping (Reactor) -> Void) throws(ReactorError)
+        -> ReactorThread
+    {
+        precondition(unsafe !state.pointee.isStarted, "a reactor runs once")
+        let thread = ReactorThread(remote: remote, executor: executor)
+        try thread.launch(ThreadStart(reactor: self, body: body))
         return thread
     }
 }

@@ -7,11 +7,12 @@ enum RingSetup {
         (
             "defer-taskrun",
             UInt32(SLUICE_SETUP_SINGLE_ISSUER) | UInt32(SLUICE_SETUP_DEFER_TASKRUN)
-                | UInt32(SLUICE_SETUP_SUBMIT_ALL)
+                | UInt32(SLUICE_SETUP_SUBMIT_ALL) | UInt32(SLUICE_SETUP_TASKRUN_FLAG)
         ),
         (
             "coop-taskrun",
             UInt32(SLUICE_SETUP_COOP_TASKRUN) | UInt32(SLUICE_SETUP_SUBMIT_ALL)
+                | UInt32(SLUICE_SETUP_TASKRUN_FLAG)
         ),
         ("plain", 0),
     ]
@@ -40,6 +41,13 @@ enum RingSetup {
             if last != EINVAL { break }
         }
         throw ReactorError.fromSetup(errno: last)
+    }
+
+    /// Leaves the ring I/O on open descriptors, and the registrations that a running reactor makes. In force
+    /// from when the ring is enabled.
+    static func restrict(_ ring: UnsafeMutablePointer<io_uring>) throws(ReactorError) {
+        let result = unsafe sluice_ring_restrict(ring)
+        if result < 0 { throw .system(call: "io_uring_register(RESTRICTIONS)", errno: -result) }
     }
 
     private static func check(_ ring: UnsafeMutablePointer<io_uring>, features: UInt32) throws(ReactorError) {

@@ -1,6 +1,7 @@
 import Collections
 import Core
 import Glibc
+import Reactor
 import Synchronization
 
 /// One thread that runs a pool's blocking work, in the order in which it was posted.
@@ -16,11 +17,11 @@ final class PoolWorker: Sendable {
 
     private let state = Mutex(State())
     /// Counts the queue's entries, and one more for the stop.
-    private let available: Semaphore
+    private let available: ThreadSemaphore
 
     /// Starts the thread; it ends after `stop`, when what was posted before has run.
     init() {
-        available = Semaphore()
+        available = ThreadSemaphore()
         let worker = unsafe Unmanaged.passRetained(self).toOpaque()
         var thread = pthread_t()
         let started = unsafe pthread_create(
@@ -80,30 +81,5 @@ final class PoolWorker: Sendable {
             work?()
             if isDone { return }
         }
-    }
-}
-
-/// A counting semaphore (`sem_overview(7)`).
-@safe
-private final class Semaphore: @unchecked Sendable {
-    // SAFETY: the pointer never changes, and sem_post and sem_wait may be called by any thread.
-    private let pointer: UnsafeMutablePointer<sem_t>
-
-    init() {
-        unsafe pointer = UnsafeMutablePointer<sem_t>.allocate(capacity: 1)
-        guard unsafe sem_init(pointer, 0, 0) == 0 else { preconditionFailure("a semaphore cannot be made") }
-    }
-
-    deinit {
-        unsafe sem_destroy(pointer)
-        unsafe pointer.deallocate()
-    }
-
-    func signal() {
-        unsafe sem_post(pointer)
-    }
-
-    func wait() {
-        while unsafe sem_wait(pointer) != 0 {}
     }
 }
