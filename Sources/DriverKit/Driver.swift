@@ -80,12 +80,6 @@ public struct VolumeGeometry: Sendable, Hashable {
 /// The control side of a pool: one instance for each pool. Its methods may block and are never called on a
 /// reactor's thread, apart from `makeQueue`; one call at a time.
 public protocol Driver: AnyObject, Sendable {
-    /// The name that pools say, such as `file`.
-    static var name: String { get }
-
-    /// Opens the pool. `folder` is the pool's own; it exists.
-    init(settings: [String: String], folder: String) throws(DriverError)
-
     /// What an operator should know about how this pool runs, in plain sentences.
     var notes: [String] { get }
 
@@ -126,6 +120,71 @@ public protocol Driver: AnyObject, Sendable {
 extension Driver {
     /// Nothing to know.
     public var notes: [String] { [] }
+}
+
+/// A driver that pools can name.
+public protocol PoolDriver: Driver {
+    /// The name that pools say, such as `file`.
+    static var name: String { get }
+
+    /// What the sandbox of a driver host must leave to this driver, beside the pool's folder.
+    ///
+    /// - Throws: when the settings are not valid.
+    static func needs(settings: [String: String]) throws(DriverError) -> DriverNeeds
+
+    /// Opens the pool.
+    init(_ environment: DriverEnvironment) throws(DriverError)
+
+    /// Takes over settings that can be changed while the pool runs.
+    ///
+    /// - Throws: `notSupported` when a setting that differs needs a restart, `badRequest` when it is not valid.
+    func configure(settings: [String: String]) throws(DriverError)
+}
+
+extension PoolDriver {
+    /// Nothing beside the folder.
+    public static func needs(settings: [String: String]) throws(DriverError) -> DriverNeeds { DriverNeeds() }
+
+    /// No setting can be changed while the pool runs.
+    public func configure(settings: [String: String]) throws(DriverError) {
+        throw DriverError(.notSupported, "the settings of this driver cannot be changed while the pool runs")
+    }
+}
+
+/// What a driver is opened with.
+public struct DriverEnvironment: Sendable {
+    /// The pool's settings.
+    public var settings: [String: String]
+    /// The pool's own folder, for messages and for opening it at start; it exists.
+    public var folder: String
+    /// Descriptors that outlive the driver's process.
+    public var store: any DescriptorStore
+    /// Whether the process is the driver's own or the server itself.
+    public var isolation: DriverIsolation
+
+    /// An environment; without a store, nothing outlives the process.
+    public init(
+        settings: [String: String], folder: String, store: any DescriptorStore = NoDescriptorStore(),
+        isolation: DriverIsolation = .inline
+    ) {
+        self.settings = settings
+        self.folder = folder
+        self.store = store
+        self.isolation = isolation
+    }
+}
+
+/// What a sandboxed driver needs beside its pool's folder.
+public struct DriverNeeds: Sendable, Hashable {
+    /// Devices and files that it opens when it starts, absolute paths.
+    public var paths: [String] = []
+    /// Whether it talks to the network.
+    public var network = false
+    /// Whether it keeps volumes in shared memory that it makes.
+    public var sharedMemory = false
+
+    /// Nothing.
+    public init() {}
 }
 
 /// The request side of a driver on one reactor; confined to its thread.

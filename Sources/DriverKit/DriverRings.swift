@@ -32,6 +32,10 @@ public final class SubmissionRing {
     @inlinable
     public var count: Int { ring.count }
 
+    /// How many requests this side has taken since the ring was made; wraps.
+    @inlinable
+    public var taken: UInt32 { ring.taken }
+
     /// How many requests it can hold.
     @inlinable
     public var capacity: Int { ring.capacity }

@@ -115,6 +115,10 @@ public struct SharedRing<Entry: BitwiseCopyable> {
         return count <= mask &+ 1 ? Int(count) : 0
     }
 
+    /// How many entries this side has taken since the ring was made; wraps.
+    @inlinable
+    public var taken: UInt32 { unsafe cursor.pointee.taken }
+
     /// How many entries the producer could put now.
     @inlinable
     public var room: Int {
