@@ -1,6 +1,10 @@
 import Core
 
 extension Limits {
+    /// How often a pool's lock is tried.
+    static let poolLockAttemptsMax = 100
+    /// How long to wait before it is tried again, in milliseconds.
+    static let poolLockAttemptMilliseconds: Int32 = 20
     /// The longest read or write of the drivers here, in bytes.
     static let driverTransferBytesMax: UInt32 = 1 << 20
     /// The most requests of one reactor that the `file` driver has in the kernel at a time.
@@ -13,4 +17,16 @@ extension Limits {
     static let memoryVolumeBytesMax: UInt64 = 16 << 40
     /// What a `memory` pool holds where its settings do not say, in bytes.
     static let memoryPoolBytesDefault: UInt64 = 1 << 30
+    /// The most requests of one reactor that the `fault` driver has under way, held back or hung at a time.
+    static let faultOperationsMax = 1024
+    /// The most pieces that the `fault` driver puts back at a time after a power cut.
+    static let faultRestoresMax = 64
+    /// How much of what unflushed writes replaced the `fault` driver keeps for a power cut, in bytes.
+    static let faultUnflushedBytesMax = 64 << 20
+    /// The longest text of rules, in bytes.
+    static let faultRulesBytesMax = 4096
+    /// The most rules of a pool.
+    static let faultRulesMax = 64
+    /// The longest delay that a rule can ask for, in nanoseconds.
+    static let faultDelayNanosecondsMax: UInt64 = 600_000_000_000
 }

@@ -11,31 +11,52 @@ final class DeviceStore: FileStore {
     private let wantsDirect: Bool
     private let mayErase: Bool
     private let descriptor: FileDescriptor
+    /// Opened at the start, for the same reason as the folder.
+    private let unsynced: FileDescriptor
     private let blockSize: UInt32
 
     private static let record = "device-volume"
+    private static let device = "device"
 
-    init(folder: PoolFolder, path: String, direct: Bool, erase: Bool) throws(DriverError) {
+    init(
+        folder: PoolFolder, path: String, direct: Bool, erase: Bool, store: any DescriptorStore
+    ) throws(DriverError) {
         self.folder = folder
         self.path = path
         wantsDirect = direct
         mayErase = erase
-        descriptor = try DeviceStore.openDevice(path, O_EXCL | (direct ? BlockDevices.openDirect : 0))
+        // O_EXCL gives the device to one open file: the pool's next process takes that file over.
+        if let kept = try store.descriptor(DeviceStore.device), DeviceStore.isOpen(kept, path) {
+            descriptor = kept
+        } else {
+            descriptor = try DeviceStore.openDevice(
+                path, O_RDWR | O_EXCL | (direct ? BlockDevices.openDirect : 0))
+        }
         guard BlockDevices.isBlockDevice(fd: descriptor.raw) else {
             throw DriverError(.badRequest, "the setting path names \(path), which is not a block device")
         }
-        if flock(descriptor.raw, LOCK_EX | LOCK_NB) != 0 {
+        if !PoolFolder.lock(descriptor.raw) {
             throw DriverError(.busy, "another program uses \(path); stop it first")
         }
         do throws(ReactorError) {
             blockSize = max(512, try BlockDevices.logicalBlockSize(fd: descriptor.raw))
         } catch { throw DriverError(.ioError, "\(path): \(error)") }
+        unsynced = try DeviceStore.openDevice(path, O_RDONLY)
+        try store.keep(descriptor, as: DeviceStore.device)
     }
 
     let notes: [String] = []
 
+    /// Whether the open file is the device that the path names now.
+    private static func isOpen(_ descriptor: borrowing FileDescriptor, _ path: String) -> Bool {
+        var ours = stat()
+        var named = stat()
+        return unsafe fstat(descriptor.raw, &ours) == 0 && stat(path, &named) == 0
+            && ours.st_rdev == named.st_rdev
+    }
+
     private static func openDevice(_ path: String, _ flags: Int32) throws(DriverError) -> FileDescriptor {
-        let fd = unsafe Glibc.open(path, O_RDWR | O_CLOEXEC | flags)
+        let fd = unsafe Glibc.open(path, O_CLOEXEC | flags)
         if fd < 0 {
             if errno == EBUSY {
                 throw DriverError(.busy, "\(path) is in use, perhaps mounted; unmount it first")
@@ -133,11 +154,20 @@ final class DeviceStore: FileStore {
 
     func open(_ id: Identifier) throws(DriverError) -> OpenVolume {
         let size = try held(id)
-        let own: FileDescriptor
-        do throws(ReactorError) { own = try descriptor.duplicate() } catch {
+        let own = try DeviceStore.duplicate(descriptor)
+        return OpenVolume(id: id, descriptor: own, size: size, blockSize: blockSize, isDirect: wantsDirect)
+    }
+
+    func witness(_ id: Identifier) throws(DriverError) -> FileDescriptor {
+        try DeviceStore.duplicate(unsynced)
+    }
+
+    private static func duplicate(
+        _ descriptor: borrowing FileDescriptor
+    ) throws(DriverError) -> FileDescriptor {
+        do throws(ReactorError) { return try descriptor.duplicate() } catch {
             throw DriverError(.busy, "\(error)")
         }
-        return OpenVolume(id: id, descriptor: own, size: size, blockSize: blockSize, isDirect: wantsDirect)
     }
 
     private func held(_ id: Identifier) throws(DriverError) -> UInt64 {

@@ -8,25 +8,37 @@ import Synchronization
 /// Settings: `direct` (true by default: past the page cache), `path` (a block device that holds one volume;
 /// without it, each volume is a sparse file in the pool's folder), `erase` (true: a volume may be made on a
 /// device that holds data).
-public final class FileDriver: Driver {
+public final class FileDriver: PoolDriver {
     /// `file`.
     public static let name = "file"
 
     private let store: any FileStore
+    private let kept: any DescriptorStore
     private let open = Mutex<[UInt32: OpenVolume]>([:])
 
     /// Opens the pool and locks its folder against other servers.
-    public init(settings: [String: String], folder: String) throws(DriverError) {
-        let settings = try DriverSettings(
-            settings, driver: FileDriver.name, known: ["direct", "erase", "path"])
+    public init(_ environment: DriverEnvironment) throws(DriverError) {
+        let settings = try FileDriver.parse(environment.settings)
         let direct = try settings.flag("direct", default: true)
         let erase = try settings.flag("erase", default: false)
-        let folder = try PoolFolder(folder)
+        kept = environment.store
+        let folder = try PoolFolder(environment.folder, store: kept)
         if let path = settings.text("path") {
-            store = try DeviceStore(folder: folder, path: path, direct: direct, erase: erase)
+            store = try DeviceStore(folder: folder, path: path, direct: direct, erase: erase, store: kept)
         } else {
             store = try FolderStore(folder: folder, direct: direct)
         }
+    }
+
+    private static func parse(_ settings: [String: String]) throws(DriverError) -> DriverSettings {
+        try DriverSettings(settings, driver: FileDriver.name, known: ["direct", "erase", "path"])
+    }
+
+    /// The block device, if there is one.
+    public static func needs(settings: [String: String]) throws(DriverError) -> DriverNeeds {
+        var needs = DriverNeeds()
+        if let path = try parse(settings).text("path") { needs.paths = [path] }
+        return needs
     }
 
     /// Whether volumes run otherwise than the settings say.
@@ -59,11 +71,18 @@ public final class FileDriver: Driver {
     public func capacity() throws(DriverError) -> PoolCapacity { try store.capacity() }
 
     /// Opens a volume under an index, anew if it was open: a failed flush is forgotten.
+    ///
+    /// Linux reports a write-back that failed to files that were open then. So a second open file, which
+    /// nobody syncs, is kept as `witness/INDEX` for as long as the volume is open: whoever looks at it after
+    /// this process has ended (`BlockDevices.takeWriteBackError(fd:)`) hears of every failure since.
     public func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry {
         guard index < Limits.openVolumesPerPoolMax else {
             throw DriverError(.busy, "too many open volumes in the pool")
         }
         let volume = try store.open(id)
+        if !(kept is NoDescriptorStore) {
+            try kept.keep(store.witness(id), as: FileDriver.witness(index))
+        }
         open.withLock { $0[index] = volume }
         return volume.geometry
     }
@@ -71,7 +90,10 @@ public final class FileDriver: Driver {
     /// Ends the use of an index.
     public func closeVolume(_ index: UInt32) {
         _ = open.withLock { $0.removeValue(forKey: index) }
+        kept.forget(FileDriver.witness(index))
     }
+
+    private static func witness(_ index: UInt32) -> String { "witness/\(index)" }
 
     /// The request side for one reactor.
     public func makeQueue(

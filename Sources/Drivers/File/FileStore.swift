@@ -13,27 +13,56 @@ protocol FileStore: AnyObject, Sendable {
     func volumes() throws(DriverError) -> [Identifier: UInt64]
     func capacity() throws(DriverError) -> PoolCapacity
     func open(_ id: Identifier) throws(DriverError) -> OpenVolume
+    /// A second open file of the volume's, which is never synced.
+    func witness(_ id: Identifier) throws(DriverError) -> FileDescriptor
 }
 
-/// The pool's own folder: locked, so that no second server uses it.
+/// The pool's own folder: locked, so that no second server uses it. Its path is used by `init` alone: later
+/// on, the process may not be able to follow it.
 final class PoolFolder: Sendable {
+    /// For messages.
     let path: String
     private let descriptor: FileDescriptor
 
-    init(_ path: String) throws(DriverError) {
+    private static let lock = "lock"
+
+    /// Opens and locks the folder, or takes over the open folder of the pool's last process with its lock:
+    /// `flock(2)` belongs to the open file, whoever has it.
+    init(_ path: String, store: any DescriptorStore) throws(DriverError) {
         self.path = path
-        if unsafe mkdir(path, 0o700) != 0 && errno != EEXIST {
-            throw PoolFolder.failure("the pool's folder \(path)", errno)
+        if let kept = try store.descriptor(PoolFolder.lock) {
+            descriptor = kept
+        } else {
+            descriptor = try PoolFolder.make(path)
         }
-        let fd = unsafe Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        if fd < 0 { throw PoolFolder.failure("the pool's folder \(path)", errno) }
-        descriptor = FileDescriptor(owning: fd)
-        if flock(fd, LOCK_EX | LOCK_NB) != 0 {
+        if !PoolFolder.lock(descriptor.raw) {
             if errno == EWOULDBLOCK {
                 throw DriverError(.busy, "another server uses the pool's folder \(path); stop it first")
             }
             throw PoolFolder.failure("the lock of the pool's folder \(path)", errno)
         }
+        try store.keep(descriptor, as: PoolFolder.lock)
+    }
+
+    /// Locks an open file; false with errno when it stays locked by another. A server that was killed holds
+    /// its locks until the kernel has ended its I/O.
+    static func lock(_ fd: Int32) -> Bool {
+        for _ in 0..<Limits.poolLockAttemptsMax {
+            if flock(fd, LOCK_EX | LOCK_NB) == 0 { return true }
+            if errno != EWOULDBLOCK { return false }
+            _ = poll(nil, 0, Limits.poolLockAttemptMilliseconds)
+            errno = EWOULDBLOCK
+        }
+        return false
+    }
+
+    private static func make(_ path: String) throws(DriverError) -> FileDescriptor {
+        if unsafe mkdir(path, 0o700) != 0 && errno != EEXIST {
+            throw PoolFolder.failure("the pool's folder \(path)", errno)
+        }
+        let fd = unsafe Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        if fd < 0 { throw PoolFolder.failure("the pool's folder \(path)", errno) }
+        return FileDescriptor(owning: fd)
     }
 
     /// Opens a file of the folder.
@@ -63,8 +92,12 @@ final class PoolFolder: Sendable {
 
     /// The names in the folder.
     func names() throws(DriverError) -> [String] {
-        guard let listing = unsafe opendir(path) else {
-            throw PoolFolder.failure("the pool's folder \(path)", errno)
+        // A listing has a position: it needs an open folder of its own.
+        let own = try open(".", O_RDONLY | O_DIRECTORY).take()
+        guard let listing = unsafe fdopendir(own) else {
+            let cause = errno
+            _ = close(own)
+            throw PoolFolder.failure("the pool's folder \(path)", cause)
         }
         defer { unsafe closedir(listing) }
         var names: [String] = []

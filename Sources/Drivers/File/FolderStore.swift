@@ -115,6 +115,8 @@ final class FolderStore: FileStore {
         return OpenVolume(id: id, descriptor: file, size: size, blockSize: 512, isDirect: false)
     }
 
+    func witness(_ id: Identifier) throws(DriverError) -> FileDescriptor { try existing(id, O_RDONLY) }
+
     private func existing(_ id: Identifier, _ flags: Int32) throws(DriverError) -> FileDescriptor {
         do throws(DriverError) { return try folder.open(id.hex, flags) } catch {
             if error.status == .notFound {

@@ -3,11 +3,12 @@ import DriverKit
 import Reactor
 import Synchronization
 
-/// Volumes in this process's memory, sparse, gone with the process: for measuring, for tests and for scratch
-/// data.
+/// Volumes in memory, sparse, gone with the server: for measuring, for tests and for scratch data.
+///
+/// With a store that keeps descriptors, they are in shared memory and outlive the driver's process.
 ///
 /// Setting `size`: how much all volumes together may hold, such as `4GiB`; it is taken in chunks of 2 MiB.
-public final class MemoryDriver: Driver {
+public final class MemoryDriver: PoolDriver {
     /// `memory`.
     public static let name = "memory"
 
@@ -17,15 +18,28 @@ public final class MemoryDriver: Driver {
     }
 
     private let budget: MemoryBudget
+    private let kept: KeptMemory?
     private let state = Mutex(State())
 
-    /// An empty pool. The folder is not used.
-    public init(settings: [String: String], folder: String) throws(DriverError) {
-        let settings = try DriverSettings(settings, driver: MemoryDriver.name, known: ["size"])
+    /// A pool with the volumes that the store keeps. The folder is not used.
+    public init(_ environment: DriverEnvironment) throws(DriverError) {
+        let settings = try DriverSettings(environment.settings, driver: MemoryDriver.name, known: ["size"])
         budget = MemoryBudget(bytes: try settings.bytes("size", default: Limits.memoryPoolBytesDefault))
         if budget.chunksMax == 0 {
             throw DriverError(.badRequest, "a memory pool has at least \(Limits.memoryChunkBytes) bytes")
         }
+        kept = environment.store is NoDescriptorStore ? nil : KeptMemory(environment.store)
+        if let kept {
+            let found = try kept.volumes(budget: budget)
+            state.withLock { $0.volumes = found }
+        }
+    }
+
+    /// Shared memory.
+    public static func needs(settings: [String: String]) throws(DriverError) -> DriverNeeds {
+        var needs = DriverNeeds()
+        needs.sharedMemory = true
+        return needs
     }
 
     /// What is in memory does not outlive the server.
@@ -38,7 +52,10 @@ public final class MemoryDriver: Driver {
             if existing.size == size { return }
             throw DriverError(.alreadyExists, "the volume \(id) exists with \(existing.size) bytes")
         }
-        let volume = try MemoryVolume.make(size: size, budget: budget)
+        let volume =
+            if let kept { try kept.make(id, size: size, budget: budget) } else {
+                try MemoryVolume.make(size: size, budget: budget)
+            }
         state.withLock { $0.volumes[id] = volume }
     }
 
@@ -49,12 +66,16 @@ public final class MemoryDriver: Driver {
         if size < volume.size {
             throw DriverError(.notSupported, "a volume cannot shrink: it has \(volume.size) bytes")
         }
-        let larger = try volume.grown(to: size, budget: budget)
+        let larger =
+            if let kept { try kept.grow(volume, id, to: size, budget: budget) } else {
+                try volume.grown(to: size, budget: budget)
+            }
         state.withLock { $0.volumes[id] = larger }
     }
 
     /// Deletes a volume; its memory is free when no reactor has it open.
     public func deleteVolume(_ id: Identifier) throws(DriverError) {
+        kept?.delete(id)
         _ = state.withLock { $0.volumes.removeValue(forKey: id) }
     }
 
@@ -77,6 +98,8 @@ public final class MemoryDriver: Driver {
             throw DriverError(.busy, "too many open volumes in the pool")
         }
         let volume = try volume(id)
+        // By now, no other process works on the volume.
+        for segment in volume.segments { segment.recover() }
         state.withLock { $0.open[index] = id }
         return volume.geometry
     }
