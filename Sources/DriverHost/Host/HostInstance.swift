@@ -1,0 +1,101 @@
+import CSandbox
+import Core
+import DriverKit
+import Glibc
+import Reactor
+
+/// One driver host as the server knows it: its process, its control socket, and its lifeline. Confined to
+/// the keeper's thread, apart from `control`.
+final class HostInstance {
+    /// How far it is.
+    enum Phase {
+        /// The program has been started and has not spoken.
+        case spawned
+        /// It waits for the driver's name.
+        case ready
+        /// It opens the driver and goes into its sandbox.
+        case starting
+        /// It waits until nothing of its predecessor is left.
+        case started
+        /// It opens volumes and queues.
+        case opening
+        /// Queues are attached.
+        case serving
+        /// It is being ended.
+        case ending
+    }
+
+    /// Counts up from the pool's first host.
+    let number: Int
+    let control: ControlSocket
+    let process: ChildProcess
+    /// Ends when the process is gone and the kernel has let go of everything that it had in flight.
+    let lifeline: FileDescriptor
+    let processDescriptor: FileDescriptor
+    var phase = Phase.spawned
+    /// How it ended.
+    var exit: ChildProcess.Exit?
+    var isLifelineOver = false
+    var isControlOver = false
+    /// Calls of the opening phase that are not answered yet, by call number.
+    var openings: [UInt64: HostCommand] = [:]
+    /// What its sandbox could not do.
+    var sandboxGaps: [String] = []
+    /// Lanes by queue, made for this host.
+    var lanes: [Int: HostLane] = [:]
+
+    /// Starts the program.
+    init(number: Int, executable: String) throws(ReactorError) {
+        self.number = number
+        let sockets = try ControlSocket.pair()
+        var ends: [Int32] = [-1, -1]
+        let result = unsafe sluice_pipe(&ends)
+        if result < 0 { throw .system(call: "pipe2", errno: -result) }
+        let readEnd = FileDescriptor(owning: ends[0])
+        let writeEnd = FileDescriptor(owning: ends[1])
+        process = try ChildProcess(
+            executable: executable, arguments: [],
+            environment: ["SWIFT_BACKTRACE=enable=no", "PATH=/usr/bin:/bin", "LANG=C"],
+            descriptors: [
+                (sockets.host.raw, DriverHostProcess.controlDescriptor),
+                (writeEnd.raw, DriverHostProcess.lifelineDescriptor),
+            ])
+        processDescriptor = try process.duplicateDescriptor()
+        control = sockets.server
+        lifeline = readEnd
+    }
+
+    /// Whether nothing of it can touch a device or our memory any more.
+    var isGone: Bool { exit != nil && isLifelineOver }
+
+    /// How it ended, in words.
+    var exitMessage: String {
+        switch exit {
+        case .exited(let code): "exited with \(code)"
+        case .signalled(let signal): "killed by signal \(signal)"
+        case nil: "still there"
+        }
+    }
+
+    /// Takes the exit once the process has ended.
+    func reap() {
+        if exit == nil { exit = process.exitIfEnded }
+    }
+}
+
+/// What connects one queue with one host. Handed to the queue's reactor.
+final class HostLane: @unchecked Sendable {
+    // SAFETY: the lane's words are atomic; its rings are used by the queue's reactor only, after it was
+    // posted there.
+    let lane: Lane
+    /// Rung by us, for the host.
+    let bell: Doorbell
+    /// Rung by the host, for us.
+    let serverBell: Doorbell
+
+    init(capacity: Int) throws(ReactorError) {
+        lane = try Lane(capacity: capacity)
+        bell = try Doorbell()
+        serverBell = try Doorbell()
+    }
+}

@@ -1,0 +1,210 @@
+import Core
+import DriverKit
+import Glibc
+import Reactor
+import Synchronization
+
+/// A call that waits for the host's answer.
+final class PendingCall: Sendable {
+    enum Outcome: Sendable {
+        case answered(HostMessage)
+        /// The host was lost: the call is made again.
+        case hostLost
+        case timedOut
+    }
+
+    private struct State {
+        var volumes: [Identifier: UInt64] = [:]
+        var outcome: Outcome?
+    }
+
+    let instance: Int
+    let command: HostCommand
+    private let state = Mutex(State())
+    private let semaphore = ThreadSemaphore()
+
+    init(instance: Int, command: HostCommand) {
+        self.instance = instance
+        self.command = command
+    }
+
+    func hostLost() { end(.hostLost) }
+
+    /// Takes a packet of the answer; false when it does not fit the question.
+    func take(_ message: HostMessage) -> Bool {
+        switch (command, message) {
+        case (_, .failed): end(.answered(message))
+        case (.volumes, .done(.volumes(let some, let isLast))):
+            let count = state.withLock { state in
+                state.volumes.merge(some) { $1 }
+                return state.volumes.count
+            }
+            if count > Limits.volumesPerPoolMax { return false }
+            if isLast {
+                end(.answered(.done(.volumes(state.withLock { $0.volumes }, isLast: true))))
+            }
+        case (.capacity, .done(.capacity)), (.open, .done(.geometry)): end(.answered(message))
+        case (.create, .done(.nothing)), (.resize, .done(.nothing)), (.delete, .done(.nothing)),
+            (.close, .done(.nothing)), (.configure, .done(.nothing)):
+            end(.answered(message))
+        default: return false
+        }
+        return true
+    }
+
+    private func end(_ outcome: Outcome) {
+        let isFirst = state.withLock { state in
+            guard state.outcome == nil else { return false }
+            state.outcome = outcome
+            return true
+        }
+        if isFirst { semaphore.signal() }
+    }
+
+    func wait(milliseconds: Int64) -> Outcome {
+        guard semaphore.wait(milliseconds: milliseconds) else { return .timedOut }
+        return state.withLock { $0.outcome } ?? .timedOut
+    }
+}
+
+/// The control sockets of the hosts.
+extension HostKeeper {
+    func send(
+        _ command: HostCommand, to host: HostInstance, descriptors: [Int32] = []
+    ) throws(ControlSocket.Failure) {
+        try host.control.send(command.encoded(call: 0), descriptors: descriptors)
+    }
+
+    /// Sends what the opening of a pool consists of; the answer comes to `opened`.
+    func sendOpening(
+        _ command: HostCommand, to host: HostInstance, descriptors: [Int32] = []
+    ) throws(ControlSocket.Failure) {
+        let call = nextCall()
+        host.openings[call] = command
+        try host.control.send(command.encoded(call: call), descriptors: descriptors)
+    }
+
+    private func nextCall() -> UInt64 {
+        shared.withLock { shared in
+            shared.callsMade += 1
+            return shared.callsMade
+        }
+    }
+
+    /// Takes what a host sent, a bounded number of packets.
+    func receive(from host: HostInstance) {
+        for _ in 0..<Limits.controlPacketsPerTurnMax where !host.isControlOver {
+            do throws(ControlSocket.Failure) {
+                guard var packet = try host.control.receive(waits: false) else { return }
+                guard let (call, message) = HostMessage.decode(packet.bytes),
+                    packet.descriptors.count == message.descriptorCount,
+                    take(message, call, from: host, &packet.descriptors)
+                else { return accuse(host, "a packet that does not belong on the control socket") }
+            } catch {
+                host.isControlOver = true
+                if error != .closed { accuse(host, "the control socket: \(error)") }
+            }
+        }
+    }
+
+    private func accuse(_ host: HostInstance, _ message: String) {
+        host.isControlOver = true
+        lose(host, .violation, message)
+    }
+
+    /// Takes a message; false when a host must not say it, or not now.
+    private func take(
+        _ message: HostMessage, _ call: UInt64, from host: HostInstance,
+        _ descriptors: inout ControlSocket.Descriptors
+    ) -> Bool {
+        switch message {
+        case .hello(let version):
+            guard host.phase == .spawned, version == HostMessage.version else { return false }
+            host.phase = .ready
+        case .keep(let name):
+            guard host === current || host.phase == .starting else { return false }
+            return store.keep(descriptors.take(), as: name)
+        case .forget(let name):
+            guard host === current || host.phase == .starting else { return false }
+            store.forget(name)
+        case .done, .failed:
+            if host.phase == .ending { return true }
+            if let command = host.openings.removeValue(forKey: call) {
+                opened(command, by: host, message)
+                return true
+            }
+            return answer(call, from: host, message)
+        }
+        return true
+    }
+
+    private func answer(_ call: UInt64, from host: HostInstance, _ message: HostMessage) -> Bool {
+        let pending = shared.withLock { shared -> PendingCall? in
+            guard let pending = shared.calls[call], pending.instance == host.number else { return nil }
+            if case .done(.volumes(_, isLast: false)) = message { return pending }
+            shared.calls[call] = nil
+            return pending
+        }
+        return pending?.take(message) ?? false
+    }
+
+    // MARK: Calls, on the pool's thread
+
+    /// Makes a call, again where its host is lost meanwhile: every call may be repeated.
+    func call(_ command: HostCommand) throws(DriverError) -> HostAnswer {
+        for _ in 0..<Limits.controlCallAttemptsMax {
+            let (serving, id) = try awaitHost(command)
+            do throws(ControlSocket.Failure) {
+                try serving.control.send(command.encoded(call: id))
+            } catch {
+                lost(instance: serving.instance, cause: .hang, message: "the control socket: \(error)")
+            }
+            switch serving.pending.wait(milliseconds: Limits.controlCallMillisecondsMax) {
+            case .answered(.done(let answer)): return answer
+            case .answered(.failed(let status, let message)):
+                throw DriverError(Status(rawValue: status) ?? .driverFailed, message)
+            case .answered, .hostLost: continue
+            case .timedOut:
+                lost(instance: serving.instance, cause: .hang, message: "a control call was not answered")
+            }
+        }
+        throw DriverError(.driverFailed, "the driver host was lost each time that it was asked")
+    }
+
+    private struct Serving {
+        let instance: Int
+        let control: ControlSocket
+        let pending: PendingCall
+    }
+
+    /// Waits until a host serves, and notes the call.
+    private func awaitHost(_ command: HostCommand) throws(DriverError) -> (Serving, UInt64) {
+        let deadline = SystemClock.monotonic() + UInt64(Limits.recoveryWaitMillisecondsMax) * 1_000_000
+        while true {
+            let semaphore = ThreadSemaphore()
+            let found: Result<(Serving, UInt64), DriverError>? = shared.withLock { shared in
+                if shared.isOver { return .failure(DriverError(.driverFailed, "the pool was stopped")) }
+                if shared.report.state == .quarantined {
+                    return .failure(
+                        DriverError(
+                            .quarantined,
+                            "the pool's driver was lost too often; see the driver's last end, then restart the pool"
+                        ))
+                }
+                guard let (instance, control) = shared.serving else {
+                    shared.waiting.append(semaphore)
+                    return nil
+                }
+                shared.callsMade += 1
+                let pending = PendingCall(instance: instance, command: command)
+                shared.calls[shared.callsMade] = pending
+                return .success(
+                    (Serving(instance: instance, control: control, pending: pending), shared.callsMade))
+            }
+            if let found { return try found.get() }
+            let now = SystemClock.monotonic()
+            guard now < deadline, semaphore.wait(milliseconds: Int64((deadline - now) / 1_000_000) + 1)
+            else { throw DriverError(.driverRecovering, "the pool's driver is being replaced; try again") }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+import Core
+import DriverKit
+import Glibc
+import Reactor
+
+/// A driver in a process of its own, seen as any other driver.
+///
+/// Control calls go over the control socket, requests through shared memory. When the host is lost, both wait
+/// for the next one: users see a pause.
+public final class IsolatedDriver: SupervisedDriver {
+    /// How a pool's host is run.
+    public struct Options: Sendable {
+        /// The program, `sluice-driver`: an absolute path.
+        public var executable: String
+        /// The driver's name.
+        public var driver: String
+        /// The pool's settings.
+        public var settings: [String: String]
+        /// The pool's folder; it is given to the host's user.
+        public var folder: String
+        /// The user that the host becomes; nil: the server's own, where the server is not root.
+        public var user: UInt32?
+        /// The most reactors that it serves.
+        public var queues = 1
+        /// How long requests may take before the host counts as hung.
+        public var deadlines = RequestDeadlines()
+        /// When hosts are started again, and when not any more.
+        public var policy = HostPolicy()
+        /// The time that reports show.
+        public var wallClock: any WallClock
+        /// Hears of every change; called on the keeper's thread, must not block.
+        public var onEvent: @Sendable (DriverHostEvent) -> Void = { _ in }
+
+        /// Options with the defaults.
+        public init(
+            executable: String, driver: String, settings: [String: String], folder: String,
+            wallClock: any WallClock
+        ) {
+            self.executable = executable
+            self.driver = driver
+            self.settings = settings
+            self.folder = folder
+            self.wallClock = wallClock
+            user = geteuid() == 0 ? PoolUser.id(folder: folder) : nil
+        }
+    }
+
+    private let keeper: HostKeeper
+
+    /// Starts a host and returns when it serves. Blocks.
+    ///
+    /// - Throws: what the driver says about its settings and its device, or why no host can run here.
+    public init(_ options: Options) throws(DriverError) {
+        if unsafe mkdir(options.folder, 0o700) != 0 && errno != EEXIST {
+            let words = ReactorError.text(errno: errno)
+            throw DriverError(.driverFailed, "the pool's folder \(options.folder): \(words)")
+        }
+        keeper = try HostKeeper(options: options)
+        do throws(DriverError) { try keeper.firstStart.wait() } catch {
+            keeper.shutDown()
+            throw error
+        }
+    }
+
+    deinit { keeper.shutDown() }
+
+    /// What the driver in the host says, and what the sandbox could not do.
+    public var notes: [String] {
+        keeper.shared.withLock { $0.notes + $0.report.sandboxGaps }
+    }
+
+    /// How the host is.
+    public var report: DriverHostReport { keeper.shared.withLock { $0.report } }
+
+    /// Makes a volume; durable.
+    public func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
+        _ = try keeper.call(.create(id, size: size))
+    }
+
+    /// Grows a volume; durable.
+    public func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {
+        _ = try keeper.call(.resize(id, size: size))
+    }
+
+    /// Deletes a volume; durable.
+    public func deleteVolume(_ id: Identifier) throws(DriverError) {
+        _ = try keeper.call(.delete(id))
+    }
+
+    /// The volumes and their sizes.
+    public func volumes() throws(DriverError) -> [Identifier: UInt64] {
+        guard case .volumes(let volumes, _) = try keeper.call(.volumes) else { return [:] }
+        return volumes
+    }
+
+    /// How full the pool is.
+    public func capacity() throws(DriverError) -> PoolCapacity {
+        guard case .capacity(let total, let used, let free) = try keeper.call(.capacity) else {
+            throw DriverError(.driverFailed, "the driver host does not say how full the pool is")
+        }
+        return PoolCapacity(total: total, used: used, free: free)
+    }
+
+    /// Opens a volume under an index; a failed flush is forgotten.
+    public func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry {
+        guard index < Limits.openVolumesPerPoolMax else {
+            throw DriverError(.busy, "too many open volumes in the pool")
+        }
+        let answer = try keeper.call(.open(id, index: index))
+        guard case .geometry(let size, let blockSize, let maximumTransfer) = answer,
+            blockSize.nonzeroBitCount == 1, blockSize <= Limits.volumeSizeGranule, size > 0,
+            size <= Limits.volumeBytesMax, maximumTransfer > 0
+        else { throw DriverError(.driverFailed, "the driver host gives the volume an impossible shape") }
+        keeper.opened(id, index)
+        return VolumeGeometry(
+            size: size, blockSize: blockSize,
+            maximumTransfer: min(maximumTransfer, UInt32(clamping: Limits.arenaBytesMax)))
+    }
+
+    /// Ends the use of an index.
+    public func closeVolume(_ index: UInt32) {
+        keeper.closed(index)
+        // A host that cannot be asked is lost, and the next one is not told of the volume.
+        _ = try? keeper.call(.close(index: index))
+    }
+
+    /// The request side for one reactor.
+    public func makeQueue(
+        reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
+        onCompletions: @escaping () -> Void
+    ) throws(DriverError) -> any DriverQueue {
+        let queue = try keeper.add { number in
+            IsolatedQueue(
+                number: number, reactor: reactor, arena: arena, submissions: submissions,
+                completions: completions, onCompletions: onCompletions, keeper: keeper)
+        }
+        queue.start()
+        return queue
+    }
+
+    /// Ends the host and starts another.
+    public func restart() throws(DriverError) {
+        let answer = HostKeeper.Answer<Void>()
+        keeper.post(.restart(answer))
+        try answer.wait()
+    }
+
+    /// Hands over to a host of the program that is installed now.
+    public func upgrade() throws(DriverError) -> UInt64 {
+        let answer = HostKeeper.Answer<UInt64>()
+        keeper.post(.upgrade(answer))
+        return try answer.wait()
+    }
+
+    /// Takes over changed settings, now and at every start to come.
+    public func configure(settings: [String: String]) throws(DriverError) {
+        _ = try keeper.call(.configure(settings))
+        keeper.shared.withLock { $0.settings = settings }
+    }
+
+    /// Ends the host for good.
+    public func shutDown() { keeper.shutDown() }
+}

@@ -1,0 +1,42 @@
+import Core
+import Reactor
+import Synchronization
+
+/// What a pool's hosts gave into the server's keeping. Any thread.
+final class StoredDescriptors: Sendable {
+    final class Entry: Sendable {
+        let descriptor: FileDescriptor
+        init(_ descriptor: consuming FileDescriptor) { self.descriptor = descriptor }
+    }
+
+    private let entries = Mutex<[String: Entry]>([:])
+
+    /// Keeps a descriptor under a name; false when there are too many.
+    func keep(_ descriptor: consuming FileDescriptor, as name: String) -> Bool {
+        let entry = Entry(descriptor)
+        return entries.withLock { entries in
+            guard entries[name] != nil || entries.count < Limits.storedDescriptorsMax else { return false }
+            entries[name] = entry
+            return true
+        }
+    }
+
+    func forget(_ name: String) {
+        _ = entries.withLock { $0.removeValue(forKey: name) }
+    }
+
+    /// All of them, by name.
+    var all: [(name: String, entry: Entry)] {
+        entries.withLock { entries in entries.sorted { $0.key < $1.key }.map { ($0.key, $0.value) } }
+    }
+
+    /// The witnesses of open volumes, by index: descriptions of their files that nobody syncs.
+    var witnesses: [(volume: UInt32, entry: Entry)] {
+        all.compactMap { name, entry in
+            guard name.hasPrefix("witness/"), let volume = UInt32(name.dropFirst("witness/".count)) else {
+                return nil
+            }
+            return (volume, entry)
+        }
+    }
+}

@@ -1,0 +1,46 @@
+import Core
+import DriverKit
+
+extension Limits {
+    /// The most reactors that one host serves.
+    public static let hostQueuesMax = 64
+    /// The longest packet of the control socket, in bytes.
+    static let controlPacketBytesMax = 60_000
+    /// The longest text in a packet, in bytes.
+    static let controlTextBytesMax = 4096
+    /// The most texts in one list of a packet.
+    static let controlTextsMax = 8
+    /// The most volumes in one packet.
+    static let controlVolumesMax = 2000
+    /// How many packets of one host are taken before others have their turn.
+    static let controlPacketsPerTurnMax = 256
+    /// How often a control call is made again because its host was lost.
+    static let controlCallAttemptsMax = 8
+    /// The most volumes that a host may list.
+    static let volumesPerPoolMax = 1 << 20
+    /// The longest name of a kept descriptor, in bytes.
+    static let storedNameBytesMax = 128
+    /// The most descriptors that the server keeps for a pool's hosts.
+    static let storedDescriptorsMax = 1 << 17
+    /// How long a control packet may wait for room in the socket, in seconds.
+    static let controlSendSecondsMax = 10
+    /// How long a control call may take, in milliseconds: devices are zeroed and files are synced within it.
+    static let controlCallMillisecondsMax: Int64 = 120_000
+    /// How long a caller waits for a pool whose host is being replaced, in milliseconds.
+    static let recoveryWaitMillisecondsMax: Int64 = 30_000
+    /// How long a reactor looks at a lane before it sleeps, where the device usually answers within that, in
+    /// nanoseconds: about what sleeping and being woken costs.
+    static let laneWaitNanoseconds: UInt64 = 30_000
+    /// How often a lane with requests in flight is looked after, in nanoseconds.
+    static let heartbeatNanoseconds: UInt64 = 250_000_000
+    /// A host that leaves a ping unanswered for so many heartbeats hangs.
+    static let heartbeatsMissedMax = 8
+    /// The private memory of a host, in bytes; buffers are in the arena, which does not count.
+    public static let hostMemoryBytesMax: UInt64 = 4 << 30
+    /// The descriptors of a host: two for each volume that can be open, and its own.
+    public static let hostFilesMax = UInt64(2 * openVolumesPerPoolMax + 1024)
+    /// The threads of all hosts of a pool's user; two hosts while one takes over from the other.
+    public static let hostThreadsMax: UInt64 = 1024
+    /// How willingly the kernel ends a host before anything else when memory is short: 0 to 1000.
+    static let hostMemoryScore = 800
+}

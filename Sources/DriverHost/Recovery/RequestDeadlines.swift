@@ -1,0 +1,18 @@
+/// How long a host may take for a request before it counts as hung, by class, in nanoseconds.
+public struct RequestDeadlines: Sendable, Hashable {
+    /// Reads and writes.
+    public var transfer: UInt64
+    /// Flushes.
+    public var flush: UInt64
+    /// Zeroes and discards, which may cover any range.
+    public var space: UInt64
+
+    /// Deadlines, by default those of a healthy device with a lot to do.
+    public init(
+        transfer: UInt64 = 30_000_000_000, flush: UInt64 = 120_000_000_000, space: UInt64 = 300_000_000_000
+    ) {
+        self.transfer = transfer
+        self.flush = flush
+        self.space = space
+    }
+}

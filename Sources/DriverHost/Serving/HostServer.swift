@@ -1,0 +1,174 @@
+import Core
+import DriverKit
+import Glibc
+import Reactor
+
+/// The main thread of a driver host: takes the server's commands one after another and answers them.
+final class HostServer {
+    private let control: ControlSocket
+    private let lifeline: FileDescriptor
+    /// The server, which this process must not outlive.
+    private let parent: Int32
+    private let drivers: [any PoolDriver.Type]
+    private let store: HostDescriptorStore
+    private var driver: (any PoolDriver)?
+    private var reactors: [HostReactor] = []
+
+    init(
+        control: ControlSocket, lifeline: consuming FileDescriptor, parent: Int32,
+        drivers: [any PoolDriver.Type]
+    ) {
+        self.parent = parent
+        self.control = control
+        self.lifeline = lifeline
+        self.drivers = drivers
+        store = HostDescriptorStore(control: control)
+    }
+
+    /// Serves until the server closes the socket, and returns the exit code.
+    func run() -> Int32 {
+        do throws(ControlSocket.Failure) {
+            try control.send(HostMessage.hello(version: HostMessage.version).encoded(call: 0))
+        } catch { return 0 }
+        while true {
+            do throws(ControlSocket.Failure) {
+                guard var packet = try control.receive(waits: true) else { continue }
+                guard let (call, command) = HostCommand.decode(packet.bytes),
+                    packet.descriptors.count == command.descriptorCount
+                else { return fail("the server sent a packet that is not understood") }
+                try perform(command, call, &packet.descriptors)
+            } catch {
+                return error == .closed ? 0 : fail("the control socket: \(error)")
+            }
+        }
+    }
+
+    private func fail(_ message: String) -> Int32 {
+        let text = "sluice-driver: \(message)\n"
+        _ = unsafe write(2, text, text.utf8.count)
+        return 70
+    }
+
+    private func perform(
+        _ command: HostCommand, _ call: UInt64, _ descriptors: inout ControlSocket.Descriptors
+    ) throws(ControlSocket.Failure) {
+        if case .stored(let name) = command { return store.received(descriptors.take(), name) }
+        let message: HostMessage
+        do throws(DriverError) {
+            message = .done(try answer(command, call, &descriptors))
+        } catch {
+            message = .failed(status: error.status.rawValue, message: error.message)
+        }
+        try control.send(message.encoded(call: call))
+    }
+
+    private func answer(
+        _ command: HostCommand, _ call: UInt64, _ descriptors: inout ControlSocket.Descriptors
+    ) throws(DriverError) -> HostAnswer {
+        switch command {
+        case .stored: return .nothing
+        case .start(let start): return try self.start(start)
+        case .addQueue(let index, let bytes, let capacity):
+            try addQueue(Int(index), bytes, Int(capacity), &descriptors)
+        case .create(let id, let size): try opened.createVolume(id, size: size)
+        case .resize(let id, let size):
+            try opened.resizeVolume(id, to: size)
+            changed(openVolumes.filter { $0.value == id }.map(\.key))
+        case .delete(let id): try opened.deleteVolume(id)
+        case .volumes: return try volumes(call)
+        case .capacity:
+            let capacity = try opened.capacity()
+            return .capacity(total: capacity.total, used: capacity.used, free: capacity.free)
+        case .open(let id, let index):
+            let geometry = try opened.openVolume(id, index: index)
+            openVolumes[index] = id
+            changed([index])
+            return .geometry(
+                size: geometry.size, blockSize: geometry.blockSize, maximumTransfer: geometry.maximumTransfer)
+        case .close(let index):
+            try opened.closeVolume(index)
+            openVolumes[index] = nil
+            changed([index])
+        case .configure(let settings): try opened.configure(settings: settings)
+        }
+        return .nothing
+    }
+
+    /// Volumes by the index under which they are open.
+    private var openVolumes: [UInt32: Identifier] = [:]
+
+    private var opened: any PoolDriver {
+        get throws(DriverError) {
+            guard let driver else { throw DriverError(.badRequest, "the host has not been started") }
+            return driver
+        }
+    }
+
+    /// Opens the driver with the rights of the server, then gives them up for good.
+    private func start(_ start: HostStart) throws(DriverError) -> HostAnswer {
+        guard driver == nil else { throw DriverError(.badRequest, "the host was started already") }
+        guard let type = drivers.first(where: { $0.name == start.driver }) else {
+            let names = drivers.map { $0.name }.sorted().joined(separator: ", ")
+            throw DriverError(.notFound, "there is no driver '\(start.driver)': there are \(names)")
+        }
+        let driver = try type.init(
+            DriverEnvironment(
+                settings: start.settings, folder: start.folder, store: store, isolation: .isolated))
+        let folder = FileDescriptor(
+            owning: unsafe Glibc.open(start.folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC))
+        if folder.raw < 0 {
+            throw DriverError(.driverFailed, "\(start.folder): \(ReactorError.text(errno: errno))")
+        }
+        let policy = SandboxPolicy(
+            folder: folder.raw, user: start.user, parent: parent,
+            needs: try type.needs(settings: start.settings))
+        do {
+            let count = max(1, min(Int(start.queues), Limits.hostQueuesMax))
+            // Who holds the pool's locks next must find its device at rest, too.
+            let held = [lifeline.raw] + store.locks
+            var prepared: [PreparedReactor] = []
+            for number in 0..<count {
+                prepared.append(try PreparedReactor(number: number, held: held))
+            }
+            let gaps = try Sandbox.enter(policy)
+            for one in prepared { reactors.append(try HostReactor(one)) }
+            self.driver = driver
+            return .started(gaps: gaps, notes: driver.notes)
+        } catch { throw DriverError(.driverFailed, "the driver host cannot start: \(error)") }
+    }
+
+    private func addQueue(
+        _ index: Int, _ arenaBytes: UInt64, _ capacity: Int, _ descriptors: inout ControlSocket.Descriptors
+    ) throws(DriverError) {
+        let driver = try opened
+        guard index < reactors.count, capacity.nonzeroBitCount == 1, capacity <= Limits.driverRingEntriesMax
+        else { throw DriverError(.badRequest, "the host has no queue \(index) of \(capacity) entries") }
+        let arena = try Arena(mapping: descriptors.take(), bytes: Int(clamping: arenaBytes))
+        let lane: Lane
+        do throws(ReactorError) {
+            lane = try Lane(mapping: descriptors.take(), capacity: capacity)
+        } catch { throw DriverError(.driverFailed, "a lane cannot be mapped: \(error)") }
+        let bell = Doorbell(descriptors.take())
+        let serverBell = Doorbell(descriptors.take())
+        try reactors[index].serve(
+            driver: driver, arena: arena, lane: lane, bell: bell, serverBell: serverBell)
+        reactors[index].volumesChanged(Array(openVolumes.keys))
+    }
+
+    /// Tells every reactor, and returns when all of them know.
+    private func changed(_ indices: [UInt32]) {
+        for reactor in reactors { reactor.volumesChanged(indices) }
+    }
+
+    private func volumes(_ call: UInt64) throws(DriverError) -> HostAnswer {
+        var rest = Array(try opened.volumes())
+        while rest.count > Limits.controlVolumesMax {
+            let some = Dictionary(uniqueKeysWithValues: rest.suffix(Limits.controlVolumesMax))
+            rest.removeLast(Limits.controlVolumesMax)
+            do throws(ControlSocket.Failure) {
+                try control.send(HostMessage.done(.volumes(some, isLast: false)).encoded(call: call))
+            } catch { throw DriverError(.driverFailed, "the control socket: \(error)") }
+        }
+        return .volumes(Dictionary(uniqueKeysWithValues: rest), isLast: true)
+    }
+}
