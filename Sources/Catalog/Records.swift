@@ -83,6 +83,14 @@ public struct KeyRecord: Record, Hashable {
 
 /// A configured driver instance.
 public struct PoolRecord: NamedRecord, Hashable {
+    /// Where its driver runs.
+    public enum Isolation: String, Codable, Sendable, CaseIterable {
+        /// In a sandboxed process of its own.
+        case isolated
+        /// In the server.
+        case inline
+    }
+
     /// `pools/`
     public static let prefix = "pools/"
 
@@ -93,7 +101,9 @@ public struct PoolRecord: NamedRecord, Hashable {
     /// The driver's name.
     public let driver: String
     /// The driver's settings.
-    public let settings: [String: String]
+    public var settings: [String: String]
+    /// What was written of `isolation`; records from before there was a choice have nothing.
+    private var chosenIsolation: Isolation?
     /// The user's labels.
     public var labels: [String: String]
     /// Unix seconds.
@@ -103,16 +113,27 @@ public struct PoolRecord: NamedRecord, Hashable {
     /// Counts the changes; the ETag of the API.
     public var version: UInt64 = 1
 
+    /// Where its driver runs from the next start of the server on.
+    public var isolation: Isolation {
+        get { chosenIsolation ?? .isolated }
+        set { chosenIsolation = newValue }
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case id, name, driver, settings, labels, createdAt, updatedAt, version
+        case chosenIsolation = "isolation"
+    }
+
     /// A new pool.
     public init(
         id: Identifier, name: String, driver: String, settings: [String: String],
-        labels: [String: String] = [:],
-        createdAt: UInt64
+        isolation: Isolation = .isolated, labels: [String: String] = [:], createdAt: UInt64
     ) {
         self.id = id
         self.name = name
         self.driver = driver
         self.settings = settings
+        chosenIsolation = isolation
         self.labels = labels
         self.createdAt = createdAt
         updatedAt = createdAt

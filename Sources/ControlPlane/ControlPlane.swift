@@ -25,6 +25,8 @@ public final class ControlPlane: Sendable {
         public var store: RecordStore
         /// The data side.
         public var services: any ServicePort
+        /// What administrators can follow; the same log that the services have.
+        public var events: EventLog
         /// The folder under which pools have theirs.
         public var poolsFolder: String
         /// The time of day.
@@ -36,12 +38,13 @@ public final class ControlPlane: Sendable {
 
         /// A configuration.
         public init(
-            authority: Authority, store: RecordStore, services: any ServicePort, poolsFolder: String,
-            wallClock: any WallClock, random: any RandomSource, logger: Logger
+            authority: Authority, store: RecordStore, services: any ServicePort, events: EventLog,
+            poolsFolder: String, wallClock: any WallClock, random: any RandomSource, logger: Logger
         ) {
             self.authority = authority
             self.store = store
             self.services = services
+            self.events = events
             self.poolsFolder = poolsFolder
             self.wallClock = wallClock
             self.random = random
@@ -67,6 +70,7 @@ public final class ControlPlane: Sendable {
     let authority: Authority
     let store: RecordStore
     let services: any ServicePort
+    let events: EventLog
     let poolsFolder: String
     let wallClock: any WallClock
     let random: any RandomSource
@@ -80,6 +84,7 @@ public final class ControlPlane: Sendable {
         authority = configuration.authority
         store = configuration.store
         services = configuration.services
+        events = configuration.events
         poolsFolder = configuration.poolsFolder
         wallClock = configuration.wallClock
         random = configuration.random
@@ -97,6 +102,10 @@ public final class ControlPlane: Sendable {
         }
     }
 
-    /// Refuses requests from now on: the server is stopping.
-    public func drain() { live.withLock { $0.isReady = false } }
+    /// Refuses requests from now on, and ends the answers that go on for as long as they are read: the server is
+    /// stopping.
+    public func drain() {
+        live.withLock { $0.isReady = false }
+        events.finish()
+    }
 }

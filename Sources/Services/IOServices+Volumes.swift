@@ -21,9 +21,14 @@ extension IOServices {
             state.withLock { _ = $0.poolsStarting.remove(descriptor.name) }
             throw ServiceError(error.status, "pool \(descriptor.name): \(error.message)")
         }
-        state.withLock { state in
+        let isStopped = state.withLock { state in
             state.poolsStarting.remove(descriptor.name)
-            state.directory.pools[descriptor.name] = pool
+            if !state.isStopped { state.directory.pools[descriptor.name] = pool }
+            return state.isStopped
+        }
+        if isStopped {
+            await end(pool)
+            throw ServiceError(.busy, "the server is stopping")
         }
         let errors = await fromEveryShard { shard -> ServiceError? in
             do throws(ServiceError) { try shard.addPort(pool) } catch { return error }
@@ -151,7 +156,7 @@ extension IOServices {
 
     // MARK: Helpers
 
-    private func pool(_ name: String) throws(ServiceError) -> Pool {
+    func pool(_ name: String) throws(ServiceError) -> Pool {
         guard let pool = state.withLock({ $0.directory.pools[name] }) else {
             throw ServiceError(.notFound, "there is no pool \(name)")
         }
@@ -165,7 +170,7 @@ extension IOServices {
         return volume
     }
 
-    private func onDriver<Value: Sendable>(
+    func onDriver<Value: Sendable>(
         of pool: Pool, _ body: @escaping @Sendable (any Driver) throws(DriverError) -> Value
     ) async throws(ServiceError) -> Value {
         try await pool.worker.run { () throws(ServiceError) in

@@ -27,6 +27,8 @@ public final class IOServices: Sendable {
         public var random: any RandomSource
         /// Where who, what, when and why are written.
         public var logger: Logger
+        /// What administrators can follow; whoever makes drivers adds what becomes of their hosts.
+        public var events: EventLog
         /// The queue depth that a channel is granted at most, 1…`Limits.slotsPerChannelMax`.
         public var slotsMax: UInt16 = 128
         /// The longest payload that a channel is granted, `Limits.payloadBytesMin`…`Limits.payloadBytesMax`.
@@ -49,6 +51,7 @@ public final class IOServices: Sendable {
             self.wallClock = wallClock
             self.random = random
             self.logger = logger
+            events = EventLog(wallClock: wallClock)
             self.driverFactory = driverFactory
         }
     }
@@ -63,6 +66,8 @@ public final class IOServices: Sendable {
         var poolCount: UInt8 = 0
         /// Names of pools whose driver is being started.
         var poolsStarting: Set<String> = []
+        /// Set when the server ends: no driver is started any more.
+        var isStopped = false
     }
 
     /// A shard as other threads may know it: by work posted to its reactor.
@@ -130,12 +135,27 @@ public final class IOServices: Sendable {
         guard status == .ok else {
             return .failure(Refusal(status, "the server has its most sessions"))
         }
+        configuration.events.append(
+            .sessionStarted, subject: "session/\(id)",
+            message:
+                "client \(hello.clientName.isEmpty ? "without a name" : hello.clientName) from \(peerAddress)"
+        )
         return .success(Membership(session: id, channel: 0, secret: secret))
     }
 
     /// Takes a channel out of its session; true when that ended the session.
     func leave(_ session: Identifier, channel: UInt16) -> Bool {
-        state.withLock { $0.directory.sessions.leave(session, channel: channel) }
+        let (isLast, node) = state.withLock { state in
+            let node = state.directory.sessions.sessions[session]?.node
+            let name = node.flatMap { state.directory.nodes[$0]?.name }
+            return (state.directory.sessions.leave(session, channel: channel), name)
+        }
+        if isLast {
+            configuration.events.append(
+                .sessionEnded, subject: "session/\(session)",
+                message: node.map { "of node \($0)" } ?? "of a client that opened nothing")
+        }
+        return isLast
     }
 
     func admit(

@@ -33,4 +33,12 @@ extension Limits {
     public static let waitingFramesPause = 32
     /// How often expiring capabilities are looked for while handles are open, in nanoseconds.
     public static let expirySweepNanoseconds: UInt64 = 1_000_000_000
+    /// The most events that are kept of those that the server causes, and of those that clients cause.
+    public static let eventsKeptMax = 1000
+    /// The most readers that wait for events at once.
+    public static let eventSubscribersMax = 64
+    /// The most events that a reader gets at once.
+    public static let eventsPerBatchMax = 64
+    /// The longest message of an event, in bytes of UTF-8; what is longer is cut.
+    public static let eventMessageBytesMax = 512
 }

@@ -11,13 +11,19 @@ public struct PoolDescriptor: Sendable, Hashable {
     public let settings: [String: String]
     /// The folder that the driver may use.
     public let folder: String
+    /// Where its driver runs.
+    public let isolation: DriverIsolation
 
     /// A pool.
-    public init(name: String, driver: String, settings: [String: String], folder: String) {
+    public init(
+        name: String, driver: String, settings: [String: String], folder: String,
+        isolation: DriverIsolation = .isolated
+    ) {
         self.name = name
         self.driver = driver
         self.settings = settings
         self.folder = folder
+        self.isolation = isolation
     }
 }
 
@@ -61,6 +67,14 @@ public enum ServiceAction: Sendable {
     case addPool(PoolDescriptor)
     /// Asks a pool's driver how full it is. → `capacity`
     case poolCapacity(String)
+    /// How the pools' driver hosts are. → `driverHosts`
+    case driverHosts
+    /// Ends a pool's driver host and starts another, also out of quarantine; returns when it serves.
+    case restartDriver(String)
+    /// Hands a pool over to a driver host from the program that is installed now. → `pause`
+    case upgradeDriver(String)
+    /// Gives a pool's driver new settings while it runs: all of them, not only those that change.
+    case configurePool(String, [String: String])
     /// Makes the volume on its device and publishes it; repeating it is harmless. → `geometry`
     case createVolume(VolumeDescriptor)
     /// Makes a volume that exists on its device known to the data path.
@@ -95,6 +109,10 @@ public enum ServiceOutcome: Sendable {
     case geometry(VolumeGeometry)
     /// A pool's space.
     case capacity(PoolCapacity)
+    /// By pool: how its driver host is; nil for a driver that runs in the server.
+    case driverHosts([String: DriverHostReport?])
+    /// How long users had to wait, in nanoseconds.
+    case pause(UInt64)
     /// The sessions there are, in order of their start.
     case sessions([SessionInfo])
     /// Volumes on a device: id to size in bytes.

@@ -3,7 +3,6 @@ import ControlPlane
 import Core
 import DataPlane
 import DriverKit
-import Drivers
 import Foundation
 import Glibc
 import Logging
@@ -16,6 +15,7 @@ struct Daemon {
     private let lock: DataFolderLock
     private let folder: DataFolder
     private let catalog: SQLiteCatalog
+    private let services: IOServices
     private let plane: ControlPlane
     private let control: ControlServer
     private let data: DataServer
@@ -29,15 +29,21 @@ struct Daemon {
         let catalog = try SQLiteCatalog(path: folder.catalogFile)
         let store = try await RecordStore(catalog: catalog)
         let authority = try Authority.load(folder, store: store, now: SystemWallClock().now())
-        let services = IOServices(
-            configuration: IOServices.Configuration(
-                cluster: authority.clusterID, serverName: authority.name, signatures: OpenSSLSignatures(),
-                wallClock: SystemWallClock(), random: SystemRandom(), logger: logger,
-                driverFactory: makeDriver))
+        let events = EventLog(
+            wallClock: SystemWallClock(), start: UInt64(Date().timeIntervalSince1970 * 1_000_000))
+        let drivers = DriverFactory(
+            executable: try DriverFactory.executable(settings.driverHost), queues: settings.reactors,
+            policy: settings.policy, events: events, logger: logger)
+        var configuration = IOServices.Configuration(
+            cluster: authority.clusterID, serverName: authority.name, signatures: OpenSSLSignatures(),
+            wallClock: SystemWallClock(), random: SystemRandom(), logger: logger, driverFactory: drivers.make)
+        configuration.events = events
+        let services = IOServices(configuration: configuration)
         let plane = ControlPlane(
             ControlPlane.Configuration(
-                authority: authority, store: store, services: services, poolsFolder: folder.poolsFolder,
-                wallClock: SystemWallClock(), random: SystemRandom(), logger: logger))
+                authority: authority, store: store, services: services, events: events,
+                poolsFolder: folder.poolsFolder, wallClock: SystemWallClock(), random: SystemRandom(),
+                logger: logger))
         var options = DataServerOptions()
         options.reactors = settings.reactors
         let data = DataServer(
@@ -55,18 +61,20 @@ struct Daemon {
         try await plane.start()
         try control.start()
         let daemon = Daemon(
-            lock: lock, folder: folder, catalog: catalog, plane: plane, control: control, data: data,
-            logger: logger)
+            lock: lock, folder: folder, catalog: catalog, services: services, plane: plane,
+            control: control, data: data, logger: logger)
         try daemon.announce()
         return daemon
     }
 
-    /// Ends in the order in which users notice least: no new requests, then the channels, then the catalog.
+    /// Ends in the order in which users notice least: no new requests, then the channels, then the drivers, then the
+    /// catalog.
     func stop() async {
         logger.notice("stopping")
         plane.drain()
         await control.stop()
         await data.stop()
+        await services.stop()
         try? FileManager.default.removeItem(atPath: folder.endpointsFile)
         do throws(CatalogError) { try catalog.close() } catch {
             logger.error("the catalog did not close", metadata: ["reason": "\(error)"])
@@ -90,17 +98,6 @@ struct Daemon {
                 "control": "\(endpoints["control"]?.joined(separator: " ") ?? "")",
                 "channel": "\(endpoints["channel"]?.joined(separator: " ") ?? "")",
             ])
-    }
-
-    @Sendable
-    private static func makeDriver(_ pool: PoolDescriptor) throws(DriverError) -> any Driver {
-        switch pool.driver {
-        case FileDriver.name: try FileDriver(settings: pool.settings, folder: pool.folder)
-        case MemoryDriver.name: try MemoryDriver(settings: pool.settings, folder: pool.folder)
-        default:
-            throw DriverError(
-                status: .notFound, message: "there is no driver '\(pool.driver)': file and memory are there")
-        }
     }
 
     /// Every channel and volume is a descriptor; the soft limit of a shell is far too low.

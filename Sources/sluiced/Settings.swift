@@ -1,5 +1,6 @@
 import ArgumentParser
 import Configuration
+import DriverHost
 import Reactor
 import SystemPackage
 
@@ -8,6 +9,10 @@ struct Settings {
     let control: [SocketAddress]
     let channel: [SocketAddress]
     let reactors: Int
+    /// The program of driver hosts; nil: `sluice-driver` beside `sluiced`.
+    let driverHost: String?
+    /// When driver hosts are started again, and when not any more.
+    let policy: HostPolicy
 
     static func load(
         file: String?, control: [String], channel: [String], reactors: Int?
@@ -21,6 +26,12 @@ struct Settings {
         guard (1...64).contains(count) else {
             throw ValidationError("reactors is \(count): 1 to 64 would be right")
         }
+        var policy = HostPolicy()
+        policy.lossesMax = reader.int(
+            forKey: "sluice.driver.quarantine.losses", default: policy.lossesMax)
+        guard policy.lossesMax > 0 else {
+            throw ValidationError("driver.quarantine.losses is below 1")
+        }
         return Settings(
             control: try addresses(
                 control.isEmpty
@@ -28,7 +39,8 @@ struct Settings {
             channel: try addresses(
                 channel.isEmpty
                     ? reader.stringArray(forKey: "sluice.channel", default: ["0.0.0.0:7481"]) : channel),
-            reactors: count)
+            reactors: count,
+            driverHost: reader.string(forKey: "sluice.driver.host"), policy: policy)
     }
 
     private static func addresses(_ texts: [String]) throws -> [SocketAddress] {

@@ -161,20 +161,7 @@ struct Fields {
 
     /// The labels after a merge patch (RFC 7396): `null` removes one, and all when it stands for the object.
     func patchedLabels(_ present: [String: String]) throws(Problem) -> [String: String] {
-        guard let value = members["labels"] else { return present }
-        guard case .object(let changes) = value else {
-            if value == .null { return [:] }
-            throw wrong("labels", value, expected: "an object of texts")
-        }
-        let kept = changes.filter { $0.value != .null }
-        let added = try Fields.texts(
-            .object(kept), at: "labels", countMax: Limits.labelsMax, bytesMax: Limits.labelValueBytesMax)
-        var labels = present.filter { changes[$0.key] == nil }
-        labels.merge(added) { _, new in new }
-        guard labels.count <= Limits.labelsMax else {
-            throw .invalid("labels", "are too many", expected: "at most \(Limits.labelsMax)")
-        }
-        return labels
+        try patched("labels", present, countMax: Limits.labelsMax, bytesMax: Limits.labelValueBytesMax)
     }
 
     /// A pool's settings.
@@ -183,6 +170,30 @@ struct Fields {
         return try Fields.texts(
             value, at: name("settings"), countMax: Limits.poolSettingsMax,
             bytesMax: Limits.poolSettingBytesMax)
+    }
+
+    /// A pool's settings after a merge patch.
+    func patchedSettings(_ present: [String: String]) throws(Problem) -> [String: String] {
+        try patched(
+            "settings", present, countMax: Limits.poolSettingsMax, bytesMax: Limits.poolSettingBytesMax)
+    }
+
+    private func patched(
+        _ member: String, _ present: [String: String], countMax: Int, bytesMax: Int
+    ) throws(Problem) -> [String: String] {
+        guard let value = members[member] else { return present }
+        guard case .object(let changes) = value else {
+            if value == .null { return [:] }
+            throw wrong(member, value, expected: "an object of texts")
+        }
+        let kept = changes.filter { $0.value != .null }
+        let added = try Fields.texts(.object(kept), at: member, countMax: countMax, bytesMax: bytesMax)
+        var texts = present.filter { changes[$0.key] == nil }
+        texts.merge(added) { _, new in new }
+        guard texts.count <= countMax else {
+            throw .invalid(member, "are too many", expected: "at most \(countMax)")
+        }
+        return texts
     }
 
     private static func texts(

@@ -94,7 +94,7 @@ extension HTTPField.Name {
     static let idempotencyKey = HTTPField.Name(known: "idempotency-key")
 
     /// A field name that is known to be one.
-    private init(known name: String) {
+    init(known name: String) {
         guard let field = HTTPField.Name(name) else { preconditionFailure("\(name) is no field name") }
         self = field
     }

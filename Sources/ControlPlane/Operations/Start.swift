@@ -1,5 +1,6 @@
 import Catalog
 import Core
+import DriverKit
 import Logging
 import Services
 
@@ -60,6 +61,25 @@ extension ControlPlane {
             live.withLock { $0.poolFaults[pool.name] = error.detail }
             logger.error(
                 "pool did not start", metadata: ["pool": "\(pool.name)", "reason": "\(error.detail)"])
+        }
+    }
+
+    /// Tries once more to start a pool that did not start with the server, and publishes its volumes.
+    func retryPool(_ pool: PoolRecord) async throws(Problem) {
+        do throws(Problem) {
+            try await perform(.addPool(descriptor(of: pool)))
+        } catch {
+            live.withLock { $0.poolFaults[pool.name] = error.detail }
+            throw error
+        }
+        live.withLock { $0.poolFaults[pool.name] = nil }
+        let volumes = store.all(VolumeRecord.self) { $0.pool == pool.name && $0.state == .ready }
+        for stored in volumes {
+            live.withLock { $0.volumeFaults[stored.record.id] = nil }
+            await publish(stored.record)
+        }
+        for stored in store.all(IntentRecord.self, where: { $0.volume.pool == pool.name }) {
+            await settle(stored)
         }
     }
 
@@ -132,7 +152,7 @@ extension ControlPlane {
     func descriptor(of pool: PoolRecord) -> PoolDescriptor {
         PoolDescriptor(
             name: pool.name, driver: pool.driver, settings: pool.settings,
-            folder: "\(poolsFolder)/\(pool.name)")
+            folder: "\(poolsFolder)/\(pool.name)", isolation: DriverIsolation(pool.isolation))
     }
 
     func descriptor(of volume: VolumeRecord) -> VolumeDescriptor {

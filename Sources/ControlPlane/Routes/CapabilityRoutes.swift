@@ -143,6 +143,9 @@ extension ControlPlane {
             try await perform(
                 .revokeCapability(stored.record.id, expiry: stored.record.expiresAt, reason: reason))
             counters.update { $0.capabilitiesRevoked += 1 }
+            events.append(
+                .capabilityRevoked, subject: "capability/\(stored.record.id.hex)",
+                message: "of node \(stored.record.nodeName): \(reason)")
         }
     }
 

@@ -1,5 +1,6 @@
 import Catalog
 import Core
+import DriverKit
 import HTTPTypes
 import Services
 
@@ -16,7 +17,9 @@ extension ControlPlane {
             live.withLock { $0.startedAt })
         addControl(to: &text)
         if case .statistics(let statistics) = try await perform(.statistics) { add(statistics, to: &text) }
-        await addPools(to: &text)
+        let hosts = try await driverHosts()
+        await addPools(to: &text, hosts)
+        addDrivers(to: &text, hosts)
         return ControlResponse(
             status: .ok, headers: [.contentType: "text/plain; version=0.0.4; charset=utf-8"],
             body: Array(text.text.utf8))
@@ -77,13 +80,12 @@ extension ControlPlane {
         }
     }
 
-    private func addPools(to text: inout MetricsText) async {
-        let faults = live.withLock { $0.poolFaults }
+    private func addPools(to text: inout MetricsText, _ hosts: [String: DriverHostReport?]) async {
         var capacities: [(name: String, total: UInt64, used: UInt64, free: UInt64)] = []
         text.add("sluice_pool_up", "gauge", "Whether a pool's driver runs.")
         for stored in store.all(PoolRecord.self) {
             let name = stored.record.name
-            guard faults[name] == nil,
+            guard condition(of: stored.record, hosts).state == .ready,
                 case .capacity(let capacity) = try? await services.perform(.poolCapacity(name))
             else {
                 text.sample("sluice_pool_up", 0, [("pool", name)])
@@ -99,6 +101,48 @@ extension ControlPlane {
             }
         }
     }
+
+    /// Driver hosts; drivers that run in the server have none.
+    private func addDrivers(to text: inout MetricsText, _ hosts: [String: DriverHostReport?]) {
+        let reports = hosts.compactMap { name, report in report.map { (name: name, report: $0) } }
+            .sorted { $0.name < $1.name }
+        text.add("sluice_driver_state", "gauge", "What a pool's driver host is doing: 1 for its state.")
+        for (name, report) in reports {
+            for state in DriverHostReport.State.allCases {
+                text.sample(
+                    "sluice_driver_state", report.state == state ? 1 : 0,
+                    [("pool", name), ("state", state.rawValue)])
+            }
+        }
+        text.add("sluice_driver_starts_total", "counter", "Driver hosts that were started.")
+        for (name, report) in reports {
+            text.sample("sluice_driver_starts_total", report.starts, [("pool", name)])
+        }
+        text.add("sluice_driver_ends_total", "counter", "Driver hosts that ended, by cause.")
+        for (name, report) in reports {
+            for cause in DriverHostReport.End.Cause.allCases {
+                text.sample(
+                    "sluice_driver_ends_total", report.ends[cause] ?? 0,
+                    [("pool", name), ("cause", cause.rawValue)])
+            }
+        }
+        text.add(
+            "sluice_driver_replayed_requests_total", "counter",
+            "Requests that were given to a driver host a second time.")
+        for (name, report) in reports {
+            text.sample("sluice_driver_replayed_requests_total", report.replayed, [("pool", name)])
+        }
+        text.add(
+            "sluice_driver_last_pause_seconds", "gauge",
+            "How long users waited at the last recovery or upgrade.")
+        for (name, report) in reports {
+            guard let pause = report.lastPauseNanoseconds else { continue }
+            let digits = String(pause % 1_000_000_000)
+            let fraction = String(repeating: "0", count: 9 - digits.utf8.count) + digits
+            text.sample(
+                "sluice_driver_last_pause_seconds", "\(pause / 1_000_000_000).\(fraction)", [("pool", name)])
+        }
+    }
 }
 
 /// Text in the Prometheus exposition format.
@@ -110,6 +154,10 @@ private struct MetricsText {
     }
 
     mutating func sample(_ name: String, _ value: UInt64, _ labels: [(String, String)] = []) {
+        sample(name, String(value), labels)
+    }
+
+    mutating func sample(_ name: String, _ value: String, _ labels: [(String, String)]) {
         text += name
         if !labels.isEmpty {
             text +=

@@ -8,9 +8,10 @@ extension ControlPlane {
     /// `GET /v1/pools`
     func listPools(_ context: RequestContext) async throws(Problem) -> ControlResponse {
         let page = try context.page()
+        let hosts = try await driverHosts()
         var items: [(key: String, value: JSONValue)] = []
         for stored in store.page(PoolRecord.self, after: page.after, limit: page.limit + 1) {
-            items.append((stored.record.name, await json(stored.record)))
+            items.append((stored.record.name, await json(stored.record, hosts)))
         }
         return page.answer(items)
     }
@@ -18,21 +19,22 @@ extension ControlPlane {
     /// `GET /v1/pools/{name}`
     func showPool(_ context: RequestContext) async throws(Problem) -> ControlResponse {
         let pool = try pool(context.name).record
-        return ControlResponse(status: .ok, json: await json(pool), tag: pool.entityTag)
+        return ControlResponse(status: .ok, json: try await json(pool), tag: pool.entityTag)
     }
 
     /// `POST /v1/pools`: starts a driver and records the pool.
     func createPool(_ context: RequestContext) async throws(Problem) -> ControlResponse {
-        let fields = try context.fields(known: ["name", "driver", "settings", "labels"])
+        let fields = try context.fields(known: ["name", "driver", "settings", "isolation", "labels"])
         let name = try fields.requiredName("name")
         let driver = try fields.requiredName("driver")
         let settings = try fields.settings()
+        let isolation = try fields.choice("isolation", of: PoolRecord.Isolation.self) ?? .isolated
         let labels = try fields.labels() ?? [:]
         return try await locks.withLock("pool/\(name)") { () async throws(Problem) in
             guard store.get(PoolRecord.self, name) == nil else { throw Problem.exists("pool", name) }
             let pool = PoolRecord(
-                id: .random(using: random), name: name, driver: driver, settings: settings, labels: labels,
-                createdAt: wallClock.now())
+                id: .random(using: random), name: name, driver: driver, settings: settings,
+                isolation: isolation, labels: labels, createdAt: wallClock.now())
             do throws(ServiceError) {
                 _ = try await services.perform(.addPool(descriptor(of: pool)))
             } catch {
@@ -43,7 +45,7 @@ extension ControlPlane {
                 }
                 throw Problem(error)
             }
-            let body = await json(pool)
+            let body = try await json(pool)
             let response = ControlResponse(
                 status: .created, json: body, tag: pool.entityTag, location: "/v1/pools/\(name)")
             var changes = RecordChanges()
@@ -55,25 +57,49 @@ extension ControlPlane {
         }
     }
 
-    /// `PATCH /v1/pools/{name}`: labels.
+    /// `PATCH /v1/pools/{name}`: labels; settings that the driver can change while it runs; isolation, from the next
+    /// start of the server on.
     func patchPool(_ context: RequestContext) async throws(Problem) -> ControlResponse {
-        let fields = try context.fields(known: ["labels"])
+        let fields = try context.fields(known: ["labels", "settings", "isolation"])
+        let isolation = try fields.choice("isolation", of: PoolRecord.Isolation.self)
+        if fields.has("isolation"), isolation == nil {
+            throw Problem.invalid(
+                "isolation", "cannot be removed", expected: "isolated or inline, or leave it out")
+        }
         return try await locks.withLock("pool/\(context.name)") { () async throws(Problem) in
             let stored = try pool(context.name)
             try context.checkPrecondition(stored.record.entityTag)
             var pool = stored.record
             pool.labels = try fields.patchedLabels(pool.labels)
+            pool.settings = try fields.patchedSettings(pool.settings)
+            if let isolation { pool.isolation = isolation }
+            if pool.settings != stored.record.settings { try await configure(pool) }
             if pool != stored.record {
                 pool.touch(wallClock.now())
-                let changed = pool
-                var changes = RecordChanges()
-                try Problem.translating { () throws(CatalogError) in
-                    try changes.put(changed, over: stored.revision)
-                }
-                try await commit(changes)
-                audit("pool changed", context, ["pool": pool.name])
+                try await replace(stored, by: pool)
+                audit(
+                    "pool changed", context, ["pool": pool.name, "isolation": pool.isolation.rawValue])
             }
-            return ControlResponse(status: .ok, json: await json(pool), tag: pool.entityTag)
+            return ControlResponse(status: .ok, json: try await json(pool), tag: pool.entityTag)
+        }
+    }
+
+    /// `POST /v1/pools/{name}/restart`: a new driver host, also out of quarantine; a pool that did not start with the
+    /// server is tried again.
+    func restartPool(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        _ = try context.fields(known: [])
+        return try await locks.withLock("pool/\(context.name)") { () async throws(Problem) in
+            let pool = try pool(context.name).record
+            if live.withLock({ $0.poolFaults[pool.name] }) != nil {
+                try await retryPool(pool)
+            } else {
+                try await perform(.restartDriver(pool.name))
+            }
+            audit("pool restarted", context, ["pool": pool.name])
+            let body = try await json(pool)
+            let response = ControlResponse(status: .ok, json: body, tag: pool.entityTag)
+            try await remember(response, for: context, body: body)
+            return response
         }
     }
 
@@ -82,16 +108,59 @@ extension ControlPlane {
         return stored
     }
 
-    private func json(_ pool: PoolRecord) async -> JSONValue {
+    /// Records the answer to a POST that changed no record, when it carried an `Idempotency-Key`.
+    func remember(
+        _ response: ControlResponse, for context: RequestContext, body: JSONValue
+    ) async throws(Problem) {
+        var changes = RecordChanges()
+        try record(response, for: context, in: &changes, body: body)
+        if !changes.isEmpty { try await commit(changes) }
+    }
+
+    /// Gives the running driver its new settings. A pool that does not run takes them when it is started.
+    private func configure(_ pool: PoolRecord) async throws(Problem) {
+        guard live.withLock({ $0.poolFaults[pool.name] }) == nil else { return }
+        do throws(ServiceError) {
+            _ = try await services.perform(.configurePool(pool.name, pool.settings))
+        } catch {
+            if error.status.kind == .caller, error.status != .notSupported {
+                throw Problem(
+                    .invalidField, error.message, field: "settings", expected: "what the driver takes")
+            }
+            throw Problem(error)
+        }
+    }
+
+    private func replace(_ stored: Stored<PoolRecord>, by pool: PoolRecord) async throws(Problem) {
+        var changes = RecordChanges()
+        try Problem.translating { () throws(CatalogError) in try changes.put(pool, over: stored.revision) }
+        do throws(Problem) {
+            try await commit(changes)
+        } catch {
+            // The driver goes back to what is on record; what it refuses, the next start puts right.
+            if pool.settings != stored.record.settings {
+                _ = try? await services.perform(.configurePool(pool.name, stored.record.settings))
+            }
+            throw error
+        }
+    }
+
+    private func json(_ pool: PoolRecord) async throws(Problem) -> JSONValue {
+        await json(pool, try await driverHosts())
+    }
+
+    private func json(_ pool: PoolRecord, _ hosts: [String: DriverHostReport?]) async -> JSONValue {
         var members: [String: JSONValue] = [
             "id": .string(pool.id.hex), "name": .string(pool.name), "driver": .string(pool.driver),
-            "settings": .strings(pool.settings), "labels": .strings(pool.labels),
+            "settings": .strings(pool.settings), "isolation": .string(pool.isolation.rawValue),
+            "labels": .strings(pool.labels),
             "volumes": .integer(UInt64(store.all(VolumeRecord.self) { $0.pool == pool.name }.count)),
             "createdAt": .string(Timestamp.text(pool.createdAt)),
             "updatedAt": .string(Timestamp.text(pool.updatedAt)),
         ]
-        var fault = live.withLock { $0.poolFaults[pool.name] }
-        if fault == nil {
+        var condition = condition(of: pool, hosts)
+        if condition.state == .ready {
+            // A driver that is not ready would keep the request waiting.
             do throws(Problem) {
                 if case .capacity(let capacity) = try await perform(.poolCapacity(pool.name)) {
                     members["capacity"] = .object([
@@ -99,10 +168,10 @@ extension ControlPlane {
                         "free": .integer(capacity.free),
                     ])
                 }
-            } catch { fault = error.detail }
+            } catch { condition = PoolCondition(state: .failed, message: error.detail) }
         }
-        members["state"] = .string(fault == nil ? "ready" : "failed")
-        members["message"] = fault.map(JSONValue.string)
+        members["state"] = .string(condition.state.rawValue)
+        members["message"] = condition.message.map(JSONValue.string)
         return .object(members)
     }
 }

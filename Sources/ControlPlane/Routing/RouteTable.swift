@@ -17,6 +17,11 @@ public enum RouteTable {
         Route(.post, "/v1/pools", admin, idempotent: true, ControlPlane.createPool),
         Route(.get, "/v1/pools/{name}", readers, ControlPlane.showPool),
         Route(.patch, "/v1/pools/{name}", admin, ControlPlane.patchPool),
+        Route(.post, "/v1/pools/{name}/restart", admin, idempotent: true, ControlPlane.restartPool),
+
+        Route(.get, "/v1/drivers", readers, query: page, ControlPlane.listDrivers),
+        Route(.get, "/v1/drivers/{pool}", readers, ControlPlane.showDriver),
+        Route(.post, "/v1/drivers/{pool}/upgrade", admin, idempotent: true, ControlPlane.upgradeDriver),
 
         Route(.get, "/v1/volumes", everyRole, query: page + ["pool"], ControlPlane.listVolumes),
         Route(.post, "/v1/volumes", admin, idempotent: true, ControlPlane.createVolume),
@@ -50,6 +55,8 @@ public enum RouteTable {
         Route(.get, "/v1/sessions", everyRole, query: page, ControlPlane.listSessions),
         Route(.get, "/v1/sessions/{id}", everyRole, ControlPlane.showSession),
         Route(.delete, "/v1/sessions/{id}", admin, query: ["reason"], ControlPlane.disconnectSession),
+
+        Route(.get, "/v1/events", readers, query: page, ControlPlane.readEvents),
     ]
 
     /// The operations as `METHOD /path/{parameter}`, with the roles that may use them; none means everybody.

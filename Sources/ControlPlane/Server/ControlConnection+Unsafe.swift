@@ -44,6 +44,8 @@ final class ControlConnection: CompletionTarget, BatchTarget {
     private var tasks: [Int32: Task<Void, Never>] = [:]
     private var requestsInFlight = 0
     private var waiters: [Int32: CheckedContinuation<Bool, Never>] = [:]
+    /// Of the streaming answers that want one: the heartbeat, and when something was written last.
+    private var heartbeats: [Int32: (bytes: [UInt8], since: UInt64)] = [:]
 
     init(id: UInt64, fd: Int32, loop: ControlLoop) throws(TLSError) {
         self.id = id
@@ -283,15 +285,28 @@ final class ControlConnection: CompletionTarget, BatchTarget {
             http.respond(stream: stream, head, body: body)
             return false
         case .stream:
-            return http.respondStreaming(stream: stream, head)
+            guard http.respondStreaming(stream: stream, head) else { return false }
+            heartbeats[stream] = response.heartbeat.map { ($0, reactor.now) }
+            return true
         }
     }
 
     func write(_ stream: Int32, _ bytes: [UInt8], end: Bool) -> Bool {
         guard let http, http.write(stream: stream, bytes, end: end) else { return false }
         activeAt = reactor.now
+        heartbeats[stream]?.since = reactor.now
         markDirty()
         return true
+    }
+
+    /// Says a word on streaming answers that have been silent for long.
+    private func beat(now: UInt64) {
+        let silence = UInt64(max(0, loop.limits.heartbeatSeconds)) * 1_000_000_000
+        for (stream, heartbeat) in heartbeats where now >= heartbeat.since &+ silence {
+            guard let http, http.bufferedBytes(stream: stream) == 0 else { continue }
+            if http.write(stream: stream, heartbeat.bytes, end: false) { markDirty() }
+            heartbeats[stream]?.since = now
+        }
     }
 
     func isBacklogged(_ stream: Int32) -> Bool {
@@ -307,10 +322,12 @@ final class ControlConnection: CompletionTarget, BatchTarget {
     func requestCompleted(_ stream: Int32) {
         requestsInFlight -= 1
         tasks[stream] = nil
+        heartbeats[stream] = nil
         activeAt = reactor.now
     }
 
     private func cancel(_ stream: Int32) {
+        heartbeats[stream] = nil
         tasks.removeValue(forKey: stream)?.cancel()
         waiters.removeValue(forKey: stream)?.resume(returning: false)
     }
@@ -339,6 +356,7 @@ final class ControlConnection: CompletionTarget, BatchTarget {
                 markDirty()
                 return
             }
+            beat(now: now)
             let isAnonymous = peer.certificate == nil
             let idle = isAnonymous ? loop.limits.anonymousIdleSeconds : loop.limits.idleSeconds
             let isBusy = requestsInFlight > 0 || http.bufferedOutputBytes > 0

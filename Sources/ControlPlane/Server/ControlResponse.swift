@@ -17,6 +17,9 @@ public struct ControlResponse: Sendable {
     public var headers: HTTPFields
     /// What follows the head.
     public var body: Body
+    /// What a streaming answer sends when it has been silent for `ControlServerLimits.heartbeatSeconds`; nil for
+    /// nothing.
+    public var heartbeat: [UInt8]?
 
     /// A whole answer.
     public init(status: HTTPResponse.Status, headers: HTTPFields = HTTPFields(), body: [UInt8] = []) {

@@ -22,6 +22,8 @@ public struct ControlServerLimits: Sendable {
     public var sendBytes = 64 * 1024
     /// Bytes of one streaming answer that wait for a slow client before its writer waits as well.
     public var streamBacklogBytes = 64 * 1024
+    /// Seconds of silence after which a streaming answer with a heartbeat sends it.
+    public var heartbeatSeconds = 15
     /// Seconds that a connection is kept after its last byte was sent, so that the peer can read it.
     public var lingerSeconds = 2
     /// HTTP/2 limits of a connection with a certificate.

@@ -23,6 +23,8 @@ final class BlockingConnection {
     private var outgoing: [UInt8] = []
 
     private static let chunkBytes = 16 * 1024
+    /// More of the body of a refusal is not wanted.
+    private static let problemBytesMax = 64 * 1024
 
     /// Connects and completes the TLS handshake.
     init(server: ServerAddress, context: TLSContext, timeouts: ControlTimeouts) throws(ClientError) {
@@ -97,6 +99,53 @@ final class BlockingConnection {
             return .failed(.broken(server, failure.description), mayRepeat: failure.isUnprocessed)
         default: return nil
         }
+    }
+
+    /// Sends a request and hands over the pieces of its answer as they come.
+    ///
+    /// - Parameter silenceSeconds: how long the server may say nothing before it is given up.
+    /// - Parameter onPiece: false to hear no more; not called for an answer of 400 or above.
+    /// - Returns: the answer, whose body is empty below 400.
+    func follow(
+        _ request: HTTPRequest, silenceSeconds: Int, onPiece: ([UInt8]) -> Bool
+    ) throws(ClientError) -> ControlAnswer {
+        guard let stream = http.request(request, body: [], streaming: true) else {
+            throw .broken(server, "the server takes no more requests on it")
+        }
+        var answer: ControlAnswer?
+        var isOver = false
+        var failure: HTTP2StreamFailure?
+        while !isOver {
+            let deadline = Deadline(seconds: silenceSeconds)
+            try send(deadline)
+            guard wait(for: POLLIN, deadline) else {
+                throw .timedOut(server, "say anything", seconds: silenceSeconds)
+            }
+            let isOpen = try receive { event in
+                switch event {
+                case .head(stream, let response):
+                    answer = ControlAnswer(
+                        status: response.status.code, headers: response.headerFields, body: [])
+                case .data(stream, let bytes):
+                    guard let status = answer?.status, !isOver else { return }
+                    if status < 400 {
+                        isOver = !onPiece(bytes)
+                    } else if answer?.body.count ?? 0 < Self.problemBytesMax {
+                        answer?.body += bytes
+                    }
+                case .end(stream): isOver = true
+                case .failed(stream, let reason):
+                    failure = reason
+                    isOver = true
+                default: return
+                }
+            }
+            if !isOpen, !isOver { throw .broken(server, "the server hung up") }
+        }
+        if let failure { throw .broken(server, failure.description) }
+        http.cancel(stream: stream)
+        guard let answer else { throw .broken(server, "no answer came") }
+        return answer
     }
 
     // MARK: Bytes

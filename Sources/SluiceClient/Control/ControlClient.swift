@@ -58,18 +58,54 @@ public final class ControlClient {
         _ method: HTTPRequest.Method, _ path: String, query: [(String, String)] = [],
         headers: HTTPFields = HTTPFields(), body: [UInt8]? = nil
     ) throws(ClientError) -> ControlAnswer {
-        var request = HTTPRequest(
-            method: method, scheme: "https", authority: server.authority,
-            path: path + QueryText.encode(query),
-            headerFields: headers)
-        request.headerFields[.accept] = headers[.accept] ?? "application/json"
-        request.headerFields[.userAgent] = "sluice"
+        var request = head(method, path, query: query, headers: headers)
         if body != nil, headers[.contentType] == nil {
             request.headerFields[.contentType] = "application/json"
         }
         let answer = try send(request, body ?? [])
         guard answer.status < 400 else { throw .of(status: answer.status, body: answer.body) }
         return answer
+    }
+
+    /// Follows server-sent events (WHATWG HTML, §9.2) on a connection of its own, until the server ends the stream.
+    ///
+    /// - Parameter lastEventID: of the last event that is known; nil for new ones only.
+    /// - Parameter silenceSeconds: how long the server may say nothing, not even a comment.
+    /// - Parameter onEvent: false to hear no more.
+    /// - Throws: `ClientError`; with `status` when the server answered with 400 or more.
+    public func follow(
+        _ path: String, lastEventID: String? = nil, silenceSeconds: Int = 60,
+        onEvent: (EventStreamParser.Event) -> Bool
+    ) throws(ClientError) {
+        var headers: HTTPFields = [.accept: "text/event-stream"]
+        if let lastEventID, let name = HTTPField.Name("last-event-id") { headers[name] = lastEventID }
+        let fresh = try BlockingConnection(server: server, context: context, timeouts: timeouts)
+        var parser = EventStreamParser()
+        var isTooLong = false
+        let answer = try fresh.follow(
+            head(.get, path, query: [], headers: headers), silenceSeconds: silenceSeconds
+        ) { bytes in
+            guard let events = parser.take(bytes) else {
+                isTooLong = true
+                return false
+            }
+            return events.allSatisfy(onEvent)
+        }
+        guard answer.status < 400 else { throw .of(status: answer.status, body: answer.body) }
+        if isTooLong {
+            throw .broken(server, "an event is longer than \(EventStreamParser.eventBytesMax) bytes")
+        }
+    }
+
+    private func head(
+        _ method: HTTPRequest.Method, _ path: String, query: [(String, String)], headers: HTTPFields
+    ) -> HTTPRequest {
+        var request = HTTPRequest(
+            method: method, scheme: "https", authority: server.authority,
+            path: path + QueryText.encode(query), headerFields: headers)
+        request.headerFields[.accept] = headers[.accept] ?? "application/json"
+        request.headerFields[.userAgent] = "sluice"
+        return request
     }
 
     /// Ends the kept connection.

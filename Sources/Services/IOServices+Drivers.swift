@@ -1,0 +1,75 @@
+import Core
+import DriverKit
+
+/// What only drivers in processes of their own can do, and the end of all drivers.
+extension IOServices {
+    /// How the pools' driver hosts are. Never waits for a driver.
+    func driverHosts() -> [String: DriverHostReport?] {
+        let pools = state.withLock { $0.directory.pools }
+        return pools.mapValues { ($0.driver as? any SupervisedDriver)?.report }
+    }
+
+    func restartDriver(of name: String) async throws(ServiceError) {
+        let pool = try pool(name)
+        try await onSupervised(pool, "restarted") { driver throws(DriverError) in try driver.restart() }
+    }
+
+    func upgradeDriver(of name: String) async throws(ServiceError) -> UInt64 {
+        let pool = try pool(name)
+        return try await onSupervised(pool, "upgraded") { driver throws(DriverError) in
+            try driver.upgrade()
+        }
+    }
+
+    func configure(_ name: String, settings: [String: String]) async throws(ServiceError) {
+        let pool = try pool(name)
+        try await onDriver(of: pool) { driver throws(DriverError) in
+            switch driver {
+            case let driver as any SupervisedDriver: try driver.configure(settings: settings)
+            case let driver as any PoolDriver: try driver.configure(settings: settings)
+            default:
+                throw DriverError(
+                    .notSupported, "the settings of this driver cannot be changed while the pool runs")
+            }
+        }
+        configuration.logger.notice("pool configured", metadata: ["pool": "\(name)"])
+    }
+
+    /// Ends every driver's host and lets no other pool start. Call it when no channel is served any more.
+    public func stop() async {
+        let pools = state.withLock { state in
+            state.isStopped = true
+            return Array(state.directory.pools.values)
+        }
+        await withTaskGroup { group in
+            for pool in pools { group.addTask { await self.end(pool) } }
+        }
+    }
+
+    /// Ends a pool's host, after what the pool's thread was asked to do before, and that thread.
+    func end(_ pool: Pool) async {
+        if let driver = pool.driver as? any SupervisedDriver {
+            do throws(ServiceError) {
+                try await pool.worker.run { () throws(ServiceError) in driver.shutDown() }
+            } catch {
+                configuration.logger.error(
+                    "a driver host was not ended in order",
+                    metadata: ["pool": "\(pool.descriptor.name)", "reason": "\(error)"])
+            }
+        }
+        pool.worker.stop()
+    }
+
+    private func onSupervised<Value: Sendable>(
+        _ pool: Pool, _ verb: String,
+        _ body: @escaping @Sendable (any SupervisedDriver) throws(DriverError) -> Value
+    ) async throws(ServiceError) -> Value {
+        guard let driver = pool.driver as? any SupervisedDriver else {
+            throw ServiceError(
+                .notSupported,
+                "pool \(pool.descriptor.name) runs inline, in the server itself: there is no driver host that could be "
+                    + "\(verb); restart the server")
+        }
+        return try await onDriver(of: pool) { _ throws(DriverError) in try body(driver) }
+    }
+}

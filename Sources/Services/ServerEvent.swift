@@ -1,0 +1,60 @@
+import DriverKit
+
+/// Something that happened on the server and that an administrator may want to hear of.
+public struct ServerEvent: Sendable, Hashable {
+    /// What happened.
+    public enum Kind: String, Sendable, CaseIterable {
+        /// A pool's first driver host is being started.
+        case driverStarting = "driver.starting"
+        /// A pool's driver host serves.
+        case driverRunning = "driver.running"
+        /// A pool's driver host was lost; the next one is being started.
+        case driverRecovering = "driver.recovering"
+        /// A newer driver host takes over.
+        case driverUpgrading = "driver.upgrading"
+        /// Too many driver hosts were lost.
+        case driverQuarantined = "driver.quarantined"
+        /// A pool's driver host was ended for good.
+        case driverStopped = "driver.stopped"
+        /// A capability was revoked.
+        case capabilityRevoked = "capability.revoked"
+        /// A client began a session on the data channel.
+        case sessionStarted = "session.started"
+        /// A session's last channel is gone.
+        case sessionEnded = "session.ended"
+
+        /// What a driver host came to.
+        init(_ state: DriverHostReport.State) {
+            self =
+                switch state {
+                case .starting: .driverStarting
+                case .running: .driverRunning
+                case .recovering: .driverRecovering
+                case .upgrading: .driverUpgrading
+                case .quarantined: .driverQuarantined
+                case .stopped: .driverStopped
+                }
+        }
+
+        /// Whether clients cause it whenever they like; such events never push the others out of the log.
+        var isCausedByClients: Bool {
+            switch self {
+            case .sessionStarted, .sessionEnded: true
+            case .driverStarting, .driverRunning, .driverRecovering, .driverUpgrading, .driverQuarantined,
+                .driverStopped, .capabilityRevoked:
+                false
+            }
+        }
+    }
+
+    /// Grows from event to event, also over restarts of the server, as long as its clock does.
+    public let id: UInt64
+    /// Unix seconds.
+    public let at: UInt64
+    /// What happened.
+    public let kind: Kind
+    /// To what, such as `pool/default`.
+    public let subject: String
+    /// In words for a person; may hold text that a client chose.
+    public let message: String
+}
