@@ -15,6 +15,10 @@ enum AttachLimits {
     static let largeBufferCount = 24
     /// How often a race for a free loop device is tried again.
     static let loopAttempts = 64
+    /// How often a device that others have open is tried again before it counts as used.
+    static let busyAttempts = 20
+    /// How long to wait before it is, in microseconds.
+    static let busyAttemptMicroseconds: UInt32 = 50_000
     /// How long a freed loop device may take to let go of its file.
     static let loopReleaseMilliseconds = 10_000
     /// How long a serving process may take to end once its device is gone.

@@ -16,6 +16,9 @@ public struct DeviceUse: Sendable, Hashable {
     /// Nothing uses it.
     public var isNone: Bool { mounts.isEmpty && holders.isEmpty && !isSwap && openers.isEmpty }
 
+    /// Whether it may end by itself in a moment.
+    var mayPass: Bool { mounts.isEmpty && holders.isEmpty && !isSwap }
+
     /// Looks at the mount tables, /sys, the swap table and the open files of every process but this one.
     public static func of(_ device: String) -> DeviceUse {
         var status = stat()

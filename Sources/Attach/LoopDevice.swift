@@ -87,6 +87,17 @@ public enum LoopDevice {
     /// still does.
     public static func release(device path: String, name: String, isForced: Bool = false) throws(AttachError)
     {
+        for _ in 0..<AttachLimits.busyAttempts {
+            do throws(AttachError) { return try releaseAtOnce(path, name: name, isForced: isForced) } catch {
+                // udev and others open each device for a moment, and children have it from fork to exec.
+                guard error.reason == .busy, DeviceUse.of(path).mayPass else { throw error }
+                usleep(AttachLimits.busyAttemptMicroseconds)
+            }
+        }
+        try releaseAtOnce(path, name: name, isForced: isForced)
+    }
+
+    private static func releaseAtOnce(_ path: String, name: String, isForced: Bool) throws(AttachError) {
         let device = unsafe open(path, O_RDWR | O_EXCL | O_CLOEXEC)
         if device < 0, errno == EROFS || errno == EACCES {
             return try releaseReadOnly(path, name: name, isForced: isForced)

@@ -39,7 +39,8 @@ struct Sluice: ParsableCommand {
                 name: "Administration",
                 subcommands: [
                     VolumeCommand.self, PoolCommand.self, NodeCommand.self, GrantCommand.self,
-                    CapabilityCommand.self, SessionCommand.self, ServerCommand.self,
+                    CapabilityCommand.self, SessionCommand.self, DriverCommand.self, EventsCommand.self,
+                    ServerCommand.self,
                 ]),
         ])
 

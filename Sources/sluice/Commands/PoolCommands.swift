@@ -4,9 +4,9 @@ import Core
 /// `sluice pool …`
 struct PoolCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "pool", abstract: "Create and show pools.",
+        commandName: "pool", abstract: "Create, show, change and restart pools.",
         discussion: "A pool is a driver with its settings; volumes are made in pools.",
-        subcommands: [Create.self, List.self, Show.self])
+        subcommands: [Create.self, List.self, Show.self, Set.self, Restart.self])
 
     @OptionGroup var global: GlobalOptions
 }
@@ -20,13 +20,16 @@ extension PoolCommand {
                 EXAMPLES:
                   sluice pool create ram --driver memory --setting size=1073741824
                   sluice pool create fast --driver file --setting path=/srv/nvme
+                  sluice pool create raw --driver memory --setting size=1GiB --isolation inline
                 """)
 
         @OptionGroup var global: GlobalOptions
         @Argument(help: ArgumentHelp("Its name.", discussion: ResourceName.rule + ".")) var name: NameArgument
-        @Option(help: "The driver: file or memory.") var driver: String
+        @Option(help: "The driver: file, memory or fault.") var driver: String
         @Option(help: ArgumentHelp("A setting of the driver; may be repeated.", valueName: "key=value"))
         var setting: [PairArgument] = []
+        @Option(help: "Where the driver runs: isolated (a process of its own, the default) or inline.")
+        var isolation: Isolation?
         @Option(help: ArgumentHelp("A label; may be repeated.", valueName: "key=value"))
         var label: [PairArgument] = []
 
@@ -34,6 +37,7 @@ extension PoolCommand {
             let creation = PoolCreation(
                 name: name.name.text, driver: driver,
                 settings: try PairArgument.dictionary(setting, option: "--setting"),
+                isolation: isolation?.rawValue,
                 labels: try PairArgument.dictionary(label, option: "--label"))
             let pool: Pool = try ControlAPI(global).post("/v1/pools", creation)
             try global.output.show(pool, sentence: "pool \(pool.name) created, driver \(pool.driver)")
@@ -64,6 +68,58 @@ extension PoolCommand {
         func run() throws {
             let pool: Pool = try ControlAPI(global).get("/v1/pools/\(name)")
             try global.output.show(one: pool)
+        }
+    }
+
+    /// `sluice pool set`
+    struct Set: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Change the settings, labels or isolation of a pool.",
+            discussion: """
+                Settings are taken over by the running driver; one that it cannot change while it runs is refused.
+                The isolation counts from the next start of the server on.
+
+                EXAMPLES:
+                  sluice pool set test --setting delay=5ms --setting errors-     (errors- takes 'errors' away)
+                  sluice pool set fast --isolation inline
+                """)
+
+        @OptionGroup var global: GlobalOptions
+        @Argument(help: "The pool's name.") var name: NameArgument
+        @Option(help: ArgumentHelp("KEY=VALUE sets a setting, KEY- takes it away.", valueName: "key=value"))
+        var setting: [PairArgument] = []
+        @Option(help: "Where the driver runs: isolated or inline.") var isolation: Isolation?
+        @Option(help: ArgumentHelp("KEY=VALUE sets a label, KEY- takes it away.", valueName: "key=value"))
+        var label: [PairArgument] = []
+
+        func run() throws {
+            guard !setting.isEmpty || !label.isEmpty || isolation != nil else {
+                throw ValidationError("say what to change: --setting, --label or --isolation")
+            }
+            let change = PoolChange(
+                settings: changes(setting), isolation: isolation?.rawValue, labels: changes(label))
+            let pool: Pool = try ControlAPI(global).patch("/v1/pools/\(name)", change)
+            let note = pool.message.map { "; \($0)" } ?? ""
+            try global.output.show(pool, sentence: "pool \(pool.name) changed\(note)")
+        }
+
+        private func changes(_ pairs: [PairArgument]) -> [String: String?]? {
+            pairs.isEmpty ? nil : Dictionary(pairs.map { ($0.key, $0.value) }) { _, last in last }
+        }
+    }
+
+    /// `sluice pool restart`
+    struct Restart: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Start a pool's driver anew, also out of quarantine; its users see a pause.",
+            discussion: "EXAMPLE:\n  sluice pool restart default")
+
+        @OptionGroup var global: GlobalOptions
+        @Argument(help: "The pool's name.") var name: NameArgument
+
+        func run() throws {
+            let pool: Pool = try ControlAPI(global).post("/v1/pools/\(name)/restart", EmptyBody())
+            try global.output.show(pool, sentence: "pool \(pool.name) restarted, \(pool.state ?? "ready")")
         }
     }
 }

@@ -13,6 +13,8 @@ struct Pool: Presentable {
     var name: String
     var driver: String
     var settings: [String: String]?
+    /// Where its driver runs from the next start of the server on.
+    var isolation: String?
     var labels: [String: String]?
     var capacity: Capacity?
     /// The number of its volumes.
@@ -37,7 +39,7 @@ struct Pool: Presentable {
         [
             ("Name", name), ("ID", id), ("State", state ?? ""), ("Message", message ?? ""),
             ("Driver", driver),
-            ("Settings", labelText(settings)),
+            ("Settings", labelText(settings)), ("Isolation", isolation ?? ""),
             ("Volumes", volumes.map(String.init) ?? ""), ("Used", size(capacity?.used)),
             ("Free", size(capacity?.free)), ("Total", size(capacity?.total)), ("Labels", labelText(labels)),
             ("Created", createdAt), ("Updated", updatedAt ?? ""),
@@ -52,5 +54,18 @@ struct PoolCreation: Encodable {
     var name: String
     var driver: String
     var settings: [String: String]?
+    var isolation: String?
     var labels: [String: String]?
+}
+
+/// The body that changes a pool; what is nil stays, a member that is nil goes away.
+struct PoolChange: Encodable {
+    var settings: [String: String?]?
+    var isolation: String?
+    var labels: [String: String?]?
+}
+
+/// Where a pool's driver runs.
+enum Isolation: String, CaseIterable {
+    case isolated, inline
 }

@@ -8,6 +8,8 @@ extension ByteCount: ExpressibleByArgument {
 
 extension AccessMode: ExpressibleByArgument {}
 
+extension Isolation: ExpressibleByArgument {}
+
 /// What a command works on, such as `volume/NAME`.
 struct ResourceReference: ExpressibleByArgument, CustomStringConvertible {
     var kind: ResourceKind

@@ -92,6 +92,18 @@ struct ControlAPI {
         return try decode(try send(.patch, path, headers: headers, body: try encode(body)))
     }
 
+    /// Follows a stream of events until the server ends it.
+    func follow(_ path: String, after id: String, _ onEvent: (EventStreamParser.Event) -> Void) throws {
+        do throws(ClientError) {
+            try client.follow(path, lastEventID: id) { event in
+                onEvent(event)
+                return true
+            }
+        } catch {
+            throw Failure(error, path: path)
+        }
+    }
+
     /// DELETE.
     func delete(_ path: String, query: [(String, String)] = []) throws {
         _ = try send(.delete, path, query: query)
@@ -149,7 +161,7 @@ extension Failure {
     private static func advice(_ status: ExitStatus, path: String) -> String? {
         let nouns = [
             "volumes": "volume", "pools": "pool", "nodes": "node", "grants": "grant",
-            "capabilities": "capability", "sessions": "session",
+            "capabilities": "capability", "sessions": "session", "drivers": "driver",
         ]
         switch status {
         case .notFound:

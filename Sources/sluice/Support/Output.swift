@@ -29,6 +29,21 @@ extension OutputFormat {
         if self == .table { Terminal.line(sentence) } else { try show(value: value) }
     }
 
+    /// Prints one more of a list that goes on: a row, a line of JSON, or a document of YAML.
+    func show(next item: some Presentable) {
+        switch self {
+        case .table: Terminal.line(Table.row(item.row))
+        case .json:
+            let encoder = JSONEncoder()
+            encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+            guard let bytes = try? encoder.encode(item) else { return }
+            Terminal.line(String(decoding: bytes, as: UTF8.self))
+        case .yaml:
+            Terminal.line("---")
+            try? show(value: item)
+        }
+    }
+
     private func show(value: some Encodable) throws {
         switch self {
         case .yaml:
@@ -68,6 +83,11 @@ struct Table {
         let shown = details.filter { !$0.value.isEmpty }
         let width = (shown.map(\.name.count).max() ?? 0) + 1
         return shown.map { line([$0.name + ":", printable($0.value)], [width, 0]) }.joined(separator: "\n")
+    }
+
+    /// A row without a table around it: cells in columns of a usual width.
+    static func row(_ cells: [String]) -> String {
+        line(cells.map { $0.isEmpty ? "-" : printable($0) }, cells.map { _ in 18 })
     }
 
     private static func line(_ cells: [String], _ widths: [Int]) -> String {

@@ -1,0 +1,50 @@
+import ArgumentParser
+import FoundationEssentials
+import Glibc
+import SluiceClient
+
+/// `sluice events`
+struct EventsCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "events",
+        abstract: "Show what happened to drivers, capabilities and sessions.",
+        discussion: """
+            The server keeps its latest events in memory. With --follow, further ones are shown as they happen, also
+            over restarts of the server, until you end it. With -o json each is one line.
+
+            EXAMPLES:
+              sluice events
+              sluice events --follow -o json
+            """)
+
+    @OptionGroup var global: GlobalOptions
+    @Flag(name: [.short, .long], help: "Go on with what happens from now on.") var follow = false
+
+    func run() throws {
+        let api = try ControlAPI(global)
+        guard follow else { return try global.output.show(list: try api.list("/v1/events") as [Event]) }
+        var place = "0"
+        var wasThere = false
+        while true {
+            do {
+                try api.follow("/v1/events", after: place) { event in
+                    wasThere = true
+                    if let id = event.id { place = id }
+                    show(event)
+                }
+                wasThere = true
+                Terminal.note("sluice: the server ended the stream; waiting for it to come back")
+            } catch let failure as Failure where failure.status == .unreachable && wasThere {
+                Terminal.note("sluice: \(failure.message); trying again")
+            }
+            // As long as the server asks clients to wait (`retry`).
+            _ = poll(nil, 0, 2000)
+        }
+    }
+
+    private func show(_ event: EventStreamParser.Event) {
+        if event.name == "gap" { return Terminal.note("sluice: events were lost") }
+        guard let known = try? JSONDecoder().decode(Event.self, from: Data(event.data.utf8)) else { return }
+        global.output.show(next: known)
+    }
+}

@@ -1,0 +1,12 @@
+/// Something that happened on the server, as the control API describes it.
+struct Event: Presentable {
+    var id: UInt64
+    var at: String
+    var kind: String
+    var subject: String
+    var message: String
+
+    static let columns = ["TIME", "KIND", "SUBJECT", "MESSAGE"]
+
+    var row: [String] { [at, kind, subject, message] }
+}
