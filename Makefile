@@ -8,6 +8,7 @@ build: ## the release binaries
 	@Deploy/install-dependencies.sh build
 	$(SWIFT_BUILD) --product sluiced
 	$(SWIFT_BUILD) --product sluice
+	$(SWIFT_BUILD) --product sluice-driver
 
 demo: ## the whole story in one command: a remote disk, mounted, checked, revoked
 	@Deploy/install-dependencies.sh build demo
@@ -23,8 +24,13 @@ test: $(PYTHON) ## every test, from a fresh clone
 
 soak: $(PYTHON) ## the long campaigns: hours, where `make test` takes minutes
 	@$(MAKE) --no-print-directory build
+	swift build --build-tests
+	SLUICE_SIMULATION_STEPS=200000000 swift test --skip-build --filter SimulationTests
 	SLUICE_CRASH_KILLS=2000 SLUICE_FUZZ_CHANNELS=20000 \
 		$(PYTHON) -m pytest -q --timeout 36000 Tests/system/test_crash.py Tests/system/test_data_channel.py
+	SLUICE_DRIVER_KILLS=150 $(PYTHON) -m pytest -q -s --timeout 36000 Tests/system/test_isolation.py
+	SLUICE_CRASH_DEPTH=2 SLUICE_CRASH_SAMPLES=3000 \
+		$(PYTHON) -m pytest -q --timeout 36000 Tests/system/crash_consistency
 
 $(PYTHON): Tests/system/requirements.txt
 	@Deploy/install-dependencies.sh test
@@ -36,6 +42,7 @@ bench: ## Sluice and its peers, side by side
 	@Deploy/install-dependencies.sh build bench
 	@$(MAKE) --no-print-directory build
 	python3 Tests/benchmarks/compare.py
+	python3 Tests/benchmarks/isolation.py
 
 format: ## rewrite the sources in the project's format
 	swift format -i -r -p Package.swift Sources Tests

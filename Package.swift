@@ -29,6 +29,7 @@ let package = Package(
     products: [
         .executable(name: "sluiced", targets: ["sluiced"]),
         .executable(name: "sluice", targets: ["sluice"]),
+        .executable(name: "sluice-driver", targets: ["sluice-driver"]),
         .library(name: "SluiceClient", targets: ["SluiceClient"]),
         .library(name: "DriverKit", targets: ["DriverKit"]),
     ],
@@ -49,6 +50,7 @@ let package = Package(
         .systemLibrary(name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(name: "CNGHTTP2", pkgConfig: "libnghttp2", providers: [.apt(["libnghttp2-dev"])]),
         .systemLibrary(name: "CFUSE", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
+        .systemLibrary(name: "CSandbox", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
 
         // Layer 1
         .target(name: "Core", swiftSettings: settings),
@@ -76,7 +78,13 @@ let package = Package(
             swiftSettings: settings),
 
         // Layer 5
-        .target(name: "Drivers", dependencies: ["Core", "DriverKit", "Reactor"], swiftSettings: settings),
+        .target(
+            name: "Drivers", dependencies: ["Core", "DriverKit", "Reactor"], exclude: ["Fault/README.md"],
+            swiftSettings: settings),
+        .target(
+            name: "DriverHost",
+            dependencies: ["Core", "DriverKit", "Reactor", "CSandbox", atomics, collections, logging],
+            swiftSettings: settings),
 
         // Layer 6
         .target(
@@ -109,9 +117,13 @@ let package = Package(
         .executableTarget(
             name: "sluiced",
             dependencies: [
-                "Core", "Capability", "Reactor", "TLS", "Catalog", "DriverKit", "Drivers", "Services",
+                "Core", "Capability", "Reactor", "TLS", "Catalog", "DriverKit", "DriverHost", "Drivers",
+                "Services",
                 "ControlPlane", "DataPlane", arguments, configuration, logging,
             ],
+            swiftSettings: settings),
+        .executableTarget(
+            name: "sluice-driver", dependencies: ["DriverHost", "DriverKit", "Drivers"],
             swiftSettings: settings),
         .executableTarget(
             name: "sluice",
@@ -123,6 +135,13 @@ let package = Package(
 
         // What the tests of several targets need.
         .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: settings),
+        // What a sandbox must stop, as C calls.
+        .target(name: "CHostile", path: "Tests/CHostile"),
+        // A driver host whose drivers try to escape, lie and hang.
+        .executableTarget(
+            name: "HostileDriver",
+            dependencies: ["CHostile", "DriverHost", "DriverKit", "Drivers", "Reactor", "Core"],
+            path: "Tests/HostileDriver", swiftSettings: settings),
 
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: settings),
         .testTarget(name: "WireTests", dependencies: ["Wire", "Core"], swiftSettings: settings),
@@ -148,7 +167,17 @@ let package = Package(
         .testTarget(
             name: "DriverKitTests", dependencies: ["DriverKit", "Reactor", "Core"], swiftSettings: settings),
         .testTarget(
-            name: "DriversTests", dependencies: ["TestSupport", "Drivers", "DriverKit", "Reactor", "Core"],
+            name: "DriversTests",
+            dependencies: [
+                "TestSupport", "DriverHost", "Drivers", "DriverKit", "Reactor", "Core", "sluice-driver",
+            ],
+            swiftSettings: settings),
+        .testTarget(
+            name: "DriverHostTests",
+            dependencies: [
+                "TestSupport", "DriverHost", "Drivers", "DriverKit", "Reactor", "Core", "HostileDriver",
+                "sluice-driver",
+            ],
             swiftSettings: settings),
         .testTarget(
             name: "SluiceClientTests",
