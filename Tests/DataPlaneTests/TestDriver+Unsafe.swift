@@ -6,8 +6,6 @@ import Synchronization
 
 /// Volumes in memory, whose requests a test can hold back and let go.
 final class TestDriver: Driver {
-    static let name = "test"
-
     struct Volume {
         var bytes: [UInt8]
         var flushes = 0
@@ -34,10 +32,6 @@ final class TestDriver: Driver {
     let state = Mutex(State())
 
     init() {}
-
-    required convenience init(settings: [String: String], folder: String) throws(DriverError) {
-        self.init()
-    }
 
     func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
         state.withLock { state in

@@ -24,7 +24,7 @@ struct ConformanceTests {
 
     @Test(
         "a new volume reads as zeroes, from its first block to its last",
-        arguments: DriverConfiguration.allCases)
+        arguments: DriverConfiguration.all)
     func newVolume(configuration: DriverConfiguration) throws {
         try withVolume(configuration) { rig, geometry throws in
             let block = Int(geometry.blockSize)
@@ -35,7 +35,7 @@ struct ConformanceTests {
     }
 
     @Test(
-        "random operations leave what a model says", arguments: DriverConfiguration.allCases,
+        "random operations leave what a model says", arguments: DriverConfiguration.all,
         [1, 2, 3] as [UInt64])
     func model(configuration: DriverConfiguration, seed: UInt64) throws {
         try withVolume(configuration) { rig, geometry throws in
@@ -80,7 +80,7 @@ struct ConformanceTests {
         }
     }
 
-    @Test("hundreds of requests in flight do not mix", arguments: DriverConfiguration.allCases)
+    @Test("hundreds of requests in flight do not mix", arguments: DriverConfiguration.all)
     func concurrency(configuration: DriverConfiguration) throws {
         try withVolume(configuration) { rig, _ throws in
             var random = SeededGenerator(seed: 11)
@@ -112,7 +112,7 @@ struct ConformanceTests {
         }
     }
 
-    @Test("two reactors see each other's writes", arguments: DriverConfiguration.allCases)
+    @Test("two reactors see each other's writes", arguments: DriverConfiguration.all)
     func twoReactors(configuration: DriverConfiguration) throws {
         try withVolume(configuration) { rig, _ throws in
             let other = try DriverRig(rig.driver)
@@ -130,7 +130,7 @@ struct ConformanceTests {
 
     @Test(
         "what is not within the volume, or malformed, is refused with its own status and changes nothing",
-        arguments: DriverConfiguration.allCases)
+        arguments: DriverConfiguration.all)
     func refusals(configuration: DriverConfiguration) throws {
         try withVolume(configuration) { rig, geometry throws in
             let block = UInt64(geometry.blockSize)
@@ -178,13 +178,15 @@ struct ConformanceTests {
 
     @Test(
         "growing keeps the data and adds zeroes; shrinking is refused",
-        arguments: DriverConfiguration.allCases)
+        arguments: DriverConfiguration.all)
     func resize(configuration: DriverConfiguration) throws {
         try withVolume(configuration) { rig, _ throws in
             let bytes = SeededBytes.make(1 << 16, seed: 4)
             let edge = Self.size - UInt64(bytes.count)
             #expect(try rig.write(bytes, at: edge) == .ok)
             #expect(throws: DriverError.self) { try rig.driver.resizeVolume(Self.id, to: Self.size - 4096) }
+            #expect(throws: DriverError.self) { try rig.driver.resizeVolume(Self.id, to: Self.size + 512) }
+            #expect(try rig.range(.read, at: Self.size, 4096) == .outOfRange)
             let larger = Self.size + 5 * 4096
             try rig.driver.resizeVolume(Self.id, to: larger)
             try rig.changed(0)
@@ -193,20 +195,166 @@ struct ConformanceTests {
             #expect(areAll(try rig.read(5 * 4096, at: Self.size), 0))
             #expect(try rig.write(bytes, at: larger - UInt64(bytes.count)) == .ok)
             #expect(try rig.read(bytes.count, at: larger - UInt64(bytes.count)) == bytes)
+            try rig.driver.resizeVolume(Self.id, to: larger)
+            #expect(throws: DriverError.self) { try rig.driver.resizeVolume(.test(99), to: larger) }
+        }
+    }
+
+    @Test("a thin volume grows far beyond what the pool holds", arguments: DriverConfiguration.thin)
+    func resizeFar(configuration: DriverConfiguration) throws {
+        try withVolume(configuration) { rig, _ throws in
+            let bytes = SeededBytes.make(1 << 16, seed: 5)
+            #expect(try rig.write(bytes, at: Self.size - UInt64(bytes.count)) == .ok)
             let huge: UInt64 = 4 << 30
             try rig.driver.resizeVolume(Self.id, to: huge)
             try rig.changed(0)
             #expect(try rig.write(bytes, at: huge - UInt64(bytes.count)) == .ok)
             #expect(try rig.read(bytes.count, at: huge - UInt64(bytes.count)) == bytes)
-            #expect(try rig.read(bytes.count, at: larger - UInt64(bytes.count)) == bytes)
-            try rig.driver.resizeVolume(Self.id, to: huge)
-            #expect(throws: DriverError.self) { try rig.driver.resizeVolume(.test(99), to: huge) }
+            #expect(try rig.read(bytes.count, at: Self.size - UInt64(bytes.count)) == bytes)
+            #expect(areAll(try rig.read(1 << 20, at: 1 << 30), 0))
+        }
+    }
+
+    @Test("a volume that grows while requests run loses none of them", arguments: DriverConfiguration.all)
+    func resizeWhileRunning(configuration: DriverConfiguration) throws {
+        try withVolume(configuration) { rig, _ throws in
+            let buffer = try #require(rig.allocator.allocate(1 << 20))
+            rig.fill(buffer, [UInt8](repeating: 9, count: 1 << 20))
+            for round in 1...8 as ClosedRange<UInt64> {
+                let batch = rig.begin(
+                    (0..<64 as Range<UInt64>).map { place in
+                        DriverRequest(
+                            opcode: .write, volume: 0, tag: 0, offset: (place % 8) << 20, length: 1 << 20,
+                            buffer: buffer.offset)
+                    })
+                try rig.driver.resizeVolume(Self.id, to: Self.size + round * 4096)
+                try rig.changed(0)
+                #expect(try batch.wait().allSatisfy { $0.status == 0 })
+                #expect(areAll(try rig.read(4096, at: Self.size + (round - 1) * 4096), 0))
+            }
+            rig.allocator.free(buffer)
+        }
+    }
+
+    @Test(
+        "every size from a block to the longest transfer goes, at every block of a page and across buffers",
+        arguments: DriverConfiguration.all)
+    func sizes(configuration: DriverConfiguration) throws {
+        try withVolume(configuration) { rig, geometry throws in
+            let block = Int(geometry.blockSize)
+            let longest = Int(geometry.maximumTransfer)
+            var seed: UInt64 = 100
+            for count in [block, 3 * block, 4096, 4096 + block, 65536 - block, longest - block, longest] {
+                for start in [0, block, 4096 - block, 4096, (2 << 20) - block] {
+                    seed += 1
+                    let bytes = SeededBytes.make(count, seed: seed)
+                    #expect(try rig.write(bytes, at: UInt64(start)) == .ok)
+                    #expect(areEqual(try rig.read(count, at: UInt64(start)), bytes), "\(count) at \(start)")
+                }
+            }
+        }
+    }
+
+    @Test("what surrounds a write, zeroes or discard stays", arguments: DriverConfiguration.all)
+    func neighbours(configuration: DriverConfiguration) throws {
+        try withVolume(configuration) { rig, geometry throws in
+            let block = UInt64(geometry.blockSize)
+            let whole = 4 * block
+            for (round, opcode) in [DriverOpcode.write, .writeZeroes, .discard].enumerated() {
+                let start = UInt64(round) << 20
+                #expect(try rig.write([UInt8](repeating: 0x55, count: Int(whole)), at: start) == .ok)
+                if opcode == .write {
+                    let bytes = [UInt8](repeating: 0, count: Int(block))
+                    #expect(try rig.write(bytes, at: start + block) == .ok)
+                } else {
+                    #expect(try rig.range(opcode, at: start + block, block) == .ok)
+                }
+                let read = try rig.read(Int(whole), at: start)
+                #expect(areAll([UInt8](read[..<Int(block)]), 0x55))
+                #expect(areAll([UInt8](read[Int(block)..<Int(2 * block)]), 0))
+                #expect(areAll([UInt8](read[Int(2 * block)...]), 0x55))
+            }
+        }
+    }
+
+    @Test(
+        "reads and writes of holes next to data see neither too much nor too little",
+        arguments: DriverConfiguration.thin)
+    func sparse(configuration: DriverConfiguration) throws {
+        try withVolume(configuration, size: 64 << 20) { rig, _ throws in
+            for place in stride(from: 0, to: 64 as UInt64, by: 7) {
+                #expect(
+                    try rig.write([UInt8](repeating: UInt8(place + 1), count: 4096), at: place << 20) == .ok)
+            }
+            for place in stride(from: 0, to: 63 as UInt64, by: 7) {
+                let read = try rig.read(1 << 20, at: place << 20)
+                #expect(areAll([UInt8](read[..<4096]), UInt8(place + 1)))
+                #expect(areAll([UInt8](read[4096...]), 0))
+                #expect(areAll(try rig.read(1 << 20, at: (place + 3) << 20), 0))
+            }
+            #expect(try rig.driver.capacity().used < 32 << 20)
+        }
+    }
+
+    @Test(
+        "writes, zeroes and flushes together leave every write before the last flush",
+        arguments: DriverConfiguration.all)
+    func flush(configuration: DriverConfiguration) throws {
+        try withVolume(configuration) { rig, _ throws in
+            let buffer = try #require(rig.allocator.allocate(4096))
+            rig.fill(buffer, [UInt8](repeating: 6, count: 4096))
+            var requests: [DriverRequest] = []
+            for place in 0..<300 as Range<UInt64> {
+                requests.append(
+                    DriverRequest(
+                        opcode: .write, flags: place % 5 == 0 ? .fua : [], volume: 0, tag: 0,
+                        offset: place * 4096, length: 4096, buffer: buffer.offset))
+                if place % 3 == 0 { requests.append(DriverRequest(opcode: .flush, volume: 0, tag: 0)) }
+            }
+            #expect(try rig.perform(requests).allSatisfy { $0.status == 0 })
+            #expect(try rig.range(.flush) == .ok)
+            try rig.close(0)
+            try rig.open(Self.id, index: 1)
+            #expect(areAll(try rig.read(1 << 20, at: 0, volume: 1), 6))
+            rig.allocator.free(buffer)
+        }
+    }
+
+    @Test(
+        "a full device answers NO_SPACE, keeps what it has, and serves again when space is given back",
+        .enabled(if: TestFileSystem.isAllowed, "needs root and mount(2)"), arguments: DriverConfiguration.thin
+    )
+    func full(configuration: DriverConfiguration) throws {
+        try configuration.withSmallPool { rig in
+            try rig.driver.createVolume(Self.id, size: 1 << 30)
+            try rig.open(Self.id, index: 0)
+            var written: UInt64 = 0
+            var last: Status?
+            while written < 64 {
+                last = try rig.write(
+                    [UInt8](repeating: UInt8(written + 1), count: 1 << 20), at: written << 20)
+                if last != .ok { break }
+                written += 1
+            }
+            #expect(last == .noSpace)
+            #expect(written > 8 && written < 32)
+            for place in 0..<written {
+                #expect(areAll(try rig.read(1 << 20, at: place << 20), UInt8(place + 1)))
+            }
+            // What has its space is written without more.
+            #expect(try rig.write([UInt8](repeating: 0xBB, count: 1 << 20), at: 1 << 20) == .ok)
+            #expect(try rig.range(.discard, at: 2 << 20, 4 << 20) == .ok)
+            #expect(areAll(try rig.read(1 << 20, at: 3 << 20), 0))
+            #expect(try rig.write([UInt8](repeating: 0xAA, count: 1 << 20), at: 100 << 20) == .ok)
+            #expect(areAll(try rig.read(1 << 20, at: 100 << 20), 0xAA))
+            #expect(areAll(try rig.read(1 << 20, at: 1 << 20), 0xBB))
+            #expect(areAll(try rig.read(1 << 20, at: 0), 1))
         }
     }
 
     @Test(
         "creating and deleting may be repeated; a new volume has nothing of the old",
-        arguments: DriverConfiguration.allCases)
+        arguments: DriverConfiguration.thin)
     func lifeCycle(configuration: DriverConfiguration) throws {
         try withVolume(configuration) { rig, _ throws in
             try rig.driver.createVolume(Self.id, size: Self.size)
@@ -228,7 +376,7 @@ struct ConformanceTests {
         }
     }
 
-    @Test("a volume is thin, and discard gives its space back", arguments: DriverConfiguration.allCases)
+    @Test("a volume is thin, and discard gives its space back", arguments: DriverConfiguration.thin)
     func space(configuration: DriverConfiguration) throws {
         try withVolume(configuration, size: 1 << 40) { rig, _ throws in
             let empty = try rig.driver.capacity()
@@ -248,7 +396,7 @@ struct ConformanceTests {
 
     @Test(
         "zeroes without unmap keep their space",
-        arguments: [DriverConfiguration.fileDirect, .fileBuffered, .memory])
+        arguments: DriverConfiguration.thin.filter { $0.place == .disk })
     func zeroesKeepSpace(configuration: DriverConfiguration) throws {
         try withVolume(configuration) { rig, _ throws in
             #expect(try rig.range(.writeZeroes, at: 0, Self.size, flags: .noUnmap) == .ok)
@@ -258,7 +406,7 @@ struct ConformanceTests {
         }
     }
 
-    @Test("closing a volume lets running requests end", arguments: DriverConfiguration.allCases)
+    @Test("closing a volume lets running requests end", arguments: DriverConfiguration.all)
     func closeWhileRunning(configuration: DriverConfiguration) throws {
         try withVolume(configuration) { rig, _ throws in
             for round in 0..<10 as Range<UInt32> {

@@ -21,12 +21,21 @@ final class DriverRig: @unchecked Sendable {
         var batch: Batch?
     }
 
-    private final class Batch: Sendable {
-        let results = Mutex<[UInt64: DriverCompletion]>([:])
-        let count: Int
-        let done = TestSignal()
+    /// Requests that were given to the queue together.
+    final class Batch: Sendable {
+        fileprivate let results = Mutex<[UInt64: DriverCompletion]>([:])
+        fileprivate let count: Int
+        fileprivate let done = TestSignal()
 
-        init(count: Int) { self.count = count }
+        fileprivate init(count: Int) { self.count = count }
+
+        /// Waits for all completions, in the requests' order.
+        func wait() throws -> [DriverCompletion] {
+            try done.wait()
+            return try results.withLock { results in
+                try (0..<UInt64(count)).map { try #require(results[$0]) }
+            }
+        }
     }
 
     let driver: any Driver
@@ -104,6 +113,11 @@ final class DriverRig: @unchecked Sendable {
     /// Puts all requests into the ring at once and waits for all completions, in the requests' order. Tags
     /// are set here.
     func perform(_ requests: [DriverRequest]) throws -> [DriverCompletion] {
+        try begin(requests).wait()
+    }
+
+    /// Puts all requests into the ring at once. One batch at a time.
+    func begin(_ requests: [DriverRequest]) -> Batch {
         let batch = Batch(count: requests.count)
         var tagged = requests
         for index in tagged.indices { tagged[index].tag = UInt64(index) }
@@ -113,9 +127,16 @@ final class DriverRig: @unchecked Sendable {
             side.waiting = all
             DriverRig.submit(side)
         }
-        try batch.done.wait()
-        return try batch.results.withLock { results in
-            try all.indices.map { try #require(results[UInt64($0)]) }
+        return batch
+    }
+
+    /// The statuses of what is done of a batch, by request; after two rounds of the reactor.
+    func statuses(_ batch: Batch) throws -> [Int: Status] {
+        for _ in 0..<2 { try onReactor { _ in } }
+        return batch.results.withLock { results in
+            var statuses: [Int: Status] = [:]
+            for (tag, completion) in results { statuses[Int(tag)] = Status(rawValue: completion.status) }
+            return statuses
         }
     }
 
@@ -264,32 +285,6 @@ func areEqual(_ left: [UInt8], _ right: [UInt8]) -> Bool {
 /// Whether all bytes are this one.
 func areAll(_ bytes: [UInt8], _ byte: UInt8) -> Bool {
     areEqual(bytes, [UInt8](repeating: byte, count: bytes.count))
-}
-
-/// The ways to run a driver that must all behave alike.
-enum DriverConfiguration: String, CaseIterable, CustomTestStringConvertible {
-    case fileDirect = "file, direct"
-    case fileBuffered = "file, buffered"
-    case fileOnTmpfs = "file on tmpfs"
-    case memory
-
-    var testDescription: String { rawValue }
-
-    /// Runs the body with a fresh pool.
-    func withRig(_ body: (DriverRig) throws -> Void) throws {
-        let folder = try TestFolder(under: self == .fileOnTmpfs ? "/dev/shm" : "/tmp")
-        let driver: any Driver =
-            switch self {
-            case .fileDirect, .fileOnTmpfs: try FileDriver(settings: [:], folder: folder.path)
-            case .fileBuffered: try FileDriver(settings: ["direct": "false"], folder: folder.path)
-            case .memory: try MemoryDriver(settings: ["size": "256MiB"], folder: folder.path)
-            }
-        let rig = try DriverRig(driver)
-        defer {
-            do { try rig.stop() } catch { Issue.record(error) }
-        }
-        try body(rig)
-    }
 }
 
 extension Identifier {

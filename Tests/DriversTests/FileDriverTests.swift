@@ -15,14 +15,14 @@ struct FileDriverTests {
     @Test("a folder serves one server at a time")
     func lock() throws {
         let folder = try TestFolder()
-        var first: FileDriver? = try FileDriver(settings: [:], folder: folder.path)
+        var first: FileDriver? = try FileDriver(DriverEnvironment(settings: [:], folder: folder.path))
         let error = try #require(throws: DriverError.self) {
-            _ = try FileDriver(settings: [:], folder: folder.path)
+            _ = try FileDriver(DriverEnvironment(settings: [:], folder: folder.path))
         }
         #expect(error.status == .busy && error.message.contains("another server"))
         _ = first
         first = nil
-        _ = try FileDriver(settings: [:], folder: folder.path)
+        _ = try FileDriver(DriverEnvironment(settings: [:], folder: folder.path))
     }
 
     @Test(
@@ -34,11 +34,11 @@ struct FileDriverTests {
     func settings(settings: [String: String], word: String) throws {
         let folder = try TestFolder()
         let error = try #require(throws: DriverError.self) {
-            _ = try FileDriver(settings: settings, folder: folder.path)
+            _ = try FileDriver(DriverEnvironment(settings: settings, folder: folder.path))
         }
         #expect(error.message.contains(word))
         let memory = try #require(throws: DriverError.self) {
-            _ = try MemoryDriver(settings: ["size": "0"], folder: folder.path)
+            _ = try MemoryDriver(DriverEnvironment(settings: ["size": "0"], folder: folder.path))
         }
         #expect(memory.status == .badRequest)
     }
@@ -47,7 +47,7 @@ struct FileDriverTests {
     func restart() throws {
         let folder = try TestFolder()
         do {
-            let driver = try FileDriver(settings: [:], folder: folder.path)
+            let driver = try FileDriver(DriverEnvironment(settings: [:], folder: folder.path))
             try driver.createVolume(Self.id, size: 1 << 20)
         }
         for name in [
@@ -55,7 +55,7 @@ struct FileDriverTests {
         ] {
             try TestFileSystem.run(["/usr/bin/touch", folder.path + "/" + name])
         }
-        let driver = try FileDriver(settings: [:], folder: folder.path)
+        let driver = try FileDriver(DriverEnvironment(settings: [:], folder: folder.path))
         #expect(try driver.volumes() == [Self.id: 1 << 20])
         #expect(unsafe access(folder.path + "/" + Identifier.test(2).hex + ".new", F_OK) != 0)
         #expect(unsafe access(folder.path + "/README", F_OK) == 0)
@@ -64,7 +64,7 @@ struct FileDriverTests {
     @Test("a link in the place of a volume is not followed")
     func links() throws {
         let folder = try TestFolder()
-        let driver = try FileDriver(settings: [:], folder: folder.path)
+        let driver = try FileDriver(DriverEnvironment(settings: [:], folder: folder.path))
         try TestFileSystem.run(["/bin/ln", "-s", "/etc/passwd", folder.path + "/" + Self.id.hex])
         #expect(throws: DriverError.self) { _ = try driver.openVolume(Self.id, index: 0) }
     }
@@ -72,7 +72,7 @@ struct FileDriverTests {
     @Test("a file that was cut short fails its reads and never makes data up")
     func truncated() throws {
         let folder = try TestFolder()
-        let rig = try DriverRig(FileDriver(settings: [:], folder: folder.path))
+        let rig = try DriverRig(FileDriver(DriverEnvironment(settings: [:], folder: folder.path)))
         try rig.driver.createVolume(Self.id, size: 1 << 20)
         try rig.open(Self.id, index: 0)
         #expect(unsafe truncate(folder.path + "/" + Self.id.hex, 4096) == 0)
@@ -85,7 +85,7 @@ struct FileDriverTests {
     @Test("unaligned requests are refused on a direct volume with its own block size")
     func blockSize() throws {
         let folder = try TestFolder()
-        let rig = try DriverRig(FileDriver(settings: [:], folder: folder.path))
+        let rig = try DriverRig(FileDriver(DriverEnvironment(settings: [:], folder: folder.path)))
         try rig.driver.createVolume(Self.id, size: 1 << 20)
         let geometry = try rig.open(Self.id, index: 0)
         #expect([512, 1024, 2048, 4096].contains(geometry.blockSize))
@@ -103,7 +103,8 @@ struct FileDriverTests {
         let mounted = try TestFileSystem.ext4(on: device)
         do {
             let pool = mounted.path + "/pool"
-            let rig = try DriverRig(FileDriver(settings: ["direct": direct ? "true" : "false"], folder: pool))
+            let rig = try DriverRig(
+                FileDriver(DriverEnvironment(settings: ["direct": direct ? "true" : "false"], folder: pool)))
             try rig.driver.createVolume(Self.id, size: 1 << 30)
             try rig.open(Self.id, index: 0)
             var written: UInt64 = 0
@@ -137,7 +138,8 @@ struct FileDriverTests {
         let device = try TestFileSystem.loop(bytes: 64 << 20, in: small.path)
         let mounted = try TestFileSystem.ext4(on: device)
         do {
-            let rig = try DriverRig(FileDriver(settings: ["direct": "false"], folder: mounted.path + "/pool"))
+            let rig = try DriverRig(
+                FileDriver(DriverEnvironment(settings: ["direct": "false"], folder: mounted.path + "/pool")))
             try rig.driver.createVolume(Self.id, size: 48 << 20)
             try rig.open(Self.id, index: 0)
             for place in 0..<40 as Range<UInt64> {
@@ -161,12 +163,12 @@ struct FileDriverTests {
         .enabled(if: TestFileSystem.isAllowed, needsRoot))
     func readOnly() throws {
         let mounted = try TestFileSystem.tmpfs(bytes: 4 << 20)
-        let driver = try FileDriver(settings: [:], folder: mounted.path)
+        let driver = try FileDriver(DriverEnvironment(settings: [:], folder: mounted.path))
         try TestFileSystem.run(["/bin/mount", "-o", "remount,ro", mounted.path])
         let error = try #require(throws: DriverError.self) { try driver.createVolume(Self.id, size: 4096) }
         #expect(error.status == .readOnly && error.message.contains("remount"))
         let whole = try #require(throws: DriverError.self) {
-            _ = try FileDriver(settings: [:], folder: mounted.path + "/pool")
+            _ = try FileDriver(DriverEnvironment(settings: [:], folder: mounted.path + "/pool"))
         }
         #expect(whole.status == .readOnly)
     }
@@ -177,7 +179,8 @@ struct FileDriverTests {
         let folder = try TestFolder()
         let bytes = SeededBytes.make(1 << 20, seed: 9)
         do {
-            let rig = try DriverRig(FileDriver(settings: ["path": device.path], folder: folder.path))
+            let rig = try DriverRig(
+                FileDriver(DriverEnvironment(settings: ["path": device.path], folder: folder.path)))
             #expect(throws: DriverError.self) { try rig.driver.createVolume(Self.id, size: 32 << 20) }
             try rig.driver.createVolume(Self.id, size: 16 << 20)
             try rig.driver.createVolume(Self.id, size: 16 << 20)
@@ -191,7 +194,8 @@ struct FileDriverTests {
             #expect(areAll(try rig.read(1 << 20, at: 2 << 20), 0))
             try rig.stop()
         }
-        let rig = try DriverRig(FileDriver(settings: ["path": device.path], folder: folder.path))
+        let rig = try DriverRig(
+            FileDriver(DriverEnvironment(settings: ["path": device.path], folder: folder.path)))
         #expect(try rig.driver.volumes() == [Self.id: 16 << 20])
         try rig.open(Self.id, index: 0)
         #expect(areEqual(try rig.read(1 << 20, at: 1 << 20), bytes))
@@ -213,7 +217,7 @@ struct FileDriverTests {
 struct MemoryDriverTests {
     @Test("a full pool answers NO_SPACE, keeps what it has, and goes on when space is made")
     func full() throws {
-        let rig = try DriverRig(MemoryDriver(settings: ["size": "8MiB"], folder: ""))
+        let rig = try DriverRig(MemoryDriver(DriverEnvironment(settings: ["size": "8MiB"], folder: "")))
         try rig.driver.createVolume(.test(1), size: 1 << 30)
         try rig.driver.createVolume(.test(2), size: 1 << 30)
         try rig.open(.test(1), index: 0)
@@ -238,7 +242,7 @@ struct MemoryDriverTests {
 
     @Test("a volume larger than an address space is refused")
     func tooLarge() throws {
-        let driver = try MemoryDriver(settings: [:], folder: "")
+        let driver = try MemoryDriver(DriverEnvironment(settings: [:], folder: ""))
         let error = try #require(throws: DriverError.self) {
             try driver.createVolume(.test(1), size: 1 << 60)
         }

@@ -8,19 +8,22 @@ import Testing
 
     /// The layers of ARCHITECTURE.md: a target imports only from layers with a smaller number.
     static let layers: [String: Int] = [
-        "CURing": 0, "COpenSSL": 0, "CNGHTTP2": 0, "CFUSE": 0,
+        "CURing": 0, "COpenSSL": 0, "CNGHTTP2": 0, "CFUSE": 0, "CSandbox": 0,
         "Core": 1,
         "Wire": 2, "Capability": 2,
         "Reactor": 3, "TLS": 3, "HTTP2": 3,
         "Catalog": 4, "DriverKit": 4, "SluiceClient": 4,
-        "Drivers": 5,
+        "Drivers": 5, "DriverHost": 5,
         "Services": 6,
         "ControlPlane": 7, "DataPlane": 7, "Attach": 7,
-        "sluiced": 8, "sluice": 8,
+        "sluiced": 8, "sluice-driver": 8, "sluice": 8,
     ]
 
     /// Which target alone imports a C library's module.
-    static let importers = ["CURing": "Reactor", "COpenSSL": "TLS", "CNGHTTP2": "HTTP2", "CFUSE": "Attach"]
+    static let importers = [
+        "CURing": "Reactor", "COpenSSL": "TLS", "CNGHTTP2": "HTTP2", "CFUSE": "Attach",
+        "CSandbox": "DriverHost",
+    ]
 
     /// Imports that a target must not have, beyond what the layers say.
     static let refusedImports: [String: Set<String>] = [
@@ -32,8 +35,10 @@ import Testing
         "HTTP2": ["Foundation", "FoundationEssentials"],
         "DriverKit": ["Foundation", "FoundationEssentials", "Services"],
         "Drivers": ["Foundation", "FoundationEssentials", "Catalog", "SluiceClient"],
+        "DriverHost": ["Foundation", "FoundationEssentials", "Catalog", "SluiceClient"],
         "Services": [
             "Foundation", "FoundationEssentials", "HTTP2", "TLS", "Catalog", "SluiceClient", "Drivers",
+            "DriverHost",
         ],
         "DataPlane": ["Foundation", "FoundationEssentials", "HTTP2", "Catalog", "SluiceClient", "Drivers"],
         "ControlPlane": ["Drivers", "SluiceClient"],

@@ -12,50 +12,12 @@ import json
 import os
 import pathlib
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BINARIES = pathlib.Path(os.environ.get("SLUICE_BIN", ROOT / ".build/release"))
-PATIENCE = 20
-
-
-def run(*command, **options):
-    return subprocess.run([str(part) for part in command], check=True, text=True, capture_output=True, **options)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def await_condition(what, condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"gave up waiting for {what}")
-        time.sleep(0.05)
-
-
-def accepts(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-class CPUTime:
-    """CPU seconds of one process, from /proc."""
-
-    def __init__(self, pid):
-        self.path = f"/proc/{pid}/stat"
-
-    def seconds(self):
-        fields = pathlib.Path(self.path).read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+from rig import PATIENCE, CPUTime, Server, accepts, await_condition, free_port, run
 
 
 class NBDKit:
@@ -127,39 +89,18 @@ class Sluice:
     name = "sluice"
 
     def __init__(self, folder, size):
-        self.environment = {**os.environ, "SLUICE_RUN": str(folder / "run")}
-        data = folder / "server"
-        run(BINARIES / "sluiced", "init", "--data", data, "--name", "localhost", "--address", "127.0.0.1")
-        self.process = subprocess.Popen(
-            [BINARIES / "sluiced", "serve", "--data", data, "--control", "127.0.0.1:0",
-             "--channel", "127.0.0.1:0", *os.environ.get("SLUICE_SERVE_OPTIONS", "").split()],
-            stdout=(folder / "sluiced.log").open("w"), stderr=subprocess.STDOUT)
-        endpoints = data / "run/endpoints.json"
-        await_condition("sluiced", endpoints.exists)
-        server = "https://" + json.loads(endpoints.read_text())["control"][0]
-        self.environment["SLUICE_SERVER"] = server
-        self.cpu = CPUTime(self.process.pid)
-        admin, node = data / "admin", folder / "node"
-        self.cli(admin, "pool", "create", "ram", "--driver", "memory", "--setting", f"size={size}")
-        token = json.loads(self.cli(admin, "node", "add", "bench", "-o", "json"))["token"]
-        run(BINARIES / "sluice", "join", "--server", server, "--token", token, "--credentials", node)
-        self.cli(admin, "volume", "create", "bench", "--size", str(size), "--pool", "ram")
-        self.cli(admin, "grant", "create", "bench", "--node", "bench", "--resource", "volume/bench",
-                 "--rights", "read,write,discard,flush")
-        self.node = node
-
-    def cli(self, credentials, *arguments):
-        return run(BINARIES / "sluice", "--credentials", credentials, *arguments, env=self.environment).stdout
+        self.server = Server(folder)
+        self.server.volume("bench", size, "ram", "--driver", "memory", "--setting", f"size={size}")
+        self.cpu = self.server.cpu
 
     def measure(self, options):
-        output = json.loads(self.cli(
-            self.node, "bench", "volume/bench", "--rw", "randread", "--bs", options.block_size, "--iodepth",
-            options.depth, "--channels", options.channels, "--time", options.seconds, "-o", "json"))
-        return output["read"]["iops"], output["read"]["operations"]
+        report = self.server.bench(
+            "bench", "--rw", "randread", "--bs", options.block_size, "--iodepth", options.depth, "--channels",
+            options.channels, "--time", options.seconds)
+        return report["read"]["iops"], report["read"]["operations"]
 
     def stop(self):
-        self.process.terminate()
-        self.process.wait(PATIENCE)
+        self.server.stop()
 
 
 def main():

@@ -39,6 +39,7 @@ class Server:
         self.log = folder / "sluiced.log"
         self.options = options
         self.process = None
+        self.environment = {**os.environ}
         if init:
             subprocess.run(
                 [BINARIES / "sluiced", "init", "--data", self.data, "--name", "localhost", "--address", "127.0.0.1"],
@@ -50,7 +51,7 @@ class Server:
         self.process = subprocess.Popen(
             [BINARIES / "sluiced", "serve", "--data", self.data, "--control", "127.0.0.1:0",
              "--channel", "127.0.0.1:0", *self.options, *more],
-            stdout=self.log.open("a"), stderr=subprocess.STDOUT)
+            stdout=self.log.open("a"), stderr=subprocess.STDOUT, env=self.environment)
         await_condition("sluiced", lambda: endpoints.exists() or self.process.poll() is not None)
         assert self.process.poll() is None, self.log.read_text()
         bound = json.loads(endpoints.read_text())

@@ -1,0 +1,212 @@
+import Catalog
+import Core
+import DriverKit
+import Drivers
+import Foundation
+import HTTPTypes
+import Logging
+import Reactor
+import Services
+import Synchronization
+import TLS
+
+@testable import ControlPlane
+
+/// A driver whose host a test loses, quarantines and brings back; its volumes are in memory.
+final class HostedDriver: SupervisedDriver {
+    struct State {
+        var report = DriverHostReport(state: .running)
+        var restarts = 0
+        var upgrades = 0
+        var settings: [String: String] = [:]
+        var isShutDown = false
+        /// What the next restart or upgrade fails with.
+        var failure: DriverError?
+    }
+
+    static let pause: UInt64 = 18_250_999
+    let state = Mutex(State())
+    private let memory: MemoryDriver
+
+    init(_ memory: MemoryDriver) { self.memory = memory }
+
+    var report: DriverHostReport { state.withLock { $0.report } }
+
+    func restart() throws(DriverError) {
+        try act { state in
+            state.restarts += 1
+            state.report.state = .running
+            state.report.ends[.restart, default: 0] += 1
+        }
+    }
+
+    func upgrade() throws(DriverError) -> UInt64 {
+        try act { $0.upgrades += 1 }
+        return HostedDriver.pause
+    }
+
+    /// Takes `delay`, refuses to change `direct` while it runs, and knows nothing else.
+    func configure(settings: [String: String]) throws(DriverError) {
+        if settings["direct"] != nil {
+            throw DriverError(.notSupported, "direct cannot be changed while the pool runs")
+        }
+        if let stranger = settings.keys.sorted().first(where: { $0 != "delay" }) {
+            throw DriverError(.badRequest, "there is no setting \(stranger)")
+        }
+        state.withLock { $0.settings = settings }
+    }
+
+    func shutDown() {
+        state.withLock { state in
+            state.isShutDown = true
+            state.report.state = .stopped
+        }
+    }
+
+    private func act(_ body: (inout State) -> Void) throws(DriverError) {
+        try state.withLock { state throws(DriverError) in
+            if let failure = state.failure { throw failure }
+            body(&state)
+        }
+    }
+
+    // MARK: The device
+
+    func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
+        try memory.createVolume(id, size: size)
+    }
+    func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {
+        try memory.resizeVolume(id, to: size)
+    }
+    func deleteVolume(_ id: Identifier) throws(DriverError) { try memory.deleteVolume(id) }
+    func volumes() throws(DriverError) -> [Identifier: UInt64] { try memory.volumes() }
+    func capacity() throws(DriverError) -> PoolCapacity { try memory.capacity() }
+    func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry {
+        try memory.openVolume(id, index: index)
+    }
+    func closeVolume(_ index: UInt32) { memory.closeVolume(index) }
+    func makeQueue(
+        reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
+        onCompletions: @escaping () -> Void
+    ) throws(DriverError) -> any DriverQueue {
+        try memory.makeQueue(
+            reactor: reactor, arena: arena, submissions: submissions, completions: completions,
+            onCompletions: onCompletions)
+    }
+}
+
+/// A control plane over a real catalog and real services, without sockets; one for each start of the server.
+final class ControlRig: Sendable {
+    /// What outlives a start of the server.
+    final class Machine: Sendable {
+        let folder: DataFolder
+        let isBroken = Mutex(false)
+
+        init() async throws {
+            folder = DataFolder(NSTemporaryDirectory() + "sluice-rig-" + UUID().uuidString)
+            try await Authority.initialise(
+                folder, options: Authority.Options(name: "localhost"), now: SystemWallClock().now(),
+                random: SystemRandom())
+        }
+
+        deinit { try? FileManager.default.removeItem(atPath: folder.path) }
+    }
+
+    struct Answer {
+        let status: Int
+        let headers: HTTPFields
+        let text: String
+        let json: JSONValue
+        let isStream: Bool
+        var code: String? { if case .string(let code) = json["code"] { code } else { nil } }
+    }
+
+    let machine: Machine
+    let events: EventLog
+    let services: IOServices
+    let plane: ControlPlane
+    private let catalog: SQLiteCatalog
+    private let hosted: HostedDrivers
+
+    /// The drivers that were made, by pool.
+    private final class HostedDrivers: Sendable {
+        let drivers = Mutex<[String: HostedDriver]>([:])
+    }
+
+    init(_ machine: Machine, eventsKept: Int = 1000) async throws {
+        self.machine = machine
+        let hosted = HostedDrivers()
+        self.hosted = hosted
+        var logger = Logger(label: "test")
+        logger.logLevel = .critical
+        catalog = try SQLiteCatalog(path: machine.folder.catalogFile)
+        let store = try await RecordStore(catalog: catalog)
+        let authority = try Authority.load(machine.folder, store: store, now: SystemWallClock().now())
+        events = EventLog(wallClock: SystemWallClock(), capacity: eventsKept)
+        var configuration = IOServices.Configuration(
+            cluster: authority.clusterID, serverName: authority.name, signatures: OpenSSLSignatures(),
+            wallClock: SystemWallClock(), random: SystemRandom(), logger: logger
+        ) { pool throws(DriverError) in
+            if machine.isBroken.withLock({ $0 }) { throw DriverError(.ioError, "the disk is gone") }
+            let memory = try MemoryDriver(
+                DriverEnvironment(settings: pool.settings.filter { $0.key == "size" }, folder: pool.folder))
+            guard pool.isolation == .isolated else { return memory }
+            let driver = HostedDriver(memory)
+            hosted.drivers.withLock { $0[pool.name] = driver }
+            return driver
+        }
+        configuration.events = events
+        services = IOServices(configuration: configuration)
+        plane = ControlPlane(
+            ControlPlane.Configuration(
+                authority: authority, store: store, services: services, events: events,
+                poolsFolder: machine.folder.poolsFolder, wallClock: SystemWallClock(), random: SystemRandom(),
+                logger: logger))
+        try await plane.start()
+    }
+
+    /// Ends this start of the server.
+    func stop() async throws {
+        plane.drain()
+        await services.stop()
+        try catalog.close()
+    }
+
+    /// The host of a pool.
+    func host(_ pool: String) -> HostedDriver? { hosted.drivers.withLock { $0[pool] } }
+
+    func ask(
+        _ method: HTTPRequest.Method, _ target: String, _ body: String = "", headers: HTTPFields = [:],
+        role: PeerRole? = .admin
+    ) async throws -> Answer {
+        let request = ControlRequest(
+            method: method, target: target, headers: headers, body: Array(body.utf8),
+            peer: PeerIdentity(role: role, commonName: "someone"))
+        guard let request else { throw Problem(.invalidRequest, "\(target) is no target") }
+        let response = await plane.respond(to: request)
+        guard case .bytes(let bytes) = response.body else {
+            return Answer(
+                status: response.status.code, headers: response.headers, text: "", json: .null, isStream: true
+            )
+        }
+        let json =
+            response.headers[.contentType]?.contains("json") == true ? try JSONParser.parse(bytes) : .null
+        return Answer(
+            status: response.status.code, headers: response.headers,
+            text: String(decoding: bytes, as: UTF8.self), json: json, isStream: false)
+    }
+}
+
+/// Runs `body` with a started control plane, and stops it afterwards.
+func withControlPlane(
+    eventsKept: Int = 1000, _ body: (ControlRig) async throws -> Void
+) async throws {
+    let rig = try await ControlRig(try await ControlRig.Machine(), eventsKept: eventsKept)
+    do {
+        try await body(rig)
+    } catch {
+        try await rig.stop()
+        throw error
+    }
+    try await rig.stop()
+}

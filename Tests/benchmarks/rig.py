@@ -1,0 +1,96 @@
+"""What the benchmarks share: processes, waiting, CPU time, and a server with volumes in memory."""
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARIES = pathlib.Path(os.environ.get("SLUICE_BIN", ROOT / ".build/release"))
+PATIENCE = 20
+
+
+def run(*command, **options):
+    result = subprocess.run([str(part) for part in command], text=True, capture_output=True, **options)
+    if result.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))}: exit {result.returncode}\n{result.stdout}{result.stderr}")
+    return result
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def await_condition(what, condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"gave up waiting for {what}")
+        time.sleep(0.05)
+
+
+def accepts(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class CPUTime:
+    """CPU seconds of one process, from /proc."""
+
+    def __init__(self, pid):
+        self.path = f"/proc/{pid}/stat"
+
+    def seconds(self):
+        fields = pathlib.Path(self.path).read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Server:
+    """`sluiced` in a folder of its own, with an administrator and a node `bench`."""
+
+    def __init__(self, folder, **settings):
+        self.folder = folder
+        self.environment = {**os.environ, "SLUICE_RUN": str(folder / "run"), **settings}
+        self.data = folder / "server"
+        run(BINARIES / "sluiced", "init", "--data", self.data, "--name", "localhost", "--address", "127.0.0.1")
+        self.process = subprocess.Popen(
+            [BINARIES / "sluiced", "serve", "--data", self.data, "--control", "127.0.0.1:0",
+             "--channel", "127.0.0.1:0", *os.environ.get("SLUICE_SERVE_OPTIONS", "").split()],
+            stdout=(folder / "sluiced.log").open("w"), stderr=subprocess.STDOUT, env=self.environment)
+        endpoints = self.data / "run/endpoints.json"
+        await_condition("sluiced", endpoints.exists)
+        server = "https://" + json.loads(endpoints.read_text())["control"][0]
+        self.environment["SLUICE_SERVER"] = server
+        self.cpu = CPUTime(self.process.pid)
+        self.node = folder / "node"
+        token = json.loads(self.admin("node", "add", "bench", "-o", "json"))["token"]
+        run(BINARIES / "sluice", "join", "--server", server, "--token", token, "--credentials", self.node)
+
+    def admin(self, *arguments):
+        return self.cli(self.data / "admin", *arguments)
+
+    def cli(self, credentials, *arguments):
+        return run(BINARIES / "sluice", "--credentials", credentials, *arguments, env=self.environment).stdout
+
+    def volume(self, name, size, pool, *pool_options):
+        """A volume that the node may use, in a pool of its own."""
+        self.admin("pool", "create", pool, *pool_options)
+        self.admin("volume", "create", name, "--size", str(size), "--pool", pool)
+        self.admin("grant", "create", f"bench-{name}", "--node", "bench", "--resource", f"volume/{name}",
+                   "--rights", "read,write,discard,flush")
+
+    def bench(self, volume, *arguments):
+        """The report of `sluice bench`."""
+        return json.loads(self.cli(self.node, "bench", f"volume/{volume}", *arguments, "-o", "json"))
+
+    def start_bench(self, volume, *arguments):
+        """`sluice bench` in the background."""
+        command = [BINARIES / "sluice", "--credentials", self.node, "bench", f"volume/{volume}", *arguments, "-o", "json"]
+        return subprocess.Popen([str(part) for part in command], env=self.environment, stdout=subprocess.PIPE, text=True)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(PATIENCE)
