@@ -134,6 +134,18 @@ say "and straight over the data channel:"
 run sluice bench volume/demo --rw randread --bs 4k --iodepth 32 --time 3
 run sluice bench volume/demo --rw read --bs 128k --iodepth 16 --time 3
 
+step "The volume's driver, a sandboxed process of its own, is killed under load"
+"$bin/sluice" bench volume/demo --rw randrw --bs 4k --iodepth 8 --time 4 --verify >"$work/bench.txt" 2>&1 &
+writer_pid=$!
+await 20 sh -c "[ \"\$(\"$bin/sluice\" --credentials '$work/server/admin' session list -o json | jq length)\" -gt 0 ]"
+read -rt 1 <> <(:) || true
+killed=$(admin driver show default -o json | jq -r .pid)
+run kill -9 "$killed"
+wait "$writer_pid"
+writer_pid=
+sed 's/^/      /' "$work/bench.txt"
+say "$(admin driver show default -o json | jq -r '"the next host served after \(.lastPauseMilliseconds) ms; \(.replayed) requests were done again, none failed"')"
+
 step "Revocation: a writer is at work, and its capability is withdrawn"
 run sluice mount volume/demo "$mount"
 ( while dd if=/dev/urandom of="$mount/writer" bs=64k count=16 conv=fsync,notrunc 2>"$work/writer.err"; do
