@@ -38,7 +38,7 @@ $(PYTHON): Tests/system/requirements.txt
 	$(PYTHON) -m pip install -q --disable-pip-version-check -r Tests/system/requirements.txt
 	@touch $(PYTHON)
 
-bench: ## Sluice and its peers, side by side
+bench: ## Sluice and its peers, and isolation against none, side by side
 	@Deploy/install-dependencies.sh build bench
 	@$(MAKE) --no-print-directory build
 	python3 Tests/benchmarks/compare.py

@@ -131,10 +131,34 @@ static inline int sluice_ring_hold(struct io_uring *ring, const int *fds, unsign
     return io_uring_register_files(ring, fds, count);
 }
 
+/* A table of places for registered buffers, all of them empty. */
+static inline int sluice_ring_make_buffer_table(struct io_uring *ring, unsigned count)
+{
+    struct io_uring_rsrc_register table = {.nr = count, .flags = IORING_RSRC_REGISTER_SPARSE};
+    return io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_BUFFERS2, &table, sizeof table);
+}
+
+/* Pins memory and puts it into a place of the table, or empties the place (NULL, 0); 1 or -errno. */
+static inline int sluice_ring_set_buffer(struct io_uring *ring, unsigned index, void *memory, size_t bytes)
+{
+    struct iovec one = {.iov_base = memory, .iov_len = bytes};
+    uint64_t no_tag = 0;
+    struct io_uring_rsrc_update2 update = {
+        .offset = index, .data = (uint64_t)(uintptr_t)&one, .tags = (uint64_t)(uintptr_t)&no_tag, .nr = 1};
+    return io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_BUFFERS_UPDATE, &update, sizeof update);
+}
+
 /* Whether completions are there, or would be after entering the kernel. */
 static inline int sluice_ring_has_work(const struct io_uring *ring)
 {
     return io_uring_cq_ready(ring) != 0
+        || (IO_URING_READ_ONCE(*ring->sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+}
+
+/* Whether the kernel has something to submit, to complete or to put into the completion queue. */
+static inline int sluice_ring_needs_enter(const struct io_uring *ring)
+{
+    return sluice_ring_unsubmitted(ring) != 0
         || (IO_URING_READ_ONCE(*ring->sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
 }
 

@@ -11,6 +11,8 @@ extension Limits {
     static let fileOperationsMax = 1024
     /// The piece in which the `file` driver writes zeroes where the file system has no better way, in bytes.
     static let fileZeroPieceBytes = 1 << 20
+    /// What the `file` driver pins of an arena at a time, in bytes.
+    static let filePinnedPieceBytes = 2 << 20
     /// What the `memory` driver takes and gives back at a time, in bytes.
     static let memoryChunkBytes = 2 << 20
     /// The largest volume of the `memory` driver, in bytes: address space, not memory.

@@ -69,26 +69,39 @@ extension Reactor {
     }
 
     /// Reads at an offset of a file, or the next bytes of a pipe or device when `offset` is `UInt64.max`.
+    ///
+    /// With `fixed`, the buffer lies in that registered memory; otherwise the result is -EFAULT.
     public func read(
-        fd: Int32, into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64, target: TargetID,
-        token: UInt32
+        fd: Int32, into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64, fixed: FixedBuffer? = nil,
+        target: TargetID, token: UInt32
     ) {
         guard let entry = unsafe begin(target, token) else { return }
-        unsafe io_uring_prep_read(
-            entry, fd, buffer.baseAddress, UInt32(truncatingIfNeeded: buffer.count), offset)
+        let count = UInt32(truncatingIfNeeded: buffer.count)
+        if let fixed {
+            unsafe io_uring_prep_read_fixed(
+                entry, fd, buffer.baseAddress, count, offset, Int32(fixed.index))
+        } else {
+            unsafe io_uring_prep_read(entry, fd, buffer.baseAddress, count, offset)
+        }
         unsafe name(entry, target, token)
     }
 
     /// Writes at an offset of a file; `dataSync` makes this one write durable before it completes
     /// (`RWF_DSYNC`).
+    ///
+    /// With `fixed`, the bytes lie in that registered memory; otherwise the result is -EFAULT.
     public func write(
         fd: Int32, from bytes: UnsafeRawBufferPointer, at offset: UInt64, dataSync: Bool = false,
-        target: TargetID,
-        token: UInt32
+        fixed: FixedBuffer? = nil, target: TargetID, token: UInt32
     ) {
         guard let entry = unsafe begin(target, token) else { return }
-        unsafe io_uring_prep_write(
-            entry, fd, bytes.baseAddress, UInt32(truncatingIfNeeded: bytes.count), offset)
+        let count = UInt32(truncatingIfNeeded: bytes.count)
+        if let fixed {
+            unsafe io_uring_prep_write_fixed(
+                entry, fd, bytes.baseAddress, count, offset, Int32(fixed.index))
+        } else {
+            unsafe io_uring_prep_write(entry, fd, bytes.baseAddress, count, offset)
+        }
         if dataSync { unsafe sluice_sqe_rw_flags(entry, Int32(SLUICE_RWF_DSYNC)) }
         unsafe name(entry, target, token)
     }

@@ -43,13 +43,19 @@ extension Reactor {
             timeout = nextTimeout(longest: longestWait)
             if timeout == 0 { wait = 0 }
         }
-        let result = unsafe sluice_ring_enter(
-            ring, state.pointee.registeredDescriptor, wait, 1, wait == 0 ? -1 : timeout)
+        enter(wait: wait, timeout: wait == 0 ? -1 : timeout)
         remote.awake()
         awakePolled()
-        if result < 0 { handleEnterError(-result) }
         releaseAddresses()
         refreshNow()
+    }
+
+    /// Submits, lets the kernel complete, and waits; does nothing where there is nothing of that to do, as in
+    /// a turn after polled targets were looked at again.
+    private func enter(wait: UInt32, timeout: Int64) {
+        if unsafe wait == 0 && sluice_ring_needs_enter(ring) == 0 { return }
+        let result = unsafe sluice_ring_enter(ring, state.pointee.registeredDescriptor, wait, 1, timeout)
+        if result < 0 { handleEnterError(-result) }
     }
 
     private func poll() {
@@ -63,8 +69,7 @@ extension Reactor {
         for target in unsafe state.pointee.polled { patience = max(patience, target.worthWaitingNanoseconds) }
         if patience == 0 { return false }
         // Others must not wait for what is prepared, or for what the kernel has for us.
-        let result = unsafe sluice_ring_enter(ring, state.pointee.registeredDescriptor, 0, 1, -1)
-        if result < 0 { handleEnterError(-result) }
+        enter(wait: 0, timeout: -1)
         releaseAddresses()
         let start = SystemClock.monotonic()
         repeat {

@@ -214,6 +214,7 @@ struct SpilledCompletion {
     var addresses: [UnsafeMutableRawPointer] = unsafe []
     var works: [ReactorRemote.Work] = []
     var polled: [any PolledTarget] = []
+    var fixedPlaces = FixedPlaces()
 
     init(buffers: ReceiveBuffers, now: UInt64) {
         self.buffers = buffers

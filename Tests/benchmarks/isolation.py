@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-from rig import Server, await_condition
+from rig import CPUTime, Server, await_condition
 
 SIZE = 1 << 29
 
@@ -26,17 +26,21 @@ def cost(server, options):
     for isolation in ("isolated", "inline"):
         server.volume(f"disk-{isolation}", SIZE, f"ram-{isolation}", "--driver", "memory", "--setting", f"size={SIZE}",
                       "--isolation", isolation)
+    clocks = {"inline": [server.cpu], "isolated": [server.cpu, CPUTime(driver(server, "ram-isolated")["pid"])]}
     rounds = []
     for number in range(options.pairs):
         pair = {}
         for isolation in ("isolated", "inline") if number % 2 == 0 else ("inline", "isolated"):
             for rw, kind in (("randread", "read"), ("randwrite", "write")):
+                before = sum(clock.seconds() for clock in clocks[isolation])
                 deep = server.bench(f"disk-{isolation}", "--rw", rw, "--bs", "4k", "--iodepth", 32, "--time",
                                     options.seconds)
+                cpu = sum(clock.seconds() for clock in clocks[isolation]) - before
                 shallow = server.bench(f"disk-{isolation}", "--rw", rw, "--bs", "4k", "--iodepth", 1, "--time",
                                        options.seconds)
                 pair[f"{isolation} {kind}"] = {
-                    "iops": deep[kind]["iops"], "microseconds": 1e6 / shallow[kind]["iops"]}
+                    "iops": deep[kind]["iops"], "microseconds": 1e6 / shallow[kind]["iops"],
+                    "cpu": cpu / deep[kind]["operations"] * 1e6}
         rounds.append(pair)
         print(f"pair {number + 1}: " + ", ".join(
             f"{kind} {pair[f'isolated {kind}']['iops']:,.0f} of {pair[f'inline {kind}']['iops']:,.0f} IOPS"
@@ -49,7 +53,8 @@ def cost(server, options):
         ratio = statistics.median(
             pair[f"isolated {kind}"]["iops"] / pair[f"inline {kind}"]["iops"] for pair in rounds)
         print(f"  {kind:5} depth 32: isolated {median('isolated', 'iops'):>9,.0f} IOPS, inline "
-              f"{median('inline', 'iops'):>9,.0f} IOPS: {ratio:.0%}")
+              f"{median('inline', 'iops'):>9,.0f} IOPS: {ratio:.0%}; CPU of server and driver host "
+              f"{median('isolated', 'cpu'):.1f} us an I/O, inline {median('inline', 'cpu'):.1f} us")
         print(f"  {kind:5} depth 1:  isolated {median('isolated', 'microseconds'):6.1f} us, inline "
               f"{median('inline', 'microseconds'):6.1f} us: "
               f"{median('isolated', 'microseconds') - median('inline', 'microseconds'):+.1f} us")

@@ -16,6 +16,7 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
     private let onCompletions: () -> Void
     private let operations: UnsafeMutablePointer<FileOperation>
     private var table = FileVolumeTable()
+    private var fixed: FixedArena
     private var zeroes: UnsafeMutableRawPointer?
     private var freeHead: Int32 = 0
     private var inFlight = 0
@@ -32,6 +33,7 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
         self.submissions = submissions
         self.completions = completions
         self.onCompletions = onCompletions
+        fixed = FixedArena(arena, reactor: reactor)
         unsafe operations = UnsafeMutablePointer<FileOperation>.allocate(capacity: Limits.fileOperationsMax)
         for index in 0..<Limits.fileOperationsMax {
             let next = index + 1 < Limits.fileOperationsMax ? Int32(index + 1) : -1
@@ -50,6 +52,7 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
         if let target { reactor.unregister(target) }
         target = nil
         table.removeAll()
+        fixed.removeAll()
     }
 
     func volumeChanged(_ index: UInt32) {
@@ -113,12 +116,13 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
             let memory = unsafe arena.base + Int(operation.pointee.buffer + operation.pointee.done)
             unsafe reactor.read(
                 fd: fd, into: UnsafeMutableRawBufferPointer(start: memory, count: Int(left)), at: offset,
-                target: target, token: token)
+                fixed: fixedBuffer(operation), target: target, token: token)
         case .write:
             let memory = unsafe arena.base + Int(operation.pointee.buffer + operation.pointee.done)
             unsafe reactor.write(
                 fd: fd, from: UnsafeRawBufferPointer(start: memory, count: Int(left)), at: offset,
-                dataSync: operation.pointee.isDurable, target: target, token: token)
+                dataSync: operation.pointee.isDurable, fixed: fixedBuffer(operation), target: target,
+                token: token)
         case .writeZero:
             let count = min(Int(left), Limits.fileZeroPieceBytes)
             unsafe reactor.write(
@@ -132,6 +136,13 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
             reactor.fallocate(
                 fd: fd, mode: .zeroRange, offset: offset, length: left, target: target, token: token)
         }
+    }
+
+    /// The page cache copies, and need not know where the pages are.
+    @inline(__always)
+    private func fixedBuffer(_ operation: UnsafeMutablePointer<FileOperation>) -> FixedBuffer? {
+        unsafe table[Int(operation.pointee.slot)].isDirect
+            ? fixed.buffer(offset: operation.pointee.buffer, length: operation.pointee.length) : nil
     }
 
     func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
