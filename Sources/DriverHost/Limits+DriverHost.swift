@@ -20,6 +20,17 @@ extension Limits {
     static let volumesPerPoolMax = 1 << 20
     /// The longest name of a kept descriptor, in bytes.
     static let storedNameBytesMax = 128
+    /// How many packets that answer nothing a host may send at once: those of a pool whose volumes are all open.
+    static let unaskedPacketsBurst = 2 * openVolumesPerPoolMax
+    /// And one more for each such time, in nanoseconds.
+    static let unaskedPacketNanoseconds: UInt64 = 200_000
+    /// How many volumes and queues a new host is asked for before it has answered: both sides must find room in
+    /// the socket for what the other has not taken yet.
+    static let openingsAtOnceMax = 16
+    /// How many descriptors a pool's hosts may have kept without being asked for anything, and how many more
+    /// for every volume that they are asked to make, to grow or to open.
+    static let storedDescriptorsFree = 64
+    static let storedDescriptorsPerCall = 2
     /// The most descriptors that the server keeps for a pool's hosts.
     static let storedDescriptorsMax = 1 << 17
     /// How long a control packet may wait for room in the socket, in seconds.
@@ -35,6 +46,11 @@ extension Limits {
     static let heartbeatNanoseconds: UInt64 = 250_000_000
     /// A host that leaves a ping unanswered for so many heartbeats hangs.
     static let heartbeatsMissedMax = 8
+    /// How often a host may ring more than it has completed requests: a sleeping server is rung for a completion.
+    static let uselessRingsMax = 4096
+    /// How long the end of a pool is waited for, in milliseconds: a process that waits for its device cannot be
+    /// ended, and goes when the device lets it.
+    static let shutDownMillisecondsMax: Int64 = 30_000
     /// The private memory of a host, in bytes; buffers are in the arena, which does not count.
     public static let hostMemoryBytesMax: UInt64 = 4 << 30
     /// The descriptors of a host: two for each volume that can be open, and its own.

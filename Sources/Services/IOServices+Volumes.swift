@@ -18,7 +18,10 @@ extension IOServices {
             }
         } catch {
             worker.stop()
-            state.withLock { _ = $0.poolsStarting.remove(descriptor.name) }
+            state.withLock { state in
+                state.poolsStarting.remove(descriptor.name)
+                state.poolNumbersFree.append(number)
+            }
             throw ServiceError(error.status, "pool \(descriptor.name): \(error.message)")
         }
         let isStopped = state.withLock { state in
@@ -43,6 +46,10 @@ extension IOServices {
         let number: UInt8? = try locked { state throws(ServiceError) in
             guard state.directory.pools[name] == nil, !state.poolsStarting.contains(name) else {
                 throw ServiceError(.alreadyExists, "there is a pool \(name) already")
+            }
+            if let number = state.poolNumbersFree.popLast() {
+                state.poolsStarting.insert(name)
+                return number
             }
             guard Int(state.poolCount) < Limits.poolsMax else { return nil }
             state.poolCount += 1

@@ -64,6 +64,8 @@ public final class IOServices: Sendable {
         var verifier: CapabilityVerifier
         var shards: [ShardLink] = []
         var poolCount: UInt8 = 0
+        /// Numbers of pools that did not start.
+        var poolNumbersFree: [UInt8] = []
         /// Names of pools whose driver is being started.
         var poolsStarting: Set<String> = []
         /// Set when the server ends: no driver is started any more.

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -270,6 +271,16 @@ int hostile_raise_limit(void)
     return outcome(setrlimit(RLIMIT_CORE, &limit));
 }
 
+// The flags belong to the open file, which the server has too: it would block in its next write to a full one.
+int hostile_block_doorbell(void)
+{
+    int bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (bell < 0) return outcome(bell);
+    int result = outcome(fcntl(bell, F_SETFL, 0));
+    close(bell);
+    return result;
+}
+
 int hostile_keyring(void) { return outcome(syscall(SYS_keyctl, 0 /* KEYCTL_GET_KEYRING_ID */, -3, 1)); }
 
 int hostile_bpf(void)
@@ -281,4 +292,37 @@ int hostile_bpf(void)
     attributes.value_size = 4;
     attributes.max_entries = 1;
     return outcome(syscall(SYS_bpf, BPF_MAP_CREATE, &attributes, sizeof attributes));
+}
+
+// A packet that is none, then one with the lifeline's own end, which nobody will take.
+void hostile_hold_lifeline(int control, int lifeline)
+{
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof(int))];
+    } rights;
+    char garbage = 'x';
+    struct iovec part = {&garbage, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    sendmsg(control, &message, MSG_NOSIGNAL);
+    memset(&rights, 0, sizeof rights);
+    message.msg_control = &rights;
+    message.msg_controllen = sizeof rights;
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(header), &lifeline, sizeof lifeline);
+    for (;;) sendmsg(control, &message, MSG_NOSIGNAL);
+}
+
+// Rings whatever can be rung: an eventfd is no file of a kind.
+void hostile_ring(void)
+{
+    for (;;) {
+        for (int fd = 5; fd < 256; fd++) {
+            struct stat status;
+            if (fstat(fd, &status) == 0 && (status.st_mode & S_IFMT) == 0) eventfd_write(fd, 1);
+        }
+    }
 }

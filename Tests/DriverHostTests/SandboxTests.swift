@@ -80,8 +80,8 @@ struct SandboxTests {
             "stopped: signal \(SIGSYS)"
         case .makeLink, .makeTCPSocket, .makeUnixSocket, .connectTCP, .connectUnix,
             .connectAbstract, .takeServerDescriptor, .signalServer, .signalByDescriptor, .outliveServer,
-            .becomeDumpable, .cloneProcess, .mapCode, .protectCode, .raiseLimit, .takeSharedMemory,
-            .makeSharedMemory:
+            .becomeDumpable, .cloneProcess, .mapCode, .protectCode, .raiseLimit, .blockDoorbell,
+            .takeSharedMemory, .makeSharedMemory:
             "stopped: EPERM"
         }
     }

@@ -41,6 +41,7 @@ public enum Attempt: String, CaseIterable, Sendable {
     case becomeServerUser
     case newNamespace
     case raiseLimit
+    case blockDoorbell
     case keyring
     case bpf
     // Too much.

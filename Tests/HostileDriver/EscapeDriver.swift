@@ -86,6 +86,7 @@ final class EscapeDriver: PoolDriver {
         case .becomeServerUser: return hostile_become(settings["server-user"].flatMap { UInt32($0) } ?? 0)
         case .newNamespace: return hostile_new_namespace()
         case .raiseLimit: return hostile_raise_limit()
+        case .blockDoorbell: return hostile_block_doorbell()
         case .keyring: return hostile_keyring()
         case .bpf: return hostile_bpf()
         case .takeMemory: return hostile_take_memory(Attempt.memoryBytes, 0)

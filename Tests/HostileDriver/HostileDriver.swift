@@ -11,6 +11,9 @@ struct HostileDriver {
     static func main() {
         let arguments = Array(CommandLine.arguments.dropFirst())
         if let verb = arguments.first, verbs.contains(verb) { exit(SandboxedProgram(arguments).run()) }
-        exit(DriverHostProcess.run(drivers: [FileDriver.self, MemoryDriver.self, EscapeDriver.self]))
+        exit(
+            DriverHostProcess.run(drivers: [
+                FileDriver.self, MemoryDriver.self, EscapeDriver.self, HarmfulDriver.self,
+            ]))
     }
 }

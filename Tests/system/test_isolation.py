@@ -304,11 +304,45 @@ def test_a_flush_after_a_loss_tells_of_writes_that_were_lost(failing_pool, who):
         assert flush_fails(channel, handle)
 
 
+def test_an_idle_server_and_its_hosts_use_no_cpu(patient):
+    node = patient.join("compute")
+    patient.volume("disk", node="compute")
+    patient.memory_pool()
+    patient.volume("ram", pool="ram", node="compute")
+
+    def ticks():
+        fields = [pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+                  for pid in (patient.process.pid, *hosts(patient))]
+        return sum(int(one[11]) + int(one[12]) for one in fields)
+
+    with opened(patient, node, "disk") as (disk, one), opened(patient, node, "ram") as (ram, other):
+        for _ in range(200):
+            disk.write(one, 0, bytes(4096))
+            ram.read(other, 0, 4096)
+        # Both were just busy, and both channels stay open.
+        least = []
+        for _ in range(3):
+            before = ticks()
+            time.sleep(1)
+            least.append(ticks() - before)
+    assert min(least) <= 1, f"{least} ticks of {os.sysconf('SC_CLK_TCK')} a second"
+
+
+def test_pools_that_do_not_start_leave_nothing(server):
+    with server.api(server.data / "admin") as api:
+        for number in range(70):
+            answer = api.post("/v1/pools", json={"name": f"bad-{number}", "driver": "file", "settings": {"no": "1"}})
+            assert answer.status_code in (400, 422), answer.text
+    assert len(hosts(server)) == 1
+    server.memory_pool()
+    server.volume("ram", pool="ram")
+
+
 # What a lying host gets
 
 
 LIES = ["invented", "duplicate", "twice", "status", "length", "count", "taken", "garbage", "control", "unasked",
-        "descriptors", "closed", "silent"]
+        "descriptors", "closed", "silent", "lifeline", "pipe", "rings"]
 
 
 @pytest.mark.parametrize("lie", LIES)

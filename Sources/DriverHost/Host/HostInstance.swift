@@ -25,6 +25,12 @@ final class HostInstance {
         case ending
     }
 
+    /// What a new host opens.
+    enum Opening {
+        case volume(Identifier, index: UInt32)
+        case queue(IsolatedQueue)
+    }
+
     /// Counts up from the pool's first host.
     let number: Int
     let control: ControlSocket
@@ -39,6 +45,11 @@ final class HostInstance {
     var isControlOver = false
     /// Calls of the opening phase that are not answered yet, by call number.
     var openings: [UInt64: HostCommand] = [:]
+    /// What it is still to open, the next one last: it is asked for a few at a time.
+    var toOpen: [Opening] = []
+    /// How much it may say that it was not asked for.
+    private var allowance = Limits.unaskedPacketsBurst
+    private var allowanceSince = SystemClock.monotonic()
     /// What its sandbox could not do.
     var sandboxGaps: [String] = []
     /// Lanes by queue, made for this host.
@@ -74,6 +85,29 @@ final class HostInstance {
         case .exited(let code): "exited with \(code)"
         case .signalled(let signal): "killed by signal \(signal)"
         case nil: "still there"
+        }
+    }
+
+    /// Counts a packet that answers nothing; false when there are too many of them.
+    func maySpeak(now: UInt64) -> Bool {
+        let earned = (now &- allowanceSince) / Limits.unaskedPacketNanoseconds
+        if earned > 0 {
+            allowance = min(Limits.unaskedPacketsBurst, allowance + Int(clamping: earned))
+            allowanceSince &+= earned &* Limits.unaskedPacketNanoseconds
+        }
+        allowance -= 1
+        return allowance >= 0
+    }
+
+    /// Drops what a host that has ended had sent and nobody will take. It may hold descriptors, the other end
+    /// of the lifeline among them, and then the lifeline would never end.
+    func discardPackets() {
+        while true {
+            do throws(ControlSocket.Failure) {
+                guard try control.receive(waits: false) != nil else { return }
+            } catch {
+                if error != .malformed { return }
+            }
         }
     }
 

@@ -16,6 +16,12 @@ extension HostKeeper {
             guard let host = hosts[number] else { return }
             host.phase = .ending
             host.process.signal(SIGKILL)
+            if !hasServed {
+                // Whoever makes a pool hears of what is wrong with it at once.
+                let words = supervisor.report.lastEnd?.message ?? "it was stopped"
+                firstStart.give(.failure(DriverError(.driverFailed, "the driver host was lost: \(words)")))
+                endAll()
+            }
         case .detachQueues: detachQueues()
         case .attachQueues(let number): openPool(number)
         case .quiesceQueues: quiesceQueues()
@@ -32,10 +38,12 @@ extension HostKeeper {
         case .answerRestart(let error):
             let answers = restartAnswers
             restartAnswers = []
+            publish()
             answers.forEach { $0.give(error.map { .failure($0) } ?? .success(())) }
         case .answerUpgrade(let result):
             let answers = upgradeAnswers
             upgradeAnswers = []
+            publish()
             answers.forEach { $0.give(result) }
             if case .failure = result { takeCalls() }
         }
@@ -95,8 +103,11 @@ extension HostKeeper {
             }
         }
         host.phase = .starting
+        let deadline = now &+ options.policy.startDeadline
         do throws(ControlSocket.Failure) {
             for (name, entry) in store.all {
+                // Each takes a while where the host takes nothing, and others wait for this thread.
+                if now > deadline { throw .full }
                 try send(.stored(name: name), to: host, descriptors: [entry.descriptor.raw])
             }
             try sendOpening(
@@ -132,7 +143,8 @@ extension HostKeeper {
     /// The kernel reports a failed write-back once to each open file description, and may have told the dead
     /// host, which could not pass it on. The witness, a description that nobody syncs, still hears of it.
     private func settleDoubts() {
-        for (volume, witness) in store.witnesses {
+        let open = shared.withLock { $0.open }
+        for (volume, witness) in store.witnesses where open[volume] != nil {
             guard let error = BlockDevices.takeWriteBackError(fd: witness.descriptor.raw) else { continue }
             flushFailed(volume: volume, status: Status.fromDevice(errno: error))
         }
@@ -140,11 +152,22 @@ extension HostKeeper {
 
     private func openVolumesAndQueues(of host: HostInstance) {
         let (open, queues) = shared.withLock { ($0.open, Array($0.queues.values)) }
+        host.toOpen = queues.map { .queue($0) }
+        for (index, id) in open.sorted(by: { $0.key > $1.key }) {
+            host.toOpen.append(.volume(id, index: index))
+        }
+        openMore(on: host)
+    }
+
+    /// Asks for some of what is still to be opened; with all of it open, the host serves.
+    private func openMore(on host: HostInstance) {
         do throws(ControlSocket.Failure) {
-            for (index, id) in open.sorted(by: { $0.key < $1.key }) {
-                try sendOpening(.open(id, index: index), to: host)
+            while host.openings.count < Limits.openingsAtOnceMax, let next = host.toOpen.popLast() {
+                switch next {
+                case .volume(let id, let index): try sendOpening(.open(id, index: index), to: host)
+                case .queue(let queue): try sendQueue(queue, to: host)
+                }
             }
-            for queue in queues { try sendQueue(queue, to: host) }
         } catch { return lose(host, .crash, "the control socket: \(error)") }
         if host.openings.isEmpty { serve(host) }
     }
@@ -185,8 +208,7 @@ extension HostKeeper {
     private func serve(_ host: HostInstance) {
         openingDeadline = nil
         host.phase = .serving
-        let (queues, failures) = shared.withLock { (Array($0.queues.values), $0.flushFailures) }
-        for queue in queues { attach(queue, to: host, failures) }
+        for queue in shared.withLock({ Array($0.queues.values) }) { attach(queue, to: host) }
         takeCalls()
         let pause = pauseBegan.map { now &- $0 } ?? 0
         pauseBegan = nil
@@ -195,41 +217,41 @@ extension HostKeeper {
         firstStart.give(.success(()))
     }
 
-    private func attach(_ queue: IsolatedQueue, to host: HostInstance, _ failures: [UInt32: Status]) {
+    private func attach(_ queue: IsolatedQueue, to host: HostInstance) {
         guard let lane = host.lanes[queue.number] else {
             // It came after the others were sent.
             return offer(queue, to: host)
         }
         let number = host.number
-        _ = queue.post { $0.attach(lane, instance: number, flushFailures: failures) }
+        _ = queue.post { $0.attach(lane, instance: number) }
     }
 
     /// An answer of the opening phase, or to a queue that was offered later.
     func opened(_ command: HostCommand, by host: HostInstance, _ message: HostMessage) {
         switch (command, message) {
         case (.start, .done(.started(let gaps, let notes))):
-            shared.withLock { $0.notes = notes }
+            let gaps = gaps.map(\.onOneLine)
+            shared.withLock { $0.notes = notes.map(\.onOneLine) }
             host.sandboxGaps = gaps
             host.phase = .started
             return feed(
                 .started(
                     host: host.number, processID: host.process.processID, user: options.user, gaps: gaps))
         case (.start, .failed(let status, let message)):
-            let error = DriverError(Status(rawValue: status) ?? .driverFailed, message)
+            let error = DriverError(Status(ofCall: status), message.onOneLine)
             if !hasServed { firstStart.give(.failure(error)) }
-            return lose(host, .crash, message)
+            return lose(host, .crash, error.message)
         case (.open, .done(.geometry)), (.addQueue, .done(.nothing)): break
         case (.open(let id, _), .failed(_, let reason)):
             // Its requests are refused by the driver, those of others are served.
-            options.onEvent(
-                DriverHostEvent(state: .recovering, message: "the volume \(id) cannot be opened: \(reason)"))
+            let words = "the volume \(id) cannot be opened: \(reason.onOneLine)"
+            options.onEvent(DriverHostEvent(state: .recovering, message: words))
         default: return lose(host, .violation, "an answer that does not fit its question")
         }
         if host.phase == .opening {
-            if host.openings.isEmpty { serve(host) }
+            openMore(on: host)
         } else if case .addQueue(let index, _, _) = command {
-            let (queue, failures) = shared.withLock { ($0.queues[Int(index)], $0.flushFailures) }
-            if let queue { attach(queue, to: host, failures) }
+            if let queue = shared.withLock({ $0.queues[Int(index)] }) { attach(queue, to: host) }
         }
     }
 
@@ -254,6 +276,8 @@ extension HostKeeper {
     }
 
     private func failRequests(_ status: Status) {
+        // A caller that is woken looks at the state.
+        publish()
         let waiting = shared.withLock { shared in
             defer { shared.waiting = [] }
             return shared.waiting

@@ -123,9 +123,11 @@ extension HostKeeper {
             host.phase = .ready
         case .keep(let name):
             guard host === current || host.phase == .starting else { return false }
-            return store.keep(descriptors.take(), as: name)
+            let most = shared.withLock { $0.storedMax }
+            return host.maySpeak(now: now) && store.keep(descriptors.take(), as: name, most: most)
         case .forget(let name):
             guard host === current || host.phase == .starting else { return false }
+            guard host.maySpeak(now: now) else { return false }
             store.forget(name)
         case .done, .failed:
             if host.phase == .ending { return true }
@@ -143,9 +145,12 @@ extension HostKeeper {
             guard let pending = shared.calls[call], pending.instance == host.number else { return nil }
             if case .done(.volumes(_, isLast: false)) = message { return pending }
             shared.calls[call] = nil
+            shared.note(pending.command, message)
             return pending
         }
-        return pending?.take(message) ?? false
+        guard let pending else { return false }
+        if case .open(_, let index) = pending.command { forgetFlushFailure(index) }
+        return pending.take(message)
     }
 
     // MARK: Calls, on the pool's thread
@@ -162,7 +167,7 @@ extension HostKeeper {
             switch serving.pending.wait(milliseconds: Limits.controlCallMillisecondsMax) {
             case .answered(.done(let answer)): return answer
             case .answered(.failed(let status, let message)):
-                throw DriverError(Status(rawValue: status) ?? .driverFailed, message)
+                throw DriverError(Status(ofCall: status), message.onOneLine)
             case .answered, .hostLost: continue
             case .timedOut:
                 lost(instance: serving.instance, cause: .hang, message: "a control call was not answered")
@@ -196,6 +201,7 @@ extension HostKeeper {
                     return nil
                 }
                 shared.callsMade += 1
+                shared.allowKeeping(for: command)
                 let pending = PendingCall(instance: instance, command: command)
                 shared.calls[shared.callsMade] = pending
                 return .success(
@@ -204,7 +210,31 @@ extension HostKeeper {
             if let found { return try found.get() }
             let now = SystemClock.monotonic()
             guard now < deadline, semaphore.wait(milliseconds: Int64((deadline - now) / 1_000_000) + 1)
-            else { throw DriverError(.driverRecovering, "the pool's driver is being replaced; try again") }
+            else {
+                shared.withLock { $0.waiting.removeAll { $0 === semaphore } }
+                throw DriverError(.driverRecovering, "the pool's driver is being replaced; try again")
+            }
+        }
+    }
+}
+
+extension HostKeeper.Shared {
+    /// Takes over what a host has done, before anything else is heard of it: the next one must find it so.
+    fileprivate mutating func note(_ command: HostCommand, _ message: HostMessage) {
+        switch (command, message) {
+        case (.open(let id, let index), .done(.geometry)):
+            open[index] = id
+            flushFailures[index] = nil
+        case (.configure(let settings), .done(.nothing)): self.settings = settings
+        default: break
+        }
+    }
+
+    fileprivate mutating func allowKeeping(for command: HostCommand) {
+        switch command {
+        case .create, .resize, .open:
+            storedMax = min(storedMax + Limits.storedDescriptorsPerCall, Limits.storedDescriptorsMax)
+        default: break
         }
     }
 }

@@ -36,8 +36,15 @@ final class HostKeeper: @unchecked Sendable {
             if isFirst { semaphore.signal() }
         }
 
-        func wait() throws(DriverError) -> Value {
-            semaphore.wait()
+        /// Waits, with a limit where one is given: then what was asked for goes on all the same.
+        func wait(milliseconds: Int64? = nil) throws(DriverError) -> Value {
+            if let milliseconds {
+                guard semaphore.wait(milliseconds: milliseconds) else {
+                    throw DriverError(.driverRecovering, "the pool's driver is still being replaced")
+                }
+            } else {
+                semaphore.wait()
+            }
             semaphore.signal()
             guard let result = result.withLock({ $0 }) else {
                 preconditionFailure("signalled without a result")
@@ -58,6 +65,8 @@ final class HostKeeper: @unchecked Sendable {
         var queuesAdded = 0
         /// Volumes that are open, by index.
         var open: [UInt32: Identifier] = [:]
+        /// The most descriptors that may be kept: as many as what was asked for explains.
+        var storedMax = Limits.storedDescriptorsFree
         var flushFailures: [UInt32: Status] = [:]
         var report = DriverHostReport(state: .starting)
         var notes: [String] = []
@@ -90,6 +99,9 @@ final class HostKeeper: @unchecked Sendable {
     var pauseBegan: UInt64?
     var hasServed = false
     var isShuttingDown = false
+    /// What the supervisor is still to be told.
+    private var inputs = Deque<HostSupervisor.Input>()
+    private var isFeeding = false
     var restartAnswers: [Answer<Void>] = []
     var upgradeAnswers: [Answer<UInt64>] = []
 
@@ -152,15 +164,14 @@ final class HostKeeper: @unchecked Sendable {
         return queue
     }
 
-    /// A volume was opened under an index: the next hosts open it, too.
-    func opened(_ id: Identifier, _ index: UInt32) {
-        let queues = shared.withLock { shared in
-            shared.open[index] = id
-            shared.flushFailures[index] = nil
-            return Array(shared.queues.values)
+    /// A volume was opened anew.
+    func forgetFlushFailure(_ index: UInt32) {
+        for queue in shared.withLock({ Array($0.queues.values) }) {
+            _ = queue.post { $0.forgetFlushFailure(index) }
         }
-        for queue in queues { _ = queue.post { $0.forgetFlushFailure(index) } }
     }
+
+    func isOpen(_ index: UInt32) -> Bool { shared.withLock { $0.open[index] != nil } }
 
     func closed(_ index: UInt32) {
         _ = shared.withLock { $0.open.removeValue(forKey: index) }
@@ -170,11 +181,10 @@ final class HostKeeper: @unchecked Sendable {
         _ = shared.withLock { $0.queues.removeValue(forKey: number) }
     }
 
-    /// Ends the host and the thread; returns when both are gone.
+    /// Ends the host and the thread; returns when both are gone, or when the host's device does not let it go.
     func shutDown() {
         post(.shutDown)
-        ended.wait()
-        ended.signal()
+        if ended.wait(milliseconds: Limits.shutDownMillisecondsMax) { ended.signal() }
     }
 
     // MARK: The thread
@@ -233,6 +243,7 @@ final class HostKeeper: @unchecked Sendable {
             // What it sent before it ended is still in the socket.
             if host.exit != nil { receive(from: host) }
         }
+        if host.exit != nil, host.isControlOver, !host.isLifelineOver { host.discardPackets() }
         if !host.isLifelineOver {
             var entry = poll(host.lifeline.raw, 0)
             if unsafe Glibc.poll(&entry, 1, 0) > 0 { host.isLifelineOver = true }
@@ -308,12 +319,20 @@ final class HostKeeper: @unchecked Sendable {
         }
     }
 
+    /// Tells the supervisor, and does what it says. What comes of that is told when all of it is done: actions
+    /// of one input must not get between those of another.
     func feed(_ input: HostSupervisor.Input) {
-        if isShuttingDown { return }
-        apply(supervisor.handle(input, now: now, wallClock: wallClock.now()))
+        inputs.append(input)
+        guard !isFeeding else { return }
+        isFeeding = true
+        while !isShuttingDown, let next = inputs.popFirst() {
+            apply(supervisor.handle(next, now: now, wallClock: wallClock.now()))
+        }
+        isFeeding = false
     }
 
-    private func publish() {
+    /// Shows others how the pool is.
+    func publish() {
         var report = supervisor.report
         report.replayed = shared.withLock { $0.queues.values.reduce(0) { $0 + $1.replayed } }
         shared.withLock { $0.report = report }

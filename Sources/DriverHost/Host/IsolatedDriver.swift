@@ -45,7 +45,7 @@ public final class IsolatedDriver: SupervisedDriver {
         }
     }
 
-    private let keeper: HostKeeper
+    let keeper: HostKeeper
 
     /// Starts a host and returns when it serves. Blocks.
     ///
@@ -106,12 +106,20 @@ public final class IsolatedDriver: SupervisedDriver {
         guard index < Limits.openVolumesPerPoolMax else {
             throw DriverError(.busy, "too many open volumes in the pool")
         }
-        let answer = try keeper.call(.open(id, index: index))
+        let wasOpen = keeper.isOpen(index)
+        let answer: HostAnswer
+        do throws(DriverError) { answer = try keeper.call(.open(id, index: index)) } catch {
+            // A host may have opened it before it was lost.
+            if !wasOpen { keeper.closed(index) }
+            throw error
+        }
         guard case .geometry(let size, let blockSize, let maximumTransfer) = answer,
             blockSize.nonzeroBitCount == 1, blockSize <= Limits.volumeSizeGranule, size > 0,
             size <= Limits.volumeBytesMax, maximumTransfer > 0
-        else { throw DriverError(.driverFailed, "the driver host gives the volume an impossible shape") }
-        keeper.opened(id, index)
+        else {
+            closeVolume(index)
+            throw DriverError(.driverFailed, "the driver host gives the volume an impossible shape")
+        }
         return VolumeGeometry(
             size: size, blockSize: blockSize,
             maximumTransfer: min(maximumTransfer, UInt32(clamping: Limits.arenaBytesMax)))
@@ -142,20 +150,19 @@ public final class IsolatedDriver: SupervisedDriver {
     public func restart() throws(DriverError) {
         let answer = HostKeeper.Answer<Void>()
         keeper.post(.restart(answer))
-        try answer.wait()
+        try answer.wait(milliseconds: Limits.controlCallMillisecondsMax)
     }
 
     /// Hands over to a host of the program that is installed now.
     public func upgrade() throws(DriverError) -> UInt64 {
         let answer = HostKeeper.Answer<UInt64>()
         keeper.post(.upgrade(answer))
-        return try answer.wait()
+        return try answer.wait(milliseconds: Limits.controlCallMillisecondsMax)
     }
 
     /// Takes over changed settings, now and at every start to come.
     public func configure(settings: [String: String]) throws(DriverError) {
         _ = try keeper.call(.configure(settings))
-        keeper.shared.withLock { $0.settings = settings }
     }
 
     /// Ends the host for good.

@@ -13,7 +13,7 @@ final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @uncheck
         /// No host: requests wait.
         case detached
         /// A host serves.
-        case attached(HostLane, instance: Int, bellTarget: TargetID)
+        case attached(HostLane, instance: Int, bell: TargetID)
         /// The pool is quarantined or stopped: requests fail.
         case failing(Status)
     }
@@ -39,6 +39,9 @@ final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @uncheck
     /// How long that usually takes, in nanoseconds.
     private var usualWait: UInt64 = 0
     private var target: TargetID?
+    private var bell = BellTarget()
+    /// How often the host rang beyond what it has completed.
+    private var uselessRings = 0
     private var isHeartbeatSet = false
     private var pingsSent: UInt64 = 0
     private var heartbeatsMissed = 0
@@ -85,15 +88,15 @@ final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @uncheck
         switch state {
         case .detached: return
         case .failing(let status): fail(status)
-        case .attached(let host, _, _): submit(to: host.lane, host)
+        case .attached(let host, let instance, _): submit(to: host, instance)
         }
     }
 
-    private func submit(to lane: Lane, _ host: HostLane) {
+    private func submit(to host: HostLane, _ instance: Int) {
+        let lane = host.lane
         var pushed = false
-        // A ring without room was broken by the host, which the next poll finds.
         while let request = ledger.nextReleased(now: reactor.now) {
-            _ = lane.submissions.push(request)
+            guard lane.submissions.push(request) else { return loseFull(instance) }
             pushed = true
         }
         while ledger.hasRoom, completions.room > ledger.inFlight, let request = submissions.pop() {
@@ -102,10 +105,15 @@ final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @uncheck
                 continue
             }
             guard case .submit(let given) = ledger.admit(request, now: reactor.now) else { continue }
-            _ = lane.submissions.push(given)
+            guard lane.submissions.push(given) else { return loseFull(instance) }
             pushed = true
         }
         if pushed { ring(host) }
+    }
+
+    /// A lane has room for all that is on record, unless the host takes requests and does not say so.
+    private func loseFull(_ instance: Int) {
+        lose(instance, .violation, "it leaves no room in the ring of requests")
     }
 
     private func ring(_ host: HostLane) {
@@ -123,6 +131,7 @@ final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @uncheck
     /// Takes the host's completions.
     func poll() {
         guard case .attached(let host, let instance, _) = state else { return }
+        let rings = bell.take()
         var count = 0
         while let completion = host.lane.completions.pop() {
             if completion.status != Status.ok.rawValue { noteFlush(completion) }
@@ -136,12 +145,16 @@ final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @uncheck
         if host.lane.completions.isBroken || host.lane.submissions.isBroken {
             return lose(instance, .violation, "an impossible count in a ring")
         }
+        uselessRings = max(0, uselessRings + rings - count)
+        if uselessRings > Limits.uselessRingsMax {
+            return lose(instance, .violation, "it rings the doorbell without a completion")
+        }
         guard count > 0 else { return }
         noteWait()
         if isQuiescing {
             noteQuiet()
         } else if ledger.hasReleased || submissions.count > 0 {
-            submit(to: host.lane, host)
+            submit(to: host, instance)
         }
     }
 
@@ -195,30 +208,36 @@ final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @uncheck
 
     /// Stops using the host; what is unfinished waits for the next.
     func detach() {
-        if case .attached(_, _, let bellTarget) = state {
-            reactor.unregister(bellTarget)
+        if case .attached(_, _, let bell) = state {
+            reactor.unregister(bell)
             state = .detached
         }
     }
 
     /// Gives what is unfinished to a new host, and then what waits.
-    func attach(_ host: HostLane, instance: Int, flushFailures: [UInt32: Status]) {
-        let bellTarget = reactor.register(BellTarget())
+    func attach(_ host: HostLane, instance: Int) {
+        // It was on its way when the queue was stopped.
+        guard target != nil else { return }
+        bell = BellTarget()
+        uselessRings = 0
+        let bellTarget = reactor.register(bell)
         reactor.pollMultishot(
             fd: host.serverBell.descriptor.raw, events: UInt32(POLLIN), target: bellTarget, token: 0)
-        state = .attached(host, instance: instance, bellTarget: bellTarget)
+        state = .attached(host, instance: instance, bell: bellTarget)
         isQuiescing = false
         onQuiet = nil
-        self.flushFailures = flushFailures
+        flushFailures = keeper.shared.withLock { $0.flushFailures }
         pingsSent = 0
         heartbeatsMissed = 0
         ledger.beginReplay()
         let before = ledger.replayed
         let now = reactor.refreshNow()
-        while let request = ledger.nextReplay(now: now) { _ = host.lane.submissions.push(request) }
+        while let request = ledger.nextReplay(now: now) {
+            guard host.lane.submissions.push(request) else { return loseFull(instance) }
+        }
         replayedTotal.add(ledger.replayed - before, ordering: .relaxed)
         if ledger.inFlight > 0 { ring(host) }
-        submit(to: host.lane, host)
+        submit(to: host, instance)
     }
 
     /// The volume was opened anew: an earlier failure of its write-back is forgotten.
@@ -249,6 +268,7 @@ final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @uncheck
 
     /// Fails every request, those to come too, until a host is attached.
     func fail(with status: Status) {
+        guard target != nil else { return }
         detach()
         state = .failing(status)
         isQuiescing = false
@@ -294,5 +314,13 @@ final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @uncheck
 
 /// Takes the host's ringing: the turn that delivers it polls the queue, too.
 private final class BellTarget: CompletionTarget {
-    func completed(token: UInt32, result: Int32, flags: CompletionFlags) {}
+    private var rings = 0
+
+    func completed(token: UInt32, result: Int32, flags: CompletionFlags) { rings += 1 }
+
+    /// How often it rang since it was asked last.
+    func take() -> Int {
+        defer { rings = 0 }
+        return rings
+    }
 }

@@ -1,4 +1,5 @@
 import Core
+import Glibc
 import Reactor
 import Synchronization
 
@@ -11,14 +12,25 @@ final class StoredDescriptors: Sendable {
 
     private let entries = Mutex<[String: Entry]>([:])
 
-    /// Keeps a descriptor under a name; false when there are too many.
-    func keep(_ descriptor: consuming FileDescriptor, as name: String) -> Bool {
+    /// Keeps a descriptor under a name; false when it is of a kind that no driver needs kept, or when there
+    /// would be more than `most`.
+    func keep(_ descriptor: consuming FileDescriptor, as name: String, most: Int) -> Bool {
+        guard StoredDescriptors.isAllowed(descriptor.raw) else { return false }
         let entry = Entry(descriptor)
         return entries.withLock { entries in
-            guard entries[name] != nil || entries.count < Limits.storedDescriptorsMax else { return false }
+            guard entries[name] != nil || entries.count < min(most, Limits.storedDescriptorsMax)
+            else { return false }
             entries[name] = entry
             return true
         }
+    }
+
+    /// Files, memory, folders (for their locks) and block devices. Sockets and pipes would keep others open,
+    /// such as the host's own lifeline.
+    private static func isAllowed(_ descriptor: Int32) -> Bool {
+        var status = stat()
+        guard unsafe fstat(descriptor, &status) == 0 else { return false }
+        return [S_IFREG, S_IFDIR, S_IFBLK].contains(status.st_mode & S_IFMT)
     }
 
     func forget(_ name: String) {

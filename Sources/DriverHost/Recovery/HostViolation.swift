@@ -41,3 +41,15 @@ extension Status {
         }
     }
 }
+
+extension Status {
+    /// What a host says of a control call that failed; what a driver would not say counts as its failure.
+    init(ofCall raw: UInt16) {
+        switch Status(rawValue: raw) {
+        case .alreadyExists?: self = .alreadyExists
+        case .denied?: self = .denied
+        case let status? where status != .ok && status.isForDrivers: self = status
+        default: self = .driverFailed
+        }
+    }
+}

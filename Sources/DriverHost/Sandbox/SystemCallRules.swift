@@ -125,10 +125,12 @@ struct SystemCallRules {
                     sluice_block_zero_request(),
                 ].map { [Argument(index: 1, mask: 0xFFFF_FFFF, value: $0)] }),
             Group(
-                reason: "a descriptor's flags and seals; not its owner, which would send signals",
+                reason:
+                    "a descriptor's own flags and seals; not its owner, which would send signals, nor the flags"
+                    + " of its open file: a doorbell that blocks would hold the server's reactor",
                 calls: ["fcntl"],
                 alternatives: [
-                    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL, Int32(SLUICE_ADD_SEALS),
+                    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, Int32(SLUICE_ADD_SEALS),
                     Int32(SLUICE_GET_SEALS),
                 ].map { [Argument(index: 1, mask: 0xFFFF_FFFF, value: UInt64($0))] }),
             Group(

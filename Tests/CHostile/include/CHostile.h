@@ -48,6 +48,11 @@ int hostile_new_namespace(void);
 int hostile_become_dumpable(void);
 int hostile_outlive_parent(void);
 int hostile_raise_limit(void);
+int hostile_block_doorbell(void);
+
+// What a host can do to the server with the descriptors that it has; each goes on until the process is ended.
+void hostile_hold_lifeline(int control, int lifeline);
+void hostile_ring(void);
 int hostile_keyring(void);
 int hostile_bpf(void);
 

@@ -130,6 +130,15 @@ class Queue(threading.Thread):
             socket.send_fds(self.host.control, [struct.pack("<BQ", NOTHING, 1)], pipes[:4])
         elif kind == "closed":
             self.host.control.shutdown(socket.SHUT_RDWR)
+        elif kind == "lifeline":
+            # What comes behind a packet that is none is never taken, and holds the end of the lifeline.
+            self.host.control.send(b"x")
+            socket.send_fds(self.host.control, [struct.pack("<BQH1s", KEEP, 0, 1, b"l")], [LIFELINE])
+        elif kind == "pipe":
+            socket.send_fds(self.host.control, [struct.pack("<BQH1s", KEEP, 0, 1, b"l")], [LIFELINE])
+        elif kind == "rings":
+            while True:
+                self.ring()
         elif kind == "silent":
             time.sleep(3600)
         else:

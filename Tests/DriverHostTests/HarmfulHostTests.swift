@@ -1,0 +1,101 @@
+import Core
+import DriverKit
+import Glibc
+import HostileDriver
+import Reactor
+import TestSupport
+import Testing
+
+@testable import DriverHost
+
+@Suite("IsolatedDriver: hosts that harm the server", .serialized, .blocking)
+struct HarmfulHostTests {
+    @Test(
+        "a host that breaks the rules is ended, and the next one answers",
+        arguments: [Harm.holdLifeline, .keepPipe, .keepMany, .keepForEver])
+    func rules(harm: Harm) throws {
+        let rig = try IsolatedRig(settings: ["harm": harm.rawValue])
+        #expect(try rig.driver.capacity().total > 0)
+        #expect(
+            rig.events.next(.recovering)?.message == "a packet that does not belong on the control socket")
+        #expect(rig.events.next(.running) != nil)
+        #expect(rig.driver.keeper.store.all.count <= Limits.storedDescriptorsFree)
+    }
+
+    @Test("a host that rings for nothing is ended")
+    func rings() throws {
+        let rig = try IsolatedRig(settings: ["harm": Harm.ring.rawValue])
+        let requests = try RequestRig(rig.driver)
+        defer { requests.stop() }
+        try rig.driver.createVolume(Identifier(high: 1, low: 1), size: 1 << 20)
+        _ = try rig.driver.openVolume(Identifier(high: 1, low: 1), index: 0)
+        #expect(requests.status(.read) == .ok)
+        #expect(try rig.driver.capacity().total > 0)
+        #expect(rig.events.next(.recovering)?.message == "it rings the doorbell without a completion")
+        #expect(requests.status(.read) == .ok)
+    }
+
+    @Test("what a host says of a failure is a failure, on one line")
+    func words() throws {
+        let rig = try IsolatedRig(settings: ["harm": Harm.speakInLines.rawValue])
+        #expect(throws: DriverError(.driverFailed, "one line another [2J")) { try rig.driver.capacity() }
+        #expect(try rig.driver.capacity().total > 0)
+    }
+
+    // MARK: The first start
+
+    @Test("a pool whose host hangs at its start is refused in time")
+    func hangsAtStart() throws {
+        var policy = HostPolicy()
+        policy.startDeadline = 200_000_000
+        let error = #expect(throws: DriverError.self) {
+            try IsolatedRig(settings: ["harm": Harm.hangAtStart.rawValue], policy: policy)
+        }
+        #expect(error?.message == "the driver host was lost: it did not start within 200 ms")
+    }
+
+    @Test(
+        "a pool that cannot start says why",
+        arguments: [
+            ("/nowhere/sluice-driver", "harmful", Harm.ring, "cannot be started"),
+            ("/bin/true", "harmful", Harm.ring, "exited with 0"),
+            (HostileProgram.path, "harmful", Harm.endAtStart, "exited with 3"),
+            (HostileProgram.path, "harmful", Harm.refuseToStart, "this device is full"),
+            (HostileProgram.path, "nothing", Harm.ring, "there is no driver 'nothing'"),
+        ])
+    func cannotStart(executable: String, driver: String, harm: Harm, words: String) throws {
+        let error = #expect(throws: DriverError.self) {
+            try IsolatedRig(executable: executable, driver: driver, settings: ["harm": harm.rawValue])
+        }
+        #expect(error?.message.contains(words) == true, "\(error?.message ?? "")")
+    }
+
+    @Test("pools that come and go leave no descriptor and no thread")
+    func comesAndGoes() throws {
+        func count(_ folder: String) throws -> Int {
+            try #require(
+                unsafe opendir(folder).map { listing in
+                    defer { unsafe closedir(listing) }
+                    var count = 0
+                    while unsafe readdir(listing) != nil { count += 1 }
+                    return count
+                })
+        }
+        func round() throws {
+            let rig = try IsolatedRig(
+                executable: IsolatedRig.hostProgram, driver: "memory", settings: ["size": "8MiB"])
+            let requests = try RequestRig(rig.driver)
+            try rig.driver.createVolume(Identifier(high: 1, low: 1), size: 1 << 20)
+            _ = try rig.driver.openVolume(Identifier(high: 1, low: 1), index: 0)
+            #expect(requests.status(.read) == .ok)
+            requests.stop()
+        }
+        try round()
+        let descriptors = try count("/proc/self/fd")
+        let threads = try count("/proc/self/task")
+        for _ in 0..<60 { try round() }
+        // Other suites run at the same time, and have a few of both.
+        #expect(try count("/proc/self/fd") < descriptors + 50)
+        #expect(try count("/proc/self/task") < threads + 50)
+    }
+}

@@ -1,0 +1,108 @@
+import CHostile
+import Core
+import DriverKit
+import Drivers
+import Glibc
+import Reactor
+
+/// A `file` driver that does harm once in a pool's life, in the way that the setting `harm` names: when its
+/// capacity is asked for, or when it is opened. Afterwards it is honest.
+final class HarmfulDriver: PoolDriver {
+    static let name = "harmful"
+
+    private let harm: Harm
+    private let folder: FileDescriptor
+    private let store: any DescriptorStore
+    private let inner: FileDriver
+
+    init(_ environment: DriverEnvironment) throws(DriverError) {
+        guard let harm = environment.settings["harm"].flatMap(Harm.init(rawValue:)) else {
+            throw DriverError(.badRequest, "the setting harm names no harm")
+        }
+        self.harm = harm
+        store = environment.store
+        folder = FileDescriptor(owning: unsafe open(environment.folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC))
+        if harm == .hangAtStart { while true { pause() } }
+        if harm == .endAtStart { exit(3) }
+        if harm == .refuseToStart { throw DriverError(.noSpace, "this device is full") }
+        inner = try FileDriver(DriverEnvironment(settings: [:], folder: environment.folder, store: store))
+    }
+
+    var notes: [String] { inner.notes }
+
+    func capacity() throws(DriverError) -> PoolCapacity {
+        let marker = unsafe openat(folder.raw, "harmed", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        if marker >= 0 {
+            _ = close(marker)
+            try harmServer()
+        }
+        return try inner.capacity()
+    }
+
+    private func harmServer() throws(DriverError) {
+        switch harm {
+        case .holdLifeline: hostile_hold_lifeline(3, 4)
+        case .keepPipe:
+            var ends: [Int32] = [-1, -1]
+            _ = unsafe pipe(&ends)
+            try store.keep(FileDescriptor(owning: ends[0]), as: "pipe")
+            while true { pause() }
+        case .keepMany:
+            var number = 0
+            while true {
+                try store.keep(folder, as: "number-\(number)")
+                number += 1
+            }
+        case .keepForEver: while true { try store.keep(folder, as: "one") }
+        case .ring: hostile_ring()
+        case .speakInLines: throw DriverError(.ok, "one line\nanother\u{1B}[2J")
+        case .hangAtStart, .endAtStart, .refuseToStart: break
+        }
+    }
+
+    func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
+        try inner.createVolume(id, size: size)
+    }
+
+    func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {
+        try inner.resizeVolume(id, to: size)
+    }
+
+    func deleteVolume(_ id: Identifier) throws(DriverError) { try inner.deleteVolume(id) }
+
+    func volumes() throws(DriverError) -> [Identifier: UInt64] { try inner.volumes() }
+
+    func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry {
+        try inner.openVolume(id, index: index)
+    }
+
+    func closeVolume(_ index: UInt32) { inner.closeVolume(index) }
+
+    func makeQueue(
+        reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
+        onCompletions: @escaping () -> Void
+    ) throws(DriverError) -> any DriverQueue {
+        try inner.makeQueue(
+            reactor: reactor, arena: arena, submissions: submissions, completions: completions,
+            onCompletions: onCompletions)
+    }
+}
+
+/// What a driver under someone else's control does to the server.
+public enum Harm: String, CaseIterable, Sendable {
+    /// Sends the end of its own lifeline behind a packet that ends it.
+    case holdLifeline
+    /// Has a pipe kept.
+    case keepPipe
+    /// Has ever more descriptors kept.
+    case keepMany
+    /// Has one descriptor kept again and again.
+    case keepForEver
+    /// Rings every doorbell without end.
+    case ring
+    /// Says with an error that there is none, in lines of its own.
+    case speakInLines
+    case hangAtStart
+    case endAtStart
+    case refuseToStart
+}
