@@ -51,6 +51,9 @@ extension Limits {
     /// How long the end of a pool is waited for, in milliseconds: a process that waits for its device cannot be
     /// ended, and goes when the device lets it.
     static let shutDownMillisecondsMax: Int64 = 30_000
+    /// How long a host may keep requests of somebody who was cut off, in nanoseconds. With a heartbeat and the
+    /// end of the host, whoever fences, revokes or disconnects waits at most five seconds for a driver.
+    public static let withdrawnNanoseconds: UInt64 = 4_000_000_000
     /// The private memory of a host, in bytes; buffers are in the arena, which does not count.
     public static let hostMemoryBytesMax: UInt64 = 4 << 30
     /// The descriptors of a host: two for each volume that can be open, and its own.

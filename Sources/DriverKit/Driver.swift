@@ -198,6 +198,15 @@ public protocol DriverQueue: AnyObject {
     /// Tells that the driver has opened, resized or closed the volume of this index.
     func volumeChanged(_ index: UInt32)
 
+    /// Leaves these requests, which it has taken, out of whatever is repeated when a driver is lost, because who
+    /// asked was cut off: each ends soon, with what became of it, or with `status` when it surely will not run.
+    func withdraw(_ tags: Set<UInt64>, status: Status)
+
     /// Ends the queue; call it when nothing is in flight.
     func stop()
+}
+
+extension DriverQueue {
+    /// Nothing: what was taken is being done, and is not repeated.
+    public func withdraw(_ tags: Set<UInt64>, status: Status) {}
 }

@@ -7,6 +7,14 @@ import DriverKit
 /// It decides and has no side effects; `IOServices` keeps it under a lock. It is looked at when something is
 /// opened, renewed or changed, never for a request on a handle.
 struct Directory {
+    /// A session that may write to a volume.
+    struct Writer {
+        /// Its handles that can.
+        var handles = 0
+        /// Unix seconds of the first of them.
+        let since: UInt64
+    }
+
     /// A published volume.
     struct Volume {
         var descriptor: VolumeDescriptor
@@ -14,8 +22,8 @@ struct Directory {
         let index: UInt32
         /// Its shape, once the driver has opened it.
         var geometry: VolumeGeometry?
-        /// Sessions that may write, by their number of handles that can; kept in every access mode.
-        var writers: [Identifier: Int] = [:]
+        /// Sessions that may write; kept in every access mode.
+        var writers: [Identifier: Writer] = [:]
         /// Set when it is being deleted: nobody may open it any more.
         var isGoing = false
     }
@@ -78,7 +86,7 @@ extension Directory {
 
     /// Decides on an OPEN (wanted rights empty: all there are) and takes the writer's place where that is needed.
     mutating func admit(
-        _ capability: EffectiveCapability, wanted: Rights, session: Identifier
+        _ capability: EffectiveCapability, wanted: Rights, session: Identifier, now: UInt64
     ) -> Result<Admission, Refusal> {
         if let refusal = standing(capability) { return .failure(refusal) }
         guard let volume = volumes[capability.resource], let pool = pools[volume.descriptor.pool] else {
@@ -96,7 +104,7 @@ extension Directory {
             rights.subtract(.mutating)
         }
         let holdsClaim = !rights.isDisjoint(with: .mutating)
-        if holdsClaim, let refusal = claimWriter(of: capability.resource, session: session) {
+        if holdsClaim, let refusal = claimWriter(of: capability.resource, session: session, now: now) {
             return .failure(refusal)
         }
         sessions.bind(session, node: capability.subject)
@@ -108,27 +116,42 @@ extension Directory {
     }
 
     /// Counts one more handle of `session` that may write, or says who is in the way.
-    mutating func claimWriter(of id: Identifier, session: Identifier) -> Refusal? {
+    mutating func claimWriter(of id: Identifier, session: Identifier, now: UInt64) -> Refusal? {
         guard let volume = volumes[id] else { return Refusal(.notFound, "there is no such volume") }
         if volume.descriptor.accessMode == .singleWriter,
-            let other = volume.writers.keys.first(where: { $0 != session })
+            let other = writers(of: id).first(where: { $0.session != session })
         {
-            return Refusal(.writerConflict, "the volume is being written by \(description(of: other))")
+            let holder = other.nodeName.map { "node \($0)" } ?? "a node that is gone"
+            return Refusal(
+                .writerConflict,
+                "volume \(volume.descriptor.name) is being written by \(holder), session "
+                    + "\(other.session.hex.prefix(8)), since \(Timestamp.text(other.since))")
         }
-        volumes[id]?.writers[session, default: 0] += 1
+        volumes[id]?.writers[session, default: Writer(since: now)].handles += 1
         return nil
     }
 
     /// Takes back one `claimWriter`.
     mutating func releaseWriter(of id: Identifier, session: Identifier) {
-        guard let count = volumes[id]?.writers[session] else { return }
-        volumes[id]?.writers[session] = count > 1 ? count - 1 : nil
+        guard let writer = volumes[id]?.writers[session] else { return }
+        if writer.handles > 1 {
+            volumes[id]?.writers[session]?.handles -= 1
+        } else {
+            volumes[id]?.writers[session] = nil
+        }
     }
 
-    private func description(of session: Identifier) -> String {
-        guard let known = sessions.sessions[session] else { return "session \(session)" }
-        let node = known.node.flatMap { nodes[$0]?.name }.map { "node \($0), " } ?? ""
-        return "\(node)session \(session) from \(known.peerAddress)"
+    /// Who may write to a volume, the oldest first.
+    func writers(of id: Identifier) -> [WriterInfo] {
+        guard let volume = volumes[id], !volume.writers.isEmpty else { return [] }
+        return volume.writers.map { session, writer in
+            WriterInfo(session: session, nodeName: nodeName(of: session), since: writer.since)
+        }.sorted { ($0.since, $0.session) < ($1.since, $1.session) }
+    }
+
+    /// The node whose capability a session used first; nil when there is none, or not any more.
+    func nodeName(of session: Identifier) -> String? {
+        sessions.sessions[session]?.node.flatMap { nodes[$0]?.name }
     }
 
     /// Adds a volume, or says why not; a volume that is known already stays as it is.

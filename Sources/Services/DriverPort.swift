@@ -80,6 +80,27 @@ final class DriverPort: BatchTarget {
         schedule()
     }
 
+    /// Takes back the requests among `tags` that the driver has not begun, which never run, and returns them; the
+    /// driver is told to leave out the others when it repeats something.
+    func withdraw(_ tags: Set<UInt64>, status: Status) -> [UInt64] {
+        var unstarted: [UInt64] = []
+        // Both ends of the ring are this thread's: once around keeps the order of the others.
+        for _ in 0..<submissions.count {
+            guard let request = submissions.pop() else { break }
+            if tags.contains(request.tag) {
+                unstarted.append(request.tag)
+            } else {
+                let pushed = submissions.push(request)
+                precondition(pushed, "the ring has the room that was just made")
+            }
+        }
+        unstarted += overflow.lazy.map(\.tag).filter(tags.contains)
+        overflow.removeAll { tags.contains($0.tag) }
+        if !overflow.isEmpty { schedule() }
+        if unstarted.count < tags.count { queue?.withdraw(tags, status: status) }
+        return unstarted
+    }
+
     /// Ends the queue; nothing is in flight.
     func stop() {
         queue?.stop()

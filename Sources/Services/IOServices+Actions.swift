@@ -19,6 +19,9 @@ extension IOServices {
         case .publishVolume(let descriptor): try publish(descriptor)
         case .resizeVolume(let id, let size): return .geometry(try await resize(id, to: size))
         case .updateVolume(let descriptor): try await update(descriptor)
+        case .fenceVolume(let descriptor, let reason):
+            return .fenced(try await fence(descriptor, reason: reason))
+        case .volumeWriters(let id): return .writers(state.withLock { $0.directory.writers(of: id) })
         case .deleteVolume(let id): try await delete(id)
         case .volumesOnDevice(let name): return .volumes(try await volumesOnDevice(of: name))
         case .setNode(let id, let name, let epoch): await setNode(id, name: name, epoch: epoch)

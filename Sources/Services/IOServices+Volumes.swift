@@ -138,6 +138,32 @@ extension IOServices {
             reason: "the volume's epoch changed")
     }
 
+    /// Cuts off everybody who has the volume open; returns who that was.
+    func fence(_ descriptor: VolumeDescriptor, reason: String) async throws(ServiceError) -> [FencedSession] {
+        _ = try locked { state throws(ServiceError) in try state.directory.update(descriptor) }
+        configuration.logger.notice(
+            "volume fenced",
+            metadata: [
+                "volume": "\(descriptor.name)", "id": "\(descriptor.id)", "epoch": "\(descriptor.epoch)",
+                "reason": "\(reason)",
+            ])
+        let selector = HandleSelector.volume(descriptor.id, keeping: descriptor.epoch)
+        let parts = SharedList<[Identifier: FencedSession]>()
+        await onEveryShard { [self] shard, done in
+            parts.append(
+                shard.holders(selector).reduce(into: [:]) { holders, holder in
+                    let name = state.withLock { $0.directory.nodeName(of: holder.key) }
+                    holders[holder.key] = FencedSession(
+                        session: holder.key, nodeName: name, wasWriting: holder.value)
+                })
+            shard.fence(selector, status: .fenced, reason: reason, done: done)
+        }
+        let all = parts.all.reduce(into: [Identifier: FencedSession]()) { all, part in
+            all.merge(part) { $0.wasWriting ? $0 : $1 }
+        }
+        return all.values.sorted { $0.session < $1.session }
+    }
+
     func delete(_ id: Identifier) async throws(ServiceError) {
         let known = state.withLock { state in
             state.directory.volumes[id]?.isGoing = true

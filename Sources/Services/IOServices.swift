@@ -163,7 +163,10 @@ public final class IOServices: Sendable {
     func admit(
         _ capability: EffectiveCapability, wanted: Rights, session: Identifier
     ) -> Result<Admission, Refusal> {
-        state.withLock { $0.directory.admit(capability, wanted: wanted, session: session) }
+        let now = configuration.wallClock.now()
+        return state.withLock {
+            $0.directory.admit(capability, wanted: wanted, session: session, now: now)
+        }
     }
 
     func standing(_ capability: EffectiveCapability) -> Refusal? {
@@ -171,7 +174,8 @@ public final class IOServices: Sendable {
     }
 
     func claimWriter(of volume: Identifier, session: Identifier) -> Refusal? {
-        state.withLock { $0.directory.claimWriter(of: volume, session: session) }
+        let now = configuration.wallClock.now()
+        return state.withLock { $0.directory.claimWriter(of: volume, session: session, now: now) }
     }
 
     func releaseWriter(of volume: Identifier, session: Identifier) {

@@ -18,6 +18,8 @@ public struct ServerEvent: Sendable, Hashable {
         case driverStopped = "driver.stopped"
         /// A capability was revoked.
         case capabilityRevoked = "capability.revoked"
+        /// Everybody who had a volume open was cut off.
+        case volumeFenced = "volume.fenced"
         /// A client began a session on the data channel.
         case sessionStarted = "session.started"
         /// A session's last channel is gone.
@@ -41,7 +43,7 @@ public struct ServerEvent: Sendable, Hashable {
             switch self {
             case .sessionStarted, .sessionEnded: true
             case .driverStarting, .driverRunning, .driverRecovering, .driverUpgrading, .driverQuarantined,
-                .driverStopped, .capabilityRevoked:
+                .driverStopped, .capabilityRevoked, .volumeFenced:
                 false
             }
         }

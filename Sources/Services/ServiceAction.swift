@@ -58,8 +58,9 @@ public struct VolumeDescriptor: Sendable, Hashable {
 /// Everything that the control plane can ask of the services: their whole interface.
 ///
 /// Actions that take authority away (`revokeCapability`, `removeNode`, `setNode` and `updateVolume` with a new
-/// epoch, `disconnectSession`, `deleteVolume`) return when they are in force on every reactor: every further
-/// request is refused, and the requests that were in flight have ended or will never run.
+/// epoch, `fenceVolume`, `disconnectSession`, `deleteVolume`) return when they are in force on every reactor: every
+/// further request is refused, and the requests that were in flight have ended or will never run. A driver in a
+/// process of its own delays that by five seconds at most, as long as the kernel can end the process.
 public enum ServiceAction: Sendable {
     /// Replaces the keys (key id to Ed25519 public key) whose capabilities count.
     case trust(keys: [[UInt8]: [UInt8]])
@@ -83,6 +84,10 @@ public enum ServiceAction: Sendable {
     case resizeVolume(Identifier, UInt64)
     /// Changes name, access mode or epoch; pool and size stay.
     case updateVolume(VolumeDescriptor)
+    /// Cuts off everybody who has a volume open, by its new epoch; the reason is told to them. → `fenced`
+    case fenceVolume(VolumeDescriptor, reason: String)
+    /// Who may write to a volume now. → `writers`
+    case volumeWriters(Identifier)
     /// Ends all use of a volume and removes it from its device; repeating it is harmless.
     case deleteVolume(Identifier)
     /// The volumes that exist on a pool's device, with their sizes. → `volumes`
@@ -115,10 +120,34 @@ public enum ServiceOutcome: Sendable {
     case pause(UInt64)
     /// The sessions there are, in order of their start.
     case sessions([SessionInfo])
+    /// The sessions that were cut off, in order of their ids.
+    case fenced([FencedSession])
+    /// The oldest first.
+    case writers([WriterInfo])
     /// Volumes on a device: id to size in bytes.
     case volumes([Identifier: UInt64])
     /// Counters since the start.
     case statistics(Statistics)
+}
+
+/// A session that may write to a volume.
+public struct WriterInfo: Sendable, Hashable {
+    /// The session's id.
+    public let session: Identifier
+    /// The node whose capability it used first; nil when that node is gone.
+    public let nodeName: String?
+    /// Unix seconds since when it may write.
+    public let since: UInt64
+}
+
+/// A session that lost its handles on a volume.
+public struct FencedSession: Sendable, Hashable {
+    /// The session's id.
+    public let session: Identifier
+    /// The node whose capability it used first; nil when that node is gone.
+    public let nodeName: String?
+    /// Whether it could write.
+    public let wasWriting: Bool
 }
 
 /// One session, as an administrator sees it.

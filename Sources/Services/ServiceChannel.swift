@@ -40,6 +40,8 @@ public final class ServiceChannel {
     var isStalled = false
     /// Set when the connection is gone.
     var isDetached = false
+    /// Set when somebody waits for its end: what drivers have of it is not repeated.
+    var isCutOff = false
     /// Called when the channel has ended for good.
     var endWaiters: [() -> Void] = []
 

@@ -1,4 +1,5 @@
 import Core
+import DriverKit
 import Reactor
 import Wire
 
@@ -42,16 +43,62 @@ extension ServiceShard {
     /// `status`, and `done` runs when what the driver had of them has ended.
     func fence(_ selector: HandleSelector, status: Status, reason: String, done: @escaping () -> Void) {
         let fence = Fence(done: done)
+        var running: [UInt8: Set<UInt64>] = [:]
         for case let channel? in channels {
             for position in channel.handles.positions(where: selector.selects) {
                 revoke(channel, position, status: status, reason: reason)
                 if !channel.handles[position].isQuiet {
                     fence.waitsFor.insert(Fence.Key(channel: channel.number, position: position))
+                    collectRunning(channel, position, into: &running)
                 }
                 settle(channel, position)
             }
         }
-        if fence.waitsFor.isEmpty { done() } else { fences.append(fence) }
+        if fence.waitsFor.isEmpty { return done() }
+        fences.append(fence)
+        withdraw(running, status: status)
+    }
+
+    /// The sessions that have such handles, and whether they may write with one of them.
+    func holders(_ selector: HandleSelector) -> [Identifier: Bool] {
+        var holders: [Identifier: Bool] = [:]
+        for case let channel? in channels {
+            guard let session = channel.session else { continue }
+            for position in channel.handles.positions(where: selector.selects) {
+                holders[session, default: false] =
+                    holders[session] == true || channel.handles[position].holdsClaim
+            }
+        }
+        return holders
+    }
+
+    /// Adds the tags of what drivers have of a channel, or of one of its handles, by port.
+    private func collectRunning(
+        _ channel: ServiceChannel, _ position: UInt8?, into running: inout [UInt8: Set<UInt64>]
+    ) {
+        for index in 0..<UInt16(channel.slots.count) {
+            let slot = channel.slots[index]
+            guard slot.state == .running, position == nil || slot.handle == position else { continue }
+            running[slot.port, default: []].insert(
+                ServiceShard.tag(channel: channel.number, slot: index, sequence: slot.sequence))
+        }
+    }
+
+    /// Ends what drivers have not begun, and has the rest ended soon: who asked was cut off, and somebody waits.
+    private func withdraw(_ running: [UInt8: Set<UInt64>], status: Status) {
+        for (number, tags) in running {
+            guard let port = ports[Int(number)] else { continue }
+            for tag in port.withdraw(tags, status: status) {
+                complete(DriverCompletion(tag: tag, status: status.rawValue, value: 0), port: port)
+            }
+        }
+    }
+
+    /// Ends what drivers have of a session that an administrator disconnects.
+    func withdrawAll(_ channel: ServiceChannel) {
+        var running: [UInt8: Set<UInt64>] = [:]
+        collectRunning(channel, nil, into: &running)
+        withdraw(running, status: .fenced)
     }
 
     private func revoke(_ channel: ServiceChannel, _ position: UInt8, status: Status, reason: String) {
@@ -121,9 +168,16 @@ extension ServiceShard {
                 left -= 1
                 if left == 0 { done() }
             }
+            channel.isCutOff = true
+            for position in channel.handles.positions(where: { $0.denial == .ok || $0.denial == .expired }) {
+                channel.handles[position].denial = .fenced
+                abandonDelayed(channel, position)
+            }
             if !channel.isDetached {
                 if let owner = channel.owner { owner.channelMustClose(reason) } else { detach(channel) }
             }
+            // The connection may stay for a moment, until the client has seen its end.
+            withdrawAll(channel)
         }
     }
 

@@ -113,6 +113,7 @@ public final class ServiceShard {
             channel.handles[position].isClosing = true
             settle(channel, position)
         }
+        if channel.isCutOff { withdrawAll(channel) }
         finishIfEnded(channel)
     }
 

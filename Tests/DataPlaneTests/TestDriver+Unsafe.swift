@@ -16,6 +16,8 @@ final class TestDriver: Driver {
         var indices: [UInt32: Identifier] = [:]
         /// Opcodes whose requests are held.
         var held: Set<DriverOpcode> = []
+        /// Whether queues leave requests where they are.
+        var isStalled = false
         /// Answers every request with this instead of executing it.
         var failure: Status?
         var queues: [TestQueueLink] = []
@@ -90,6 +92,11 @@ final class TestDriver: Driver {
         state.withLock { $0.held = opcodes }
     }
 
+    /// Has queues leave what is submitted in the ring, or take it again from the next submission on.
+    func stall(_ isStalled: Bool) {
+        state.withLock { $0.isStalled = isStalled }
+    }
+
     /// Executes what is held, on every reactor, and holds nothing more.
     func letGo() {
         let queues = state.withLock { state in
@@ -144,7 +151,8 @@ final class TestQueue: DriverQueue {
     }
 
     func process() {
-        let heldOpcodes = driver.state.withLock { $0.held }
+        let (heldOpcodes, isStalled) = driver.state.withLock { ($0.held, $0.isStalled) }
+        if isStalled { return }
         var hasCompletions = false
         while let request = submissions.pop() {
             if let opcode = request.opcode, heldOpcodes.contains(opcode) {

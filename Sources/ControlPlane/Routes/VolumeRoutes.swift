@@ -22,12 +22,18 @@ extension ControlPlane {
             throw Problem.notFound("volume", context.name)
         }
         let tag = volume.entityTag
+        guard case .writers(let writers) = try await perform(.volumeWriters(volume.id)) else {
+            throw Problem(.internalError, "the services answered something else than writers")
+        }
+        guard writers.isEmpty else {
+            return ControlResponse(status: .ok, json: json(volume, writers), tag: tag)
+        }
         let ready = live.withLock { live -> ControlResponse? in
             guard let known = live.readyAnswers[volume.name], known.tag == tag else { return nil }
             return known.response
         }
         if let ready { return ready }
-        let response = ControlResponse(status: .ok, json: json(volume), tag: tag)
+        let response = ControlResponse(status: .ok, json: json(volume, writers), tag: tag)
         live.withLock { live in
             guard live.volumeFaults[volume.id] == nil else { return }
             if live.readyAnswers.count >= Limits.readyAnswersMax { live.readyAnswers.removeAll() }
@@ -156,7 +162,63 @@ extension ControlPlane {
         }
     }
 
+    /// `POST /v1/volumes/{name}/fence`: durable first, then in force on every reactor, then the answer.
+    func fenceVolume(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        let fields = try context.fields(known: ["reason"])
+        let reason = try fields.text("reason", bytesMax: Limits.reasonBytesMax)
+        return try await locks.withLock("volume/\(context.name)") { () async throws(Problem) in
+            let stored = try readyVolume(context.name)
+            var volume = stored.record
+            volume.epoch += 1
+            volume.touch(wallClock.now())
+            let fenced = volume
+            var changes = RecordChanges()
+            try Problem.translating { () throws(CatalogError) in
+                try changes.put(fenced, over: stored.revision)
+            }
+            try await commit(changes)
+            let words = "fenced by \(context.caller.name)" + (reason.map { ": \($0)" } ?? "")
+            guard
+                case .fenced(let sessions) = try await perform(
+                    .fenceVolume(descriptor(of: fenced), reason: words))
+            else { throw Problem(.internalError, "the services answered something else than sessions") }
+            events.append(.volumeFenced, subject: "volume/\(fenced.name)", message: words)
+            audit(
+                "volume fenced", context,
+                [
+                    "volume": fenced.name, "epoch": "\(fenced.epoch)", "sessions": "\(sessions.count)",
+                    "reason": reason ?? "",
+                ])
+            let body = JSONValue.object([
+                "volume": .string(fenced.name), "epoch": .integer(fenced.epoch),
+                "sessions": .array(sessions.map(json)),
+            ])
+            let response = ControlResponse(status: .ok, json: body, tag: fenced.entityTag)
+            try await remember(response, for: context, body: body)
+            return response
+        }
+    }
+
     // MARK: Steps
+
+    private func json(_ session: FencedSession) -> JSONValue {
+        .object([
+            "session": .string(session.session.hex), "node": .optional(session.nodeName),
+            "wasWriting": .bool(session.wasWriting),
+        ])
+    }
+
+    private func json(_ volume: VolumeRecord, _ writers: [WriterInfo]) -> JSONValue {
+        guard case .object(var members) = json(volume) else { return json(volume) }
+        members["writers"] = .array(
+            writers.map { writer in
+                .object([
+                    "session": .string(writer.session.hex), "node": .optional(writer.nodeName),
+                    "since": .string(Timestamp.text(writer.since)),
+                ])
+            })
+        return .object(members)
+    }
 
     func volume(_ name: String) throws(Problem) -> Stored<VolumeRecord> {
         guard let stored = store.get(VolumeRecord.self, name) else { throw Problem.notFound("volume", name) }

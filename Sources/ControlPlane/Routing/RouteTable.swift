@@ -27,6 +27,7 @@ public enum RouteTable {
         Route(.post, "/v1/volumes", admin, idempotent: true, ControlPlane.createVolume),
         Route(.get, "/v1/volumes/{name}", everyRole, ControlPlane.showVolume),
         Route(.patch, "/v1/volumes/{name}", admin, ControlPlane.patchVolume),
+        Route(.post, "/v1/volumes/{name}/fence", admin, idempotent: true, ControlPlane.fenceVolume),
         Route(.delete, "/v1/volumes/{name}", admin, query: ["force"], ControlPlane.deleteVolume),
 
         Route(.get, "/v1/nodes", readers, query: page, ControlPlane.listNodes),

@@ -39,6 +39,8 @@ final class HostInstance {
     let lifeline: FileDescriptor
     let processDescriptor: FileDescriptor
     var phase = Phase.spawned
+    /// Whether it was ever given requests.
+    var wasServing = false
     /// How it ended.
     var exit: ChildProcess.Exit?
     var isLifelineOver = false

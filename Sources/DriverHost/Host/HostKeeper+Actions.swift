@@ -49,7 +49,7 @@ extension HostKeeper {
         }
     }
 
-    private func forEachQueue(_ work: @escaping @Sendable (IsolatedQueue) -> Void) {
+    func forEachQueue(_ work: @escaping @Sendable (IsolatedQueue) -> Void) {
         for queue in shared.withLock({ Array($0.queues.values) }) { _ = queue.post(work) }
     }
 
@@ -208,6 +208,7 @@ extension HostKeeper {
     private func serve(_ host: HostInstance) {
         openingDeadline = nil
         host.phase = .serving
+        host.wasServing = true
         for queue in shared.withLock({ Array($0.queues.values) }) { attach(queue, to: host) }
         takeCalls()
         let pause = pauseBegan.map { now &- $0 } ?? 0

@@ -255,6 +255,7 @@ final class HostKeeper: @unchecked Sendable {
         for (number, host) in hosts where host.isGone {
             hosts[number] = nil
             if current === host { current = nil }
+            if !hosts.values.contains(where: \.wasServing) { forEachQueue { $0.hostsAreGone() } }
             feed(.gone(host: number))
         }
     }

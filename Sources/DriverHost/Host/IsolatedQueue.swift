@@ -116,6 +116,17 @@ final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @uncheck
         lose(instance, .violation, "it leaves no room in the ring of requests")
     }
 
+    func withdraw(_ tags: Set<UInt64>, status: Status) {
+        ledger.withdraw(tags, status: status, now: reactor.refreshNow())
+        answerWithdrawn()
+        // Others may have waited for what is gone now.
+        if isQuiescing { noteQuiet() } else { process() }
+    }
+
+    private func answerWithdrawn() {
+        while let completion = ledger.nextWithdrawn() { deliver(completion) }
+    }
+
     private func ring(_ host: HostLane) {
         if waitingSince == nil { waitingSince = reactor.refreshNow() }
         if host.lane.takeHostSleeps() { host.bell.ring() }
@@ -230,6 +241,7 @@ final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @uncheck
         pingsSent = 0
         heartbeatsMissed = 0
         ledger.beginReplay()
+        answerWithdrawn()
         let before = ledger.replayed
         let now = reactor.refreshNow()
         while let request = ledger.nextReplay(now: now) {
@@ -238,6 +250,13 @@ final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @uncheck
         replayedTotal.add(ledger.replayed - before, ordering: .relaxed)
         if ledger.inFlight > 0 { ring(host) }
         submit(to: host, instance)
+    }
+
+    /// Nothing is left of any host that was given requests: what was withdrawn need not wait for the next one.
+    func hostsAreGone() {
+        guard case .detached = state else { return }
+        ledger.beginReplay()
+        answerWithdrawn()
     }
 
     /// The volume was opened anew: an earlier failure of its write-back is forgotten.

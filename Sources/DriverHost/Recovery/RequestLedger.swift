@@ -21,6 +21,12 @@ import DriverKit
 /// The rule holds within one ledger. Mutations of the same bytes that go through two reactors at once, with a
 /// reader that saw both, are the one case where a lost host may show an older value again.
 ///
+/// ## What is not repeated
+/// Where a user was cut off, nothing of theirs may be done after that was answered. Their requests are withdrawn:
+/// the host may finish what it has, the next one is not given it. Each of its blocks is then old or new, and
+/// stays so, as the consumer is answered only when no host can touch it. A host that keeps one for too long is
+/// overdue.
+///
 /// ## What FLUSH and FUA promise after a loss
 /// A write is acknowledged when the driver's system call has returned, so it is in the device (direct files),
 /// in the page cache (other files) or in a memfd that the server keeps open: none of them dies with the host.
@@ -74,6 +80,9 @@ final class RequestLedger {
         var claim: Int32 = -1
         /// How many earlier mutations it waits for.
         var blockers: Int32 = 0
+        /// What its consumer is told in place of a repetition; `ok` for what may be repeated.
+        var withdrawnStatus = Status.ok
+        var withdrawnAt: UInt64 = 0
         var state = State.free
     }
 
@@ -103,6 +112,7 @@ final class RequestLedger {
     private var tail: Int32 = -1
     private var freeHead: Int32 = 0
     private var releasedCount = 0
+    private var withdrawnCount = 0
     private var replayCursor: Int32 = -1
     /// Counts what was given to hosts; a tag is this number and the entry's index, so it never comes again.
     private var generation: UInt64 = 0
@@ -219,6 +229,46 @@ final class RequestLedger {
         return nil
     }
 
+    // MARK: Withdrawing
+
+    /// Leaves requests out of what the next host is given, because who asked was cut off. What the host has, it
+    /// may still finish; the rest comes out of `nextWithdrawn` and is never done.
+    ///
+    /// - Parameters:
+    ///   - tags: the consumer's; those that are not on record are ignored.
+    ///   - status: what the consumer is told.
+    ///   - now: monotonic nanoseconds; from here the host has `RequestDeadlines.withdrawn`.
+    func withdraw(_ tags: Set<UInt64>, status: Status, now: UInt64) {
+        var index = head
+        while index >= 0 {
+            let entry = unsafe entries + Int(index)
+            if unsafe entry.pointee.withdrawnStatus == .ok, unsafe tags.contains(entry.pointee.request.tag) {
+                unsafe entry.pointee.withdrawnStatus = status
+                unsafe entry.pointee.withdrawnAt = now
+                withdrawnCount += 1
+            }
+            index = unsafe entry.pointee.next
+        }
+    }
+
+    /// The answer of a withdrawn request that no host can do any more; nil when there is none. Ask until nil
+    /// after `withdraw` and after `beginReplay`.
+    func nextWithdrawn() -> DriverCompletion? {
+        guard withdrawnCount > 0 else { return nil }
+        var index = head
+        while index >= 0 {
+            let entry = unsafe entries + Int(index)
+            let status = unsafe entry.pointee.withdrawnStatus
+            if status != .ok, unsafe entry.pointee.state != .given {
+                let tag = unsafe entry.pointee.request.tag
+                finish(index)
+                return DriverCompletion(tag: tag, status: status.rawValue, value: 0)
+            }
+            index = unsafe entry.pointee.next
+        }
+        return nil
+    }
+
     private func give(_ index: Int32, _ now: UInt64) -> DriverRequest {
         let entry = unsafe entries + Int(index)
         generation += 1
@@ -276,12 +326,15 @@ final class RequestLedger {
     }
 
     /// The answer for the oldest request on record, with this status, until none is left: for a pool that
-    /// gives up. The host is surely gone, as the consumer takes the buffer back.
+    /// gives up. The host is surely gone, as the consumer takes the buffer back. What was withdrawn has its own
+    /// status.
     func failNext(_ status: Status) -> DriverCompletion? {
         guard head >= 0 else { return nil }
         let tag = unsafe entries[Int(head)].request.tag
+        let withdrawn = unsafe entries[Int(head)].withdrawnStatus
         finish(head)
-        return DriverCompletion(tag: tag, status: status.rawValue, value: 0)
+        let final = withdrawn == .ok ? status : withdrawn
+        return DriverCompletion(tag: tag, status: final.rawValue, value: 0)
     }
 
     /// Takes a request off the record and releases what waited for it alone.
@@ -289,17 +342,22 @@ final class RequestLedger {
         let entry = unsafe entries + Int(index)
         let previous = unsafe entry.pointee.previous
         let next = unsafe entry.pointee.next
+        let wasHeld = unsafe entry.pointee.state == .held
         if previous >= 0 { unsafe entries[Int(previous)].next = next } else { head = next }
         if next >= 0 { unsafe entries[Int(next)].previous = previous } else { tail = previous }
         if replayCursor == index { replayCursor = next }
-        if unsafe entry.pointee.state == .held { waitingCount -= 1 }
+        if wasHeld { waitingCount -= 1 }
         if unsafe entry.pointee.state == .released { releasedCount -= 1 }
+        if unsafe entry.pointee.withdrawnStatus != .ok { withdrawnCount -= 1 }
         unsafe entry.pointee.state = .free
         unsafe entry.pointee.next = freeHead
         freeHead = index
         recordCount -= 1
         let claim = unsafe entry.pointee.claim
-        if claim >= 0 { unclaim(Int(claim)) }
+        guard claim >= 0 else { return }
+        let own = unclaim(Int(claim))
+        guard waitingCount > 0 else { return }
+        if wasHeld { unblock(by: own, from: next) } else { unblock(by: own) }
     }
 
     // MARK: Bytes that mutations claim
@@ -327,24 +385,41 @@ final class RequestLedger {
         return blockers
     }
 
-    private func unclaim(_ position: Int) {
+    private func unclaim(_ position: Int) -> Claim {
         let own = unsafe claims[position]
         claimCount -= 1
         if position != claimCount {
             unsafe claims[position] = unsafe claims[claimCount]
             unsafe entries[Int(claims[position].entry)].claim = Int32(position)
         }
-        guard waitingCount > 0 else { return }
-        // Whatever is held and overlaps came later, or this one would be held still.
+        return own
+    }
+
+    /// A mutation that was not held is finished: whatever is held and overlaps came later, or it would be held.
+    private func unblock(by own: Claim) {
         for other in 0..<claimCount where unsafe claims[other].overlap(own) == 1 {
-            let entry = unsafe entries + Int(claims[other].entry)
-            guard unsafe entry.pointee.state == .held else { continue }
-            unsafe entry.pointee.blockers -= 1
-            if unsafe entry.pointee.blockers == 0 {
-                unsafe entry.pointee.state = .released
-                waitingCount -= 1
-                releasedCount += 1
-            }
+            unblock(unsafe claims[other].entry)
+        }
+    }
+
+    /// A held mutation was taken off the record: those from `first` on waited for it, those before it did not.
+    private func unblock(by own: Claim, from first: Int32) {
+        var index = first
+        while index >= 0 {
+            let claim = unsafe entries[Int(index)].claim
+            if claim >= 0, unsafe claims[Int(claim)].overlap(own) == 1 { unblock(index) }
+            index = unsafe entries[Int(index)].next
+        }
+    }
+
+    private func unblock(_ index: Int32) {
+        let entry = unsafe entries + Int(index)
+        guard unsafe entry.pointee.state == .held else { return }
+        unsafe entry.pointee.blockers -= 1
+        if unsafe entry.pointee.blockers == 0 {
+            unsafe entry.pointee.state = .released
+            waitingCount -= 1
+            releasedCount += 1
         }
     }
 
@@ -360,9 +435,12 @@ final class RequestLedger {
         var volume: UInt32
         /// How long the host has had it, in nanoseconds.
         var waited: UInt64
+        /// Whether somebody waits for its end because who asked was cut off.
+        var isWithdrawn = false
 
         var description: String {
-            "a \(opcode) on volume \(volume) has taken \(waited / 1_000_000) ms"
+            "a \(opcode) on volume \(volume)\(isWithdrawn ? " of a user who was cut off" : "") has taken "
+                + "\(waited / 1_000_000) ms"
         }
     }
 
@@ -381,9 +459,14 @@ final class RequestLedger {
                     case .writeZeroes, .discard: deadlines.space
                     }
                 let given = unsafe entry.pointee.givenAt
-                if now > given, now - given > limit {
+                let isWithdrawn = unsafe entry.pointee.withdrawnStatus != .ok
+                let since = unsafe max(entry.pointee.withdrawnAt, given)
+                let isLate = now > given && now - given > limit
+                let keepsWaiting = isWithdrawn && now > since && now - since > deadlines.withdrawn
+                if isLate || keepsWaiting {
                     return unsafe Overdue(
-                        opcode: opcode, volume: entry.pointee.request.volume, waited: now - given)
+                        opcode: opcode, volume: entry.pointee.request.volume, waited: now - given,
+                        isWithdrawn: isWithdrawn)
                 }
             }
             index = unsafe entry.pointee.next

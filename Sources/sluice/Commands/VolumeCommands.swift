@@ -6,7 +6,8 @@ struct VolumeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "volume", abstract: "Create, show, change and delete volumes.",
         subcommands: [
-            Create.self, List.self, Show.self, Resize.self, Label.self, Mode.self, Delete.self,
+            Create.self, List.self, Show.self, Resize.self, Label.self, Mode.self, Fence.self,
+            Delete.self,
         ])
 
     @OptionGroup var global: GlobalOptions
@@ -137,6 +138,36 @@ extension VolumeCommand {
             let volume: Volume = try ControlAPI(global).patch(
                 "/v1/volumes/\(name)", VolumeChange(accessMode: mode.rawValue))
             try global.output.show(volume, sentence: "volume/\(volume.name) is \(volume.accessMode) now")
+        }
+    }
+
+    /// `sluice volume fence`
+    struct Fence: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Cut off everybody who has a volume open, so that another may write to it.",
+            discussion: """
+                When it answers, no write of those who had the volume open can land any more, not even one that was
+                on its way. They see I/O errors and are told the reason; capabilities issued before no longer count.
+                Whoever still has a grant gets a new one: take the grant away to keep a node out.
+
+                EXAMPLE:
+                  sluice volume fence data --reason "compute-1 does not answer"
+                """)
+
+        @OptionGroup var global: GlobalOptions
+        @Argument(help: "The volume's name.") var name: NameArgument
+        @Option(help: "Why; those who are cut off are told.") var reason: String?
+
+        func run() throws {
+            let fenced: FencedVolume = try ControlAPI(global).post(
+                "/v1/volumes/\(name)/fence", FenceRequest(reason: reason))
+            let who = fenced.sessions.map { session in
+                "node \(session.node ?? "unknown") (session \(session.session.prefix(8)))"
+            }
+            try global.output.show(
+                fenced,
+                sentence: "volume/\(fenced.volume) is fenced, its epoch is \(fenced.epoch); "
+                    + (who.isEmpty ? "nobody had it open" : "cut off: \(who.joined(separator: ", "))"))
         }
     }
 

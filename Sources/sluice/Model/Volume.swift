@@ -12,6 +12,8 @@ struct Volume: Presentable {
     var state: String
     /// What there is to say about the state.
     var message: String?
+    /// Who may write now; nil where the server does not say.
+    var writers: [VolumeWriter]?
     var createdAt: String
     var updatedAt: String?
 
@@ -27,7 +29,36 @@ struct Volume: Presentable {
             ("Access mode", accessMode), ("State", state), ("Message", message ?? ""),
             ("Labels", labelText(labels)), ("Created", createdAt), ("Updated", updatedAt ?? ""),
         ]
+            + (writers ?? []).map {
+                ("Writer", "node \($0.node ?? "unknown"), session \($0.session.prefix(8)), since \($0.since)")
+            }
     }
+}
+
+/// A session that may write to a volume.
+struct VolumeWriter: Codable, Sendable {
+    var session: String
+    var node: String?
+    var since: String
+}
+
+/// The body of a fence.
+struct FenceRequest: Encodable {
+    var reason: String?
+}
+
+/// What a fence answers.
+struct FencedVolume: Codable {
+    /// A session that was cut off.
+    struct Session: Codable {
+        var session: String
+        var node: String?
+        var wasWriting: Bool
+    }
+
+    var volume: String
+    var epoch: UInt64
+    var sessions: [Session]
 }
 
 /// The body that creates a volume; nil leaves a member to the server's default.

@@ -171,6 +171,16 @@ final class SimulatedHost {
         lanes[lane].completions.append(SimulatedCompletion(completion: said, isLie: true))
     }
 
+    /// Whether it may still do what the request asks, or some of it.
+    func mayDo(_ request: DriverRequest, lane: Int) -> Bool {
+        if life == .gone || request.opcode == .flush { return false }
+        func isIt(_ other: DriverRequest) -> Bool {
+            other.rawOpcode == request.rawOpcode && other.buffer == request.buffer
+        }
+        if lanes[lane].operations.contains(where: { $0.left != 0 && isIt($0.request) }) { return true }
+        return life == .ready && lanes[lane].submissions.contains(where: isIt)
+    }
+
     /// Whether it may still touch the arena buffer that begins here.
     func mayTouch(buffer: UInt64, lane: Int) -> Bool {
         if life == .gone { return false }

@@ -25,6 +25,10 @@ enum PlantedBug: String, CaseIterable, Sendable {
     case failsTooEarly
     /// Requests that wait for others are never asked for again.
     case forgetsReleased
+    /// Who fences is told that it is over while the host may still do what was withdrawn.
+    case fenceDoesNotWait
+    /// The next host is given what was withdrawn.
+    case replaysWithdrawn
 }
 
 /// One reactor's side: a consumer with its buffers, the ledger, and the way to the host.
@@ -35,6 +39,7 @@ final class SimulatedLane {
         case quiesce
         case resume
         case fail(Status)
+        case hostsAreGone
     }
 
     /// A request of the consumer.
@@ -45,6 +50,8 @@ final class SimulatedLane {
         /// What a mutation leaves in its blocks.
         var value: UInt64 = 0
         var isBusy = false
+        /// Who asked was cut off.
+        var isWithdrawn = false
     }
 
     static let depth = 16
@@ -72,9 +79,12 @@ final class SimulatedLane {
     /// By place in the ledger, for bugs: the last tag, and the last finished mutation.
     private var tagOfEntry = [UInt64](repeating: 0, count: 12)
     private var finished: DriverRequest?
+    /// What was withdrawn and answered, for a bug.
+    private var fenced: [DriverRequest] = []
     private var sequence: UInt64 = 0
     private(set) var completed = 0
     private(set) var failed = 0
+    private(set) var withdrawn = 0
     /// What went wrong first.
     private(set) var failure: String?
 
@@ -146,6 +156,11 @@ final class SimulatedLane {
                 fail("request \(slot.tag) was answered while host \(host.number) may touch its buffer")
             }
         }
+        for host in hosts where completion.status == Status.fenced.rawValue {
+            if host.mayDo(slot.request, lane: number) {
+                fail("request \(slot.tag) was answered as fenced while host \(host.number) may still do it")
+            }
+        }
         let first = Int(slot.request.offset / SimulatedDevice.blockBytes)
         let blocks = first..<first + Int(slot.request.length / SimulatedDevice.blockBytes)
         if completion.status != Status.ok.rawValue {
@@ -161,6 +176,7 @@ final class SimulatedLane {
     private func judgeFailure(_ completion: DriverCompletion, _ slot: Slot, _ blocks: Range<Int>) {
         let isKnown =
             completion.status == Status.mediumError.rawValue || completion.status == failing?.rawValue
+            || (completion.status == Status.fenced.rawValue && slot.isWithdrawn)
         if !isKnown { fail("request \(slot.tag) failed with status \(completion.status)") }
         if slot.request.opcode == .read || slot.request.opcode == .flush { return }
         for block in blocks { history[block].writeFailed(slot.value) }
@@ -205,6 +221,45 @@ final class SimulatedLane {
     /// The most values that a block's history holds: memory must stay bounded.
     var longestHistory: Int { history.reduce(0) { max($0, $1.count) } }
 
+    // MARK: Somebody cuts consumers off
+
+    /// Withdraws some of what is asked, as a fence does.
+    func withdraw(now: UInt64, clock: inout UInt64, hosts: [SimulatedHost], random: inout SplitMix) {
+        var tags: Set<UInt64> = []
+        for index in slots.indices where slots[index].isBusy && random.once(in: 3) {
+            slots[index].isWithdrawn = true
+            tags.insert(slots[index].tag)
+        }
+        // What the ledger has not taken is taken back.
+        for slot in waiting where tags.contains(slots[slot].tag) {
+            answerFenced(slots[slot].tag, clock: &clock, hosts: hosts)
+        }
+        waiting.removeAll { tags.contains(slots[$0].tag) }
+        ledger.withdraw(tags, status: .fenced, now: now)
+        answerWithdrawn(clock: &clock, hosts: hosts)
+        if bug == .fenceDoesNotWait {
+            for index in slots.indices where slots[index].isBusy && slots[index].isWithdrawn {
+                answerFenced(slots[index].tag, clock: &clock, hosts: hosts)
+            }
+        }
+        guard let host else { return }
+        while let given = ledger.nextReleased(now: now) { give(given, host) }
+    }
+
+    private func answerWithdrawn(clock: inout UInt64, hosts: [SimulatedHost]) {
+        while let completion = ledger.nextWithdrawn() {
+            let slot = slots[Int(completion.tag & 0xFF)]
+            if bug == .replaysWithdrawn, slot.request.opcode != .flush { fenced.append(slot.request) }
+            withdrawn += 1
+            answer(completion, clock: &clock, hosts: hosts)
+        }
+    }
+
+    private func answerFenced(_ tag: UInt64, clock: inout UInt64, hosts: [SimulatedHost]) {
+        let completion = DriverCompletion(tag: tag, status: Status.fenced.rawValue, value: 0)
+        answer(completion, clock: &clock, hosts: hosts)
+    }
+
     // MARK: The reactor
 
     /// Moves one waiting request on; false when there is none or no way.
@@ -231,10 +286,19 @@ final class SimulatedLane {
     }
 
     private func give(_ request: DriverRequest, _ host: SimulatedHost) {
+        checkIsAsked(request)
         lastTag = request.tag
         tagOfEntry[Int(request.tag & 0xFFFF)] = request.tag
         host.lanes[number].submissions.append(request)
         if host.lanes[number].submissions.count > ledger.capacity { fail("the submission ring ran over") }
+    }
+
+    private func checkIsAsked(_ request: DriverRequest) {
+        let isAsked = slots.contains { slot in
+            slot.isBusy && slot.request.rawOpcode == request.rawOpcode
+                && slot.request.offset == request.offset && slot.request.buffer == request.buffer
+        }
+        if !isAsked { fail("a host was given what nobody asks for any more") }
     }
 
     /// What a completion led to.
@@ -290,6 +354,10 @@ final class SimulatedLane {
         case .fail(let status):
             failing = status
             failAll(status, clock: &clock, hosts: hosts)
+        case .hostsAreGone:
+            guard host == nil else { break }
+            ledger.beginReplay()
+            answerWithdrawn(clock: &clock, hosts: hosts)
         }
         return nil
     }
@@ -298,6 +366,12 @@ final class SimulatedLane {
         _ next: SimulatedHost, now: UInt64, clock: inout UInt64, hosts: [SimulatedHost]
     ) {
         ledger.beginReplay()
+        answerWithdrawn(clock: &clock, hosts: hosts)
+        for request in fenced {
+            checkIsAsked(request)
+            next.lanes[number].submissions.append(request)
+        }
+        fenced.removeAll()
         if bug == .replaysFinished, let finished { next.lanes[number].submissions.append(finished) }
         var isFirst = true
         while var given = ledger.nextReplay(now: now) {

@@ -19,6 +19,7 @@ struct SimulationTests {
         var completed = 0
         var replayed: UInt64 = 0
         var violations = 0
+        var withdrawn = 0
         var longest = 0
         var seen: [DriverHostReport.State: Int] = [:]
         var ends: [DriverHostReport.End.Cause: UInt64] = [:]
@@ -29,6 +30,7 @@ struct SimulationTests {
             completed += simulator.completed
             replayed += simulator.replayed
             violations += simulator.violations
+            withdrawn += simulator.withdrawn
             longest = max(longest, simulator.longestHistory)
             seen.merge(simulator.seen) { $0 + $1 }
             ends.merge(simulator.report.ends) { $0 + $1 }
@@ -37,11 +39,14 @@ struct SimulationTests {
                 return
             }
         }
-        print("\(steps) steps, \(completed) requests, \(replayed) replayed, ends \(ends), states \(seen)")
+        print(
+            "\(steps) steps, \(completed) requests, \(replayed) replayed, \(withdrawn) withdrawn, ends \(ends), "
+                + "states \(seen)")
         // A run in which nothing happens would prove nothing.
         #expect(completed > steps / 20 && longest < 100)
         guard seeds.count > 10 else { return }
         #expect(replayed > UInt64(steps / 500) && violations > steps / 5000)
+        #expect(withdrawn > steps / 5000)
         for cause in DriverHostReport.End.Cause.allCases { #expect(ends[cause, default: 0] > 10) }
         for state in [DriverHostReport.State.quarantined, .upgrading, .recovering, .running] {
             #expect(seen[state, default: 0] > 10)

@@ -15,7 +15,8 @@ final class Simulator {
 
     static let millisecond: UInt64 = 1_000_000
     static let deadlines = RequestLedger.Deadlines(
-        transfer: 20 * millisecond, flush: 30 * millisecond, space: 25 * millisecond)
+        transfer: 20 * millisecond, flush: 30 * millisecond, space: 25 * millisecond,
+        withdrawn: 4 * millisecond)
 
     let seed: UInt64
     private let bug: PlantedBug?
@@ -65,6 +66,7 @@ final class Simulator {
 
     var report: DriverHostReport { supervisor.report }
     var completed: Int { lanes[0].completed + lanes[1].completed }
+    var withdrawn: Int { lanes[0].withdrawn + lanes[1].withdrawn }
     var replayed: UInt64 { lanes[0].ledger.replayed + lanes[1].ledger.replayed }
 
     /// Runs at least this many steps: rounds with faults, each followed by one in which all must end well.
@@ -238,6 +240,7 @@ final class Simulator {
                 note("host is gone", host.number)
                 host.life = .gone
                 hosts.remove(at: index)
+                if !hosts.contains(where: \.wasAttached) { post(.hostsAreGone) }
                 tell(.gone(host: host.number))
             }
         case .gone: return false
@@ -270,6 +273,10 @@ final class Simulator {
             note("administrator upgrades")
             asksUpgrade += 1
             tell(.upgradeRequested)
+        } else if faults && random.once(in: 2) {
+            let lane = lanes[random.below(2)]
+            note("users are cut off on lane", lane.number)
+            lane.withdraw(now: now, clock: &clock, hosts: hosts, random: &random)
         }
     }
 

@@ -1,7 +1,7 @@
 /// UTC times as RFC 3339 text with whole seconds, such as `2026-11-24T04:13:27Z`.
-enum Timestamp {
+public enum Timestamp {
     /// The text of Unix seconds; years after 9999 are shown as the end of 9999.
-    static func text(_ seconds: UInt64) -> String {
+    public static func text(_ seconds: UInt64) -> String {
         let seconds = min(seconds, 253_402_300_799)
         let date = civil(days: Int(seconds / 86400))
         let rest = Int(seconds % 86400)
@@ -10,7 +10,7 @@ enum Timestamp {
     }
 
     /// The Unix seconds of a text in UTC (`Z`), from 1970 on; fractions are dropped. Nil for anything else.
-    static func parse(_ text: String) -> UInt64? {
+    public static func parse(_ text: String) -> UInt64? {
         let bytes = Array(text.utf8)
         guard bytes.count >= 20, bytes.last == UInt8(ascii: "Z"), bytes[4] == UInt8(ascii: "-"),
             bytes[7] == UInt8(ascii: "-"), bytes[10] == UInt8(ascii: "T"), bytes[13] == UInt8(ascii: ":"),
