@@ -112,11 +112,11 @@ public enum ProblemCode: String, Sendable, CaseIterable {
         case .busy, .writerConflict, .tooManyChannels, .tooManyHandles, .draining, .driverRecovering,
             .timedOut:
             .busy
-        case .ioError, .mediumError, .driverFailed, .quarantined: .deviceFailed
+        case .ioError, .mediumError, .driverFailed, .quarantined, .outcomeUnknown: .deviceFailed
         case .ok, .internalError: .internalError
         case .badRequest, .unknownOpcode, .badFrame, .badLength, .outOfRange, .unaligned, .badSlot,
             .badSequence,
-            .badHandle, .versionMismatch, .tooLarge, .protocolViolation, .readOnly:
+            .badHandle, .versionMismatch, .tooLarge, .protocolViolation, .readOnly, .miscompare:
             .invalidRequest
         case .denied, .badCapability, .expired, .notYetValid, .revoked, .wrongHolder, .wrongAudience,
             .staleEpoch,

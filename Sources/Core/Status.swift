@@ -20,6 +20,7 @@ public enum Status: UInt16, Sendable, CaseIterable, Hashable {
     case notSupported = 13
     case alreadyExists = 14
     case protocolViolation = 15
+    case miscompare = 16
 
     // Denied.
     case denied = 32
@@ -48,6 +49,7 @@ public enum Status: UInt16, Sendable, CaseIterable, Hashable {
     case mediumError = 98
     case driverFailed = 99
     case quarantined = 100
+    case outcomeUnknown = 101
 
     // A defect.
     case internalError = 128
@@ -60,7 +62,7 @@ extension Status {
         case .ok: nil
         case .badRequest, .unknownOpcode, .badFrame, .badLength, .outOfRange, .unaligned, .badSlot,
             .badSequence, .badHandle, .notFound, .versionMismatch, .tooLarge, .notSupported,
-            .alreadyExists, .protocolViolation:
+            .alreadyExists, .protocolViolation, .miscompare:
             .caller
         case .denied, .badCapability, .expired, .notYetValid, .revoked, .wrongHolder, .wrongAudience,
             .staleEpoch, .readOnly, .fenced:
@@ -68,7 +70,7 @@ extension Status {
         case .busy, .writerConflict, .tooManyChannels, .tooManyHandles, .draining, .driverRecovering,
             .timedOut:
             .busy
-        case .ioError, .noSpace, .mediumError, .driverFailed, .quarantined: .device
+        case .ioError, .noSpace, .mediumError, .driverFailed, .quarantined, .outcomeUnknown: .device
         case .internalError: .bug
         }
     }
@@ -92,6 +94,7 @@ extension Status {
         case .notSupported: "NOT_SUPPORTED"
         case .alreadyExists: "ALREADY_EXISTS"
         case .protocolViolation: "PROTOCOL_VIOLATION"
+        case .miscompare: "MISCOMPARE"
         case .denied: "DENIED"
         case .badCapability: "BAD_CAPABILITY"
         case .expired: "EXPIRED"
@@ -114,6 +117,7 @@ extension Status {
         case .mediumError: "MEDIUM_ERROR"
         case .driverFailed: "DRIVER_FAILED"
         case .quarantined: "QUARANTINED"
+        case .outcomeUnknown: "OUTCOME_UNKNOWN"
         case .internalError: "INTERNAL_ERROR"
         }
     }
@@ -137,7 +141,8 @@ extension Status {
         case .busy, .writerConflict: 16  // EBUSY
         case .tooManyChannels, .tooManyHandles, .draining, .driverRecovering: 11  // EAGAIN
         case .timedOut: 110  // ETIMEDOUT
-        case .ioError, .mediumError, .driverFailed, .quarantined, .internalError: 5  // EIO
+        case .ioError, .mediumError, .driverFailed, .quarantined, .outcomeUnknown, .internalError: 5  // EIO
+        case .miscompare: 84  // EILSEQ
         case .noSpace: 28  // ENOSPC
         }
     }

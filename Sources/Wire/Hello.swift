@@ -10,7 +10,9 @@ import Core
 /// | 12..<16 | largest payload wanted, 0 for the server's choice |
 /// | 16..<24 | features wanted |
 /// | 24..<26 | slots wanted, 0 for the server's choice |
-/// | 26..<32 | reserved, 0 |
+/// | 26..<28 | channel to resume, or 0 |
+/// | 28..<30 | flags: bit 0, the connection resumes that channel |
+/// | 30..<32 | reserved, 0 |
 /// | 32..<48 | session to join, or zero for a new one |
 /// | 48..<80 | that session's secret, or zero |
 /// | 80… | client name: 16-bit length and UTF-8 |
@@ -23,6 +25,7 @@ public struct Hello: Sendable, Hashable {
     public static let secretByteCount = 32
     /// The payload's length without a name, in bytes.
     public static let byteCountMin = 82
+    private static let resumesFlag: UInt16 = 1 << 0
 
     /// The lowest version that the client speaks.
     public var versionMin: UInt16
@@ -34,6 +37,8 @@ public struct Hello: Sendable, Hashable {
     public var features: Features
     /// The queue depth that the client wants; 0 leaves it to the server.
     public var slots: UInt16
+    /// The channel of the session that this connection continues; nil for a channel of its own.
+    public var resumes: UInt16?
     /// The session that this channel joins; `.zero` for a new one.
     public var session: Identifier
     /// The secret of the session to join, `secretByteCount` long; all zero for a new one.
@@ -44,13 +49,14 @@ public struct Hello: Sendable, Hashable {
     /// A HELLO that speaks version 1.
     public init(
         payloadBytesMax: UInt32 = 0, features: Features = [], slots: UInt16 = 0, session: Identifier = .zero,
-        secret: [UInt8]? = nil, clientName: String = ""
+        secret: [UInt8]? = nil, resumes: UInt16? = nil, clientName: String = ""
     ) {
         versionMin = Hello.version
         versionMax = Hello.version
         self.payloadBytesMax = payloadBytesMax
         self.features = features
         self.slots = slots
+        self.resumes = resumes
         self.session = session
         self.secret = secret ?? Array(repeating: 0, count: Hello.secretByteCount)
         self.clientName = clientName
@@ -70,10 +76,11 @@ public struct Hello: Sendable, Hashable {
         }
         guard let versionMin = reader.read(UInt16.self), let versionMax = reader.read(UInt16.self),
             let payload = reader.read(UInt32.self), let features = reader.read(UInt64.self),
-            let slots = reader.read(UInt16.self), let reserved = reader.read(count: 6),
+            let slots = reader.read(UInt16.self), let channel = reader.read(UInt16.self),
+            let flags = reader.read(UInt16.self), let reserved = reader.read(UInt16.self),
             let session = reader.readIdentifier(), let secret = reader.read(count: Hello.secretByteCount)
         else { throw WireError(.badFrame, "HELLO is shorter than its fields") }
-        guard versionMin <= versionMax, reserved.allSatisfy({ $0 == 0 }) else {
+        guard versionMin <= versionMax, reserved == 0, flags & ~Hello.resumesFlag == 0 else {
             throw WireError(.badFrame, "HELLO has reserved bits set or its versions reversed")
         }
         guard (versionMin...versionMax).contains(Hello.version) else {
@@ -88,6 +95,12 @@ public struct Hello: Sendable, Hashable {
         guard session != .zero || secret.allSatisfy({ $0 == 0 }) else {
             throw WireError(.badRequest, "HELLO has a secret and no session that it belongs to")
         }
+        let isResuming = flags & Hello.resumesFlag != 0
+        let wantsResume = Features(rawValue: features).contains(.resume)
+        guard isResuming ? wantsResume && session != .zero : channel == 0 else {
+            throw WireError(.badRequest, "HELLO names a channel without a session, or without RESUME")
+        }
+        resumes = isResuming ? channel : nil
         self.versionMin = versionMin
         self.versionMax = versionMax
         self.payloadBytesMax = payload
@@ -109,7 +122,9 @@ public struct Hello: Sendable, Hashable {
         writer.write(payloadBytesMax)
         writer.write(features.rawValue)
         writer.write(slots)
-        writer.write(bytes: [0, 0, 0, 0, 0, 0])
+        writer.write(resumes ?? 0)
+        writer.write(resumes == nil ? 0 : Hello.resumesFlag)
+        writer.write(UInt16(0))
         writer.write(session)
         writer.write(bytes: secret)
         writer.writeText(Hello.shortened(clientName))
@@ -148,6 +163,6 @@ public struct Features: OptionSet, Sendable, Hashable {
         self.rawValue = rawValue
     }
 
-    /// A lost channel can be resumed and unanswered requests repeated; reserved until a server grants it.
+    /// The session outlives its connections: a lost channel can be resumed and unanswered requests repeated.
     public static let resume = Features(rawValue: 1 << 0)
 }

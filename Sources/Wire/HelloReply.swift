@@ -14,9 +14,9 @@ import Core
 /// | 72..<74 | this channel's number in the session, from 0 |
 /// | 74..<76 | the most channels that the session may have |
 /// | 76..<78 | the most handles that the channel may have open |
-/// | 78..<80 | reserved, 0 |
+/// | 78..<80 | what the server kept of the channel: 0 nothing, it is new; 1 its slots; 2 the session only |
 /// | 80..<84 | idle limit in seconds, 0 for none |
-/// | 84..<88 | reserved, 0 |
+/// | 84..<88 | linger: seconds that the session outlives its last connection, 0 without RESUME |
 /// | 88..<104 | cluster: what a capability must name as its audience |
 /// | 104… | server name: 16-bit length and UTF-8 |
 public struct HelloReply: Sendable, Hashable {
@@ -45,6 +45,10 @@ public struct HelloReply: Sendable, Hashable {
     public var handlesMax: UInt16
     /// The client sends something at least this often, in seconds; 0 where it need not.
     public var idleSeconds: UInt32
+    /// What the server still has of the channel.
+    public var resumption: Resumption
+    /// How long the session outlives its last connection if it may write nothing, in seconds; 0 without RESUME.
+    public var lingerSeconds: UInt32
     /// The cluster that the server belongs to.
     public var cluster: Identifier
     /// The server's name, for people.
@@ -56,7 +60,7 @@ public struct HelloReply: Sendable, Hashable {
         secret: [UInt8]? = nil, channel: UInt16 = 0,
         channelsMax: UInt16 = UInt16(Limits.channelsPerSessionMax),
         handlesMax: UInt16 = UInt16(Limits.handlesPerChannelMax), idleSeconds: UInt32 = Limits.idleSeconds,
-        cluster: Identifier, serverName: String
+        resumption: Resumption = .fresh, lingerSeconds: UInt32 = 0, cluster: Identifier, serverName: String
     ) {
         version = Hello.version
         self.slots = slots
@@ -68,6 +72,8 @@ public struct HelloReply: Sendable, Hashable {
         self.channelsMax = channelsMax
         self.handlesMax = handlesMax
         self.idleSeconds = idleSeconds
+        self.resumption = resumption
+        self.lingerSeconds = lingerSeconds
         self.cluster = cluster
         self.serverName = serverName
     }
@@ -84,11 +90,11 @@ public struct HelloReply: Sendable, Hashable {
             let payload = reader.read(UInt32.self), let features = reader.read(UInt64.self),
             let session = reader.readIdentifier(), let secret = reader.read(count: Hello.secretByteCount),
             let channel = reader.read(UInt16.self), let channels = reader.read(UInt16.self),
-            let handles = reader.read(UInt16.self), let reserved = reader.read(UInt16.self),
-            let idle = reader.read(UInt32.self), let reserved2 = reader.read(UInt32.self),
+            let handles = reader.read(UInt16.self), let kept = reader.read(UInt16.self),
+            let idle = reader.read(UInt32.self), let linger = reader.read(UInt32.self),
             let cluster = reader.readIdentifier(),
             let name = reader.readText(maximum: Limits.peerNameBytesMax),
-            reader.remaining == 0, reserved == 0, reserved2 == 0, Hello.isPrintable(name)
+            reader.remaining == 0, let resumption = Resumption(rawValue: kept), Hello.isPrintable(name)
         else { throw WireError(.badFrame, "the reply to HELLO is malformed") }
         guard version == Hello.version else {
             throw WireError(
@@ -107,6 +113,8 @@ public struct HelloReply: Sendable, Hashable {
         self.channelsMax = channels
         self.handlesMax = handles
         self.idleSeconds = idle
+        self.resumption = resumption
+        lingerSeconds = linger
         self.cluster = cluster
         serverName = name
     }
@@ -125,11 +133,21 @@ public struct HelloReply: Sendable, Hashable {
         writer.write(channel)
         writer.write(channelsMax)
         writer.write(handlesMax)
-        writer.write(UInt16(0))
+        writer.write(resumption.rawValue)
         writer.write(idleSeconds)
-        writer.write(UInt32(0))
+        writer.write(lingerSeconds)
         writer.write(cluster)
         writer.writeText(Hello.shortened(serverName))
         return writer.bytes
     }
+}
+
+/// What a server kept of a channel whose connection was lost.
+public enum Resumption: UInt16, Sendable, Hashable {
+    /// Nothing: the channel is new, every slot's first sequence is 1.
+    case fresh = 0
+    /// Its slots, and the last reply of each that may not be executed twice.
+    case slots = 1
+    /// The session alone, because the server was restarted: each slot takes whatever sequence comes first.
+    case session = 2
 }

@@ -5,7 +5,8 @@ import Core
 /// | bytes | field |
 /// |---|---|
 /// | 0 | kind of resource: 1 volume, 2 fileset, 3 endpoint |
-/// | 1..<4 | reserved, 0 |
+/// | 1 | flags: bit 0, take over from sessions of the same key that have no connection |
+/// | 2..<4 | reserved, 0 |
 /// | 4..<8 | rights wanted; 0 for all that the capability and the resource's access mode allow |
 /// | 8… | capability in binary form: 16-bit length and bytes |
 public struct OpenRequest: Sendable, Hashable {
@@ -16,11 +17,15 @@ public struct OpenRequest: Sendable, Hashable {
     public var kind: ResourceKind
     /// The rights wanted; empty for all there are.
     public var rights: Rights
+    /// Whether sessions that the same TLS key began, that have no connection and that stand in the way of
+    /// writing, are ended first.
+    public var takesOver: Bool
     /// The capability's binary form, not looked into here.
     public var capability: [UInt8]
 
     /// A request from its fields.
-    public init(kind: ResourceKind, rights: Rights, capability: [UInt8]) {
+    public init(kind: ResourceKind, rights: Rights, takesOver: Bool = false, capability: [UInt8]) {
+        self.takesOver = takesOver
         self.kind = kind
         self.rights = rights
         self.capability = capability
@@ -32,11 +37,12 @@ public struct OpenRequest: Sendable, Hashable {
     ///   right.
     public init(bytes: [UInt8]) throws(WireError) {
         var reader = ByteReader(bytes)
-        guard let kind = reader.read(UInt8.self), let reserved = reader.read(count: 3),
+        guard let kind = reader.read(UInt8.self), let flags = reader.read(UInt8.self),
+            let reserved = reader.read(UInt16.self),
             let rights = reader.read(UInt32.self),
             let capability = reader.readCounted(maximum: Limits.capabilityBytesMax), reader.remaining == 0
         else { throw WireError(.badFrame, "OPEN is shorter or longer than its fields") }
-        guard reserved == [0, 0, 0] else { throw WireError(.badFrame, "OPEN has reserved bits set") }
+        guard reserved == 0, flags <= 1 else { throw WireError(.badFrame, "OPEN has reserved bits set") }
         guard let known = ResourceKind(rawValue: kind) else {
             throw WireError(.badRequest, "OPEN names an unknown kind of resource: \(kind)")
         }
@@ -45,6 +51,7 @@ public struct OpenRequest: Sendable, Hashable {
         }
         guard !capability.isEmpty else { throw WireError(.badRequest, "OPEN has no capability") }
         self.kind = known
+        takesOver = flags == 1
         self.rights = Rights(rawValue: rights)
         self.capability = capability
     }
@@ -54,7 +61,8 @@ public struct OpenRequest: Sendable, Hashable {
         precondition(capability.count <= Limits.capabilityBytesMax, "a capability has at most 8,192 bytes")
         var writer = ByteWriter(capacity: 10 + capability.count)
         writer.write(kind.rawValue)
-        writer.write(bytes: [0, 0, 0])
+        writer.write(UInt8(takesOver ? 1 : 0))
+        writer.write(UInt16(0))
         writer.write(rights.rawValue)
         writer.writeCounted(capability)
         return writer.bytes

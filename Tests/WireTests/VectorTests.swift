@@ -66,6 +66,8 @@ import Wire
             #expect(hello.session == (try vector.identifier("session")))
             #expect(hello.secret == (try vector.data("secret")))
             #expect(hello.clientName == (try vector.text("client_name")))
+            #expect((hello.resumes ?? 0) == (try vector.number("channel")))
+            #expect((hello.resumes == nil ? 0 : 1) == (try vector.number("flags") as UInt16))
             #expect(hello.bytes == vector.bytes, "\(vector.name)")
         }
     }
@@ -82,6 +84,8 @@ import Wire
             #expect(reply.handlesMax == (try vector.number("handles_max")))
             #expect(reply.idleSeconds == (try vector.number("idle_seconds")))
             #expect(reply.cluster == (try vector.identifier("cluster")))
+            #expect(reply.resumption.rawValue == (try vector.number("resumption")))
+            #expect(reply.lingerSeconds == (try vector.number("linger_seconds")))
             #expect(reply.serverName == (try vector.text("server_name")))
             #expect(reply.bytes == vector.bytes, "\(vector.name)")
         }
@@ -92,6 +96,7 @@ import Wire
             let request = try OpenRequest(bytes: vector.bytes)
             #expect(request.kind.rawValue == (try vector.number("kind")))
             #expect(request.rights.rawValue == (try vector.number("rights")))
+            #expect((request.takesOver ? 1 : 0) == (try vector.number("flags") as UInt8))
             #expect(request.capability == (try vector.data("capability")))
             #expect(request.bytes == vector.bytes, "\(vector.name)")
         }

@@ -75,16 +75,22 @@ hello = [
     ("a new session", Hello(payload_max=1 << 20, slots=64, client_name="node-1 sluice/1.0")),
     ("joining a session", Hello(1, 3, 131_072, 1, 32, ID_A, SECRET, "knoten-ü")),
     ("the longest name", Hello(client_name="n" * 128)),
+    ("resuming channel 3", Hello(features=1, slots=64, session=ID_A, secret=SECRET, client_name="c", channel=3,
+                                 flags=1)),
 ]
 hello_reply = [
     ("a new session", HelloReply(1, 64, 1 << 20, 0, ID_A, SECRET, 0, 64, 64, 300, ID_B, "io-server-1")),
     ("a joined session", HelloReply(1, 32, 131_072, 0, ID_A, bytes(32), 3, 64, 64, 0, ID_B, "")),
+    ("a resumed channel", HelloReply(1, 64, 1 << 20, 1, ID_A, bytes(32), 3, 64, 64, 300, ID_B, "io", 1, 120)),
+    ("a resumed channel of a restarted server", HelloReply(
+        1, 64, 1 << 20, 1, ID_A, bytes(32), 0, 64, 64, 300, ID_B, "io", 2, 120)),
     ("the least", HelloReply(1, 1, 16_384, 0, ID_A, SECRET, 0, 1, 1, 0, bytes(16), "x")),
 ]
 opens = [
     ("all rights there are", OpenRequest(1, 0, bytes(range(256)) + b"capability")),
     ("read only", OpenRequest(1, Rights.READ, b"c")),
     ("read, write, discard and flush", OpenRequest(1, 15, b"c" * 8192)),
+    ("taking over", OpenRequest(1, 15, b"c", 1)),
     ("a fileset", OpenRequest(2, Rights.READ | Rights.LIST, b"c")),
 ]
 renew = [("a capability", RenewRequest(b"capability")), ("the longest", RenewRequest(b"c" * 8192))]
@@ -154,6 +160,11 @@ reject_bodies = [
     ("hello", "cut in the name", h.encode()[:-1], "BAD_FRAME"),
     ("hello", "a byte too many", h.encode() + b"x", "BAD_FRAME"),
     ("hello", "reserved bits", patched(h, 31, b"\1"), "BAD_FRAME"),
+    ("hello", "unknown flag", patched(h, 28, b"\2"), "BAD_FRAME"),
+    ("hello", "resumes without a session", Hello(features=1, flags=1).encode(), "BAD_REQUEST"),
+    ("hello", "resumes without RESUME", Hello(session=ID_A, secret=SECRET, flags=1).encode(), "BAD_REQUEST"),
+    ("hello", "a channel that it does not resume", Hello(features=1, session=ID_A, secret=SECRET, channel=1).encode(),
+     "BAD_REQUEST"),
     ("hello", "versions reversed", Hello(version_min=2, version_max=1).encode(), "BAD_FRAME"),
     ("hello", "a later version only", Hello(version_min=2, version_max=9).encode(), "VERSION_MISMATCH"),
     ("hello", "name too long", Hello(client_name="n" * 129).encode(), "BAD_FRAME"),
@@ -168,12 +179,13 @@ reject_bodies = [
     ("helloReply", "payload below the protocol's", HelloReply(payload_max=16_383, session=ID_A).encode(), "BAD_FRAME"),
     ("helloReply", "no session", HelloReply().encode(), "BAD_FRAME"),
     ("helloReply", "version 2", HelloReply(version=2, session=ID_A).encode(), "VERSION_MISMATCH"),
-    ("helloReply", "reserved bits", patched(r, 84, b"\1"), "BAD_FRAME"),
+    ("helloReply", "unknown resumption", patched(r, 78, b"\3"), "BAD_FRAME"),
     ("helloReply", "cut short", r.encode()[:-1], "BAD_FRAME"),
     ("open", "empty", b"", "BAD_FRAME"),
     ("open", "cut short", o.encode()[:-1], "BAD_FRAME"),
     ("open", "a byte too many", o.encode() + b"x", "BAD_FRAME"),
-    ("open", "reserved bits", patched(o, 1, b"\1"), "BAD_FRAME"),
+    ("open", "reserved bits", patched(o, 2, b"\1"), "BAD_FRAME"),
+    ("open", "unknown flag", patched(o, 1, b"\2"), "BAD_FRAME"),
     ("open", "kind 0", OpenRequest(0, 0, b"c").encode(), "BAD_REQUEST"),
     ("open", "kind 4", OpenRequest(4, 0, b"c").encode(), "BAD_REQUEST"),
     ("open", "unknown right", OpenRequest(1, 1 << 10, b"c").encode(), "BAD_REQUEST"),

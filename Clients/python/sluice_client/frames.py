@@ -21,6 +21,9 @@ SLOTS_MAX = 256
 VOLUME_MAX = (1 << 63) - 4096
 MAGIC = b"SLUICE/1"
 VERSION = 1
+FEATURE_RESUME = 1
+HELLO_RESUMES = 1
+OPEN_TAKES_OVER = 1
 EVENT_FLAG = 0x8000
 EVENT_SLOT = 0xFFFF
 ZERO_ID = bytes(16)
@@ -28,9 +31,9 @@ ZERO_SECRET = bytes(32)
 
 _REQUEST = struct.Struct("<IHHHHIIIQ")
 _REPLY = struct.Struct("<IHHHHIQQ")
-_HELLO = struct.Struct("<8sHHIQH6s16s32s")
+_HELLO = struct.Struct("<8sHHIQHHHH16s32s")
 _HELLO_REPLY = struct.Struct("<8sHHIQ16s32sHHHHII16s")
-_OPEN = struct.Struct("<B3sI")
+_OPEN = struct.Struct("<BBHI")
 _STATE = struct.Struct("<QIIIBBHQQQ16s16sQQQ")
 
 
@@ -96,6 +99,7 @@ class Status(enum.IntEnum):
     NOT_SUPPORTED = 13
     ALREADY_EXISTS = 14
     PROTOCOL_VIOLATION = 15
+    MISCOMPARE = 16
     DENIED = 32
     BAD_CAPABILITY = 33
     EXPIRED = 34
@@ -118,6 +122,7 @@ class Status(enum.IntEnum):
     MEDIUM_ERROR = 98
     DRIVER_FAILED = 99
     QUARANTINED = 100
+    OUTCOME_UNKNOWN = 101
     INTERNAL_ERROR = 128
 
 
@@ -274,26 +279,34 @@ class Hello:
     session: bytes = ZERO_ID
     secret: bytes = ZERO_SECRET
     client_name: str = ""
+    channel: int = 0
+    flags: int = 0
 
     def encode(self) -> bytes:
         return _HELLO.pack(
             MAGIC, self.version_min, self.version_max, self.payload_max,
-            self.features, self.slots, bytes(6), self.session, self.secret,
+            self.features, self.slots, self.channel, self.flags, 0, self.session, self.secret,
         ) + _text(self.client_name)
 
     @classmethod
     def decode(cls, data: bytes) -> "Hello":
         if data[:8] != MAGIC or len(data) < _HELLO.size:
             raise FrameError(Status.BAD_FRAME, "HELLO has another magic or is too short")
-        _, low, high, payload, features, slots, reserved, session, secret = _HELLO.unpack_from(data)
-        if low > high or reserved != bytes(6):
+        (_, low, high, payload, features, slots, channel, flags, reserved, session,
+         secret) = _HELLO.unpack_from(data)
+        if low > high or reserved or flags & ~HELLO_RESUMES:
             raise FrameError(Status.BAD_FRAME, "HELLO has reserved bits set or its versions reversed")
         if not low <= VERSION <= high:
             raise FrameError(Status.VERSION_MISMATCH, "HELLO does not offer version 1")
         name = _name(data, _HELLO.size, "HELLO")
         if session == ZERO_ID and secret != ZERO_SECRET:
             raise FrameError(Status.BAD_REQUEST, "HELLO has a secret and no session")
-        return cls(low, high, payload, features, slots, session, secret, name)
+        if flags & HELLO_RESUMES:
+            if session == ZERO_ID or not features & FEATURE_RESUME:
+                raise FrameError(Status.BAD_REQUEST, "HELLO resumes a channel without session or RESUME")
+        elif channel:
+            raise FrameError(Status.BAD_REQUEST, "HELLO names a channel that it does not resume")
+        return cls(low, high, payload, features, slots, session, secret, name, channel, flags)
 
 
 @dataclass
@@ -310,12 +323,14 @@ class HelloReply:
     idle_seconds: int = 0
     cluster: bytes = ZERO_ID
     server_name: str = ""
+    resumption: int = 0
+    linger_seconds: int = 0
 
     def encode(self) -> bytes:
         return _HELLO_REPLY.pack(
             MAGIC, self.version, self.slots, self.payload_max, self.features, self.session,
-            self.secret, self.channel, self.channels_max, self.handles_max, 0,
-            self.idle_seconds, 0, self.cluster,
+            self.secret, self.channel, self.channels_max, self.handles_max, self.resumption,
+            self.idle_seconds, self.linger_seconds, self.cluster,
         ) + _text(self.server_name)
 
     @classmethod
@@ -323,20 +338,20 @@ class HelloReply:
         if data[:8] != MAGIC or len(data) < _HELLO_REPLY.size:
             raise FrameError(Status.BAD_FRAME, "the reply to HELLO has another magic or is too short")
         (_, version, slots, payload, features, session, secret, channel, channels,
-         handles, reserved, idle, reserved2, cluster) = _HELLO_REPLY.unpack_from(data)
+         handles, resumption, idle, linger, cluster) = _HELLO_REPLY.unpack_from(data)
         try:
             name = _name(data, _HELLO_REPLY.size, "the reply to HELLO")
         except FrameError as error:
             raise FrameError(Status.BAD_FRAME, str(error)) from error
-        if reserved or reserved2:
-            raise FrameError(Status.BAD_FRAME, "the reply to HELLO has reserved bits set")
+        if resumption > 2:
+            raise FrameError(Status.BAD_FRAME, "the reply to HELLO has an unknown resumption")
         if version != VERSION:
             raise FrameError(Status.VERSION_MISMATCH, f"the server chose version {version}")
         if (not 1 <= slots <= SLOTS_MAX or not PAYLOAD_MIN <= payload <= PAYLOAD_MAX
                 or session == ZERO_ID):
             raise FrameError(Status.BAD_FRAME, "the reply to HELLO grants impossible sizes")
         return cls(version, slots, payload, features, session, secret, channel, channels,
-                   handles, idle, cluster, name)
+                   handles, idle, cluster, name, resumption, linger)
 
 
 @dataclass
@@ -344,22 +359,23 @@ class OpenRequest:
     kind: int = 1
     rights: int = 0
     capability: bytes = b""
+    flags: int = 0
 
     def encode(self) -> bytes:
-        return (_OPEN.pack(self.kind, bytes(3), self.rights)
+        return (_OPEN.pack(self.kind, self.flags, 0, self.rights)
                 + struct.pack("<H", len(self.capability)) + self.capability)
 
     @classmethod
     def decode(cls, data: bytes) -> "OpenRequest":
         if len(data) < _OPEN.size:
             raise FrameError(Status.BAD_FRAME, "OPEN is shorter than its fields")
-        kind, reserved, rights = _OPEN.unpack_from(data)
+        kind, flags, reserved, rights = _OPEN.unpack_from(data)
         capability = _counted(data, _OPEN.size, CAPABILITY_MAX, "OPEN")
-        if reserved != bytes(3):
+        if reserved or flags > OPEN_TAKES_OVER:
             raise FrameError(Status.BAD_FRAME, "OPEN has reserved bits set")
         if not 1 <= kind <= 3 or rights & ~ALL_RIGHTS or not capability:
             raise FrameError(Status.BAD_REQUEST, "OPEN has an unknown kind or right, or no capability")
-        return cls(kind, rights, capability)
+        return cls(kind, rights, capability, flags)
 
 
 @dataclass

@@ -31,12 +31,12 @@ extension Status {
         switch self {
         case .ok, .badRequest, .unknownOpcode, .badLength, .outOfRange, .unaligned, .badHandle, .notFound,
             .tooLarge, .notSupported, .readOnly, .busy, .timedOut, .ioError, .noSpace, .mediumError,
-            .driverFailed, .internalError:
+            .driverFailed, .internalError, .miscompare:
             true
         case .badFrame, .badSlot, .badSequence, .versionMismatch, .alreadyExists, .protocolViolation,
             .denied, .badCapability, .expired, .notYetValid, .revoked, .wrongHolder, .wrongAudience,
             .staleEpoch, .fenced, .writerConflict, .tooManyChannels, .tooManyHandles, .draining,
-            .driverRecovering, .quarantined:
+            .driverRecovering, .quarantined, .outcomeUnknown:
             false
         }
     }
