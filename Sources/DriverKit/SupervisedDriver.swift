@@ -101,6 +101,9 @@ public protocol SupervisedDriver: Driver {
     /// How its host is. Any thread; never blocks long.
     var report: DriverHostReport { get }
 
+    /// Calls `observer` at every change from now on, on a thread of the driver's; it must not block. One at a time.
+    func observe(_ observer: @escaping @Sendable (DriverHostEvent) -> Void)
+
     /// Ends the host and starts another, also out of quarantine; returns when it serves.
     func restart() throws(DriverError)
 

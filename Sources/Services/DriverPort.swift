@@ -19,6 +19,8 @@ final class DriverPort: BatchTarget {
     /// Let go of by `ServiceShard.stop`, which drops its ports.
     private let shard: ServiceShard
     private let reactor: Reactor
+    /// Whether the driver is being replaced: requests wait.
+    var isRecovering = false
     private var isScheduled = false
     private var hasSubmissions = false
 

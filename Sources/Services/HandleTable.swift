@@ -146,6 +146,9 @@ extension Handle {
         denial == .badHandle && running == 0 && delayed.isEmpty && !isClosing
     }
 
+    /// Whether its client may still use it.
+    var isUsable: Bool { denial == .ok && !isClosing }
+
     /// Whether nothing of it will reach the device any more.
     var isQuiet: Bool { running == 0 && delayed.isEmpty }
 }

@@ -35,6 +35,19 @@ extension IOServices {
         configuration.logger.notice("pool configured", metadata: ["pool": "\(name)"])
     }
 
+    /// Has the users of a pool hear when its driver is replaced.
+    func watch(_ pool: Pool) {
+        guard let driver = pool.driver as? any SupervisedDriver else { return }
+        driver.observe { [weak self] event in
+            let links = self?.state.withLock { $0.shards } ?? []
+            for link in links {
+                _ = link.remote.post {
+                    link.shard.value.driverChanged(pool.number, isRecovering: event.state == .recovering)
+                }
+            }
+        }
+    }
+
     /// Ends every driver's host and lets no other pool start. Call it when no channel is served any more.
     public func stop() async {
         let pools = state.withLock { state in

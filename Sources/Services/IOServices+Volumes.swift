@@ -38,6 +38,7 @@ extension IOServices {
             return nil
         }
         if let error = errors.compactMap({ $0 }).first { throw error }
+        watch(pool)
         configuration.logger.info(
             "pool started", metadata: ["pool": "\(descriptor.name)", "driver": "\(descriptor.driver)"])
     }

@@ -189,6 +189,7 @@ extension ServiceShard {
             ])
         let state = channel.handles[position].state
         answerControl(channel, header, .ok, value: UInt64(id), payload: state.bytes)
+        if port.isRecovering { channel.push(.driverRecovering(handle: id, isRecovering: true)) }
     }
 
     // MARK: On a handle

@@ -30,6 +30,19 @@ extension ServiceShard {
         if Int(port) < ports.count { ports[Int(port)]?.queue?.volumeChanged(index) }
     }
 
+    /// Tells the clients of a pool that its driver is being replaced, or (not `isRecovering`) is not any more.
+    func driverChanged(_ number: UInt8, isRecovering: Bool) {
+        guard Int(number) < ports.count, let port = ports[Int(number)], port.isRecovering != isRecovering
+        else { return }
+        port.isRecovering = isRecovering
+        for case let channel? in channels where !channel.isDetached {
+            for position in channel.handles.positions(where: { $0.port == number && $0.isUsable }) {
+                channel.push(
+                    .driverRecovering(handle: channel.handles.id(position), isRecovering: isRecovering))
+            }
+        }
+    }
+
     var currentStatistics: Statistics {
         var result = statistics
         for case let channel? in channels {

@@ -20,6 +20,7 @@ final class HostedDriver: SupervisedDriver {
         var upgrades = 0
         var settings: [String: String] = [:]
         var isShutDown = false
+        var observer: (@Sendable (DriverHostEvent) -> Void)?
         /// What the next restart or upgrade fails with.
         var failure: DriverError?
     }
@@ -31,6 +32,10 @@ final class HostedDriver: SupervisedDriver {
     init(_ memory: MemoryDriver) { self.memory = memory }
 
     var report: DriverHostReport { state.withLock { $0.report } }
+
+    func observe(_ observer: @escaping @Sendable (DriverHostEvent) -> Void) {
+        state.withLock { $0.observer = observer }
+    }
 
     func restart() throws(DriverError) {
         try act { state in

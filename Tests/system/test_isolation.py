@@ -13,6 +13,7 @@ import time
 import pytest
 from conftest import ROOT, Server, await_condition, needs_root
 from sluice_client import Channel, RequestFailed, Status
+from sluice_client.frames import EventKind
 
 KILLS = int(os.environ.get("SLUICE_DRIVER_KILLS", "9"))
 SEED = int(os.environ.get("SLUICE_SEED", "3"))
@@ -151,6 +152,24 @@ def test_a_killed_host_is_a_pause_below_a_second(patient):
     print(f"from SIGKILL until requests went on: median {statistics.median(pauses)} ms, worst {max(pauses)} ms; "
           f"the longest write and read back took {max(load.times) * 1000:.0f} ms")
     assert max(load.times) < 1
+
+
+def test_users_are_told_that_their_driver_is_replaced(patient):
+    node = patient.join("compute")
+    patient.volume("disk", node="compute")
+    with opened(patient, node, "disk") as (channel, handle):
+        channel.write(handle, 0, bytes(4096))
+        pid = await_host(patient)["pid"]
+        os.kill(pid, signal.SIGKILL)
+        await_host(patient, other_than=pid)
+
+        def told():
+            channel.write(handle, 0, bytes(4096))
+            return len(channel.events) == 2
+
+        await_condition("both events", told)
+        assert [(event.kind, event.value, event.detail) for event in channel.events] == [
+            (EventKind.DRIVER_RECOVERING, 1, handle), (EventKind.DRIVER_RECOVERING, 0, handle)]
 
 
 def test_what_is_in_memory_outlives_the_host(patient):

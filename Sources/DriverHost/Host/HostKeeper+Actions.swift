@@ -34,7 +34,9 @@ extension HostKeeper {
         case .failRequests(let status): failRequests(status)
         case .armTimer(let nanoseconds): timerDeadline = now &+ nanoseconds
         case .cancelTimer: timerDeadline = nil
-        case .report(let event): options.onEvent(event)
+        case .report(let event):
+            options.onEvent(event)
+            shared.withLock { $0.observer }?(event)
         case .answerRestart(let error):
             let answers = restartAnswers
             restartAnswers = []

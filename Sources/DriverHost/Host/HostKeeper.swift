@@ -70,6 +70,8 @@ final class HostKeeper: @unchecked Sendable {
         var flushFailures: [UInt32: Status] = [:]
         var report = DriverHostReport(state: .starting)
         var notes: [String] = []
+        /// Hears of every change, beside `Options.onEvent`.
+        var observer: (@Sendable (DriverHostEvent) -> Void)?
         var settings: [String: String] = [:]
         var isOver = false
     }

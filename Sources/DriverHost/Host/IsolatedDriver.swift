@@ -72,6 +72,11 @@ public final class IsolatedDriver: SupervisedDriver {
     /// How the host is.
     public var report: DriverHostReport { keeper.shared.withLock { $0.report } }
 
+    /// Has `observer` called at every change, on the keeper's thread.
+    public func observe(_ observer: @escaping @Sendable (DriverHostEvent) -> Void) {
+        keeper.shared.withLock { $0.observer = observer }
+    }
+
     /// Makes a volume; durable.
     public func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
         _ = try keeper.call(.create(id, size: size))
