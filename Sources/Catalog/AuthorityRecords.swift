@@ -89,6 +89,8 @@ public struct CapabilityRecord: Record, Hashable {
     public let resourceID: Identifier
     /// The resource's name.
     public let resourceName: String
+    /// The resource's epoch when it was issued; nil in records of a version that did not note it.
+    public let resourceEpoch: UInt64?
     /// What it allows.
     public let rights: Rights
     /// Where; nil for all of it.
@@ -114,7 +116,8 @@ public struct CapabilityRecord: Record, Hashable {
 
     /// What is issued for `grant`, narrowed to the given values.
     public init(
-        id: Identifier, grant: GrantRecord, rights: Rights, range: ByteRange?, limits: IOLimits,
+        id: Identifier, grant: GrantRecord, resourceEpoch: UInt64, rights: Rights, range: ByteRange?,
+        limits: IOLimits,
         delegationDepth: UInt8, holder: Digest32, keyID: String, issuedAt: UInt64, expiresAt: UInt64
     ) {
         self.id = id
@@ -125,6 +128,7 @@ public struct CapabilityRecord: Record, Hashable {
         kind = grant.kind
         resourceID = grant.resourceID
         resourceName = grant.resourceName
+        self.resourceEpoch = resourceEpoch
         self.rights = rights
         self.range = range
         self.limits = limits

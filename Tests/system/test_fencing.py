@@ -87,6 +87,9 @@ def test_a_fence_hands_the_volume_over(server, nodes):
         with pytest.raises(RequestFailed) as refused:
             channel.open(stale)
         assert refused.value.status == Status.STALE_EPOCH
+        with server.api(server.data / "admin") as api:
+            listed = api.get("/v1/capabilities").json()["items"]
+        assert [item["revoked"] for item in listed if item["node"] == "old"] == [True]
         with pytest.raises(RequestFailed) as refused:
             channel.open(token(server, old, "disk"))
         assert refused.value.status == Status.WRITER_CONFLICT, "the grant is there, the volume is taken"

@@ -45,7 +45,8 @@ extension ControlPlane {
             }
             let now = wallClock.now()
             let capability = CapabilityRecord(
-                id: .random(using: random), grant: grant, rights: wish.rights ?? grant.rights,
+                id: .random(using: random), grant: grant, resourceEpoch: volume.epoch,
+                rights: wish.rights ?? grant.rights,
                 range: wish.range ?? grant.range, limits: wish.limits(under: grant.limits),
                 delegationDepth: wish.delegationDepth ?? grant.delegationDepth, holder: holder,
                 keyID: Hex.encode(authority.signingKey.id), issuedAt: now,
@@ -198,10 +199,11 @@ extension ControlPlane {
     /// When and why a capability stopped counting other than by its expiry; nil when it did not.
     func end(of record: CapabilityRecord) -> (at: UInt64?, reason: String)? {
         if let at = record.revokedAt { return (at, record.reason ?? "revoked") }
-        if store.get(VolumeRecord.self, record.resourceName).map({
-            $0.record.id != record.resourceID || $0.record.state == .deleting
-        }) ?? true {
-            return (nil, "volume \(record.resourceName) was deleted")
+        guard let volume = store.get(VolumeRecord.self, record.resourceName)?.record,
+            volume.id == record.resourceID, volume.state != .deleting
+        else { return (nil, "volume \(record.resourceName) was deleted") }
+        if record.resourceEpoch.map({ $0 != volume.epoch }) ?? false {
+            return (nil, "volume \(record.resourceName) was given a new epoch, as a fence does")
         }
         guard let node = store.get(NodeRecord.self, record.nodeName), node.record.id == record.nodeID else {
             return (nil, "node \(record.nodeName) was removed")
