@@ -41,7 +41,7 @@ $(PYTHON): Tests/system/requirements.txt
 bench: ## Sluice and its peers, and isolation against none, side by side
 	@Deploy/install-dependencies.sh build bench
 	@$(MAKE) --no-print-directory build
-	python3 Tests/benchmarks/compare.py
+	python3 Tests/benchmarks/suite.py
 	python3 Tests/benchmarks/isolation.py
 
 format: ## rewrite the sources in the project's format

@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""Sluice beside its peers: throughput, CPU and system calls for every workload, on one machine in one run.
+
+Every round measures each contender once, in turn, so that a noisy machine disturbs all of them alike; figures are
+medians over the rounds with the spread beside them. It reports; it does not judge. Writes JSON, a table in Markdown
+and a plot for each workload group. Loopback only, one temporary folder.
+
+    make bench                      or
+    Tests/benchmarks/suite.py [--only NAME…] [--workloads TEXT…] [--rounds N] [--seconds N] [--out FOLDER] [--list]
+"""
+import argparse
+import json
+import os
+import pathlib
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+
+import peers
+import plot
+from peers import Workload
+
+SIZE = 512 << 20
+KIB, MIB = 1 << 10, 1 << 20
+
+WORKLOADS = [
+    *(Workload(rw, 4 * KIB, depth) for rw in ("randread", "randwrite") for depth in (1, 8, 32, 128)),
+    Workload("randrw", 4 * KIB, 32),
+    *(Workload(rw, size, depth) for rw in ("read", "write") for size, depth in ((128 * KIB, 8), (MIB, 4))),
+    *(Workload(rw, 4 * KIB, 32, channels=4) for rw in ("randread", "randwrite")),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders whose name contains one of these")
+    parser.add_argument("--workloads", nargs="+", metavar="TEXT", help="workloads whose name contains one of these")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--out", type=pathlib.Path, default=peers.HERE / "results")
+    parser.add_argument("--list", action="store_true", help="say what there is, and stop")
+    options = parser.parse_args()
+    contenders = chosen(peers.ALL, options.only)
+    workloads = chosen(WORKLOADS, options.workloads)
+    if options.list:
+        print(*(thing.name for thing in (*contenders, *workloads)), sep="\n")
+        return
+    rounds = measure(contenders, workloads, options)
+    document = {"machine": machine(), "seconds": options.seconds, "rounds": options.rounds,
+                "figures": summarise(contenders, workloads, rounds)}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "figures.json").write_text(json.dumps(document, indent=1) + "\n")
+    (options.out / "figures.md").write_text(table(document))
+    for name, text in plot.charts(document).items():
+        (options.out / name).write_text(text)
+    print(table(document))
+
+
+def chosen(things, texts):
+    return [thing for thing in things if not texts or any(text in thing.name for text in texts)]
+
+
+def machine():
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    memory = next(int(line.split()[1]) >> 20 for line in open("/proc/meminfo") if line.startswith("MemTotal"))
+    return f"{os.cpu_count()} cores of {cpu or platform.machine()}, {memory} GiB, Linux {platform.release()}"
+
+
+def measure(contenders, workloads, options):
+    """By workload and contender: a `Result` for each round."""
+    for tool in {tool for contender in contenders for tool in contender.tools}:
+        if not shutil.which(tool):
+            raise SystemExit(f"{tool} is missing: Deploy/install-dependencies.sh bench")
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="sluice-bench.") as root:
+        root = pathlib.Path(root)
+        root.chmod(0o755)
+        certificates = peers.Certificates(root / "certificates")
+        for number in range(options.rounds):
+            # One contender's server at a time: an idle one still takes memory, caches and timer ticks.
+            for contender in contenders if number % 2 == 0 else reversed(contenders):
+                folder = root / f"{number}-{contender.__name__}"
+                folder.mkdir()
+                running = contender(folder, SIZE, certificates)
+                try:
+                    for workload in workloads:
+                        result = running.measure(workload, options.seconds)
+                        if result:
+                            results.setdefault((workload.name, contender.name), []).append(result)
+                            print(f"round {number + 1}: {contender.name}: {workload.name}: {result.iops:,.0f} IOPS",
+                                  flush=True)
+                finally:
+                    running.stop()
+                    shutil.rmtree(folder)
+    return results
+
+
+def summarise(contenders, workloads, rounds):
+    figures = []
+    for workload in workloads:
+        for contender in contenders:
+            results = rounds.get((workload.name, contender.name))
+            if not results:
+                continue
+            rates = sorted(result.iops for result in results)
+            figures.append({
+                "workload": workload.name, "contender": contender.name, "iops": statistics.median(rates),
+                "iopsLeast": rates[0], "iopsMost": rates[-1],
+                "bytesPerSecond": statistics.median(rates) * workload.block_size,
+                "serverCPUMicroseconds": statistics.median(r.server_cpu / r.operations * 1e6 for r in results),
+                "clientCPUMicroseconds": statistics.median(r.client_cpu / r.operations * 1e6 for r in results)})
+    return figures
+
+
+def table(document):
+    """The figures in Markdown, a table for each workload."""
+    lines = [f"{document['machine']}. Both sides on this machine over loopback; median of {document['rounds']} rounds of "
+             f"{document['seconds']} s, in brackets the least and the most.", ""]
+    workload = None
+    for figure in document["figures"]:
+        if figure["workload"] != workload:
+            workload = figure["workload"]
+            base = figure["iops"]
+            lines += ["", f"**{workload}**", "",
+                      "| | IOPS | MB/s | of the first | server CPU, us an I/O | client CPU, us an I/O |",
+                      "|---|---|---|---|---|---|"]
+        lines.append(
+            f"| {figure['contender']} | {figure['iops']:,.0f} ({figure['iopsLeast']:,.0f} to {figure['iopsMost']:,.0f}) | "
+            f"{figure['bytesPerSecond'] / 1e6:,.0f} | {figure['iops'] / base:.2f} | "
+            f"{figure['serverCPUMicroseconds']:.1f} | {figure['clientCPUMicroseconds']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
