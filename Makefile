@@ -2,13 +2,23 @@
 SWIFT_BUILD := swift build -c release
 PYTHON := .venv-test/bin/python
 
-.PHONY: build demo test soak bench format lint clean
+.PHONY: build install install-files demo test soak bench format lint clean
 
 build: ## the release binaries
 	@Deploy/install-dependencies.sh build
 	$(SWIFT_BUILD) --product sluiced
 	$(SWIFT_BUILD) --product sluice
 	$(SWIFT_BUILD) --product sluice-driver
+
+PREFIX ?= /usr
+
+install: build install-files ## programs to PREFIX/bin, units for systemd; DESTDIR for packages
+
+install-files:
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/lib/systemd/system
+	install -m 755 .build/release/sluiced .build/release/sluice .build/release/sluice-driver $(DESTDIR)$(PREFIX)/bin
+	for unit in Deploy/systemd/*.service; do sed 's#/usr/bin/#$(PREFIX)/bin/#' $$unit \
+		> $(DESTDIR)/lib/systemd/system/$$(basename $$unit); done
 
 demo: ## the whole story in one command: a remote disk, mounted, checked, revoked
 	@Deploy/install-dependencies.sh build demo

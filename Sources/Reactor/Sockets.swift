@@ -35,6 +35,16 @@ public enum Sockets {
         return socket
     }
 
+    /// Sends one datagram to a Unix socket.
+    public static func send(_ bytes: [UInt8], toDatagram address: SocketAddress) throws(ReactorError) {
+        let type = Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
+        let socket = FileDescriptor(owning: try checked("socket", socket(address.family, type, 0)))
+        let fd = socket.raw
+        let flags = Int32(MSG_NOSIGNAL)
+        let sent = unsafe address.withAddress { unsafe sendto(fd, bytes, bytes.count, flags, $0, $1) }
+        _ = try checked("sendto \(address)", Int32(truncatingIfNeeded: sent))
+    }
+
     /// Two connected Unix stream sockets, as raw descriptors that the caller owns.
     public static func pair() throws(ReactorError) -> (Int32, Int32) {
         var ends: [Int32] = [-1, -1]

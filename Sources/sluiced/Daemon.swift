@@ -64,6 +64,7 @@ struct Daemon {
             lock: lock, folder: folder, catalog: catalog, services: services, plane: plane,
             control: control, data: data, logger: logger)
         try daemon.announce()
+        ServiceManager.tellReady()
         return daemon
     }
 
@@ -71,6 +72,7 @@ struct Daemon {
     /// catalog.
     func stop() async {
         logger.notice("stopping")
+        ServiceManager.tellStopping()
         plane.drain()
         await control.stop()
         await data.stop()
