@@ -1,7 +1,8 @@
 """One data channel over a blocking TLS socket: HELLO, handles and volume requests.
 
 Simple calls (`read`, `write`, …) use one request at a time; `submit` and `wait` keep several in flight;
-`send_raw` and `receive` are for tests that send what no right client sends.
+`Channel.resume` goes on with a lost channel on a new connection; `send_raw` and `receive` are for tests that send
+what no right client sends.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import base64
 import socket
 import ssl
-from dataclasses import dataclass
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from . import frames
 from .frames import Event, Flags, Hello, HelloReply, Opcode, OpenRequest, RenewRequest, ReplyHeader
@@ -64,17 +67,44 @@ class Reply:
         return self
 
 
+@dataclass
+class Sent:
+    """A request without an answer: what a repeat of it needs."""
+
+    header: RequestHeader
+    payload: bytes = b""
+    is_given_up: bool = False
+
+    def is_answered_by(self, reply: ReplyHeader) -> bool:
+        return self.header.sequence == reply.sequence and (
+            self.is_given_up or self.header.opcode == reply.opcode)
+
+    def repeated(self, handles: int | Mapping[int, int]) -> "Sent":
+        """The same on another connection; a PING where nobody wants it any more."""
+        header = self.header
+        if self.is_given_up:
+            return Sent(RequestHeader(opcode=Opcode.PING, slot=header.slot, sequence=header.sequence), b"", True)
+        if not header.handle:
+            return self
+        return Sent(replace(header, handle=handles if isinstance(handles, int) else handles[header.handle]),
+                    self.payload)
+
+
 class Channel:
     """A connection to the data port.
 
     `cafile` verifies the server. `certfile` and `keyfile` are the client's: any
     key will do, a capability's holder must be this one. With `hello=False` nothing is sent after the handshake.
+    `features` are those of HELLO: with FEATURE_RESUME the channel outlives this connection.
     """
 
     def __init__(self, address: tuple[str, int], *, cafile: str, certfile: str | None, keyfile: str | None,
                  server_name: str | None = None, timeout: float = 30.0, hello: bool = True,
                  client_name: str = "python", slots: int = 0, payload_max: int = 0,
-                 session: bytes = frames.ZERO_ID, secret: bytes = frames.ZERO_SECRET):
+                 session: bytes = frames.ZERO_ID, secret: bytes = frames.ZERO_SECRET, features: int = 0,
+                 lost: "Channel | None" = None):
+        self._dialled = {"address": address, "cafile": cafile, "certfile": certfile, "keyfile": keyfile,
+                         "server_name": server_name, "timeout": timeout, "client_name": client_name}
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_verify_locations(cafile)
@@ -92,14 +122,43 @@ class Channel:
         self.granted = HelloReply(slots=1)
         self._received = bytearray()
         self._sequences: dict[int, int] = {}
-        self._waiting: dict[int, RequestHeader] = {}
+        self._waiting: dict[int, Sent] = {}
         self._done: dict[int, Reply] = {}
+        self._hello = Hello()
         if self.socket.selected_alpn_protocol() != ALPN:
             self.close()
             raise ChannelClosed("the server does not speak sluice/1")
-        if hello:
-            self.hello(Hello(payload_max=payload_max, slots=slots, session=session, secret=secret,
-                             client_name=client_name))
+        try:
+            if lost:
+                self._take_up(lost, Hello(
+                    payload_max=payload_max or lost.granted.payload_max, slots=slots or lost.granted.slots,
+                    session=session, secret=secret, client_name=client_name, features=features,
+                    channel=lost.granted.channel, flags=frames.HELLO_RESUMES))
+            elif hello:
+                self.hello(Hello(payload_max=payload_max, slots=slots, session=session, secret=secret,
+                                 client_name=client_name, features=features))
+        except BaseException:
+            self.socket.close()
+            raise
+
+    @classmethod
+    def resume(cls, lost: "Channel", **options) -> "Channel":
+        """A new connection for the channel of a lost one, with its slots, sequences and unanswered requests.
+
+        Options are those of a new channel and replace what `lost` was made with. The handles are gone: `open`, then
+        `repeat`. `lost` itself stays as it was, so that a test can let both talk.
+        """
+        return cls(**{**lost._dialled, "features": frames.FEATURE_RESUME, "session": lost.session,
+                      "secret": lost.secret, **options}, lost=lost)
+
+    def _take_up(self, lost: "Channel", hello: Hello) -> None:
+        granted = self.hello(hello)
+        if (granted.session, granted.channel, granted.slots) != (
+                lost.session, lost.granted.channel, lost.granted.slots) or granted.resumption == 0:
+            raise ChannelClosed("the server resumed another channel than was asked for")
+        self._sequences = dict(lost._sequences)
+        self._waiting = {slot: replace(sent) for slot, sent in lost._waiting.items()}
+        self._done = dict(lost._done)
 
     def __enter__(self) -> "Channel":
         return self
@@ -114,6 +173,12 @@ class Channel:
             self.socket.unwrap()
         except (OSError, ValueError):
             pass
+        self.socket.close()
+
+    def drop(self, reset: bool = False) -> None:
+        """Closes the TCP connection without close_notify, as a machine that dies does; with `reset` by RST."""
+        if reset:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
     # Bytes
@@ -166,6 +231,7 @@ class Channel:
 
     def hello(self, hello: Hello) -> HelloReply:
         """Negotiates; the answer is also in `granted`."""
+        self._hello = hello
         body = hello.encode()
         self.send_raw(RequestHeader(length=len(body), opcode=Opcode.HELLO).encode() + body)
         reply = self.receive_reply().check()
@@ -178,7 +244,8 @@ class Channel:
 
     @property
     def secret(self) -> bytes:
-        return self.granted.secret
+        """The session's, also on a channel that joined it and was not told."""
+        return self._hello.secret if self.granted.secret == frames.ZERO_SECRET else self.granted.secret
 
     # Requests
 
@@ -196,28 +263,62 @@ class Channel:
     def submit(self, opcode: int, payload: bytes = b"", **fields: int) -> int:
         """Sends a request without waiting; returns its slot, which `wait` frees."""
         header = self.request_header(opcode, length=len(payload), **fields)
-        self.send_raw(header.encode() + payload)
         self._sequences[header.slot] = header.sequence
-        self._waiting[header.slot] = header
+        self._waiting[header.slot] = Sent(header, payload)
+        # On record first: what was sent in part when the connection broke is unanswered as well.
+        self.send_raw(header.encode() + payload)
         return header.slot
+
+    def receive_answer(self) -> int:
+        """Takes the next reply that somebody wants; returns its slot, whose `wait` no longer blocks."""
+        while True:
+            reply = self.receive_reply()
+            slot = reply.header.slot
+            sent = self._waiting.get(slot)
+            if sent is None or not sent.is_answered_by(reply.header):
+                raise ChannelClosed("the server answered a request that was not sent")
+            del self._waiting[slot]
+            if not sent.is_given_up:
+                self._done[slot] = reply
+                return slot
 
     def wait(self, slot: int) -> Reply:
         """The reply of the request in `slot`, whatever its status."""
         while slot not in self._done:
-            reply = self.receive_reply()
-            sent = self._waiting.pop(reply.header.slot, None)
-            if sent is None or (sent.sequence, sent.opcode) != (reply.header.sequence, reply.header.opcode):
-                raise ChannelClosed("the server answered a request that was not sent")
-            self._done[reply.header.slot] = reply
+            self.receive_answer()
         return self._done.pop(slot)
+
+    # Resume
+
+    @property
+    def unanswered(self) -> dict[int, Sent]:
+        """The requests without an answer, by slot."""
+        return dict(self._waiting)
+
+    def give_up(self, slot: int) -> None:
+        """Nobody wants this request's answer any more; it keeps its slot until one comes."""
+        self._waiting[slot].is_given_up = True
+
+    def withdraw(self, slot: int) -> None:
+        """Forgets an unanswered control request: the next one on the slot has its sequence, and passes for its repeat."""
+        self._sequences[slot] = self._waiting.pop(slot).header.sequence - 1
+
+    def repeat(self, handles: int | Mapping[int, int]) -> list[int]:
+        """Sends every unanswered request again, with one handle for all, or new ones by old; returns their slots."""
+        for slot, sent in sorted(self._waiting.items()):
+            self._waiting[slot] = sent = sent.repeated(handles)
+            self.send_raw(sent.header.encode() + sent.payload)
+        return sorted(self._waiting)
 
     def call(self, opcode: int, payload: bytes = b"", **fields: int) -> Reply:
         """Sends a request and waits for its reply, whatever its status."""
         return self.wait(self.submit(opcode, payload, **fields))
 
-    def open(self, capability: str | bytes, rights: int = Rights.NONE, kind: int = 1) -> tuple[int, ResourceState]:
+    def open(self, capability: str | bytes, rights: int = Rights.NONE, kind: int = 1,
+             take_over: bool = False) -> tuple[int, ResourceState]:
         """OPEN: the handle and what it stands for. Rights 0: all that there are."""
-        body = OpenRequest(kind, rights, capability_bytes(capability)).encode()
+        flags = frames.OPEN_TAKES_OVER if take_over else 0
+        body = OpenRequest(kind, rights, capability_bytes(capability), flags).encode()
         reply = self.call(Opcode.OPEN, body).check()
         return reply.header.value, ResourceState.decode(reply.payload)
 
