@@ -18,6 +18,6 @@ extension Limits {
     /// How many rounds of refused operations a reactor that shuts down delivers to targets that start them
     /// for ever.
     static let shutdownRoundsMax = 1000
-    /// The most batch ends that one wake-up serves; what is asked for beyond is served by the next.
-    static let batchEndsPerTurnMax = 1 << 16
+    /// Rounds of batch ends that one wake-up serves; what is asked for beyond is served by the next.
+    static let batchEndRoundsMax = 4
 }

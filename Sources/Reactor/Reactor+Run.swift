@@ -241,21 +241,27 @@ extension Reactor {
         }
     }
 
+    /// Serves who asked for it, and who asks meanwhile; after a few rounds of that, input is looked at again first.
     private func serveBatchEnds() {
-        var served = 0
-        while unsafe state.pointee.batchEndsServed < state.pointee.batchEnds.count
-            && served < Limits.batchEndsPerTurnMax
-        {
-            let end = unsafe state.pointee.batchEnds[state.pointee.batchEndsServed]
-            unsafe state.pointee.batchEndsServed += 1
-            served += 1
-            unsafe end.type.deliverBatchEnd(to: end.object)
-            unsafe Unmanaged<AnyObject>.fromOpaque(end.object).release()
+        for _ in 0..<Limits.batchEndRoundsMax {
+            let end = unsafe state.pointee.batchEnds.count
+            if unsafe state.pointee.batchEndsServed == end { break }
+            while unsafe state.pointee.batchEndsServed < end { serveBatchEnd() }
         }
         if unsafe state.pointee.batchEndsServed == state.pointee.batchEnds.count {
             unsafe state.pointee.batchEnds.removeAll(keepingCapacity: true)
-            unsafe state.pointee.batchEndsServed = 0
+        } else {
+            unsafe state.pointee.batchEnds.removeFirst(state.pointee.batchEndsServed)
         }
+        unsafe state.pointee.batchEndsServed = 0
+    }
+
+    @inline(__always)
+    private func serveBatchEnd() {
+        let end = unsafe state.pointee.batchEnds[state.pointee.batchEndsServed]
+        unsafe state.pointee.batchEndsServed += 1
+        unsafe end.type.deliverBatchEnd(to: end.object)
+        unsafe Unmanaged<AnyObject>.fromOpaque(end.object).release()
     }
 
     // MARK: The end

@@ -1,4 +1,3 @@
-import Collections
 import Core
 import DriverKit
 import Reactor
@@ -14,8 +13,8 @@ final class DriverPort: BatchTarget {
     let submissions: SubmissionRing
     let completions: CompletionRing
     private(set) var queue: (any DriverQueue)?
-    /// Requests for which the ring had no room.
-    private var overflow = Deque<DriverRequest>()
+    /// What sessions want of the driver and it does not have yet.
+    private var fair = FairQueue()
     /// Let go of by `ServiceShard.stop`, which drops its ports.
     private let shard: ServiceShard
     private let reactor: Reactor
@@ -38,12 +37,44 @@ final class DriverPort: BatchTarget {
             onCompletions: { [unowned self] in schedule() })
     }
 
-    /// Queues a request; the driver sees it when the batch ends.
+    // MARK: Credits
+
+    /// A buffer for a request of a session; nil when the arena, or the session's part of it, is used up.
     @inline(__always)
-    func submit(_ request: DriverRequest) {
-        if !overflow.isEmpty || !submissions.push(request) { overflow.append(request) }
-        hasSubmissions = true
+    func allocate(_ bytes: Int, flow: UInt32) -> ArenaBuffer? {
+        fair.touch(flow, now: reactor.now)
+        guard fair.mayTake(bytes, flow: flow, free: arena.bytes - allocator.usedBytes),
+            let buffer = allocator.allocate(bytes)
+        else { return nil }
+        fair.charge(Int(buffer.bytes), flow: flow)
+        return buffer
+    }
+
+    /// Takes a session's buffer back.
+    @inline(__always)
+    func free(_ buffer: ArenaBuffer, flow: UInt32) {
+        allocator.free(buffer)
+        fair.charge(-Int(buffer.bytes), flow: flow)
+    }
+
+    /// Makes room for the requests of a further session.
+    func prepare(flow: UInt32) { fair.prepare(flow) }
+
+    // MARK: Requests
+
+    /// Queues a request of a session, with `bytes` of the arena; the driver sees it when the batch ends, or when it
+    /// is the session's turn.
+    @inline(__always)
+    func submit(_ request: DriverRequest, flow: UInt32, bytes: UInt32) {
+        fair.touch(flow, now: reactor.now)
+        fair.append(request, flow: flow, bytes: bytes)
         schedule()
+    }
+
+    /// Notes that a session's request has come back.
+    @inline(__always)
+    func completed(flow: UInt32, bytes: UInt32) {
+        fair.completed(flow: flow, bytes: bytes)
     }
 
     private func schedule() {
@@ -55,31 +86,32 @@ final class DriverPort: BatchTarget {
     /// Runs the driver's queue and answers what is done.
     func batchEnded() {
         isScheduled = false
+        answer()
+        let given = give()
+        if given || hasSubmissions {
+            queue?.process()
+            answer()
+        }
+        hasSubmissions = submissions.count > 0
+        // What has come back makes room for others.
+        if given, !fair.isEmpty { schedule() }
+    }
+
+    private func answer() {
         while let completion = completions.pop() {
             shard.complete(completion, port: self)
         }
-        if hasSubmissions || !overflow.isEmpty {
-            refill()
-            hasSubmissions = false
-            queue?.process()
-            refill()
-            while let completion = completions.pop() {
-                shard.complete(completion, port: self)
-            }
-        }
     }
 
-    /// Moves requests that found the ring full into it. What finds no room waits for the driver's completions.
-    private func refill() {
-        guard !overflow.isEmpty else { return }
-        var moved = false
-        while let next = overflow.first, submissions.push(next) {
-            overflow.removeFirst()
-            moved = true
+    /// Gives the driver what it may have now; false when that is nothing.
+    private func give() -> Bool {
+        var given = false
+        while submissions.count < submissions.capacity, let request = fair.next() {
+            let isPushed = submissions.push(request)
+            precondition(isPushed, "the ring has room")
+            given = true
         }
-        guard moved else { return }
-        hasSubmissions = true
-        schedule()
+        return given
     }
 
     /// Takes back the requests among `tags` that the driver has not begun, which never run, and returns them; the
@@ -96,9 +128,7 @@ final class DriverPort: BatchTarget {
                 precondition(pushed, "the ring has the room that was just made")
             }
         }
-        unstarted += overflow.lazy.map(\.tag).filter(tags.contains)
-        overflow.removeAll { tags.contains($0.tag) }
-        if !overflow.isEmpty { schedule() }
+        unstarted += fair.withdraw(tags.contains)
         if unstarted.count < tags.count { queue?.withdraw(tags, status: status) }
         return unstarted
     }

@@ -41,4 +41,18 @@ extension Limits {
     public static let eventsPerBatchMax = 64
     /// The longest message of an event, in bytes of UTF-8; what is longer is cut.
     public static let eventMessageBytesMax = 512
+    /// Requests that one reactor gives to a driver for a session that is alone: all that one channel can have.
+    public static let sessionRequestsAlone = 256
+    /// Payload bytes, likewise.
+    public static let sessionBytesAlone = 16 << 20
+    /// Requests that one reactor gives to a driver for all sessions, in equal shares, when there are several.
+    public static let sharedRequests = 64
+    /// Payload bytes, likewise; a single request may always go.
+    public static let sharedBytes = 1 << 20
+    /// What a session may take in its turn, in bytes of payload and `fairRequestCost` for each request.
+    public static let fairQuantumBytes = 64 << 10
+    /// What a request costs beside its payload, in bytes.
+    public static let fairRequestCost = 4096
+    /// How long a session that wants nothing counts among those that share a driver; twice that at most.
+    public static let fairPeriodNanoseconds: UInt64 = 100_000_000
 }

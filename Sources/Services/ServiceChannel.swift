@@ -28,6 +28,8 @@ public final class ServiceChannel {
     weak var owner: (any ChannelOwner)?
     var session: Identifier?
     var sessionChannel: UInt16 = 0
+    /// Its session's number in `ServiceShard.flows`; `Flows.none` before the first OPEN.
+    var flow = Flows.none
     var slots = SlotTable(count: 1)
     var handles = HandleTable()
     /// Whole frames that wait to be sent: control replies, refusals without a slot, events.

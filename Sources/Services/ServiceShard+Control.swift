@@ -159,6 +159,7 @@ extension ServiceShard {
                 Refusal(.driverFailed, "the pool does not run on this reactor"))
         }
         port.queue?.volumeChanged(admission.index)
+        joinFlow(channel)
         var handle = Handle()
         handle.denial = .ok
         handle.rights = admission.rights

@@ -18,8 +18,10 @@ extension ServiceShard {
         while ports.count <= number { ports.append(nil) }
         guard ports[number] == nil else { return }
         do throws(DriverError) {
-            ports[number] = try DriverPort(
+            let port = try DriverPort(
                 pool: pool, shard: self, reactor: reactor, arenaBytes: services.configuration.arenaBytes)
+            for flow in 0..<flows.used { port.prepare(flow: flow) }
+            ports[number] = port
         } catch {
             throw ServiceError(error.status, "pool \(pool.descriptor.name): \(error.message)")
         }

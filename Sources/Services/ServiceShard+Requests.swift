@@ -29,12 +29,14 @@ extension ServiceShard {
         if rule.covers == .transfer {
             let total = channel.chargedBytes + Int(header.count)
             if total > Limits.channelBudgetBytes, channel.chargedBytes > 0 { return stall(channel) }
-            guard let allocated = port.allocator.allocate(Int(header.count)) else { return stall(channel) }
+            guard let allocated = port.allocate(Int(header.count), flow: channel.flow) else {
+                return stall(channel)
+            }
             buffer = allocated
         }
         let status = begin(channel, header)
         guard status == .ok else {
-            if buffer.bytes > 0 { port.allocator.free(buffer) }
+            if buffer.bytes > 0 { port.free(buffer, flow: channel.flow) }
             refuseSlot(channel, header, status)
             return .skip
         }
@@ -125,7 +127,8 @@ extension ServiceShard {
             DriverRequest(
                 opcode: operation, flags: DriverFlags(rawValue: UInt8(truncatingIfNeeded: request.flags)),
                 volume: channel.handles[position].volumeIndex, tag: tag, offset: request.offset,
-                length: UInt64(request.count), buffer: request.bufferOffset))
+                length: UInt64(request.count), buffer: request.bufferOffset),
+            flow: channel.flow, bytes: request.bufferBytes)
     }
 
     /// Channel, slot and sequence in one word: what the driver returns with a completion.
@@ -150,6 +153,7 @@ extension ServiceShard {
             return
         }
         let position = channel.slots[slot].handle
+        port.completed(flow: channel.flow, bytes: channel.slots[slot].bufferBytes)
         channel.handles[position].running -= 1
         let status = Status(rawValue: completion.status) ?? .driverFailed
         if channel.isDetached {
@@ -199,8 +203,8 @@ extension ServiceShard {
     func freeBuffer(_ channel: ServiceChannel, _ slot: UInt16) {
         let bytes = channel.slots[slot].bufferBytes
         guard bytes > 0 else { return }
-        ports[Int(channel.slots[slot].port)]?.allocator.free(
-            ArenaBuffer(offset: channel.slots[slot].bufferOffset, bytes: bytes))
+        ports[Int(channel.slots[slot].port)]?.free(
+            ArenaBuffer(offset: channel.slots[slot].bufferOffset, bytes: bytes), flow: channel.flow)
         channel.slots[slot].bufferBytes = 0
         channel.chargedBytes -= Int(bytes)
         roomWasMade()

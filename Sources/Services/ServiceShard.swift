@@ -32,6 +32,8 @@ public final class ServiceShard {
     var accessLog: AccessLog
     /// Channels that were told to wait, in that order.
     var stalled: [ServiceChannel] = []
+    /// Those that are being woken; empty otherwise.
+    private var waking: [ServiceChannel] = []
     var isWakeScheduled = false
     /// Handles with requests that wait for a rate limit.
     var delayed: [(channel: ServiceChannel, position: UInt8)] = []
@@ -39,6 +41,7 @@ public final class ServiceShard {
     /// When `delayTimer` fires, in the reactor's nanoseconds.
     var delayDue: UInt64 = .max
     var sweepTimer: TimerID?
+    var flows = Flows()
     var fences: [Fence] = []
     var isStopped = false
     var target: TargetID?
@@ -121,6 +124,7 @@ public final class ServiceShard {
     func finishIfEnded(_ channel: ServiceChannel) {
         guard channel.isDetached, channel.slots.unanswered == 0, channels[Int(channel.number)] === channel
         else { return }
+        leaveFlow(channel)
         channels[Int(channel.number)] = nil
         freeChannels.append(channel.number)
         stalled.removeAll { $0 === channel }
@@ -190,12 +194,12 @@ public final class ServiceShard {
 
     /// Lets stalled channels try again, in the order in which they began to wait.
     private func wakeStalled() {
-        let waiting = stalled
-        stalled.removeAll(keepingCapacity: true)
-        for channel in waiting {
+        swap(&stalled, &waking)
+        for channel in waking {
             channel.isStalled = false
             channel.owner?.channelMayContinue()
         }
+        waking.removeAll(keepingCapacity: true)
     }
 }
 

@@ -78,6 +78,10 @@ class Server:
     def volume(self, name, size, pool, *pool_options):
         """A volume that the node may use, in a pool of its own."""
         self.admin("pool", "create", pool, *pool_options)
+        self.further_volume(name, size, pool)
+
+    def further_volume(self, name, size, pool):
+        """Another volume that the node may use, in a pool that exists."""
         self.admin("volume", "create", name, "--size", str(size), "--pool", pool)
         self.admin("grant", "create", f"bench-{name}", "--node", "bench", "--resource", f"volume/{name}",
                    "--rights", "read,write,discard,flush")

@@ -1,0 +1,278 @@
+import Core
+import DriverKit
+
+/// Decides whose request a driver gets next: deficit round robin over sessions, with a bounded share of the driver
+/// for each.
+///
+/// A session that is alone gets all that the driver takes. As soon as others want something too, each has only its
+/// share of a small window in the driver, so that whoever comes meets a short queue there, however much waits here.
+/// A session that wanted nothing lately goes first, once (as in RFC 8290, "new flows"). No clock, no I/O.
+struct FairQueue {
+    /// How much may be in the driver.
+    struct Window {
+        /// Requests and payload bytes of one session that is alone.
+        var aloneRequests = Limits.sessionRequestsAlone
+        var aloneBytes = Limits.sessionBytesAlone
+        /// Requests and payload bytes of all sessions together, in equal shares, when there are several.
+        var sharedRequests = Limits.sharedRequests
+        var sharedBytes = Limits.sharedBytes
+    }
+
+    private struct Flow {
+        var first = none
+        var last = none
+        /// The flow that follows in its list.
+        var next = none
+        var isListed = false
+        /// What it may still take before it is another's turn; below 0 after a request that was larger.
+        var deficit = 0
+        /// What of it is in the driver.
+        var requests = 0
+        var bytes = 0
+        /// What it holds of the arena, in bytes.
+        var credit = 0
+        /// The last period in which it wanted something.
+        var period: UInt64 = 0
+    }
+
+    private struct Node {
+        var request: DriverRequest
+        /// What it holds of the arena, in bytes.
+        var bytes: UInt32
+        var next: Int32
+    }
+
+    private struct List {
+        var first = FairQueue.none
+        var last = FairQueue.none
+    }
+
+    private static let none: Int32 = -1
+
+    private let window: Window
+    private var flows: [Flow] = []
+    private var nodes: [Node] = []
+    private var freeNode = FairQueue.none
+    /// Flows that wanted nothing lately, and the others, each in order of its turn.
+    private var fresh = List()
+    private var old = List()
+    /// Requests that wait.
+    private(set) var count = 0
+    /// Periods are counted from 1.
+    private var period: UInt64 = 1
+    private var periodEnd: UInt64 = 0
+    private var activeNow = 0
+    private var activeBefore = 0
+
+    init(window: Window = Window()) {
+        self.window = window
+    }
+
+    /// Whether nothing waits.
+    var isEmpty: Bool { count == 0 }
+
+    /// How many sessions wanted something in this period or the last.
+    private var active: Int { max(activeNow, activeBefore) }
+
+    /// Whether more than one session wanted something lately.
+    var isShared: Bool { active > 1 }
+
+    // MARK: Flows
+
+    /// Makes room for `flow`; its number is used for one session at a time.
+    mutating func prepare(_ flow: UInt32) {
+        while flows.count <= Int(flow) { flows.append(Flow()) }
+    }
+
+    /// Notes that a session wants something, now in nanoseconds.
+    @inline(__always)
+    mutating func touch(_ flow: UInt32, now: UInt64) {
+        if now >= periodEnd { beginPeriod(now) }
+        if flows[Int(flow)].period != period { countActive(Int(flow)) }
+    }
+
+    private mutating func beginPeriod(_ now: UInt64) {
+        // After a longer silence nobody was there in the period before.
+        let isNext = now < periodEnd &+ Limits.fairPeriodNanoseconds
+        activeBefore = isNext ? activeNow : 0
+        activeNow = 0
+        period &+= 1
+        periodEnd = now &+ Limits.fairPeriodNanoseconds
+    }
+
+    private mutating func countActive(_ index: Int) {
+        flows[index].period = period
+        activeNow += 1
+    }
+
+    // MARK: Credits
+
+    /// Whether a session may take `bytes` of an arena of which `free` are left: alone all of it, else no more than
+    /// it leaves to others. Of n sessions that take what they can, each so gets 1/(n+1).
+    @inline(__always)
+    func mayTake(_ bytes: Int, flow: UInt32, free: Int) -> Bool {
+        let held = flows[Int(flow)].credit
+        return held == 0 || active <= 1 || held + bytes <= free
+    }
+
+    /// Notes that a session has taken (or, negative, given back) bytes of the arena.
+    @inline(__always)
+    mutating func charge(_ bytes: Int, flow: UInt32) {
+        flows[Int(flow)].credit += bytes
+    }
+
+    // MARK: Requests
+
+    /// Adds a request of a session, which holds `bytes` of the arena.
+    mutating func append(_ request: DriverRequest, flow: UInt32, bytes: UInt32) {
+        let node: Int32
+        if freeNode == FairQueue.none {
+            node = Int32(nodes.count)
+            nodes.append(Node(request: request, bytes: bytes, next: FairQueue.none))
+        } else {
+            node = freeNode
+            freeNode = nodes[Int(node)].next
+            nodes[Int(node)] = Node(request: request, bytes: bytes, next: FairQueue.none)
+        }
+        let index = Int(flow)
+        if flows[index].last == FairQueue.none {
+            flows[index].first = node
+        } else {
+            nodes[Int(flows[index].last)].next = node
+        }
+        flows[index].last = node
+        count += 1
+        // One whose share is used up is listed when something of it completes.
+        if !flows[index].isListed, hasRoom(index) {
+            flows[index].deficit = min(flows[index].deficit, 0) + Limits.fairQuantumBytes
+            link(index, isFresh: true)
+        }
+    }
+
+    /// The next request for the driver; nil when nothing waits whose session has room in the driver.
+    mutating func next() -> DriverRequest? {
+        guard count > 0 else { return nil }
+        while true {
+            let isFresh = fresh.first != FairQueue.none
+            let first = isFresh ? fresh.first : old.first
+            guard first != FairQueue.none else { return nil }
+            let index = Int(first)
+            guard flows[index].first != FairQueue.none else {
+                unlinkFirst(isFresh)
+                // It is not fresh again before everybody else had a turn.
+                if isFresh { link(index, isFresh: false) }
+                continue
+            }
+            guard hasRoom(index) else {
+                unlinkFirst(isFresh)
+                continue
+            }
+            guard flows[index].deficit > 0 else {
+                flows[index].deficit += Limits.fairQuantumBytes
+                unlinkFirst(isFresh)
+                link(index, isFresh: false)
+                continue
+            }
+            return take(index)
+        }
+    }
+
+    private mutating func take(_ index: Int) -> DriverRequest {
+        let node = Int(flows[index].first)
+        let (request, bytes) = (nodes[node].request, Int(nodes[node].bytes))
+        flows[index].first = nodes[node].next
+        if flows[index].first == FairQueue.none { flows[index].last = FairQueue.none }
+        release(node)
+        flows[index].deficit -= bytes + Limits.fairRequestCost
+        flows[index].requests += 1
+        flows[index].bytes += bytes
+        return request
+    }
+
+    /// Notes that a request which `next` returned has left the driver.
+    @inline(__always)
+    mutating func completed(flow: UInt32, bytes: UInt32) {
+        let index = Int(flow)
+        flows[index].requests -= 1
+        flows[index].bytes -= Int(bytes)
+        if !flows[index].isListed, flows[index].first != FairQueue.none, hasRoom(index) {
+            link(index, isFresh: false)
+        }
+    }
+
+    /// Takes back requests that wait; they count as if `next` had returned them.
+    mutating func withdraw(_ matches: (UInt64) -> Bool) -> [UInt64] {
+        guard count > 0 else { return [] }
+        var tags: [UInt64] = []
+        for index in flows.indices {
+            var node = flows[index].first
+            var last = FairQueue.none
+            while node != FairQueue.none {
+                let (tag, next) = (nodes[Int(node)].request.tag, nodes[Int(node)].next)
+                if matches(tag) {
+                    tags.append(tag)
+                    if last == FairQueue.none {
+                        flows[index].first = next
+                    } else {
+                        nodes[Int(last)].next = next
+                    }
+                    if next == FairQueue.none { flows[index].last = last }
+                    flows[index].requests += 1
+                    flows[index].bytes += Int(nodes[Int(node)].bytes)
+                    release(Int(node))
+                } else {
+                    last = node
+                }
+                node = next
+            }
+        }
+        return tags
+    }
+
+    // MARK: Helpers
+
+    /// Whether the first request of a flow finds room in its share of the driver; one request always does.
+    @inline(__always)
+    private func hasRoom(_ index: Int) -> Bool {
+        let requests = flows[index].requests
+        if requests == 0 { return true }
+        let active = active
+        let isAlone = active <= 1
+        let requestsMax = isAlone ? window.aloneRequests : max(window.sharedRequests / active, 1)
+        guard requests < requestsMax else { return false }
+        let first = flows[index].first
+        let bytes = first == FairQueue.none ? 0 : Int(nodes[Int(first)].bytes)
+        return flows[index].bytes + bytes <= (isAlone ? window.aloneBytes : window.sharedBytes / active)
+    }
+
+    private mutating func release(_ node: Int) {
+        nodes[node].next = freeNode
+        freeNode = Int32(node)
+        count -= 1
+    }
+
+    private mutating func link(_ index: Int, isFresh: Bool) {
+        flows[index].isListed = true
+        flows[index].next = FairQueue.none
+        let last = isFresh ? fresh.last : old.last
+        if last != FairQueue.none {
+            flows[Int(last)].next = Int32(index)
+        } else if isFresh {
+            fresh.first = Int32(index)
+        } else {
+            old.first = Int32(index)
+        }
+        if isFresh { fresh.last = Int32(index) } else { old.last = Int32(index) }
+    }
+
+    private mutating func unlinkFirst(_ isFresh: Bool) {
+        let index = Int(isFresh ? fresh.first : old.first)
+        let next = flows[index].next
+        if isFresh { fresh.first = next } else { old.first = next }
+        if next == FairQueue.none {
+            if isFresh { fresh.last = next } else { old.last = next }
+        }
+        flows[index].isListed = false
+        flows[index].next = FairQueue.none
+    }
+}
