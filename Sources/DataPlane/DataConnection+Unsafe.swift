@@ -15,6 +15,8 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
         case handshake
         /// HELLO has not arrived.
         case greeting
+        /// HELLO waits for the end of the connection whose channel it resumes, for as long as that takes.
+        case resuming
         case open
         /// What waits is sent, then the connection ends.
         case closing
@@ -41,6 +43,8 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
     private var isReceiving = false
     private var isCancellingReceive = false
     private var peerHasClosed = false
+    /// Whether the client said that it closes; without that the connection is lost.
+    private var isClosedByClient = false
 
     private var sending: OutputBuffer?
     private var isSending = false
@@ -135,13 +139,16 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
                 let isDirect = reader.part == .payload && reader.remaining >= Limits.directBytesMin
                 let space = unsafe isDirect ? destination : shard.plaintext
                 guard let count = try unsafe tls.read(into: space) else { break }
-                if count == 0 { return close(nil) }
+                if count == 0 {
+                    isClosedByClient = true
+                    return close(nil)
+                }
                 if isDirect {
                     payloadGrew(count)
                 } else {
                     let bytes = unsafe UnsafeRawBufferPointer(rebasing: space[..<count])
                     let used = unsafe ingest(bytes)
-                    if used < count, reader.part == .waiting {
+                    if used < count, reader.isHeldBack {
                         unsafe held.append(contentsOf: bytes[used...])
                     }
                 }
@@ -218,7 +225,7 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
                 reader.remaining -= count
                 at += count
                 if reader.remaining == 0 { reader.endFrame() }
-            case .waiting, .ended:
+            case .waiting, .held, .ended:
                 return at
             }
         }
@@ -272,10 +279,12 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
         let body = reader.body
         reader.endFrame()
         if phase == .open { return services.control(channel, reader.header, body: body) }
-        if services.hello(channel, reader.header, body: body) {
-            phase = .open
-        } else {
-            close("its HELLO was refused")
+        switch services.hello(channel, reader.header, body: body) {
+        case .accepted: phase = .open
+        case .refused: close("its HELLO was refused")
+        case .undecided:
+            phase = .resuming
+            reader.part = .held
         }
     }
 
@@ -286,6 +295,11 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
     func channelMayContinue() {
         guard reader.part == .waiting else { return }
         accept()
+        readOn()
+    }
+
+    /// Takes up what had to wait, and what comes after it.
+    private func readOn() {
         if reader.part != .waiting, !held.isEmpty {
             let bytes = held
             held = []
@@ -298,6 +312,20 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
     }
 
     func channelMustClose(_ reason: String) { close(reason) }
+
+    func channelWasSuperseded() {
+        shard.logger.info("channel goes on elsewhere", metadata: ["peer": "\(peerAddress)"])
+        teardown()
+    }
+
+    func channelWasGreeted(isAccepted: Bool) {
+        guard phase == .resuming else { return }
+        guard isAccepted else { return close("its HELLO was refused") }
+        phase = .open
+        heardAt = reactor.now
+        reader.part = .header
+        readOn()
+    }
 
     // MARK: Output
 
@@ -406,6 +434,7 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
     private var deadline: UInt64? {
         var due = UInt64.max
         switch phase {
+        case .resuming: break
         case .handshake, .greeting: due = begunAt + shard.options.helloNanoseconds
         case .closing, .lingering: due = closeBegunAt + shard.options.lingerNanoseconds
         case .open:
@@ -435,7 +464,7 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
         guard due <= reactor.now else { return armTimer() }
         switch phase {
         case .handshake, .greeting: close("it did not say HELLO in time")
-        case .open: close(isSending ? "it does not read" : "it sent no whole request in time")
+        case .open, .resuming: close(isSending ? "it does not read" : "it sent no whole request in time")
         case .closing, .lingering, .closed: return teardown()
         }
         if isSending { teardown() }
@@ -457,7 +486,7 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
     func close(_ reason: String?) {
         switch phase {
         case .closing, .lingering, .closed: return
-        case .handshake, .greeting, .open: break
+        case .handshake, .greeting, .resuming, .open: break
         }
         if let reason {
             shard.logger.info(
@@ -493,7 +522,7 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
         timer = nil
         self.target = nil
         if let channel {
-            services.detach(channel)
+            services.detach(channel, isClosedByClient: isClosedByClient)
             self.channel = nil
         }
         reactor.cancelAll(fd: fd)

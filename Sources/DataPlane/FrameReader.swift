@@ -13,6 +13,8 @@ struct FrameReader {
         case skip
         /// A header was read and cannot be taken yet.
         case waiting
+        /// HELLO is not answered yet.
+        case held
         /// Nothing more is looked at.
         case ended
     }
@@ -35,9 +37,12 @@ struct FrameReader {
         switch part {
         case .header: headerCount > 0
         case .payload, .body, .skip: true
-        case .waiting, .ended: false
+        case .waiting, .held, .ended: false
         }
     }
+
+    /// Whether what arrives has to be kept for later.
+    var isHeldBack: Bool { part == .waiting || part == .held }
 
     /// Goes back to the boundary between frames.
     mutating func endFrame() {

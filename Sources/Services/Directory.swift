@@ -7,14 +7,6 @@ import DriverKit
 /// It decides and has no side effects; `IOServices` keeps it under a lock. It is looked at when something is
 /// opened, renewed or changed, never for a request on a handle.
 struct Directory {
-    /// A session that may write to a volume.
-    struct Writer {
-        /// Its handles that can.
-        var handles = 0
-        /// Unix seconds of the first of them.
-        let since: UInt64
-    }
-
     /// A published volume.
     struct Volume {
         var descriptor: VolumeDescriptor
@@ -39,6 +31,10 @@ struct Directory {
     var nodes: [Identifier: Node] = [:]
     var revocations = RevocationSet()
     var sessions = SessionRegistry()
+    /// Sessions whose claims have changed since somebody last saved them.
+    var changedSessions: Set<Identifier> = []
+    /// What `IOServices` has yet to tell others.
+    var effects = Effects()
     /// The next volume number of each pool, and those that can be used again.
     private var nextIndex: [String: UInt32] = [:]
     private var freeIndices: [String: [UInt32]] = [:]
@@ -56,6 +52,8 @@ struct Admission {
     let nodeName: String
     /// Whether the handle counts among the volume's writers until `releaseWriter`.
     let holdsClaim: Bool
+    /// Whether the claim has to be saved before the client may know of it.
+    let needsSaving: Bool
 }
 
 extension Rights {
@@ -86,7 +84,7 @@ extension Directory {
 
     /// Decides on an OPEN (wanted rights empty: all there are) and takes the writer's place where that is needed.
     mutating func admit(
-        _ capability: EffectiveCapability, wanted: Rights, session: Identifier, now: UInt64
+        _ capability: EffectiveCapability, wanted: Rights, session: Identifier, takesOver: Bool, now: UInt64
     ) -> Result<Admission, Refusal> {
         if let refusal = standing(capability) { return .failure(refusal) }
         guard let volume = volumes[capability.resource], let pool = pools[volume.descriptor.pool] else {
@@ -104,7 +102,12 @@ extension Directory {
             rights.subtract(.mutating)
         }
         let holdsClaim = !rights.isDisjoint(with: .mutating)
-        if holdsClaim, let refusal = claimWriter(of: capability.resource, session: session, now: now) {
+        if holdsClaim,
+            let refusal = claimWriter(
+                of: capability.resource, session: session, by: WriteAuthority(capability),
+                takesOver: takesOver,
+                now: now)
+        {
             return .failure(refusal)
         }
         sessions.bind(session, node: capability.subject)
@@ -112,41 +115,8 @@ extension Directory {
             Admission(
                 capability: capability, rights: rights, volume: volume.descriptor, index: volume.index,
                 geometry: volume.geometry, pool: pool,
-                nodeName: nodes[capability.subject]?.name ?? "", holdsClaim: holdsClaim))
-    }
-
-    /// Counts one more handle of `session` that may write, or says who is in the way.
-    mutating func claimWriter(of id: Identifier, session: Identifier, now: UInt64) -> Refusal? {
-        guard let volume = volumes[id] else { return Refusal(.notFound, "there is no such volume") }
-        if volume.descriptor.accessMode == .singleWriter,
-            let other = writers(of: id).first(where: { $0.session != session })
-        {
-            let holder = other.nodeName.map { "node \($0)" } ?? "a node that is gone"
-            return Refusal(
-                .writerConflict,
-                "volume \(volume.descriptor.name) is being written by \(holder), session "
-                    + "\(other.session.hex.prefix(8)), since \(Timestamp.text(other.since))")
-        }
-        volumes[id]?.writers[session, default: Writer(since: now)].handles += 1
-        return nil
-    }
-
-    /// Takes back one `claimWriter`.
-    mutating func releaseWriter(of id: Identifier, session: Identifier) {
-        guard let writer = volumes[id]?.writers[session] else { return }
-        if writer.handles > 1 {
-            volumes[id]?.writers[session]?.handles -= 1
-        } else {
-            volumes[id]?.writers[session] = nil
-        }
-    }
-
-    /// Who may write to a volume, the oldest first.
-    func writers(of id: Identifier) -> [WriterInfo] {
-        guard let volume = volumes[id], !volume.writers.isEmpty else { return [] }
-        return volume.writers.map { session, writer in
-            WriterInfo(session: session, nodeName: nodeName(of: session), since: writer.since)
-        }.sorted { ($0.since, $0.session) < ($1.since, $1.session) }
+                nodeName: nodes[capability.subject]?.name ?? "", holdsClaim: holdsClaim,
+                needsSaving: holdsClaim && needsSaving(session, on: capability.resource)))
     }
 
     /// The node whose capability a session used first; nil when there is none, or not any more.
@@ -180,6 +150,10 @@ extension Directory {
     /// Forgets a volume whose driver has closed it.
     mutating func unpublish(_ id: Identifier) {
         guard let volume = volumes.removeValue(forKey: id) else { return }
+        for session in volume.writers.keys {
+            sessions[session]?.claims.remove(id)
+            changedSessions.insert(session)
+        }
         freeIndices[volume.descriptor.pool, default: []].append(volume.index)
     }
 }

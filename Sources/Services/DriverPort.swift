@@ -115,8 +115,15 @@ final class DriverPort: BatchTarget {
     }
 
     /// Takes back the requests among `tags` that the driver has not begun, which never run, and returns them; the
-    /// driver is told to leave out the others when it repeats something.
+    /// driver is told to leave out the others when it repeats something, and to end them soon.
     func withdraw(_ tags: Set<UInt64>, status: Status) -> [UInt64] {
+        let unstarted = takeBack(tags)
+        if unstarted.count < tags.count { queue?.withdraw(tags, status: status) }
+        return unstarted
+    }
+
+    /// Takes back the requests among `tags` that the driver has not begun, which never run, and returns them.
+    func takeBack(_ tags: Set<UInt64>) -> [UInt64] {
         var unstarted: [UInt64] = []
         // Both ends of the ring are this thread's: once around keeps the order of the others.
         for _ in 0..<submissions.count {
@@ -129,7 +136,6 @@ final class DriverPort: BatchTarget {
             }
         }
         unstarted += fair.withdraw(tags.contains)
-        if unstarted.count < tags.count { queue?.withdraw(tags, status: status) }
         return unstarted
     }
 

@@ -76,7 +76,7 @@ extension IOServices {
     }
 
     private func disconnect(_ id: Identifier, reason: String) async throws(ServiceError) {
-        guard state.withLock({ $0.directory.sessions.end(id) }) else {
+        guard withDirectory({ $0.endSession(id, why: reason) }) else {
             throw ServiceError(.notFound, "there is no session \(id)")
         }
         configuration.logger.notice(
@@ -86,6 +86,7 @@ extension IOServices {
 
     /// Takes the authority of handles away on every reactor, and waits until it has had its effect.
     func fence(_ selector: HandleSelector, status: Status, reason: String) async {
+        withDirectory { $0.endKeptClaims(selector) }
         await onEveryShard { shard, done in
             shard.fence(selector, status: status, reason: reason, done: done)
         }
@@ -146,7 +147,8 @@ extension IOServices {
                     id: session.id, node: session.node,
                     nodeName: session.node.flatMap { directory.nodes[$0]?.name },
                     thumbprint: session.thumbprint, clientName: session.clientName,
-                    peerAddress: session.peerAddress, since: session.since)
+                    peerAddress: session.peerAddress, since: session.since,
+                    disconnectedSince: session.lostAt)
                 for part in parts.compactMap({ $0[session.id] }) {
                     info.add(part) { directory.volumes[$0]?.descriptor.name ?? "" }
                 }

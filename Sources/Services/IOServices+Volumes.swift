@@ -150,6 +150,14 @@ extension IOServices {
             ])
         let selector = HandleSelector.volume(descriptor.id, keeping: descriptor.epoch)
         let parts = SharedList<[Identifier: FencedSession]>()
+        let lost = withDirectory { directory in
+            let holders = directory.keptHolders(selector)
+            directory.endKeptClaims(selector)
+            return holders.map {
+                FencedSession(session: $0, nodeName: directory.nodeName(of: $0), wasWriting: true)
+            }
+        }
+        parts.append(Dictionary(uniqueKeysWithValues: lost.map { ($0.session, $0) }))
         await onEveryShard { [self] shard, done in
             parts.append(
                 shard.holders(selector).reduce(into: [:]) { holders, holder in
@@ -185,7 +193,7 @@ extension IOServices {
             done()
         }
         try await onDriver(of: pool) { driver throws(DriverError) in try driver.deleteVolume(id) }
-        state.withLock { $0.directory.unpublish(id) }
+        withDirectory { $0.unpublish(id) }
     }
 
     // MARK: Helpers

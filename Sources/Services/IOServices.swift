@@ -35,6 +35,10 @@ public final class IOServices: Sendable {
         public var payloadBytesMax = UInt32(Limits.payloadBytesMax)
         /// How long a channel may be silent, in seconds; 0 for as long as it likes.
         public var idleSeconds: UInt32 = 0
+        /// How long a session that may write nothing outlives its last connection, in seconds.
+        public var lingerSeconds: UInt32 = Limits.lingerSeconds
+        /// Where sessions that may write are written down; nil where none has to outlive the server.
+        public var sessionStore: (any SessionStore)?
         /// Bytes of the arena of one reactor and pool.
         public var arenaBytes = Limits.arenaBytes
 
@@ -111,76 +115,6 @@ public final class IOServices: Sendable {
     // MARK: For shards
 
     var verifier: CapabilityVerifier { state.withLock { $0.verifier } }
-
-    /// A channel's place in a session.
-    struct Membership {
-        let session: Identifier
-        let channel: UInt16
-        /// For a new session its secret; nil for a channel that joined.
-        let secret: [UInt8]?
-    }
-
-    /// Puts a channel into the session that its HELLO names, or into a new one.
-    func join(_ hello: Hello, thumbprint: Digest32, peerAddress: String) -> Result<Membership, Refusal> {
-        if hello.isJoining {
-            return state.withLock { state in
-                state.directory.sessions.join(hello.session, secret: hello.secret, thumbprint: thumbprint)
-                    .map { Membership(session: hello.session, channel: $0, secret: nil) }
-            }
-        }
-        let id = Identifier.random(using: configuration.random)
-        let secret = configuration.random.bytes(Hello.secretByteCount)
-        let session = SessionRegistry.Session(
-            id: id, secret: SecretBytes(secret), thumbprint: thumbprint, clientName: hello.clientName,
-            peerAddress: peerAddress, since: configuration.wallClock.now())
-        let status = state.withLock { $0.directory.sessions.create(session) }
-        guard status == .ok else {
-            return .failure(Refusal(status, "the server has its most sessions"))
-        }
-        configuration.events.append(
-            .sessionStarted, subject: "session/\(id)",
-            message:
-                "client \(hello.clientName.isEmpty ? "without a name" : hello.clientName) from \(peerAddress)"
-        )
-        return .success(Membership(session: id, channel: 0, secret: secret))
-    }
-
-    /// Takes a channel out of its session; true when that ended the session.
-    func leave(_ session: Identifier, channel: UInt16) -> Bool {
-        let (isLast, node) = state.withLock { state in
-            let node = state.directory.sessions.sessions[session]?.node
-            let name = node.flatMap { state.directory.nodes[$0]?.name }
-            return (state.directory.sessions.leave(session, channel: channel), name)
-        }
-        if isLast {
-            configuration.events.append(
-                .sessionEnded, subject: "session/\(session)",
-                message: node.map { "of node \($0)" } ?? "of a client that opened nothing")
-        }
-        return isLast
-    }
-
-    func admit(
-        _ capability: EffectiveCapability, wanted: Rights, session: Identifier
-    ) -> Result<Admission, Refusal> {
-        let now = configuration.wallClock.now()
-        return state.withLock {
-            $0.directory.admit(capability, wanted: wanted, session: session, now: now)
-        }
-    }
-
-    func standing(_ capability: EffectiveCapability) -> Refusal? {
-        state.withLock { $0.directory.standing(capability) }
-    }
-
-    func claimWriter(of volume: Identifier, session: Identifier) -> Refusal? {
-        let now = configuration.wallClock.now()
-        return state.withLock { $0.directory.claimWriter(of: volume, session: session, now: now) }
-    }
-
-    func releaseWriter(of volume: Identifier, session: Identifier) {
-        state.withLock { $0.directory.releaseWriter(of: volume, session: session) }
-    }
 
     /// Has the driver open a volume, on the pool's thread; `completion` is called there.
     func openOnDriver(

@@ -3,6 +3,12 @@ import Core
 extension Limits {
     /// The most sessions that the server keeps at once.
     public static let sessionsMax = 8192
+    /// The most lost channels, of all sessions, whose slots are kept for a client that comes back.
+    public static let keptChannelsMax = 16384
+    /// How long a session that may write nothing outlives its last connection, in seconds.
+    public static let lingerSeconds: UInt32 = 300
+    /// How often sessions without a connection are looked at, in nanoseconds.
+    public static let sessionSweepNanoseconds: UInt64 = 1_000_000_000
     /// The most volumes that can be published.
     public static let volumesMax = 65536
     /// The most revoked capability ids that are remembered; expired ones are forgotten first.

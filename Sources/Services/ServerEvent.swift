@@ -22,7 +22,11 @@ public struct ServerEvent: Sendable, Hashable {
         case volumeFenced = "volume.fenced"
         /// A client began a session on the data channel.
         case sessionStarted = "session.started"
-        /// A session's last channel is gone.
+        /// A session has lost its last connection, and is kept for a while.
+        case sessionLost = "session.lost"
+        /// A session that was lost has a connection again.
+        case sessionResumed = "session.resumed"
+        /// A session is gone.
         case sessionEnded = "session.ended"
 
         /// What a driver host came to.
@@ -41,7 +45,7 @@ public struct ServerEvent: Sendable, Hashable {
         /// Whether clients cause it whenever they like; such events never push the others out of the log.
         var isCausedByClients: Bool {
             switch self {
-            case .sessionStarted, .sessionEnded: true
+            case .sessionStarted, .sessionLost, .sessionResumed, .sessionEnded: true
             case .driverStarting, .driverRunning, .driverRecovering, .driverUpgrading, .driverQuarantined,
                 .driverStopped, .capabilityRevoked, .volumeFenced:
                 false

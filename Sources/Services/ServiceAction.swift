@@ -138,6 +138,8 @@ public struct WriterInfo: Sendable, Hashable {
     public let nodeName: String?
     /// Unix seconds since when it may write.
     public let since: UInt64
+    /// Unix seconds since when it has had no connection; nil while it has one.
+    public let disconnectedSince: UInt64?
 }
 
 /// A session that lost its handles on a volume.
@@ -178,6 +180,8 @@ public struct SessionInfo: Sendable, Hashable {
     public let peerAddress: String
     /// Unix seconds of its start.
     public let since: UInt64
+    /// Unix seconds since when it has had no connection; nil while it has one.
+    public let disconnectedSince: UInt64?
     /// Channels that are connected.
     public internal(set) var channels = 0
     /// What it has open, once per handle.

@@ -11,6 +11,21 @@ public protocol ChannelOwner: AnyObject {
     func channelMayContinue()
     /// Close the connection; the text says why.
     func channelMustClose(_ reason: String)
+    /// The client goes on with the channel on another connection: give this one up now, nothing more of it counts.
+    func channelWasSuperseded()
+    /// HELLO is answered, after `Greeting.undecided`; when it was refused, close once the answer is sent.
+    func channelWasGreeted(isAccepted: Bool)
+}
+
+/// What a HELLO has come to.
+public enum Greeting {
+    /// The channel takes requests.
+    case accepted
+    /// The answer is the channel's last.
+    case refused
+    /// `ChannelOwner.channelWasGreeted` will say: the old connection of the channel has yet to end. Read nothing more
+    /// until then.
+    case undecided
 }
 
 /// One data channel as the services see it: its place in a session, its slots and its handles.
@@ -20,6 +35,8 @@ public protocol ChannelOwner: AnyObject {
 public final class ServiceChannel {
     /// The channel's number in its shard; part of the tags that the driver returns.
     let number: UInt32
+    /// The connection's number, which no other of the shard ever has.
+    let connection: UInt64
     /// SHA-256 of the client key's SubjectPublicKeyInfo.
     let thumbprint: Digest32
     /// Where it comes from.
@@ -40,8 +57,14 @@ public final class ServiceChannel {
     var chargedBytes = 0
     var isOutputAnnounced = false
     var isStalled = false
+    /// Whether the client may go on with the channel on another connection.
+    var isResumable = false
     /// Set when the connection is gone.
     var isDetached = false
+    /// Set when it is gone and the channel may go on.
+    var isLost = false
+    /// Set when the client has closed the connection in order.
+    var isClosedByClient = false
     /// Set when somebody waits for its end: what drivers have of it is not repeated.
     var isCutOff = false
     /// Called when the channel has ended for good.
@@ -51,8 +74,11 @@ public final class ServiceChannel {
     var bytesRead: UInt64 = 0
     var bytesWritten: UInt64 = 0
 
-    init(number: UInt32, thumbprint: Digest32, peerAddress: String, owner: any ChannelOwner) {
+    init(
+        number: UInt32, connection: UInt64, thumbprint: Digest32, peerAddress: String, owner: any ChannelOwner
+    ) {
         self.number = number
+        self.connection = connection
         self.thumbprint = thumbprint
         self.peerAddress = peerAddress
         self.owner = owner

@@ -4,43 +4,8 @@ import DriverKit
 import Logging
 import Wire
 
-/// The control requests: HELLO, OPEN, STAT, RENEW, CLOSE, PING.
+/// The control requests but for HELLO: OPEN, STAT, RENEW, CLOSE, PING.
 extension ServiceShard {
-    /// Answers HELLO, the first request of a connection; false when the channel ends with the answer.
-    public func hello(_ channel: ServiceChannel, _ header: RequestHeader, body: [UInt8]) -> Bool {
-        let refusal: Refusal
-        do throws(WireError) {
-            let validity = header.validate(.greeting)
-            guard validity == .ok else { throw WireError(validity, "the first request is not a valid HELLO") }
-            let hello = try Hello(bytes: body)
-            let configuration = services.configuration
-            let granted = hello.granted(
-                payloadBytesMax: configuration.payloadBytesMax, slots: configuration.slotsMax)
-            switch services.join(hello, thumbprint: channel.thumbprint, peerAddress: channel.peerAddress) {
-            case .success(let membership):
-                channel.session = membership.session
-                channel.sessionChannel = membership.channel
-                channel.slots = SlotTable(count: Int(granted.slots))
-                channel.payloadBytesMax = granted.payloadBytesMax
-                let reply = HelloReply(
-                    slots: granted.slots, payloadBytesMax: granted.payloadBytesMax,
-                    session: membership.session, secret: membership.secret, channel: membership.channel,
-                    idleSeconds: configuration.idleSeconds, cluster: configuration.cluster,
-                    serverName: configuration.serverName)
-                channel.push(ReplyHeader(to: header, status: .ok), payload: reply.bytes)
-                return true
-            case .failure(let reason): refusal = reason
-            }
-        } catch { refusal = Refusal(error.status, error.message) }
-        logRefusal("hello refused", channel, refusal)
-        let isMismatch = refusal.status == .versionMismatch
-        let version = isMismatch ? UInt64(Hello.version) : 0
-        channel.push(
-            ReplyHeader(to: header, status: refusal.status, value: version, detail: version),
-            payload: ErrorMessage.encode(refusal.message))
-        return false
-    }
-
     /// Refuses a first frame that is not HELLO, or too long to be one; the channel ends with the answer.
     public func refuseGreeting(_ channel: ServiceChannel, _ header: RequestHeader, _ status: Status) {
         statistics.refusals[status, default: 0] += 1
@@ -79,7 +44,7 @@ extension ServiceShard {
         answerControl(channel, header, refusal.status, payload: ErrorMessage.encode(refusal.message))
     }
 
-    private func logRefusal(_ what: Logger.Message, _ channel: ServiceChannel, _ refusal: Refusal) {
+    func logRefusal(_ what: Logger.Message, _ channel: ServiceChannel, _ refusal: Refusal) {
         accessLog.warning(
             what,
             [
@@ -100,18 +65,20 @@ extension ServiceShard {
             guard capability.kind == request.kind else {
                 throw Refusal(.denied, "the capability is for a \(capability.kind.name)")
             }
-            admission = try services.admit(capability, wanted: request.rights, session: session).get()
+            admission = try services.admit(
+                capability, wanted: request.rights, session: session, takesOver: request.takesOver
+            ).get()
         } catch {
             return refuse("open refused", channel, header, error)
         }
-        if let geometry = admission.geometry {
+        if let geometry = admission.geometry, !admission.needsSaving {
             finishOpen(channel, header, admission, geometry)
             return
         }
         channel.slots[header.slot].state = .deciding
         let place = Confined((shard: self, channel: channel))
         let remote = reactor.remote
-        services.openOnDriver(admission) { result in
+        services.prepare(admission, session: session) { result in
             remote.post {
                 let (shard, channel) = place.value
                 shard.opened(channel, header, admission, result)
@@ -144,7 +111,8 @@ extension ServiceShard {
 
     private func giveUp(_ channel: ServiceChannel, _ admission: Admission) {
         guard admission.holdsClaim, let session = channel.session else { return }
-        services.releaseWriter(of: admission.volume.id, session: session)
+        services.endClaim(
+            of: admission.volume.id, session: session, channel: channel.sessionChannel, .undone)
     }
 
     private func finishOpen(
@@ -223,10 +191,14 @@ extension ServiceShard {
             }
             if let refusal = services.standing(capability) { throw refusal }
             let needsClaim = !handle.rights.isDisjoint(with: .mutating) && !handle.holdsClaim
-            if needsClaim, let refusal = services.claimWriter(of: handle.volume, session: session) {
+            let authority = WriteAuthority(capability)
+            if needsClaim,
+                let refusal = services.claimWriter(of: handle.volume, session: session, by: authority)
+            {
                 throw refusal
             }
             if needsClaim { channel.handles[position].holdsClaim = true }
+            if handle.holdsClaim { services.renewClaim(of: handle.volume, session: session, by: authority) }
             channel.handles[position].denial = .ok
             channel.handles[position].take(capability, now: reactor.now)
         } catch {

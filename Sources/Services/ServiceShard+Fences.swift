@@ -20,6 +20,17 @@ enum HandleSelector: Sendable {
             handle.volume == id && (epoch == nil || handle.resourceEpoch != epoch)
         }
     }
+
+    /// Whether it names what a lost handle left behind.
+    func selects(volume: Identifier, _ authority: WriteAuthority) -> Bool {
+        switch self {
+        case .capability(let id): authority.capability == id
+        case .node(let id, let epoch):
+            authority.subject == id && (epoch == nil || authority.nodeEpoch != epoch)
+        case .volume(let id, let epoch):
+            volume == id && (epoch == nil || authority.resourceEpoch != epoch)
+        }
+    }
 }
 
 /// Somebody who waits until nothing of some handles is in flight any more.
@@ -101,6 +112,23 @@ extension ServiceShard {
         withdraw(running, status: .fenced)
     }
 
+    /// Takes back what drivers have not begun of a lost channel, so that who resumes it waits for no more than it must.
+    /// What they have begun is theirs: a slow driver is no reason to end its host.
+    func dropUnstarted(_ channel: ServiceChannel) {
+        var running: [UInt8: Set<UInt64>] = [:]
+        collectRunning(channel, nil, into: &running)
+        for (number, tags) in running {
+            guard let port = ports[Int(number)] else { continue }
+            for tag in port.takeBack(tags) {
+                let slot = ServiceShard.slot(of: tag)
+                port.completed(flow: channel.flow, bytes: channel.slots[slot].bufferBytes)
+                channel.handles[channel.slots[slot].handle].running -= 1
+                freeBuffer(channel, slot)
+                channel.slots.drop(slot)
+            }
+        }
+    }
+
     private func revoke(_ channel: ServiceChannel, _ position: UInt8, status: Status, reason: String) {
         let denial = channel.handles[position].denial
         guard denial == .ok || denial == .expired else { return }
@@ -155,7 +183,9 @@ extension ServiceShard {
     func releaseClaim(_ channel: ServiceChannel, _ position: UInt8) {
         guard channel.handles[position].holdsClaim, let session = channel.session else { return }
         channel.handles[position].holdsClaim = false
-        services.releaseWriter(of: channel.handles[position].volume, session: session)
+        let end: ClaimEnd = channel.isLost ? .lost(WriteAuthority(channel.handles[position])) : .closed
+        services.endClaim(
+            of: channel.handles[position].volume, session: session, channel: channel.sessionChannel, end)
     }
 
     /// Closes the channels of a session; `done` runs when nothing of them is in flight any more.

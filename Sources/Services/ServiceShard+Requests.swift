@@ -12,6 +12,10 @@ extension ServiceShard {
             return .end
         }
         if channel.frames.count >= Limits.waitingFramesPause { return stall(channel) }
+        if channel.slots.recalls > 0, channel.slots.replay(index: header.slot, sequence: header.sequence) {
+            channel.announceOutput()
+            return header.length > 0 ? .skip : .done
+        }
         guard validity == .ok, let opcode = Opcode(rawValue: header.opcode), header.opcode >= 0x100 else {
             return acceptOther(channel, header, validity: validity)
         }
@@ -136,13 +140,18 @@ extension ServiceShard {
         UInt64(channel) << 40 | UInt64(slot) << 32 | UInt64(sequence)
     }
 
+    /// The slot in a tag.
+    static func slot(of tag: UInt64) -> UInt16 {
+        UInt16(truncatingIfNeeded: tag >> 32) & 0xFF
+    }
+
     // MARK: From the driver
 
     /// Answers the request that a completion belongs to. A completion of nothing that runs is the driver's fault
     /// and has no effect.
     func complete(_ completion: DriverCompletion, port: DriverPort) {
         let number = Int(completion.tag >> 40)
-        let slot = UInt16(truncatingIfNeeded: completion.tag >> 32) & 0xFF
+        let slot = ServiceShard.slot(of: completion.tag)
         guard number < channels.count, let channel = channels[number], Int(slot) < channel.slots.count,
             channel.slots[slot].state == .running, channel.slots[slot].port == port.number,
             channel.slots[slot].sequence == UInt32(truncatingIfNeeded: completion.tag)
@@ -156,12 +165,7 @@ extension ServiceShard {
         port.completed(flow: channel.flow, bytes: channel.slots[slot].bufferBytes)
         channel.handles[position].running -= 1
         let status = Status(rawValue: completion.status) ?? .driverFailed
-        if channel.isDetached {
-            freeBuffer(channel, slot)
-            channel.slots.abandon(slot)
-        } else {
-            finish(channel, slot, position, status)
-        }
+        finish(channel, slot, position, status)
         settle(channel, position)
         if channel.isDetached { finishIfEnded(channel) }
     }
@@ -190,10 +194,16 @@ extension ServiceShard {
         answer(channel, slot, final, value: final == .ok ? UInt64(count) : 0)
     }
 
-    /// Sets the answer of a data request; only a READ that succeeded keeps its buffer.
+    /// Sets the answer of a request; only a READ that succeeded keeps its buffer. Without a connection it is kept for
+    /// a repeat.
     func answer(_ channel: ServiceChannel, _ slot: UInt16, _ status: Status, value: UInt64 = 0) {
-        if channel.slots[slot].replyBytes == 0 { freeBuffer(channel, slot) }
         if status != .ok { statistics.refusals[status, default: 0] += 1 }
+        if channel.isDetached {
+            freeBuffer(channel, slot)
+            channel.slots.conclude(slot, status: status, value: value)
+            return
+        }
+        if channel.slots[slot].replyBytes == 0 { freeBuffer(channel, slot) }
         channel.slots.answer(slot, status: status, value: value)
         channel.announceOutput()
     }
@@ -267,7 +277,7 @@ extension ServiceShard {
         while let slot = channel.slots.pop(from: &channel.handles[position].delayed) {
             if channel.isDetached {
                 freeBuffer(channel, slot)
-                channel.slots.abandon(slot)
+                channel.slots.drop(slot)
             } else {
                 answer(channel, slot, channel.handles[position].denial)
             }

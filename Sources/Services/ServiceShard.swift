@@ -27,6 +27,9 @@ public final class ServiceShard {
     let reactor: Reactor
     var ports: [DriverPort?] = []
     var channels: [ServiceChannel?] = []
+    private var connections: UInt64 = 0
+    /// HELLOs that wait for the end of the connection that they take the place of.
+    var greetings: [UInt64: WaitingGreeting] = [:]
     var freeChannels: [UInt32] = []
     var statistics = Statistics()
     var accessLog: AccessLog
@@ -42,6 +45,8 @@ public final class ServiceShard {
     var delayDue: UInt64 = .max
     var sweepTimer: TimerID?
     var flows = Flows()
+    /// Runs while there are sessions without a connection.
+    var sessionTimer: TimerID?
     var fences: [Fence] = []
     var isStopped = false
     var target: TargetID?
@@ -86,30 +91,35 @@ public final class ServiceShard {
         } else {
             return nil
         }
+        connections += 1
         let channel = ServiceChannel(
-            number: number, thumbprint: thumbprint, peerAddress: peerAddress, owner: owner)
+            number: number, connection: connections, thumbprint: thumbprint, peerAddress: peerAddress,
+            owner: owner)
         channels[Int(number)] = channel
         return channel
     }
 
     /// Gives up a channel whose connection is gone: what it has not started never runs, and it ends when what the
-    /// driver has is done.
-    public func detach(_ channel: ServiceChannel) {
+    /// driver has is done. Unless the client has closed it, a resumable channel is kept then.
+    public func detach(_ channel: ServiceChannel, isClosedByClient: Bool = false) {
         guard !channel.isDetached else { return }
         channel.isDetached = true
+        channel.isClosedByClient = isClosedByClient
+        channel.isLost = channel.isResumable && !isClosedByClient && channel.session != nil
         channel.owner = nil
         channel.frames.removeAll()
         for index in 0..<UInt16(channel.slots.count) {
             switch channel.slots[index].state {
             case .receiving:
                 freeBuffer(channel, index)
-                channel.slots.abandon(index)
+                channel.slots.drop(index)
             case .replied:
                 freeBuffer(channel, index)
                 channel.slots.release(index)
             case .idle, .delayed, .running, .deciding: break
             }
         }
+        if channel.isLost { dropUnstarted(channel) }
         for position in channel.handles.positions(where: { _ in true }) {
             abandonDelayed(channel, position)
             channel.handles[position].denial = .badHandle
@@ -128,12 +138,7 @@ public final class ServiceShard {
         channels[Int(channel.number)] = nil
         freeChannels.append(channel.number)
         stalled.removeAll { $0 === channel }
-        if let session = channel.session {
-            let isLast = services.leave(session, channel: channel.sessionChannel)
-            if isLast {
-                accessLog.info("session ended", ["session": "\(session)", "peer": "\(channel.peerAddress)"])
-            }
-        }
+        partWithSession(channel)
         let waiters = channel.endWaiters
         channel.endWaiters = []
         for waiter in waiters { waiter() }
@@ -223,6 +228,7 @@ private final class ShardEvents: CompletionTarget {
         switch token {
         case ServiceShard.delayToken: shard?.runDelayed()
         case ServiceShard.sweepToken: shard?.sweepExpiry()
+        case ServiceShard.sessionToken: shard?.sweepSessions()
         default: break
         }
     }
@@ -231,4 +237,5 @@ private final class ShardEvents: CompletionTarget {
 extension ServiceShard {
     static let delayToken: UInt32 = 1
     static let sweepToken: UInt32 = 2
+    static let sessionToken: UInt32 = 3
 }

@@ -2,68 +2,160 @@ import Core
 
 /// The sessions of a server: who they are and which channels they have.
 ///
-/// A session lives from its first HELLO until its last channel is gone. A further channel must know the secret
-/// and present the same TLS key.
+/// A session lives from its first HELLO until its client closes it, or until it has been without a connection for too
+/// long. Whoever brings a further channel, or goes on with a lost one, must know the secret and present the same TLS
+/// key.
 struct SessionRegistry {
+    /// A connection as the registry knows it: where it is served, and a number that no other has.
+    struct Connection: Hashable {
+        let shard: ObjectIdentifier
+        let number: UInt64
+    }
+
+    /// One channel of a session.
+    enum Channel {
+        /// It has a connection, or one that is gone and still has something in flight; `successor` waits for its end.
+        case connected(Connection, successor: Connection?)
+        /// Its connection is gone and has nothing in flight.
+        case lost(KeptSlots)
+
+        var isConnected: Bool {
+            switch self {
+            case .connected: true
+            case .lost: false
+            }
+        }
+    }
+
     /// One client's session.
     struct Session {
         let id: Identifier
         let secret: SecretBytes
         let thumbprint: Digest32
         let clientName: String
-        let peerAddress: String
+        var peerAddress: String
         let since: UInt64
         /// The node whose capability was accepted first.
         var node: Identifier?
-        /// The numbers of the channels that are connected.
-        var channels: Set<UInt16> = []
+        /// Its channels by number.
+        var channels: [UInt16: Channel] = [:]
+        /// Unix seconds since when it has had no connection; nil while it has one.
+        var lostAt: UInt64?
+        /// Volumes that it may write to.
+        var claims: Set<Identifier> = []
+        /// Whether a client of it can resume: one that cannot has nothing that is worth saving.
+        var isResumable = false
+        /// Whether it is of a server that was restarted: what channels it had is not known.
+        var isRestored = false
         /// Set when the session was told to go: nobody may join any more.
         var isEnding = false
+
+        /// Channels with a connection.
+        var connectedCount: Int { channels.values.count { $0.isConnected } }
     }
 
     private(set) var sessions: [Identifier: Session] = [:]
+    /// Lost channels whose slots are kept, of all sessions.
+    private(set) var keptChannels = 0
     private let capacity: Int
+    private let keptChannelsMax: Int
 
-    init(capacity: Int = Limits.sessionsMax) {
+    init(capacity: Int = Limits.sessionsMax, keptChannelsMax: Int = Limits.keptChannelsMax) {
         self.capacity = capacity
+        self.keptChannelsMax = keptChannelsMax
+    }
+
+    /// A session as it may be changed in place.
+    subscript(id: Identifier) -> Session? {
+        get { sessions[id] }
+        _modify { yield &sessions[id] }
+    }
+
+    /// Whether another session would be one too many.
+    var isFull: Bool { sessions.count >= capacity }
+    /// Whether another lost channel would be one too many.
+    var keepsItsMost: Bool { keptChannels >= keptChannelsMax }
+
+    /// The session without a connection that may write nothing and has waited longest.
+    var leastMissed: Identifier? {
+        sessions.values.filter { $0.lostAt != nil && $0.claims.isEmpty }
+            .min { ($0.lostAt ?? 0, $0.id) < ($1.lostAt ?? 0, $1.id) }?.id
     }
 
     /// Starts a session with its first channel, number 0.
-    mutating func create(_ session: Session) -> Status {
-        guard sessions.count < capacity else { return .busy }
+    mutating func create(_ session: Session, by connection: Connection) -> Status {
+        guard !isFull else { return .busy }
         guard sessions[session.id] == nil else { return .internalError }
         sessions[session.id] = session
-        sessions[session.id]?.channels = [0]
+        sessions[session.id]?.channels = [0: .connected(connection, successor: nil)]
         return .ok
     }
 
-    /// Adds a channel to a session and returns its number, the lowest that is free.
-    mutating func join(_ id: Identifier, secret: [UInt8], thumbprint: Digest32) -> Result<UInt16, Refusal> {
-        guard let session = sessions[id], !session.isEnding else {
-            return .failure(Refusal(.notFound, "there is no such session: start a new one"))
-        }
-        guard session.secret.equals(secret), session.thumbprint == thumbprint else {
-            return .failure(Refusal(.denied, "the session has another secret, or another key began it"))
-        }
+    /// Takes in a session of a server that was restarted; false when it is one too many.
+    mutating func restore(_ session: Session, lostAt: UInt64) -> Bool {
+        guard !isFull, sessions[session.id] == nil else { return false }
+        sessions[session.id] = session
+        sessions[session.id]?.isRestored = true
+        sessions[session.id]?.lostAt = lostAt
+        return true
+    }
+
+    /// Adds a channel to a session and returns its number.
+    mutating func join(
+        _ id: Identifier, secret: [UInt8], thumbprint: Digest32, by connection: Connection
+    ) -> Result<UInt16, Refusal> {
+        if let refusal = refusal(id, secret: secret, thumbprint: thumbprint) { return .failure(refusal) }
+        guard let session = sessions[id] else { preconditionFailure("it was just looked up") }
+        let numbers = Array(0..<UInt16(Limits.channelsPerSessionMax))
+        // The low numbers of a session that outlived its server may be in use: their client has yet to come back.
+        let candidates = session.isRestored ? numbers.reversed() : numbers
         guard session.channels.count < Limits.channelsPerSessionMax,
-            let number = (0..<UInt16(Limits.channelsPerSessionMax)).first(where: {
-                !session.channels.contains($0)
-            })
+            let number = candidates.first(where: { session.channels[$0] == nil })
         else {
             return .failure(
                 Refusal(
                     .tooManyChannels, "a session has at most \(Limits.channelsPerSessionMax) channels"))
         }
-        sessions[id]?.channels.insert(number)
+        sessions[id]?.channels[number] = .connected(connection, successor: nil)
+        sessions[id]?.lostAt = nil
         return .success(number)
     }
 
-    /// Removes a channel; true when it was the session's last, which ends the session.
-    mutating func leave(_ id: Identifier, channel: UInt16) -> Bool {
-        guard sessions[id]?.channels.remove(channel) != nil, sessions[id]?.channels.isEmpty == true
-        else { return false }
-        sessions[id] = nil
-        return true
+    /// Removes a channel whose connection is gone for good, and says what follows.
+    ///
+    /// - Parameter isClosed: whether the client closed it; when that was its last connection, it wants nothing of the
+    ///   session any more, whatever it had lost before.
+    mutating func leave(_ id: Identifier, channel: UInt16, isClosed: Bool, now: UInt64) -> Departure {
+        guard let session = sessions[id], let old = sessions[id]?.channels.removeValue(forKey: channel) else {
+            return Departure(endsSession: false, displaced: [])
+        }
+        var departure = Departure(endsSession: false, displaced: [])
+        switch old {
+        case .connected(_, let successor): departure.displaced = successor.map { [$0] } ?? []
+        case .lost: keptChannels -= 1
+        }
+        let left = sessions[id]?.channels ?? [:]
+        let isLastConnection = !left.values.contains { $0.isConnected }
+        if left.isEmpty || isLastConnection && (isClosed || session.isEnding) {
+            departure.endsSession = true
+            departure.displaced += remove(id)
+        } else if isLastConnection, session.lostAt == nil {
+            sessions[id]?.lostAt = now
+        }
+        return departure
+    }
+
+    /// Forgets a session and returns the connections that waited for its channels.
+    mutating func remove(_ id: Identifier) -> [Connection] {
+        guard let session = sessions.removeValue(forKey: id) else { return [] }
+        return session.channels.values.compactMap { channel in
+            switch channel {
+            case .connected(_, let successor): return successor
+            case .lost:
+                keptChannels -= 1
+                return nil
+            }
+        }
     }
 
     /// Notes whose capability the session uses; the first stays.
@@ -71,12 +163,49 @@ struct SessionRegistry {
         if sessions[id]?.node == nil { sessions[id]?.node = node }
     }
 
-    /// Lets nobody join `id` any more; false when there is no such session.
-    mutating func end(_ id: Identifier) -> Bool {
-        guard sessions[id] != nil else { return false }
+    /// Lets nobody join or resume `id` any more, and forgets it at once if it has no connection; nil when there is no
+    /// such session.
+    mutating func end(_ id: Identifier) -> Departure? {
+        guard let session = sessions[id] else { return nil }
+        if session.connectedCount == 0 { return Departure(endsSession: true, displaced: remove(id)) }
+        var departure = Departure(endsSession: false, displaced: [])
         sessions[id]?.isEnding = true
-        return true
+        for (number, channel) in session.channels {
+            switch channel {
+            case .connected(let connection, let successor?):
+                departure.displaced.append(successor)
+                sessions[id]?.channels[number] = .connected(connection, successor: nil)
+            case .connected(_, successor: nil): break
+            case .lost:
+                keptChannels -= 1
+                sessions[id]?.channels[number] = nil
+            }
+        }
+        return departure
     }
+
+    /// Why this client may not have to do with a session; nil when it may.
+    func refusal(_ id: Identifier, secret: [UInt8], thumbprint: Digest32) -> Refusal? {
+        guard let session = sessions[id], !session.isEnding else {
+            return Refusal(.notFound, "there is no such session: start a new one")
+        }
+        guard session.secret.equals(secret), session.thumbprint == thumbprint else {
+            return Refusal(.denied, "the session has another secret, or another key began it")
+        }
+        return nil
+    }
+
+    mutating func countKept(_ difference: Int) {
+        keptChannels += difference
+    }
+}
+
+/// What follows when a channel, or a session, is gone.
+struct Departure: Equatable {
+    /// Whether the session is gone with it.
+    var endsSession: Bool
+    /// Connections that waited for something that is not there any more.
+    var displaced: [SessionRegistry.Connection]
 }
 
 /// Why a client's control request was refused: the status and one sentence for it.

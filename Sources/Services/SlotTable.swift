@@ -16,6 +16,22 @@ enum SlotState: UInt8 {
     case replied
 }
 
+/// What a slot whose connection was lost takes next, beside or in place of the next sequence.
+///
+/// The table of API/data-channel.md, "Resume", with *s* the last sequence that was taken up.
+enum SlotRecall: UInt8, Sendable {
+    /// The connection lives: nothing but the next sequence.
+    case nothing
+    /// *s* was executed and may not be again: *s* once more has the same answer.
+    case answer
+    /// *s* may be executed again.
+    case again
+    /// *s* was never executed: only *s* will do.
+    case dropped
+    /// The server was restarted and does not know *s*: any sequence will do.
+    case anything
+}
+
 /// One request in flight and what is known of its answer.
 struct Slot {
     /// The sequence number of the latest request; 0 before the first.
@@ -23,6 +39,8 @@ struct Slot {
     var opcode: UInt16 = 0
     var flags: UInt16 = 0
     var state = SlotState.idle
+    /// What is taken beside the next sequence, on the first request after a connection was lost.
+    var recall = SlotRecall.nothing
     /// The position of its handle in the handle table.
     var handle: UInt8 = 0
     /// The pool that its buffer belongs to.
@@ -80,10 +98,29 @@ struct SlotTable {
     private(set) var replies = SlotQueue()
     /// Requests that have begun and are not answered yet.
     private(set) var unanswered = 0
+    /// Slots that have not begun a request since their channel was resumed.
+    private(set) var recalls = 0
+    /// Whether the client has yet to learn that this server does not know what its last requests came to.
+    private var isOfRestartedServer = false
 
     /// A table of `count` slots (1…`Limits.slotsPerChannelMax`), all idle.
     init(count: Int) {
-        slots = Array(repeating: Slot(), count: min(max(count, 1), Limits.slotsPerChannelMax))
+        slots = Array(repeating: Slot(), count: SlotTable.bounded(count))
+    }
+
+    /// The table of a channel that goes on: what was kept of it, for the number of slots that HELLO grants.
+    init(resuming kept: KeptSlots, count: Int) {
+        let fresh = kept.resumption == .session ? Slot(recall: .anything) : Slot()
+        slots = Array(repeating: fresh, count: SlotTable.bounded(count))
+        for entry in kept.entries where Int(entry.index) < slots.count {
+            slots[Int(entry.index)] = Slot(entry)
+        }
+        recalls = slots.count { $0.recall != .nothing }
+        isOfRestartedServer = kept.resumption == .session
+    }
+
+    private static func bounded(_ count: Int) -> Int {
+        min(max(count, 1), Limits.slotsPerChannelMax)
     }
 
     /// The number of slots.
@@ -99,12 +136,41 @@ struct SlotTable {
     mutating func begin(index: UInt16, sequence: UInt32, opcode: UInt16, flags: UInt16) -> Status {
         guard Int(index) < slots.count else { return .badSlot }
         let last = slots[Int(index)].sequence
-        guard slots[Int(index)].state == .idle, sequence == SlotTable.successor(of: last) else {
-            return .badSequence
+        guard slots[Int(index)].state == .idle else { return .badSequence }
+        if recalls > 0, slots[Int(index)].recall != .nothing {
+            guard isRecalled(index, sequence) else { return .badSequence }
+            recalls -= 1
+            isOfRestartedServer = false
+        } else {
+            guard sequence == SlotTable.successor(of: last) else { return .badSequence }
         }
         slots[Int(index)] = Slot(sequence: sequence, opcode: opcode, flags: flags, state: .receiving)
         unanswered += 1
         return .ok
+    }
+
+    /// Whether a slot that was kept begins with this sequence.
+    private func isRecalled(_ index: UInt16, _ sequence: UInt32) -> Bool {
+        let last = slots[Int(index)].sequence
+        switch slots[Int(index)].recall {
+        case .nothing, .answer: return sequence == SlotTable.successor(of: last)
+        case .again:
+            return sequence != 0 && (sequence == last || sequence == SlotTable.successor(of: last))
+        case .dropped: return sequence != 0 && sequence == last
+        case .anything: return sequence != 0
+        }
+    }
+
+    /// Queues the kept answer of slot `index` once more if the request with this sequence has been executed and may
+    /// not be again; false when it is to begin as any other.
+    mutating func replay(index: UInt16, sequence: UInt32) -> Bool {
+        guard Int(index) < slots.count, slots[Int(index)].state == .idle,
+            slots[Int(index)].recall == .answer, slots[Int(index)].sequence == sequence
+        else { return false }
+        slots[Int(index)].state = .replied
+        isOfRestartedServer = false
+        replies.append(index, in: &slots)
+        return true
     }
 
     /// Sequence numbers go from 1 up and leave out 0 when they wrap.
@@ -134,10 +200,34 @@ struct SlotTable {
         slots[Int(index)].replyBytes = 0
     }
 
-    /// Ends a request without an answer, for a channel that is gone.
+    /// Ends a request without an answer in the slot: it was answered by a frame of its own, or its channel is gone.
     mutating func abandon(_ index: UInt16) {
         unanswered -= 1
         release(index)
+    }
+
+    /// Ends a request that was not executed and never will be, because its connection is gone.
+    mutating func drop(_ index: UInt16) {
+        slots[Int(index)].recall = .dropped
+        recalls += 1
+        abandon(index)
+    }
+
+    /// Ends a request whose connection is gone with the answer that a repeat of it is given.
+    mutating func conclude(_ index: UInt16, status: Status, value: UInt64 = 0, detail: UInt64 = 0) {
+        slots[Int(index)].status = status.rawValue
+        slots[Int(index)].value = value
+        slots[Int(index)].detail = detail
+        abandon(index)
+    }
+
+    /// What has to be kept for the channel's next connection; nothing is in flight.
+    var kept: KeptSlots {
+        let entries = slots.indices.filter { slots[$0].sequence != 0 || slots[$0].recall != .nothing }.map {
+            KeptSlots.Entry(index: UInt16($0), slots[$0])
+        }
+        return KeptSlots(
+            entries: entries, count: slots.count, resumption: isOfRestartedServer ? .session : .slots)
     }
 
     /// Adds slot `index` at the end of `queue`, a queue of this table.

@@ -20,6 +20,8 @@ final class TestClient {
     private(set) var events: [ChannelEvent] = []
     private var sequences: [UInt16: UInt32] = [:]
     private(set) var session: HelloReply?
+    /// The secret of the session.
+    private(set) var secret: [UInt8] = []
     private var isOpen = true
 
     struct Reply: Equatable {
@@ -190,19 +192,75 @@ final class TestClient {
         return try readReply()
     }
 
-    func hello(joining: TestClient? = nil, slots: UInt16 = 0) throws {
+    func hello(joining: TestClient? = nil, slots: UInt16 = 0, features: Features = []) throws {
         let hello = Hello(
-            slots: slots, session: joining?.session?.session ?? .zero, secret: joining?.session?.secret,
+            features: features, slots: slots, session: joining?.session?.session ?? .zero,
+            secret: joining?.secret,
             clientName: "test client")
         let reply = try helloReply(hello)
         guard reply.status == .ok else { throw TestClientError.refused(reply.status, reply.message) }
         session = try HelloReply(bytes: reply.payload)
+        secret = joining?.secret ?? session?.secret ?? []
+    }
+
+    /// Goes on with the channel of a client whose connection is gone, or will be: with its session and sequences.
+    func resume(_ old: TestClient) throws -> HelloReply {
+        let reply = try resumeReply(old)
+        guard reply.status == .ok else { throw TestClientError.refused(reply.status, reply.message) }
+        return try takeOver(old, reply)
+    }
+
+    func resumeReply(_ old: TestClient) throws -> Reply {
+        guard let session = old.session else { throw TestClientError.closed }
+        return try helloReply(resumption(of: session, secret: old.secret))
+    }
+
+    /// The HELLO that goes on with a channel.
+    func resumption(of session: HelloReply, secret: [UInt8]) -> Hello {
+        Hello(
+            features: .resume, slots: session.slots, session: session.session, secret: secret,
+            resumes: session.channel)
+    }
+
+    /// Goes on as `old` did, after a resumption that was answered by `reply`.
+    func takeOver(_ old: TestClient, _ reply: Reply) throws -> HelloReply {
+        let granted = try HelloReply(bytes: reply.payload)
+        session = granted
+        secret = old.secret
+        sequences = old.sequences
+        return granted
+    }
+
+    /// Sends a request with a sequence of the test's choice.
+    func send(
+        sequence: UInt32, _ opcode: Opcode, slot: UInt16 = 0, handle: UInt32 = 0, offset: UInt64 = 0,
+        payload: [UInt8] = [], count: UInt32 = 0
+    ) throws {
+        sequences[slot] = sequence
+        let header = RequestHeader(
+            length: UInt32(payload.count), opcode: opcode.rawValue, slot: slot, sequence: sequence,
+            handle: handle, count: count, offset: offset)
+        try sendRaw(header.bytes + payload)
+    }
+
+    /// The sequence of the last request on a slot.
+    func lastSequence(slot: UInt16 = 0) -> UInt32 { sequences[slot, default: 0] }
+
+    /// Says that it closes the connection, and closes it.
+    func closeInOrder() throws {
+        tls.close()
+        try flush()
+        disconnect()
     }
 
     func helloReply(_ hello: Hello) throws -> Reply {
+        try sendHello(hello)
+        return try readReply()
+    }
+
+    func sendHello(_ hello: Hello) throws {
         let header = RequestHeader(length: UInt32(hello.bytes.count), opcode: Opcode.hello.rawValue)
         try sendRaw(header.bytes + hello.bytes)
-        return try readReply()
     }
 
     func openReply(_ capability: [UInt8], rights: Rights = [], slot: UInt16 = 0) throws -> Reply {

@@ -7,6 +7,7 @@ import Reactor
 import Services
 import Synchronization
 import TLS
+import Wire
 
 /// A wall clock that a test moves.
 final class TestClock: WallClock {
@@ -102,9 +103,23 @@ final class TestServer: Sendable {
     }
 
     /// A connected client that has said HELLO.
-    func client(_ key: PrivateKey, joining: TestClient? = nil, slots: UInt16 = 0) throws -> TestClient {
-        let client = try TestClient(address: address, context: try clientContext(key))
-        try client.hello(joining: joining, slots: slots)
+    func client(
+        _ key: PrivateKey, joining: TestClient? = nil, slots: UInt16 = 0, features: Features = []
+    ) throws -> TestClient {
+        let client = try connect(key)
+        try client.hello(joining: joining, slots: slots, features: features)
+        return client
+    }
+
+    /// A connected client that has yet to say HELLO.
+    func connect(_ key: PrivateKey) throws -> TestClient {
+        try TestClient(address: address, context: try clientContext(key))
+    }
+
+    /// A connected client that goes on with the channel of `old`.
+    func resumed(_ old: TestClient, _ key: PrivateKey) throws -> TestClient {
+        let client = try connect(key)
+        _ = try client.resume(old)
         return client
     }
 }

@@ -1,0 +1,139 @@
+import Core
+
+/// The life of sessions, and what others have to hear of it.
+extension Directory {
+    /// What has to be done outside of the lock after a change.
+    struct Effects {
+        /// What administrators hear.
+        var events: [(kind: ServerEvent.Kind, session: Identifier, message: String)] = []
+        /// What connections hear that have waited for a channel.
+        var answers: [(connection: SessionRegistry.Connection, answer: Result<KeptSlots, Refusal>)] = []
+    }
+
+    /// Starts a session; the least missed one without a connection makes room where that is needed.
+    mutating func startSession(
+        _ session: SessionRegistry.Session, by connection: SessionRegistry.Connection
+    ) -> Status {
+        if sessions.isFull, let oldest = sessions.leastMissed {
+            endSession(oldest, why: "the server has its most sessions")
+        }
+        let status = sessions.create(session, by: connection)
+        guard status == .ok else { return status }
+        let name = session.clientName.isEmpty ? "without a name" : session.clientName
+        effects.events.append((.sessionStarted, session.id, "client \(name) from \(session.peerAddress)"))
+        return .ok
+    }
+
+    /// Gives a connection the channel that it wants to go on with; nil when it has to wait for `effects.answers`.
+    mutating func resumeChannel(
+        _ id: Identifier, secret: [UInt8], thumbprint: Digest32, channel: UInt16,
+        by connection: SessionRegistry.Connection
+    ) -> ResumeDecision {
+        let lostAt = sessions.sessions[id]?.lostAt
+        let decision = sessions.resume(
+            id, secret: secret, thumbprint: thumbprint, channel: channel, by: connection)
+        switch decision {
+        case .granted: noteConnection(id, lostAt: lostAt)
+        case .waits(_, let displaced):
+            if let displaced {
+                let refusal = Refusal(.busy, "a later connection resumes the channel")
+                effects.answers.append((displaced, .failure(refusal)))
+            }
+        case .refused: break
+        }
+        return decision
+    }
+
+    /// Notes that a session that had lost its connections has one again.
+    mutating func noteConnection(_ id: Identifier, lostAt: UInt64?) {
+        guard let lostAt else { return }
+        effects.events.append(
+            (.sessionResumed, id, "\(owner(of: id)), without a connection since \(Timestamp.text(lostAt))"))
+    }
+
+    /// Keeps a channel whose connection is gone with what a repeat of its requests is answered, for the next one.
+    ///
+    /// - Returns: whether the session is gone with the channel instead.
+    mutating func keepChannel(_ id: Identifier, channel: UInt16, _ kept: KeptSlots, now: UInt64) -> Bool {
+        if sessions.keepsItsMost, let oldest = sessions.leastMissed, oldest != id {
+            endSession(oldest, why: "the server keeps its most lost channels")
+        }
+        let before = sessions.sessions[id]
+        switch sessions.keep(id, channel: channel, kept, now: now) {
+        case .kept(isLastConnection: true):
+            effects.events.append((.sessionLost, id, "\(owner(of: id)) has lost its last connection"))
+        case .kept(isLastConnection: false): break
+        case .handedOver(let successor, let kept): effects.answers.append((successor, .success(kept)))
+        case .gone(let departure): return channelIsGone(before, channel: channel, departure)
+        }
+        return false
+    }
+
+    /// Takes a channel out of its session for good; true when that ended the session.
+    mutating func leaveSession(_ id: Identifier, channel: UInt16, isClosed: Bool, now: UInt64) -> Bool {
+        let before = sessions.sessions[id]
+        let departure = sessions.leave(id, channel: channel, isClosed: isClosed, now: now)
+        return channelIsGone(before, channel: channel, departure)
+    }
+
+    private mutating func channelIsGone(
+        _ session: SessionRegistry.Session?, channel: UInt16, _ departure: Departure
+    ) -> Bool {
+        guard let session else { return false }
+        refuse(departure.displaced)
+        if departure.endsSession {
+            forget(session, why: nil)
+        } else {
+            forgetClaims(of: session.id, channel: channel)
+        }
+        return departure.endsSession
+    }
+
+    /// Ends a session: at once if it has no connection, or when its connections, which the caller closes, are gone.
+    /// False when there is no such session.
+    @discardableResult
+    mutating func endSession(_ id: Identifier, why: String) -> Bool {
+        guard let before = sessions.sessions[id], let departure = sessions.end(id) else { return false }
+        refuse(departure.displaced)
+        if departure.endsSession {
+            forget(before, why: why)
+        } else {
+            for volume in before.claims { dropKeptClaims(of: id, on: volume) }
+            changedSessions.insert(id)
+        }
+        return true
+    }
+
+    /// Drops what only the registry's entry of a session pointed to.
+    private mutating func forget(_ session: SessionRegistry.Session, why: String?) {
+        for id in session.claims { volumes[id]?.writers[session.id] = nil }
+        changedSessions.insert(session.id)
+        let owner =
+            session.node.map { "of node \(nodes[$0]?.name ?? $0.hex)" } ?? "of a client that opened nothing"
+        effects.events.append((.sessionEnded, session.id, why.map { "\(owner): \($0)" } ?? owner))
+    }
+
+    private mutating func refuse(_ displaced: [SessionRegistry.Connection]) {
+        for connection in displaced {
+            let refusal = Refusal(.notFound, "the session has ended: start a new one")
+            effects.answers.append((connection, .failure(refusal)))
+        }
+    }
+
+    /// Ends sessions that have had no connection for too long, and claims whose capability has expired; true while
+    /// there are any to look after.
+    mutating func sweepSessions(lingerSeconds: UInt64, now: UInt64) -> Bool {
+        endExpiredClaims(
+            of: Set(sessions.sessions.values.lazy.filter { !$0.claims.isEmpty }.map(\.id)), now: now)
+        let late = sessions.sessions.values.filter { session in
+            guard let lostAt = session.lostAt, session.claims.isEmpty else { return false }
+            return now >= lostAt + lingerSeconds
+        }
+        for session in late { endSession(session.id, why: "it had no connection for too long") }
+        return sessions.keptChannels > 0 || sessions.sessions.values.contains { $0.lostAt != nil }
+    }
+
+    private func owner(of id: Identifier) -> String {
+        nodeName(of: id).map { "node \($0)" } ?? "a client"
+    }
+}

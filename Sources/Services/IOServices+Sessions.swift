@@ -1,0 +1,196 @@
+import Capability
+import Core
+import DriverKit
+import Wire
+
+/// Sessions and claims, for shards. The lock is held for a look at tables; what follows of it is done outside.
+extension IOServices {
+    /// A channel's place in a session.
+    struct Membership {
+        let session: Identifier
+        let channel: UInt16
+        /// For a new session its secret; nil for a channel that joined or was resumed.
+        var secret: [UInt8]?
+        /// What was kept of a channel that was resumed.
+        var kept: KeptSlots?
+    }
+
+    /// What a HELLO comes to.
+    enum HelloOutcome {
+        case accepted(Membership)
+        case refused(Refusal)
+        /// `ServiceShard.answerGreeting` is called when the channel's old connection has ended.
+        case undecided
+    }
+
+    /// Changes the directory under the lock, then tells whoever has to hear of it.
+    func withDirectory<Value: Sendable>(_ body: (inout Directory) -> Value) -> Value {
+        let (value, effects) = state.withLock { state in
+            let value = body(&state.directory)
+            let effects = state.directory.effects
+            state.directory.effects = Directory.Effects()
+            // In the order in which the lock was held, so that no claim is saved beside the one that it follows.
+            if let store = configuration.sessionStore {
+                for id in state.directory.changedSessions { store.save(id, state.directory.saved(id)) }
+            }
+            state.directory.changedSessions.removeAll(keepingCapacity: true)
+            return (value, effects)
+        }
+        for event in effects.events {
+            configuration.events.append(
+                event.kind, subject: "session/\(event.session)", message: event.message)
+        }
+        for (connection, answer) in effects.answers { deliver(answer, to: connection) }
+        return value
+    }
+
+    private func link(_ number: ObjectIdentifier) -> ShardLink? {
+        state.withLock { state in state.shards.first { $0.number == number } }
+    }
+
+    private func deliver(_ answer: Result<KeptSlots, Refusal>, to connection: SessionRegistry.Connection) {
+        // A reactor that has ended has no connection that waits, and its server nobody to keep the channel for.
+        guard let link = link(connection.shard) else { return }
+        _ = link.remote.post { link.shard.value.answerGreeting(connection.number, answer) }
+    }
+
+    /// Puts the connection of a HELLO into a new session, into the one that it names, or into the place of a lost one.
+    func greet(_ hello: Hello, _ channel: ServiceChannel, on shard: ServiceShard) -> HelloOutcome {
+        let connection = SessionRegistry.Connection(
+            shard: ObjectIdentifier(shard), number: channel.connection)
+        if let number = hello.resumes { return resume(hello, channel, number, by: connection) }
+        return hello.isJoining ? join(hello, channel, by: connection) : start(hello, channel, by: connection)
+    }
+
+    private func start(
+        _ hello: Hello, _ channel: ServiceChannel, by connection: SessionRegistry.Connection
+    ) -> HelloOutcome {
+        let id = Identifier.random(using: configuration.random)
+        let secret = configuration.random.bytes(Hello.secretByteCount)
+        var session = SessionRegistry.Session(
+            id: id, secret: SecretBytes(secret), thumbprint: channel.thumbprint,
+            clientName: hello.clientName, peerAddress: channel.peerAddress,
+            since: configuration.wallClock.now())
+        session.isResumable = hello.features.contains(.resume)
+        let status = withDirectory { [session] in $0.startSession(session, by: connection) }
+        guard status == .ok else {
+            return .refused(Refusal(status, "the server has its most sessions"))
+        }
+        return .accepted(Membership(session: id, channel: 0, secret: secret))
+    }
+
+    private func join(
+        _ hello: Hello, _ channel: ServiceChannel, by connection: SessionRegistry.Connection
+    ) -> HelloOutcome {
+        let result = withDirectory { directory in
+            let lostAt = directory.sessions.sessions[hello.session]?.lostAt
+            let result = directory.sessions.join(
+                hello.session, secret: hello.secret, thumbprint: channel.thumbprint, by: connection)
+            if case .success = result { directory.noteConnection(hello.session, lostAt: lostAt) }
+            return result
+        }
+        switch result {
+        case .success(let number): return .accepted(Membership(session: hello.session, channel: number))
+        case .failure(let refusal): return .refused(refusal)
+        }
+    }
+
+    private func resume(
+        _ hello: Hello, _ channel: ServiceChannel, _ number: UInt16,
+        by connection: SessionRegistry.Connection
+    ) -> HelloOutcome {
+        let decision = withDirectory {
+            $0.resumeChannel(
+                hello.session, secret: hello.secret, thumbprint: channel.thumbprint, channel: number,
+                by: connection)
+        }
+        switch decision {
+        case .granted(let kept):
+            return .accepted(Membership(session: hello.session, channel: number, kept: kept))
+        case .refused(let refusal): return .refused(refusal)
+        case .waits(let old, _):
+            if let link = link(old.shard) {
+                _ = link.remote.post { link.shard.value.supersede(connection: old.number) }
+            }
+            return .undecided
+        }
+    }
+
+    /// Keeps a lost channel for its client's next connection; true when the session is gone with it instead.
+    func keep(_ session: Identifier, channel: UInt16, _ kept: KeptSlots) -> Bool {
+        let now = configuration.wallClock.now()
+        return withDirectory { $0.keepChannel(session, channel: channel, kept, now: now) }
+    }
+
+    /// Takes a channel out of its session; true when that ended the session.
+    func leave(_ session: Identifier, channel: UInt16, isClosed: Bool) -> Bool {
+        let now = configuration.wallClock.now()
+        return withDirectory {
+            $0.leaveSession(session, channel: channel, isClosed: isClosed, now: now)
+        }
+    }
+
+    /// Ends sessions that have been without a connection for too long; true while there are any without one.
+    func sweepSessions() -> Bool {
+        let now = configuration.wallClock.now()
+        let linger = UInt64(configuration.lingerSeconds)
+        return withDirectory { $0.sweepSessions(lingerSeconds: linger, now: now) }
+    }
+
+    // MARK: Claims
+
+    func admit(
+        _ capability: EffectiveCapability, wanted: Rights, session: Identifier, takesOver: Bool
+    ) -> Result<Admission, Refusal> {
+        let now = configuration.wallClock.now()
+        return withDirectory {
+            $0.admit(capability, wanted: wanted, session: session, takesOver: takesOver, now: now)
+        }
+    }
+
+    func standing(_ capability: EffectiveCapability) -> Refusal? {
+        state.withLock { $0.directory.standing(capability) }
+    }
+
+    func claimWriter(
+        of volume: Identifier, session: Identifier, by authority: WriteAuthority
+    ) -> Refusal? {
+        let now = configuration.wallClock.now()
+        return withDirectory { $0.claimWriter(of: volume, session: session, by: authority, now: now) }
+    }
+
+    func renewClaim(of volume: Identifier, session: Identifier, by authority: WriteAuthority) {
+        withDirectory { $0.renewClaim(of: volume, session: session, by: authority) }
+    }
+
+    func endClaim(of volume: Identifier, session: Identifier, channel: UInt16, _ end: ClaimEnd) {
+        withDirectory { $0.endClaim(of: volume, session: session, channel: channel, end) }
+    }
+
+    /// Does what an OPEN has to wait for: has its claim saved, and its volume opened. `completion` is called on any
+    /// thread.
+    func prepare(
+        _ admission: Admission, session: Identifier,
+        completion: @escaping @Sendable (Result<VolumeGeometry, ServiceError>) -> Void
+    ) {
+        guard admission.needsSaving, let store = configuration.sessionStore else {
+            return open(admission, completion: completion)
+        }
+        store.afterSaving { [self] isSaved in
+            guard isSaved else {
+                let error = ServiceError(
+                    .internalError, "the claim of the session cannot be written down: see the server's log")
+                return completion(.failure(error))
+            }
+            state.withLock { $0.directory.volumes[admission.volume.id]?.writers[session]?.isSaved = true }
+            open(admission, completion: completion)
+        }
+    }
+
+    private func open(
+        _ admission: Admission, completion: @escaping @Sendable (Result<VolumeGeometry, ServiceError>) -> Void
+    ) {
+        if let geometry = admission.geometry { return completion(.success(geometry)) }
+        openOnDriver(admission, completion: completion)
+    }
+}

@@ -1,0 +1,72 @@
+import Core
+
+/// What a connection that wants to go on with a channel is told.
+enum ResumeDecision {
+    /// The channel is its own, with what was kept of it.
+    case granted(KeptSlots)
+    /// The channel's old connection has to end first; another connection that waited for it has lost.
+    case waits(for: SessionRegistry.Connection, displaced: SessionRegistry.Connection?)
+    case refused(Refusal)
+}
+
+/// What becomes of a channel whose lost connection has nothing in flight any more.
+enum KeepDecision {
+    /// It waits for its client; the flag says whether it was the session's last connection.
+    case kept(isLastConnection: Bool)
+    /// A connection that has waited for it has it now.
+    case handedOver(SessionRegistry.Connection, KeptSlots)
+    /// It cannot be kept and has left its session.
+    case gone(Departure)
+}
+
+extension SessionRegistry {
+    /// Gives a lost channel to a new connection, or has that wait for the old one's end.
+    mutating func resume(
+        _ id: Identifier, secret: [UInt8], thumbprint: Digest32, channel: UInt16,
+        by connection: Connection
+    ) -> ResumeDecision {
+        if let refusal = refusal(id, secret: secret, thumbprint: thumbprint) { return .refused(refusal) }
+        switch sessions[id]?.channels[channel] {
+        case .connected(let old, let displaced):
+            self[id]?.channels[channel] = .connected(old, successor: connection)
+            return .waits(for: old, displaced: displaced)
+        case .lost(let kept):
+            countKept(-1)
+            connect(id, channel, by: connection)
+            return .granted(kept)
+        case nil:
+            guard sessions[id]?.isRestored == true, Int(channel) < Limits.channelsPerSessionMax else {
+                return .refused(Refusal(.notFound, "the session has no such channel: start a new session"))
+            }
+            connect(id, channel, by: connection)
+            return .granted(.ofRestartedServer)
+        }
+    }
+
+    /// Keeps a channel whose connection is gone, or gives it to the connection that has waited for it.
+    ///
+    /// A session that has opened nothing has nothing to go on with, and one that is ending may not.
+    mutating func keep(
+        _ id: Identifier, channel: UInt16, _ kept: KeptSlots, now: UInt64
+    ) -> KeepDecision {
+        guard let session = sessions[id], case .connected(_, let successor)? = session.channels[channel]
+        else { return .gone(Departure(endsSession: false, displaced: [])) }
+        guard !session.isEnding, session.node != nil, successor != nil || !keepsItsMost else {
+            return .gone(leave(id, channel: channel, isClosed: false, now: now))
+        }
+        if let successor {
+            connect(id, channel, by: successor)
+            return .handedOver(successor, kept)
+        }
+        self[id]?.channels[channel] = .lost(kept)
+        countKept(1)
+        let isLast = sessions[id]?.connectedCount == 0
+        if isLast { self[id]?.lostAt = now }
+        return .kept(isLastConnection: isLast)
+    }
+
+    private mutating func connect(_ id: Identifier, _ channel: UInt16, by connection: Connection) {
+        self[id]?.channels[channel] = .connected(connection, successor: nil)
+        self[id]?.lostAt = nil
+    }
+}

@@ -1,0 +1,104 @@
+import Core
+
+/// A session that may write, as it has to be known after a restart of the server.
+public struct SavedSession: Sendable {
+    /// A volume that it may write to, and by what authority.
+    public struct Claim: Sendable, Hashable {
+        /// The volume's id.
+        public let volume: Identifier
+        /// Unix seconds since when.
+        public let since: UInt64
+        /// The capability's id.
+        public let capability: Identifier
+        /// The node that it was issued to.
+        public let subject: Identifier
+        /// That node's epoch in it.
+        public let nodeEpoch: UInt64
+        /// The volume's epoch in it.
+        public let resourceEpoch: UInt64
+        /// Its end, in Unix seconds.
+        public let expiry: UInt64
+
+        /// A claim.
+        public init(
+            volume: Identifier, since: UInt64, capability: Identifier, subject: Identifier, nodeEpoch: UInt64,
+            resourceEpoch: UInt64, expiry: UInt64
+        ) {
+            self.volume = volume
+            self.since = since
+            self.capability = capability
+            self.subject = subject
+            self.nodeEpoch = nodeEpoch
+            self.resourceEpoch = resourceEpoch
+            self.expiry = expiry
+        }
+    }
+
+    /// The session's id.
+    public let id: Identifier
+    /// What a client must know to go on with it.
+    public let secret: SecretBytes
+    /// SHA-256 of the client key's SubjectPublicKeyInfo.
+    public let thumbprint: Digest32
+    /// What the client calls itself.
+    public let clientName: String
+    /// Where it came from.
+    public let peerAddress: String
+    /// Unix seconds of its start.
+    public let since: UInt64
+    /// The node whose capability it used first.
+    public let node: Identifier?
+    /// At least one.
+    public let claims: [Claim]
+
+    /// A session.
+    public init(
+        id: Identifier, secret: SecretBytes, thumbprint: Digest32, clientName: String, peerAddress: String,
+        since: UInt64, node: Identifier?, claims: [Claim]
+    ) {
+        self.id = id
+        self.secret = secret
+        self.thumbprint = thumbprint
+        self.clientName = clientName
+        self.peerAddress = peerAddress
+        self.since = since
+        self.node = node
+        self.claims = claims
+    }
+}
+
+/// Where sessions that may write are written down, so that they outlive the server.
+///
+/// Changes become durable in the order of the calls. That order keeps claims apart: what a session gave up is written
+/// before, or together with, what the next one got. Any thread; no call waits.
+public protocol SessionStore: Sendable {
+    /// Writes a session down, or (nil) forgets it.
+    func save(_ id: Identifier, _ session: SavedSession?)
+    /// Calls `body` when everything is durable that was saved before; with false when it cannot be now.
+    func afterSaving(_ body: @escaping @Sendable (Bool) -> Void)
+}
+
+extension Directory {
+    /// A session as it is to be saved; nil when there is nothing to save.
+    func saved(_ id: Identifier) -> SavedSession? {
+        guard let session = sessions.sessions[id], session.isResumable, !session.isEnding,
+            !session.claims.isEmpty
+        else { return nil }
+        let claims = session.claims.sorted().compactMap { volume -> SavedSession.Claim? in
+            guard let writer = volumes[volume]?.writers[id] else { return nil }
+            let authority = writer.authority
+            return SavedSession.Claim(
+                volume: volume, since: writer.since, capability: authority.capability,
+                subject: authority.subject, nodeEpoch: authority.nodeEpoch,
+                resourceEpoch: authority.resourceEpoch, expiry: authority.expiry)
+        }
+        return SavedSession(
+            id: id, secret: session.secret, thumbprint: session.thumbprint, clientName: session.clientName,
+            peerAddress: session.peerAddress, since: session.since, node: session.node, claims: claims)
+    }
+
+    /// Whether a claim would be forgotten in a restart though its session would not.
+    func needsSaving(_ session: Identifier, on volume: Identifier) -> Bool {
+        sessions.sessions[session]?.isResumable == true && volumes[volume]?.writers[session]?.isSaved == false
+    }
+}
