@@ -120,7 +120,7 @@ public struct VolumeAccess: Sendable {
             }
             let tls = try Self.context(credentials)
             var options = VolumeClientOptions(
-                address: try Self.resolve(channel), serverName: server.host, tls: tls,
+                addresses: [try Self.resolve(channel)], serverName: server.host, tls: tls,
                 capability: capability.bytes,
                 rights: rights)
             options.channels = channels

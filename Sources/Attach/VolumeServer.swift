@@ -130,6 +130,8 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         inbox.post(.event(event))
     }
 
+    func volumeHasRoom(_ client: VolumeClient) { volume?.slotsFreed() }
+
     func volumeClosed(_ client: VolumeClient, _ error: ChannelError) {
         self.client = nil
         volume?.fail(.ioError)

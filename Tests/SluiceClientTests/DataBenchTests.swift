@@ -12,7 +12,7 @@ import Wire
         _ identities: ScriptedPeer.Identities, _ peer: ScriptedPeer, _ workload: BenchWorkload
     ) throws -> BenchConfiguration {
         let volume = VolumeClientOptions(
-            address: peer.address, serverName: "localhost", tls: try identities.clientContext(),
+            addresses: [peer.address], serverName: "localhost", tls: try identities.clientContext(),
             capability: [1])
         var configuration = BenchConfiguration(volume: volume, workload: workload)
         configuration.ioDepth = 8

@@ -16,6 +16,9 @@ private final class VolumeHarness: VolumeClientDelegate, @unchecked Sendable {
         case completed(ChannelCompletion)
         case event(ChannelEvent)
         case renewed(Bool)
+        case interrupted(String)
+        case resumed(repeated: Int)
+        case needsCapability
         case closed(String)
     }
 
@@ -71,7 +74,19 @@ private final class VolumeHarness: VolumeClientDelegate, @unchecked Sendable {
         for index in completions.indices { say.yield(.completed(completions[index])) }
     }
 
+    func volumeHasRoom(_ volume: VolumeClient) {}
+
     func volumeEvent(_ volume: VolumeClient, _ event: ChannelEvent) { say.yield(.event(event)) }
+
+    func volumeInterrupted(_ volume: VolumeClient, _ reason: ChannelError) {
+        say.yield(.interrupted(reason.description))
+    }
+
+    func volumeResumed(_ volume: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int) {
+        say.yield(.resumed(repeated: repeated))
+    }
+
+    func volumeNeedsCapability(_ volume: VolumeClient) { say.yield(.needsCapability) }
 
     func volumeClosed(_ volume: VolumeClient, _ error: ChannelError) { say.yield(.closed(error.description)) }
 }
@@ -81,7 +96,7 @@ private final class VolumeHarness: VolumeClientDelegate, @unchecked Sendable {
         _ identities: ScriptedPeer.Identities, _ peer: ScriptedPeer, channels: Int
     ) throws -> VolumeClientOptions {
         var options = VolumeClientOptions(
-            address: peer.address, serverName: "localhost", tls: try identities.clientContext(),
+            addresses: [peer.address], serverName: "localhost", tls: try identities.clientContext(),
             capability: [1])
         options.channels = channels
         options.channel.depth = 4

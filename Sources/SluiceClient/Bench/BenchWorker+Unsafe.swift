@@ -121,6 +121,10 @@ final class BenchWorker: VolumeClientDelegate, @unchecked Sendable {
         }
     }
 
+    func volumeHasRoom(_ volume: VolumeClient) {
+        if !jobs.isEmpty, !isFinished { fillUp(now: SystemClock.monotonic()) }
+    }
+
     func volumeClosed(_ volume: VolumeClient, _ error: ChannelError) {
         self.volume = nil
         board.closed(error)
@@ -179,7 +183,7 @@ final class BenchWorker: VolumeClientDelegate, @unchecked Sendable {
             idle.removeLast()
             if !isReadingBack { operationsLeft -= 1 }
         }
-        let isStuck = idle.count == jobs.count && !isStopping
+        let isStuck = idle.count == jobs.count && !isStopping && volume?.isInterrupted != true
         guard isStopping || isStuck, idle.count == jobs.count, !isFinished else { return }
         isFinished = true
         if isStuck { tally.firstError = tally.firstError ?? "the channels take no requests any more" }

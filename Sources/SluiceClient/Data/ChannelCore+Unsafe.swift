@@ -10,14 +10,16 @@ enum ChannelNotice: Sendable {
     case done(Opcode)
     case refused(Opcode, Status, message: String)
     case event(ChannelEvent)
+    /// The last change that was given up is settled: changes may be sent again.
+    case settled
 }
 
 /// The client's half of the protocol without I/O: slots, sequences, and the stream of replies.
 ///
 /// Plaintext goes to where `room` points, then `received` says how much it was. Everything that a server
 /// sends is held against the request that it claims to answer; the first thing that does not fit throws, and
-/// the core is finished. One thread. Nothing is allocated between HELLO and the end but for control requests,
-/// events and error messages.
+/// the connection is finished. The core outlives it where the session does: see `suspend`. One thread.
+/// Nothing is allocated between HELLO and the end but for control requests, events and error messages.
 @safe
 final class ChannelCore {
     /// Where plaintext is gathered; more than the ciphertext of one receive buffer holds.
@@ -26,22 +28,45 @@ final class ChannelCore {
     /// missing.
     static let directBytesMin = 16 << 10
 
+    /// Where the request of a slot is.
+    enum Phase: UInt8 {
+        /// The slot is free; its sequence is that of its last request.
+        case free
+        /// It was sent on this connection.
+        case awaited
+        /// It was sent on a connection that was lost, and must be sent again.
+        case unanswered
+    }
+
+    /// What a slot holds: all that it takes to send its request once more.
     @unsafe
-    private struct Flight {
+    struct Flight {
         var tag: UInt64 = 0
         var buffer: UnsafeMutableRawPointer?
+        var offset: UInt64 = 0
+        /// Of a FLUSH: how many changes were acknowledged when it was submitted.
+        var covered: UInt64 = 0
         var count: UInt32 = 0
         var sequence: UInt32 = 0
         var opcode = Opcode.ping
-        var isBusy = false
+        var flags = RequestFlags()
+        var phase = Phase.free
+        /// Its owner was told that it failed; only the slot waits.
+        var isGivenUp = false
+        /// It may still change something, so no other change may be sent.
+        var isUnsettled = false
     }
 
-    /// I/O requests without a reply.
-    private(set) var inFlight = 0
+    /// I/O requests without a completion.
+    var inFlight = 0
+    /// Requests that were given up and whose slots are not free yet.
+    var givenUp = 0
     /// Slots for I/O.
     private(set) var depth = 0
     /// The longest payload, either way.
     private(set) var payloadBytesMax = UInt32(Limits.helloBytesMax)
+    /// What HELLO said last.
+    private(set) var greeting: HelloReply?
     /// What the last refused I/O request's reply said, where it said anything.
     private(set) var lastMessage = ""
     /// Completions that are ready; `takeCompletions` hands them out.
@@ -49,9 +74,18 @@ final class ChannelCore {
     /// Notices that are ready, oldest first.
     var notices: [ChannelNotice] = []
 
-    private var isGreeted = false
-    private var slots = 0
-    private let flights: UnsafeMutablePointer<Flight>
+    /// What the cores of one session know together.
+    let ledger: SessionLedger
+    /// HELLO is answered on this connection.
+    var isGreeted = false
+    /// The connection was lost and HELLO must ask for this channel's slots.
+    var isSuspended = false
+    /// I/O requests may begin: nothing is left to be sent again.
+    var isOpen = false
+    /// The first slot that was not looked at for its repeat.
+    var repeatCursor = 0
+    private(set) var slots = 0
+    let flights: UnsafeMutablePointer<Flight>
     private let free: UnsafeMutablePointer<UInt16>
     private var freeCount = 0
     private let completions: UnsafeMutablePointer<ChannelCompletion>
@@ -61,12 +95,22 @@ final class ChannelCore {
     private var staged = 0
     private let small: UnsafeMutableRawPointer
     private var header = ReplyHeader(opcode: 0)
-    /// Where the payload of `header` goes; nil while a header is awaited.
+    /// What becomes of the payload of `header`.
+    private var destination = Destination.none
+    /// Where the payload goes, unless it is dropped.
     private var payload: UnsafeMutableRawPointer?
     private var payloadDone = 0
-    private var isPayloadCallers = false
 
-    init() {
+    private enum Destination {
+        /// A header is awaited.
+        case none
+        case small
+        case callers
+        case dropped
+    }
+
+    init(ledger: SessionLedger = SessionLedger()) {
+        self.ledger = ledger
         unsafe flights = .allocate(capacity: Limits.slotsPerChannelMax)
         unsafe flights.initialize(repeating: Flight(), count: Limits.slotsPerChannelMax)
         unsafe free = .allocate(capacity: Limits.slotsPerChannelMax)
@@ -87,54 +131,88 @@ final class ChannelCore {
 
     /// The header of an I/O request, which occupies a slot from now on; nil when none is free.
     func begin(_ request: ChannelRequest) -> RequestHeader? {
-        guard freeCount > 0 else { return nil }
+        guard freeCount > 0, isOpen else { return nil }
         freeCount -= 1
         let slot = unsafe free[freeCount]
         inFlight += 1
-        let sequence = unsafe occupy(
-            slot, opcode: request.opcode, count: request.count, buffer: request.buffer, tag: request.tag)
+        let flight = unsafe flights + Int(slot)
+        let sequence = unsafe RequestHeader.successor(of: flight.pointee.sequence)
+        unsafe flight.pointee = unsafe Flight(
+            tag: request.tag, buffer: request.buffer, offset: request.offset, covered: ledger.acknowledged,
+            count: request.count, sequence: sequence, opcode: request.opcode, flags: request.flags,
+            phase: .awaited)
+        return unsafe header(of: slot, handle: request.handle)
+    }
+
+    /// The header of a slot's I/O request.
+    @inline(__always)
+    func header(of slot: UInt16, handle: UInt32) -> RequestHeader {
+        let flight = unsafe flights + Int(slot)
         return unsafe RequestHeader(
-            length: request.opcode == .write ? request.count : 0, opcode: request.opcode.rawValue,
-            flags: request.flags, slot: slot, sequence: sequence, handle: request.handle,
-            count: request.count,
-            offset: request.offset)
+            length: flight.pointee.opcode == .write ? flight.pointee.count : 0,
+            opcode: flight.pointee.opcode.rawValue, flags: flight.pointee.flags, slot: slot,
+            sequence: flight.pointee.sequence, handle: handle, count: flight.pointee.count,
+            offset: flight.pointee.offset)
     }
 
     /// The header of a control request; nil while the slot that is kept for them is taken.
     func beginControl(_ opcode: Opcode, handle: UInt32, bodyBytes: Int) -> RequestHeader? {
         let slot = UInt16(max(slots - 1, 0))
-        guard isGreeted, unsafe !flights[Int(slot)].isBusy else { return nil }
+        let flight = unsafe flights + Int(slot)
+        guard isGreeted, unsafe flight.pointee.phase == .free else { return nil }
         if depth == slots { freeCount -= 1 }
-        let sequence = unsafe occupy(slot, opcode: opcode, count: 0, buffer: nil, tag: 0)
+        let sequence = unsafe RequestHeader.successor(of: flight.pointee.sequence)
+        unsafe flight.pointee = unsafe Flight(sequence: sequence, opcode: opcode, phase: .awaited)
         return RequestHeader(
             length: UInt32(bodyBytes), opcode: opcode.rawValue, slot: slot, sequence: sequence, handle: handle
         )
     }
 
-    private func occupy(
-        _ slot: UInt16, opcode: Opcode, count: UInt32, buffer: UnsafeMutableRawPointer?, tag: UInt64
-    ) -> UInt32 {
-        let flight = unsafe flights + Int(slot)
-        let sequence = unsafe RequestHeader.successor(of: flight.pointee.sequence)
-        unsafe flight.pointee = unsafe Flight(
-            tag: tag, buffer: buffer, count: count, sequence: sequence, opcode: opcode, isBusy: true)
-        return sequence
-    }
-
-    /// Ends every I/O request with `status`: the channel is gone.
+    /// Ends every I/O request with `status`: the channel is gone, and this core is as a new one.
     func abandon(_ status: Status) {
         for slot in 0..<depth {
             let flight = unsafe flights + slot
-            guard unsafe flight.pointee.isBusy, unsafe flight.pointee.opcode.rawValue >= Opcode.read.rawValue
-            else {
-                continue
+            guard isBusy(slot) else { continue }
+            if unsafe flight.pointee.isUnsettled { settle(slot) }
+            if unsafe !flight.pointee.isGivenUp {
+                unsafe complete(tag: flight.pointee.tag, value: 0, status: status)
             }
-            unsafe flight.pointee.isBusy = false
-            unsafe complete(tag: flight.pointee.tag, value: 0, status: status)
         }
+        unsafe flights.update(repeating: Flight(), count: Limits.slotsPerChannelMax)
         inFlight = 0
+        givenUp = 0
         freeCount = 0
         isGreeted = false
+        isSuspended = false
+        isOpen = false
+        dropInput()
+    }
+
+    /// Whether the slot holds an I/O request.
+    func isBusy(_ slot: Int) -> Bool {
+        unsafe flights[slot].phase != .free && flights[slot].opcode.rawValue >= Opcode.read.rawValue
+    }
+
+    /// Makes a slot free for the next request.
+    @inline(__always)
+    func release(_ slot: UInt16) {
+        unsafe flights[Int(slot)].phase = .free
+        unsafe free[freeCount] = slot
+        freeCount += 1
+    }
+
+    /// Forgets what has arrived and is not a whole frame.
+    func dropInput() {
+        staged = 0
+        unsafe payload = nil
+        destination = .none
+    }
+
+    /// Keeps the payload that is arriving for a slot, if any is, out of its owner's memory.
+    func dropPayload(of slot: Int) {
+        guard destination == .callers, Int(header.slot) == slot else { return }
+        destination = .dropped
+        unsafe payload = nil
     }
 
     /// Lends the completions that came since the last call; false when there are none.
@@ -152,7 +230,7 @@ final class ChannelCore {
         return true
     }
 
-    private func complete(tag: UInt64, value: UInt64, status: Status) {
+    func complete(tag: UInt64, value: UInt64, status: Status) {
         precondition(completionCount < 2 * Limits.slotsPerChannelMax, "more completions than requests")
         unsafe completions[completionCount] = ChannelCompletion(tag: tag, value: value, status: status)
         completionCount += 1
@@ -180,7 +258,7 @@ final class ChannelCore {
         let end = staged + count
         var start = 0
         while true {
-            if unsafe payload == nil {
+            if destination == .none {
                 guard end - start >= Limits.headerBytes else { break }
                 header = unsafe ReplyHeader.load(staging + start)
                 start += Limits.headerBytes
@@ -202,7 +280,7 @@ final class ChannelCore {
 
     /// Whether `room` is a caller's buffer; tells `received` what was filled.
     var isRoomDirect: Bool {
-        unsafe isPayloadCallers && staged == 0 && payload != nil
+        destination == .callers && staged == 0
             && Int(header.length) - payloadDone >= ChannelCore.directBytesMin
     }
 
@@ -211,7 +289,7 @@ final class ChannelCore {
     @inline(__always)
     private func beginFrame() throws(ChannelError) {
         if let fault = header.fault(payloadBytesMax: payloadBytesMax) { throw .violation(fault.message) }
-        isPayloadCallers = false
+        destination = .small
         if !header.isEvent {
             if isGreeted { try matchRequest() } else { try matchHello() }
         } else if !isGreeted {
@@ -221,17 +299,18 @@ final class ChannelCore {
             try finishFrame()
         } else {
             payloadDone = 0
-            if !isPayloadCallers { unsafe payload = unsafe small }
+            if destination == .small { unsafe payload = unsafe small }
         }
     }
 
     @inline(__always)
     private func matchRequest() throws(ChannelError) {
         let slot = Int(header.slot)
-        guard slot < slots, unsafe flights[slot].isBusy else {
+        guard slot < slots, unsafe flights[slot].phase == .awaited else {
             throw .violation(ReplyFault.unknownSlot.message)
         }
         let flight = unsafe flights + slot
+        if unsafe flight.pointee.isGivenUp { return try unsafe matchGivenUp(flight.pointee) }
         if let fault = unsafe header.fault(
             answering: flight.pointee.opcode, sequence: flight.pointee.sequence, count: flight.pointee.count)
         {
@@ -239,8 +318,19 @@ final class ChannelCore {
         }
         if unsafe flight.pointee.opcode == .read, header.status == Status.ok.rawValue {
             unsafe payload = unsafe flight.pointee.buffer
-            isPayloadCallers = true
+            destination = .callers
         }
+    }
+
+    /// The answer to a request that nobody waits for any more. What was sent in its place may be answered as
+    /// the request itself was, so that any opcode will do.
+    private func matchGivenUp(_ flight: Flight) throws(ChannelError) {
+        guard unsafe header.sequence == flight.sequence else {
+            throw .violation(ReplyFault.wrongSequence.message)
+        }
+        guard Opcode(rawValue: header.opcode) != nil else { throw .violation(ReplyFault.wrongOpcode.message) }
+        destination = .dropped
+        unsafe payload = nil
     }
 
     private func matchHello() throws(ChannelError) {
@@ -254,24 +344,39 @@ final class ChannelCore {
     @inline(__always)
     private func finishFrame() throws(ChannelError) {
         unsafe payload = nil
+        destination = .none
         if header.isEvent { return try finishEvent() }
         guard isGreeted else { return try finishHello() }
         let flight = unsafe flights + Int(header.slot)
         let opcode = unsafe flight.pointee.opcode
-        unsafe flight.pointee.isBusy = false
+        if unsafe flight.pointee.isGivenUp { return finishGivenUp() }
         guard opcode.rawValue >= Opcode.read.rawValue else { return try finishControl(opcode) }
         guard let status = header.knownStatus else { throw .violation(ReplyFault.unknownStatus.message) }
-        if status != .ok, header.length > 0 { lastMessage = ErrorMessage.decode(smallBytes()) }
-        unsafe free[freeCount] = header.slot
-        freeCount += 1
+        if status != .ok {
+            if header.length > 0 { lastMessage = ErrorMessage.decode(smallBytes()) }
+        } else if opcode == .flush {
+            unsafe ledger.flushed(flight.pointee.covered)
+        } else if opcode != .read, opcode.isChange, unsafe !flight.pointee.flags.contains(.fua) {
+            ledger.changed()
+        }
+        release(header.slot)
         inFlight -= 1
         unsafe complete(tag: flight.pointee.tag, value: header.value, status: status)
     }
 
+    private func finishGivenUp() {
+        let slot = Int(header.slot)
+        if unsafe flights[slot].isUnsettled { settle(slot) }
+        givenUp -= 1
+        unsafe flights[slot].isGivenUp = false
+        release(header.slot)
+    }
+
     private func finishControl(_ opcode: Opcode) throws(ChannelError) {
         if depth == slots {
-            unsafe free[freeCount] = header.slot
-            freeCount += 1
+            release(header.slot)
+        } else {
+            unsafe flights[Int(header.slot)].phase = .free
         }
         guard let status = header.knownStatus, status == .ok else {
             let text = ErrorMessage.decode(smallBytes())
@@ -303,12 +408,23 @@ final class ChannelCore {
         } catch {
             throw .violation(error.message)
         }
+        if isSuspended {
+            try checkResumed(reply)
+            repeatCursor = 0
+        } else {
+            guard reply.resumption == .fresh else {
+                throw .violation("the server resumed a channel that nobody asked for")
+            }
+            slots = Int(reply.slots)
+            depth = slots > 1 ? slots - 1 : 1
+            for slot in 0..<depth { unsafe free[slot] = UInt16(depth - 1 - slot) }
+            freeCount = depth
+            isOpen = true
+        }
         payloadBytesMax = reply.payloadBytesMax
-        slots = Int(reply.slots)
-        depth = slots > 1 ? slots - 1 : 1
-        for slot in 0..<depth { unsafe free[slot] = UInt16(depth - 1 - slot) }
-        freeCount = depth
+        greeting = reply
         isGreeted = true
+        isSuspended = false
         notices.append(.hello(reply))
     }
 

@@ -36,6 +36,9 @@ public enum ChannelError: Error, Sendable, CustomStringConvertible {
         }
     }
 
+    /// Whether this side ended the channel because its user wanted that.
+    var isDeliberate: Bool { if case .closed = self { true } else { false } }
+
     /// The code that the error stands for; requests that were in flight end with `ioError` whatever it is.
     public var status: Status {
         switch self {

@@ -80,8 +80,15 @@ public struct ChannelOptions: Sendable {
     public var clientName = "sluice"
     /// The session to join; nil starts one.
     public var ticket: SessionTicket?
-    /// From `connect` to HELLO's reply, in seconds.
+    /// Asks for the feature RESUME: the channel's session goes on when the connection is lost, and requests in
+    /// flight wait for another one. For clients that make one.
+    var outlivesConnections = false
+    /// From `connect` to the TCP connection, in seconds.
+    public var dialSeconds: UInt64 = 5
+    /// From there to HELLO's reply, in seconds.
     public var connectSeconds: UInt64 = 15
+    /// From HELLO to its reply, where the server has to end what a lost connection left under way first.
+    public var resumeSeconds: UInt64 = 60
     /// How often the channel looks whether the server is alive, in seconds: while replies are awaited, a look
     /// that finds silence sends a PING, and the second one after that ends the channel.
     public var pulseSeconds: UInt64 = 10
@@ -98,6 +105,18 @@ public protocol DataChannelDelegate: AnyObject {
     func channelCompleted(_ channel: DataChannel, _ completions: Span<ChannelCompletion>)
     /// The server said something unasked.
     func channelEvent(_ channel: DataChannel, _ event: ChannelEvent)
+    /// Every request of the connection before was sent again: new ones can be submitted.
+    func channelOpened(_ channel: DataChannel)
+    /// No change that was given up can be executed any more.
+    func channelSettled(_ channel: DataChannel)
     /// The channel's end, after the completions of all its requests: the last call.
     func channelClosed(_ channel: DataChannel, _ error: ChannelError)
+}
+
+extension DataChannelDelegate {
+    /// Nothing: only channels that outlive their connections say it.
+    public func channelOpened(_ channel: DataChannel) {}
+
+    /// Nothing: only owners that give requests up hear it.
+    public func channelSettled(_ channel: DataChannel) {}
 }

@@ -14,6 +14,7 @@ extension DataChannel {
             let reason = ReactorError.text(errno: -result)
             return end(.unreachable(address: address.description, reason: reason))
         }
+        restartDeadline(seconds: options.connectSeconds)
         operations += 1
         reactor.receiveMultishot(fd: fd, target: target, token: Token.receive)
         do throws(TLSError) {
@@ -30,9 +31,15 @@ extension DataChannel {
             throw ChannelError.violation("it does not speak \(DataChannel.protocolName)")
         }
         var hello = Hello(
-            payloadBytesMax: options.payloadBytesMax,
+            payloadBytesMax: options.payloadBytesMax, features: options.outlivesConnections ? .resume : [],
             slots: UInt16(min(max(options.depth, 1) + 1, Limits.slotsPerChannelMax)),
             clientName: options.clientName)
+        if core.isSuspended {
+            hello.resumes = core.greeting?.channel
+            hello.slots = UInt16(core.slots)
+            hello.payloadBytesMax = core.payloadBytesMax
+            restartDeadline(seconds: options.resumeSeconds)
+        }
         if let ticket = options.ticket {
             hello.session = ticket.session
             hello.secret = unsafe ticket.secret.withBytes { unsafe Array($0) }
@@ -40,6 +47,13 @@ extension DataChannel {
         let body = hello.bytes
         outgoing.append(RequestHeader(length: UInt32(body.count), opcode: Opcode.hello.rawValue), body)
         askForBatchEnd()
+    }
+
+    /// The server may have to wait for what the lost connection left under way.
+    private func restartDeadline(seconds: UInt64) {
+        if let deadline { reactor.cancelTimer(deadline) }
+        guard let target else { return }
+        deadline = reactor.setTimer(after: seconds * 1_000_000_000, target: target, token: Token.deadline)
     }
 
     /// The application protocol that is offered in the handshake.
@@ -137,6 +151,7 @@ extension DataChannel {
         case .hello(let reply):
             if state == .connecting { greeted(reply) }
         case .event(let event): delegate?.channelEvent(self, event)
+        case .settled: delegate?.channelSettled(self)
         case .state, .done: controls.end()?.completion(.success(notice))
         case .refused(let opcode, let status, let message):
             controls.end()?.completion(.failure(.refused(opcode, status, message: message)))
@@ -173,6 +188,7 @@ extension DataChannel {
             return end(.lost(result < 0 ? ReactorError.text(errno: -result) : "the server stopped reading"))
         }
         if controls.waiting != nil { sendNextControl() }
+        if repeating != nil { goOnRepeating() }
         send()
     }
 
@@ -196,7 +212,7 @@ extension DataChannel {
         guard state == .ready else { return }
         quietSeconds = hasHeard ? 0 : quietSeconds + pulseSeconds
         hasHeard = false
-        if core.inFlight > 0 || !controls.isEmpty {
+        if core.inFlight + core.givenUp > 0 || !controls.isEmpty {
             quietPulses = quietSeconds == 0 ? 0 : quietPulses + 1
             if quietPulses > DataChannel.quietPulsesMax { return end(.timedOut("a PING")) }
             if quietPulses > 0, controls.isEmpty { ping() }
@@ -215,8 +231,8 @@ extension DataChannel {
 
     // MARK: The end
 
-    /// Ends the channel because of `error`: requests end, the peer is told as far as possible, then the
-    /// socket goes.
+    /// Ends the connection because of `error`: the peer is told as far as possible, then the socket goes.
+    /// Requests wait for the next connection if the session goes on, and end otherwise.
     func end(_ error: ChannelError) {
         guard state != .closed else { return }
         ending = error
@@ -225,11 +241,21 @@ extension DataChannel {
         for timer in [deadline, pulse].compactMap({ $0 }) { reactor.cancelTimer(timer) }
         deadline = nil
         pulse = nil
-        core.abandon(.ioError)
+        repeating = nil
+        // close_notify would end the channel at the server too.
+        let outlives = !error.isDeliberate && (core.isSuspended || core.canResume)
+        if outlives { core.suspend() } else { core.abandon(.ioError) }
         if wasIdle {
             deliver()
             return
         }
+        if outlives { hangUp() } else { sayGoodbye() }
+        deliver()
+        finishEnd()
+    }
+
+    /// Sends what waits and a close_notify, for a second at most.
+    private func sayGoodbye() {
         outgoing.tls.close()
         if !outgoing.isSending { sendPending() }
         if outgoing.isSending, let target {
@@ -237,8 +263,6 @@ extension DataChannel {
         } else {
             hangUp()
         }
-        deliver()
-        finishEnd()
     }
 
     private static let lingerNanoseconds: UInt64 = 1_000_000_000

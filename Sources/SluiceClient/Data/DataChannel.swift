@@ -38,7 +38,7 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     public internal(set) var greeting: HelloReply?
 
     let reactor: Reactor
-    let core = ChannelCore()
+    let core: ChannelCore
     let options: ChannelOptions
     let address: SocketAddress
     var delegate: (any DataChannelDelegate)?
@@ -52,6 +52,10 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     /// Operations that the kernel still has: the channel's memory and socket are theirs until they end.
     var operations = 0
     var ending: ChannelError?
+    /// The handle for the requests that are being sent again; nil when there are none.
+    var repeating: (handle: UInt32, isShared: Bool)?
+    /// Requests that this connection sent again.
+    private(set) var repeated = 0
     var deadline: TimerID?
     var pulse: TimerID?
     var hasHeard = false
@@ -64,12 +68,25 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     ///   - serverName: the DNS name or IP address that the server's certificate must be for.
     ///   - tls: a client's context with ALPN `sluice/1` and the identity that capabilities are bound to.
     ///   - buffers: shared by the channels of one reactor; nil makes one of its own.
-    public init(
+    public convenience init(
         reactor: Reactor, address: SocketAddress, serverName: String, tls: TLSContext,
         options: ChannelOptions = ChannelOptions(), buffers: TLSBufferPool? = nil,
         delegate: any DataChannelDelegate
     ) throws(ChannelError) {
+        try self.init(
+            reactor: reactor, address: address, serverName: serverName, tls: tls, options: options,
+            buffers: buffers, core: ChannelCore(), delegate: delegate)
+    }
+
+    /// A channel that goes on with the slots of `core`, if that was suspended; the options' ticket must be that
+    /// of its session then.
+    init(
+        reactor: Reactor, address: SocketAddress, serverName: String, tls: TLSContext,
+        options: ChannelOptions, buffers: TLSBufferPool?, core: ChannelCore,
+        delegate: any DataChannelDelegate
+    ) throws(ChannelError) {
         self.reactor = reactor
+        self.core = core
         self.address = address
         self.options = options
         self.delegate = delegate
@@ -105,7 +122,7 @@ public final class DataChannel: CompletionTarget, BatchTarget {
         Sockets.setNoDelay(fd: fd)
         Sockets.setKeepAlive(fd: fd, idleSeconds: 30, intervalSeconds: 10)
         deadline = reactor.setTimer(
-            after: options.connectSeconds * 1_000_000_000, target: target, token: Token.deadline)
+            after: options.dialSeconds * 1_000_000_000, target: target, token: Token.deadline)
         operations += 1
         reactor.connect(fd: fd, address: address, target: target, token: Token.connect)
     }
@@ -147,14 +164,15 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     }
 
     /// Turns a capability (binary form) into a handle. `rights` empty: all that it and the access mode allow.
+    /// `takesOver` ends sessions of the same TLS key that have no connection and are in the way of writing.
     public func open(
-        capability: [UInt8], kind: ResourceKind = .volume, rights: Rights,
+        capability: [UInt8], kind: ResourceKind = .volume, rights: Rights, takesOver: Bool = false,
         completion: @escaping (Result<(handle: UInt32, state: ResourceState), ChannelError>) -> Void
     ) {
         guard (1...Limits.capabilityBytesMax).contains(capability.count) else {
             return completion(.failure(.refused(.open, .badCapability, message: "it is empty or too long")))
         }
-        let body = OpenRequest(kind: kind, rights: rights, capability: capability).bytes
+        let body = OpenRequest(kind: kind, rights: rights, takesOver: takesOver, capability: capability).bytes
         control(.open, handle: 0, body: body) { completion($0.flatMap(ControlQueue.state)) }
     }
 
@@ -184,6 +202,32 @@ public final class DataChannel: CompletionTarget, BatchTarget {
         control(.close, handle: handle, body: []) { completion($0.map { _ in }) }
     }
 
+    /// Sends what the core's last connection left unanswered, with this connection's handle; requests can be
+    /// submitted when all of it is on its way.
+    func repeatUnanswered(handle: UInt32, isShared: Bool) {
+        repeating = (handle, isShared)
+        goOnRepeating()
+    }
+
+    /// Sends as many of them as may wait for the socket; the end of each send goes on.
+    func goOnRepeating() {
+        guard let (handle, isShared) = repeating, state == .ready, ending == nil else { return }
+        askForBatchEnd()
+        while outgoing.hasRoom {
+            guard let next = unsafe core.nextRepeat(handle: handle, isShared: isShared) else {
+                repeating = nil
+                delegate?.channelOpened(self)
+                return
+            }
+            repeated += 1
+            if let payload = unsafe next.payload {
+                unsafe outgoing.append(next.header, payload)
+            } else {
+                unsafe outgoing.append(next.header)
+            }
+        }
+    }
+
     /// Ends the channel: requests in flight end with `ioError`, then `channelClosed` comes. Safe to call
     /// twice.
     public func close() {
@@ -210,7 +254,10 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     /// For the reactor: seals and sends what this wake-up's submissions left behind.
     public func batchEnded() {
         isAtBatchEnd = false
-        if let ending { end(ending) } else { send() }
+        if let ending { return end(ending) }
+        send()
+        // A request that must not be sent again has ended without a reply.
+        if core.completionCount > 0 || !core.notices.isEmpty { deliver() }
     }
 
     /// Asks once a wake-up for `batchEnded`.

@@ -3,72 +3,59 @@ import Reactor
 import TLS
 import Wire
 
-/// Which volume a `VolumeClient` opens, and how.
-public struct VolumeClientOptions: Sendable {
-    /// The I/O server's data port.
-    public var address: SocketAddress
-    /// The DNS name or IP address that the server's certificate must be for.
-    public var serverName: String
-    /// A client's context with ALPN `sluice/1` and the identity that the capability is bound to.
-    public var tls: TLSContext
-    /// The capability, binary form.
-    public var capability: [UInt8]
-    /// The rights to open with; empty: all that the capability and the access mode allow.
-    public var rights: Rights
-    /// How many channels share the work, 1 to `Limits.channelsPerSessionMax`.
-    public var channels = 1
-    /// How each channel is set up; a ticket makes all of them join that session.
-    public var channel = ChannelOptions()
-
-    /// One channel with the defaults.
-    public init(
-        address: SocketAddress, serverName: String, tls: TLSContext, capability: [UInt8], rights: Rights = []
-    ) {
-        self.address = address
-        self.serverName = serverName
-        self.tls = tls
-        self.capability = capability
-        self.rights = rights
-    }
-}
-
-/// Hears of a volume; called on the reactor's thread, and kept alive until `volumeClosed`.
-public protocol VolumeClientDelegate: AnyObject {
-    /// Every channel has opened the volume: requests can be submitted.
-    func volumeReady(_ volume: VolumeClient)
-    /// Requests ended: those of one channel in one wake-up. New ones may be submitted from here.
-    func volumeCompleted(_ volume: VolumeClient, _ completions: Span<ChannelCompletion>)
-    /// The server said something; once, however many channels heard it. After `resized`, `state` holds the
-    /// new size.
-    func volumeEvent(_ volume: VolumeClient, _ event: ChannelEvent)
-    /// The end, after the completions of all requests: the last call.
-    func volumeClosed(_ volume: VolumeClient, _ error: ChannelError)
-}
-
 /// A volume of an I/O server, over one or more channels of one session.
 ///
 /// Lives on one reactor and is used on its thread only; to use several reactors, make one client on each and
 /// let the others join the first one's session with its `ticket`. Requests are spread over the channels in
-/// turn. A channel that is lost ends the client.
-public final class VolumeClient: DataChannelDelegate {
-    private struct Member {
+/// turn. A channel that is lost is connected again, and its requests wait for that and are sent once more
+/// where that is right (`API/data-channel.md` §4); the client ends when the volume itself is lost.
+@safe
+public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTarget {
+    /// An open channel, as requests see it.
+    private struct Route {
         let channel: DataChannel
-        var handle: UInt32 = 0
+        let handle: UInt32
     }
 
     /// What the volume is; nil before `volumeReady`.
-    public private(set) var state: ResourceState?
+    public internal(set) var state: ResourceState?
 
-    private let reactor: Reactor
-    private let options: VolumeClientOptions
-    private let buffers: TLSBufferPool
-    private var delegate: (any VolumeClientDelegate)?
-    private var members: [Member] = []
+    let reactor: Reactor
+    var options: VolumeClientOptions
+    let buffers: TLSBufferPool
+    var delegate: (any VolumeClientDelegate)?
+    let ledger = SessionLedger()
+    var members: [VolumeMember] = []
+    private var routes: [Route] = []
     private var next = 0
-    private var opened = 0
-    private var ending: ChannelError?
-    private var seen = SeenEvents()
-    private var joinTicket: SessionTicket?
+    var places: ServerPlaces
+    var isLookingUp = false
+    var ticketOfSession: SessionTicket?
+    /// `volumeReady` was said.
+    var isReady = false
+    var ending: ChannelError?
+    var interruption: Interruption?
+    /// The first WRITER_CONFLICT of a row, in the reactor's time.
+    var conflictSince: UInt64?
+    var seen = SeenEvents()
+    var target: TargetID?
+    var reconnectLimit: TimerID?
+    /// What a session that is lost left over for the next one.
+    var leftovers: [ChannelRequest] = unsafe []
+    /// Completions that no channel has.
+    private var local: ContiguousArray<ChannelCompletion> = []
+    private var isAtBatchEnd = false
+    /// Acknowledged changes were lost, and no FLUSH has said so yet.
+    var owesFlushFailure = false
+    /// Waits for a channel that takes the capability.
+    var renewal: ((Result<ResourceState, ChannelError>) -> Void)?
+
+    /// A loss that is not made good yet.
+    struct Interruption {
+        var since: UInt64
+        var reason: String
+        var repeated = 0
+    }
 
     /// A client; `buffers` may be shared by everything on the reactor that uses TLS.
     public init(
@@ -80,7 +67,8 @@ public final class VolumeClient: DataChannelDelegate {
         self.options = options
         self.buffers = buffers ?? TLSBufferPool()
         self.delegate = delegate
-        joinTicket = options.channel.ticket
+        places = ServerPlaces(options.addresses)
+        ticketOfSession = options.channel.ticket
     }
 
     // MARK: Entry points
@@ -88,7 +76,9 @@ public final class VolumeClient: DataChannelDelegate {
     /// Connects and opens; call it once. `volumeReady` or `volumeClosed` follows.
     public func start() {
         precondition(members.isEmpty, "a volume client starts once")
-        addChannel()
+        target = reactor.register(self)
+        members = (0..<options.channels).map { VolumeMember(index: $0, ledger: ledger) }
+        connect(members[0])
     }
 
     /// Sends a request on the next channel that has a free slot, at the latest when this wake-up ends.
@@ -96,55 +86,100 @@ public final class VolumeClient: DataChannelDelegate {
     /// `buffer` holds the `count` bytes of a READ or WRITE and stays valid until the completion; at most
     /// `state.transferBytesMax`. `tag` comes back with the completion.
     ///
-    /// - Returns: false when no channel has a slot now, which the next completion changes; or when the client
-    ///   is not ready.
+    /// - Returns: false when no channel can take it now, which the next completion or `volumeHasRoom` changes;
+    ///   or when the client is not ready.
     public func submit(
         _ opcode: Opcode, flags: RequestFlags = [], offset: UInt64 = 0, count: UInt32 = 0,
         buffer: UnsafeMutableRawPointer? = nil, tag: UInt64
     ) -> Bool {
-        guard state != nil, ending == nil else { return false }
-        for _ in 0..<members.count {
+        guard isReady, ending == nil, unsafe leftovers.isEmpty else { return false }
+        if ledger.unsettled > 0, opcode.isChange { return false }
+        if owesFlushFailure, opcode == .flush {
+            owesFlushFailure = false
+            complete(tag: tag, .ioError)
+            return true
+        }
+        return unsafe route(
+            ChannelRequest(
+                opcode, flags: flags, handle: 0, offset: offset, count: count, buffer: buffer, tag: tag))
+    }
+
+    /// Hands the request to the next channel that takes it.
+    private func route(_ request: ChannelRequest) -> Bool {
+        var request = unsafe request
+        for _ in 0..<routes.count {
             let index = next
-            next = next + 1 == members.count ? 0 : next + 1
-            let request = unsafe ChannelRequest(
-                opcode, flags: flags, handle: members[index].handle, offset: offset, count: count,
-                buffer: buffer, tag: tag)
-            if unsafe members[index].channel.submit(request) { return true }
+            next = next + 1 == routes.count ? 0 : next + 1
+            unsafe request.handle = routes[index].handle
+            if unsafe routes[index].channel.submit(request) { return true }
         }
         return false
     }
 
+    /// Ends every request with this tag with `timedOut`; its memory is free as soon as this returns. A change
+    /// that ended so may still be executed, so that `submit` takes no other change until that is settled.
+    public func giveUp(tag: UInt64) {
+        for member in members { member.core.giveUp(tag: tag) }
+        let before = unsafe leftovers.count
+        unsafe leftovers.removeAll { unsafe $0.tag == tag }
+        for _ in unsafe leftovers.count..<before { complete(tag: tag, .timedOut) }
+        askForBatchEnd()
+    }
+
     /// Requests that can be in flight at once; 0 before `volumeReady`.
-    public var depth: Int { members.reduce(0) { $0 + $1.channel.depth } }
+    public var depth: Int { members.reduce(0) { $0 + $1.core.depth } }
 
     /// Requests that are submitted and not completed.
-    public var inFlight: Int { members.reduce(0) { $0 + $1.channel.inFlight } }
+    public var inFlight: Int {
+        unsafe members.reduce(local.count + leftovers.count) { $0 + $1.core.inFlight }
+    }
+
+    /// Whether a connection is lost and not back yet.
+    public var isInterrupted: Bool { interruption != nil }
 
     /// What other clients need to join the session; nil before `volumeReady`.
-    public var ticket: SessionTicket? { joinTicket }
+    public var ticket: SessionTicket? { ticketOfSession }
 
     /// What the server last said to a request that it refused; empty when it said nothing.
     public var lastMessage: String {
-        members.lazy.map(\.channel.lastMessage).first { !$0.isEmpty } ?? ""
+        members.lazy.map(\.core.lastMessage).first { !$0.isEmpty } ?? ""
     }
 
-    /// Puts a newer capability in the place of the one in use, on every channel; I/O goes on meanwhile.
+    /// Puts a newer capability in the place of the one in use, on every channel; I/O goes on meanwhile. A
+    /// channel that is lost opens the volume with it.
     public func renew(
         capability: [UInt8], completion: @escaping (Result<ResourceState, ChannelError>) -> Void
     ) {
-        guard let first = state, ending == nil else { return completion(.failure(ending ?? .closed)) }
-        var waiting = members.count
-        var outcome = Result<ResourceState, ChannelError>.success(first)
-        for member in members {
-            member.channel.renew(handle: member.handle, capability: capability) { [self] result in
+        guard isReady, ending == nil else { return completion(.failure(ending ?? .closed)) }
+        options.capability = capability
+        let open = members.filter { $0.phase == .open }
+        for member in members where member.phase == .needsCapability { self.open(member) }
+        guard !open.isEmpty else {
+            renewal?(.failure(.closed))
+            renewal = completion
+            return
+        }
+        var waiting = open.count
+        var outcome: Result<ResourceState, ChannelError>?
+        for member in open {
+            guard let channel = member.channel else { continue }
+            channel.renew(handle: member.handle, capability: capability) { [self] result in
                 waiting -= 1
                 switch (result, outcome) {
-                case (.failure, .success), (.success, .success): outcome = result
-                case (_, .failure): break
+                case (.failure(.refused), .some(.failure(.refused))): break
+                case (.failure(.refused), _), (.success, .none), (.success, .some(.success)): outcome = result
+                // A channel that is lost meanwhile opens with the new one.
+                case (.success, .some(.failure)), (.failure, _): break
                 }
                 guard waiting == 0 else { return }
-                if case .success(let renewed) = outcome { state = renewed }
-                completion(outcome)
+                switch outcome {
+                case .success(let renewed):
+                    state = renewed
+                    completion(.success(renewed))
+                case .failure(let error): completion(.failure(error))
+                case nil:
+                    if let ending { completion(.failure(ending)) } else { renewal = completion }
+                }
             }
         }
     }
@@ -155,107 +190,88 @@ public final class VolumeClient: DataChannelDelegate {
         end(.closed)
     }
 
-    // MARK: Channels
+    // MARK: The reactor
 
-    private func addChannel() {
-        var setup = options.channel
-        setup.ticket = joinTicket
-        do throws(ChannelError) {
-            let channel = try DataChannel(
-                reactor: reactor, address: options.address, serverName: options.serverName, tls: options.tls,
-                options: setup, buffers: buffers, delegate: self)
-            members.append(Member(channel: channel))
-            channel.connect()
-        } catch {
-            end(error)
+    /// For the reactor.
+    public func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
+        if token == VolumeMember.limitToken { return reconnectingTookTooLong() }
+        let member = members[Int(token)]
+        member.timer = nil
+        switch member.phase {
+        case .waiting: connect(member)
+        case .conflicted: open(member)
+        case .idle, .connecting, .opening, .open, .needsCapability: break
         }
     }
 
-    /// The first channel starts or joins the session and opens the volume; the others follow once that has
-    /// worked.
-    public func channelReady(_ channel: DataChannel) {
-        if joinTicket == nil { joinTicket = channel.ticket }
-        channel.open(capability: options.capability, rights: options.rights) { [self] result in
-            switch result {
-            case .success(let (handle, resource)): channelOpened(channel, handle, resource)
-            case .failure(let error): end(error)
+    /// For the reactor: hands out the completions that no open channel hands out.
+    public func batchEnded() {
+        isAtBatchEnd = false
+        if !local.isEmpty {
+            let ready = local
+            local = []
+            delegate?.volumeCompleted(self, ready.span)
+        }
+        for member in members {
+            while member.core.takeCompletions({ delegate?.volumeCompleted(self, $0) }) {}
+        }
+        announceEnd()
+    }
+
+    func askForBatchEnd() {
+        guard !isAtBatchEnd else { return }
+        isAtBatchEnd = true
+        reactor.atBatchEnd(self)
+    }
+
+    func complete(tag: UInt64, _ status: Status) {
+        local.append(ChannelCompletion(tag: tag, value: 0, status: status))
+        askForBatchEnd()
+    }
+
+    // MARK: Requests and channels
+
+    /// Requests may take the member's channel from now on.
+    func addRoute(_ channel: DataChannel, handle: UInt32) {
+        routes.append(Route(channel: channel, handle: handle))
+        submitLeftovers()
+    }
+
+    func removeRoute(_ channel: DataChannel) {
+        routes.removeAll { $0.channel === channel }
+        next = 0
+    }
+
+    /// Sends what the session before left over; what does not fit into the new one fails.
+    private func submitLeftovers() {
+        while let request = unsafe leftovers.first {
+            let fits = unsafe request.count <= state?.transferBytesMax ?? 0 || request.opcode != .read
+            if !fits {
+                complete(tag: unsafe request.tag, .ioError)
+            } else if unsafe !route(request) {
+                return
             }
+            unsafe leftovers.removeFirst()
         }
-    }
-
-    private func channelOpened(_ channel: DataChannel, _ handle: UInt32, _ resource: ResourceState) {
-        guard ending == nil, let index = members.firstIndex(where: { $0.channel === channel }) else { return }
-        guard resource.kind == .volume else {
-            return end(.violation("the server opened something that is no volume"))
-        }
-        members[index].handle = handle
-        opened += 1
-        if opened == 1 {
-            for _ in 1..<options.channels where ending == nil { addChannel() }
-        }
-        guard ending == nil, opened == options.channels else { return }
-        state = resource
-        delegate?.volumeReady(self)
     }
 
     /// For the channels.
     public func channelCompleted(_ channel: DataChannel, _ completions: Span<ChannelCompletion>) {
+        if unsafe !leftovers.isEmpty { submitLeftovers() }
         delegate?.volumeCompleted(self, completions)
     }
 
     /// For the channels.
     public func channelEvent(_ channel: DataChannel, _ event: ChannelEvent) {
         if case .resized(_, let size) = event { state?.size = size }
+        if case .draining(_, let target) = event, let place = try? SocketAddress(text: target) {
+            places.prefer(place)
+        }
         if seen.isNew(event) { delegate?.volumeEvent(self, event) }
     }
 
     /// For the channels.
-    public func channelClosed(_ channel: DataChannel, _ error: ChannelError) {
-        end(error)
-        members.removeAll { $0.channel === channel }
-        next = 0
-        announceEnd()
-    }
-
-    private func end(_ error: ChannelError) {
-        guard ending == nil else { return }
-        ending = error
-        for member in members { member.channel.close() }
-        announceEnd()
-    }
-
-    private func announceEnd() {
-        guard members.isEmpty, let ending, let listener = delegate else { return }
-        delegate = nil
-        listener.volumeClosed(self, ending)
-    }
-}
-
-/// Tells whether an event says anything that another channel has not said before.
-struct SeenEvents {
-    private var size: UInt64?
-    private var isRevoked = false
-    private var expiry: UInt64?
-    private var isDraining = false
-    private var isRecovering = false
-
-    mutating func isNew(_ event: ChannelEvent) -> Bool {
-        switch event {
-        case .resized(_, let size):
-            defer { self.size = size }
-            return self.size != size
-        case .revoked:
-            defer { isRevoked = true }
-            return !isRevoked
-        case .expiring(_, let expiry):
-            defer { self.expiry = expiry }
-            return self.expiry != expiry
-        case .draining:
-            defer { isDraining = true }
-            return !isDraining
-        case .driverRecovering(_, let isRecovering):
-            defer { self.isRecovering = isRecovering }
-            return self.isRecovering != isRecovering
-        }
+    public func channelSettled(_ channel: DataChannel) {
+        if ending == nil, isReady { delegate?.volumeHasRoom(self) }
     }
 }

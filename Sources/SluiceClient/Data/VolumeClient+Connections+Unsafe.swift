@@ -1,0 +1,300 @@
+import Core
+import Reactor
+import TLS
+import Wire
+
+/// How the channels of a volume come, go and come back.
+extension VolumeClient {
+    /// A connection that held for that long was no part of the trouble before it.
+    private static let steadyNanoseconds: UInt64 = 2_000_000_000
+    /// How long a holder that has just died may keep the volume from its successor, and how often to ask.
+    private static let conflictNanoseconds: UInt64 = 3_000_000_000
+    private static let conflictPauseNanoseconds: UInt64 = 150_000_000
+
+    // MARK: Connecting
+
+    func connect(_ member: VolumeMember) {
+        member.phase = .connecting
+        var setup = options.channel
+        setup.ticket = ticketOfSession
+        setup.outlivesConnections = options.reconnects
+        do throws(ChannelError) {
+            let channel = try DataChannel(
+                reactor: reactor, address: places.current, serverName: options.serverName, tls: options.tls,
+                options: setup, buffers: buffers, core: member.core, delegate: self)
+            member.channel = channel
+            channel.connect()
+        } catch {
+            if isReady { tryAgain(member, error, soon: false) } else { end(error) }
+        }
+    }
+
+    /// The first channel starts, joins or resumes the session and opens the volume; the others follow once
+    /// that has worked.
+    public func channelReady(_ channel: DataChannel) {
+        guard let member = member(of: channel), ending == nil else { return }
+        places.worked()
+        if ticketOfSession == nil { ticketOfSession = channel.ticket }
+        open(member)
+    }
+
+    func open(_ member: VolumeMember) {
+        guard let channel = member.channel, ending == nil else { return }
+        member.phase = .opening
+        // The claim of our own session is no obstacle; only a successor wants what a dead process holds.
+        let takesOver = options.takesOver && !isReady
+        channel.open(capability: options.capability, rights: options.rights, takesOver: takesOver) {
+            [self] result in
+            guard member.channel === channel, ending == nil else { return }
+            switch result {
+            case .success(let (handle, resource)): opened(member, channel, handle, resource)
+            case .failure(let error): notOpened(member, error)
+            }
+        }
+    }
+
+    private func opened(
+        _ member: VolumeMember, _ channel: DataChannel, _ handle: UInt32, _ resource: ResourceState
+    ) {
+        guard resource.kind == .volume else {
+            return end(.violation("the server opened something that is no volume"))
+        }
+        if let state, state.resource != resource.resource || state.epoch != resource.epoch {
+            // Others may have written since: what this side remembers of the volume is not true any more.
+            return end(
+                .refused(
+                    .open, .staleEpoch,
+                    message: "the volume was given to others while the connection was lost"))
+        }
+        conflictSince = nil
+        member.handle = handle
+        let grown = state.map { $0.size != resource.size } ?? false
+        state = resource
+        let event = ChannelEvent.resized(handle: handle, size: resource.size)
+        if grown, seen.isNew(event) { delegate?.volumeEvent(self, event) }
+        channel.repeatUnanswered(handle: handle, isShared: resource.accessMode == .shared)
+    }
+
+    private func notOpened(_ member: VolumeMember, _ error: ChannelError) {
+        guard case .refused = error else { return }
+        switch ReconnectVerdict(error) {
+        case .conflict:
+            let since = conflictSince ?? reactor.now
+            conflictSince = since
+            guard options.takesOver, reactor.now - since < VolumeClient.conflictNanoseconds else {
+                return end(error)
+            }
+            member.phase = .conflicted
+            setTimer(member, after: VolumeClient.conflictPauseNanoseconds)
+        case .newCapability where isReady:
+            interrupted(error)
+            guard member.phase != .needsCapability else { return }
+            let isFirst = !members.contains { $0.phase == .needsCapability }
+            member.phase = .needsCapability
+            if isFirst { delegate?.volumeNeedsCapability(self) }
+        case .retry where isReady:
+            interrupted(error)
+            member.phase = .conflicted
+            setTimer(
+                member, after: max(member.backoff.next(random: randomNumber()), Backoff.firstNanoseconds))
+        case .retry, .newSession, .newCapability, .final: end(error)
+        }
+    }
+
+    /// Everything that was unanswered is on its way again.
+    public func channelOpened(_ channel: DataChannel) {
+        guard let member = member(of: channel), ending == nil else { return }
+        member.phase = .open
+        member.openedAt = reactor.now
+        interruption?.repeated += channel.repeated
+        for other in members where other.phase == .idle && other.channel == nil { connect(other) }
+        addRoute(channel, handle: member.handle)
+        if let renewal, let state {
+            self.renewal = nil
+            renewal(.success(state))
+        }
+        guard members.allSatisfy({ $0.phase == .open }) else {
+            if isReady { delegate?.volumeHasRoom(self) }
+            return
+        }
+        if !isReady {
+            isReady = true
+            delegate?.volumeReady(self)
+            return
+        }
+        resumed()
+        delegate?.volumeHasRoom(self)
+    }
+
+    // MARK: Losing and finding again
+
+    /// For the channels.
+    public func channelClosed(_ channel: DataChannel, _ error: ChannelError) {
+        guard let member = member(of: channel) else { return }
+        member.channel = nil
+        member.phase = .idle
+        removeRoute(channel)
+        if let timer = member.timer { reactor.cancelTimer(timer) }
+        member.timer = nil
+        guard ending == nil else { return announceEnd() }
+        guard isReady else { return startFailed(member, channel, error) }
+        if reactor.now - member.openedAt > VolumeClient.steadyNanoseconds, member.openedAt > 0 {
+            member.backoff.reset()
+        }
+        member.openedAt = 0
+        switch ReconnectVerdict(error) {
+        case .final: end(error)
+        case .newSession: sessionLost(member, error)
+        // Without RESUME nobody can say what became of the requests in flight.
+        case .retry where channel.greeting != nil && !member.core.isSuspended: end(error)
+        case .retry, .newCapability, .conflict:
+            if channel.greeting == nil, places.failed(channel.address) { lookUp() }
+            tryAgain(member, error, soon: true)
+        }
+    }
+
+    /// Before the volume was ready once, only another address may help.
+    private func startFailed(_ member: VolumeMember, _ channel: DataChannel, _ error: ChannelError) {
+        guard channel.greeting == nil, case .retry = ReconnectVerdict(error), !places.failed(channel.address)
+        else { return end(error) }
+        if case .refused = error { return end(error) }
+        connect(member)
+    }
+
+    private func tryAgain(_ member: VolumeMember, _ error: ChannelError, soon: Bool) {
+        interrupted(error)
+        guard ending == nil else { return }
+        // Only one may begin a session.
+        if ticketOfSession == nil, members.contains(where: { $0 !== member && $0.phase != .idle }) {
+            member.phase = .idle
+            return
+        }
+        member.phase = .waiting
+        let wait = member.backoff.next(random: randomNumber())
+        if wait == 0, soon { return connect(member) }
+        setTimer(member, after: max(wait, 1_000_000))
+    }
+
+    private func setTimer(_ member: VolumeMember, after nanoseconds: UInt64) {
+        guard let target else { return }
+        if let timer = member.timer { reactor.cancelTimer(timer) }
+        member.timer = reactor.setTimer(after: nanoseconds, target: target, token: UInt32(member.index))
+    }
+
+    private func randomNumber() -> UInt64 {
+        options.random.bytes(8).reduce(0) { $0 << 8 | UInt64($1) }
+    }
+
+    private func lookUp() {
+        guard let lookUp = options.lookUp, !isLookingUp else { return }
+        isLookingUp = true
+        let remote = reactor.remote
+        let answer = LookUpAnswer(self)
+        lookUp { found in remote.post { answer.take(found) } }
+    }
+
+    /// The server does not know the session any more: a new one executes what changes nothing; the rest fails.
+    private func sessionLost(_ member: VolumeMember, _ error: ChannelError) {
+        // Only the client that began the session can begin another.
+        guard options.channel.ticket == nil else { return end(error) }
+        let isLossy = ledger.lose()
+        if isLossy { owesFlushFailure = true }
+        ticketOfSession = nil
+        for other in members {
+            unsafe leftovers += other.core.surrender(losesFlushes: isLossy)
+            other.backoff.reset()
+            guard other !== member else { continue }
+            let channel = other.channel
+            other.channel = nil
+            other.phase = .idle
+            if let timer = other.timer { reactor.cancelTimer(timer) }
+            other.timer = nil
+            if let channel {
+                removeRoute(channel)
+                channel.close()
+            }
+        }
+        askForBatchEnd()
+        tryAgain(member, error, soon: true)
+    }
+
+    private func interrupted(_ error: ChannelError) {
+        let reason = error.description
+        if interruption == nil {
+            interruption = Interruption(since: reactor.now, reason: reason)
+            seen.reconnected()
+            if let seconds = options.reconnectSeconds, let target {
+                reconnectLimit = reactor.setTimer(
+                    after: seconds * 1_000_000_000, target: target, token: VolumeMember.limitToken)
+            }
+        } else if interruption?.reason == reason {
+            return
+        }
+        interruption?.reason = reason
+        delegate?.volumeInterrupted(self, error)
+    }
+
+    private func resumed() {
+        guard let interruption else { return }
+        self.interruption = nil
+        if let reconnectLimit { reactor.cancelTimer(reconnectLimit) }
+        reconnectLimit = nil
+        delegate?.volumeResumed(
+            self, afterNanoseconds: reactor.now - interruption.since, repeated: interruption.repeated)
+    }
+
+    func reconnectingTookTooLong() {
+        reconnectLimit = nil
+        guard let interruption, let seconds = options.reconnectSeconds else { return }
+        end(.lost("it was not back after \(seconds) s: \(interruption.reason)"))
+    }
+
+    // MARK: The end
+
+    func end(_ error: ChannelError) {
+        guard ending == nil else { return }
+        ending = error
+        for member in members {
+            if let timer = member.timer { reactor.cancelTimer(timer) }
+            member.timer = nil
+            if let channel = member.channel { channel.close() } else { member.core.abandon(.ioError) }
+        }
+        let rest = unsafe leftovers
+        unsafe leftovers = unsafe []
+        for unsaferequest in unsafe rest { complete(tag: unsafe request.tag, .ioError) }
+        askForBatchEnd()
+    }
+
+    /// Says the end when the last channel has gone and every completion is out.
+    func announceEnd() {
+        guard let ending, members.allSatisfy({ $0.channel == nil && $0.core.completionCount == 0 }),
+            let listener = delegate
+        else { return }
+        delegate = nil
+        if let target { reactor.unregister(target) }
+        target = nil
+        let renewal = renewal
+        self.renewal = nil
+        renewal?(.failure(ending))
+        listener.volumeClosed(self, ending)
+    }
+
+    private func member(of channel: DataChannel) -> VolumeMember? {
+        members.first { $0.channel === channel }
+    }
+}
+
+/// Carries the name service's answer to the reactor's thread.
+private final class LookUpAnswer: @unchecked Sendable {
+    // SAFETY: made and taken on the reactor's thread; only the reference passes through others.
+    private var client: VolumeClient?
+
+    init(_ client: VolumeClient) { self.client = client }
+
+    func take(_ found: [SocketAddress]) {
+        guard let client else { return }
+        self.client = nil
+        client.isLookingUp = false
+        client.places.replace(found)
+    }
+}

@@ -1,0 +1,38 @@
+import Core
+import Reactor
+
+/// One channel of a volume client, through all its connections.
+final class VolumeMember {
+    enum Phase {
+        /// No connection, and none is to be made now: another member's is needed first.
+        case idle
+        /// No connection; a timer says when to try.
+        case waiting
+        case connecting
+        /// HELLO is answered, OPEN is not.
+        case opening
+        /// The connection waits for a capability to open with.
+        case needsCapability
+        /// The connection waits for another session to let go of the volume; a timer says when to try.
+        case conflicted
+        case open
+    }
+
+    /// The timer that ends reconnecting; a member's own has its index.
+    static let limitToken = UInt32.max
+
+    let index: Int
+    let core: ChannelCore
+    var phase = Phase.idle
+    var channel: DataChannel?
+    var handle: UInt32 = 0
+    var backoff = Backoff()
+    var timer: TimerID?
+    /// When the channel was opened last, in the reactor's time.
+    var openedAt: UInt64 = 0
+
+    init(index: Int, ledger: SessionLedger) {
+        self.index = index
+        core = ChannelCore(ledger: ledger)
+    }
+}
