@@ -259,9 +259,7 @@ extension VolumeClient {
             member.timer = nil
             if let channel = member.channel { channel.close() } else { member.core.abandon(.ioError) }
         }
-        let rest = unsafe leftovers
-        unsafe leftovers = unsafe []
-        for unsaferequest in unsafe rest { complete(tag: unsafe request.tag, .ioError) }
+        while let request = unsafe leftovers.popLast() { complete(tag: unsafe request.tag, .ioError) }
         askForBatchEnd()
     }
 
