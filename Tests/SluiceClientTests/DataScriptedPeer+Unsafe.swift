@@ -81,6 +81,11 @@ final class PeerConnection {
     let index: Int
     /// How many bytes of ciphertext each receive brought.
     private(set) var receives: [Int] = []
+    /// Bytes of plaintext after which the peer cuts the connection, each way.
+    var sendsAtMost = Int.max
+    var receivesAtMost = Int.max
+    private(set) var sent = 0
+    private(set) var taken = 0
     private let fd: Int32
     private let tls: TLSConnection
     private var received: [UInt8] = []
@@ -127,7 +132,15 @@ final class PeerConnection {
         }
     }
 
-    private func read(_ count: Int) throws -> [UInt8] {
+    func take(_ count: Int) throws -> [UInt8] {
+        if count > receivesAtMost - taken {
+            _ = try waitFor(receivesAtMost - taken)
+            try cut()
+        }
+        return try waitFor(count)
+    }
+
+    private func waitFor(_ count: Int) throws -> [UInt8] {
         var buffer = [UInt8](repeating: 0, count: 1 << 16)
         while received.count < count {
             guard let got = unsafe try buffer.withUnsafeMutableBytes({ unsafe try tls.read(into: $0) }) else {
@@ -138,13 +151,17 @@ final class PeerConnection {
             received += buffer[..<got]
         }
         defer { received.removeFirst(count) }
+        taken += count
         return Array(received[..<count])
     }
 
     /// Sends plaintext as it is, in one record where it fits.
     func send(_ bytes: [UInt8]) throws {
-        unsafe try bytes.withUnsafeBytes { unsafe try tls.write($0) }
+        let piece = bytes.prefix(max(sendsAtMost - sent, 0))
+        sent += piece.count
+        unsafe try piece.withUnsafeBytes { unsafe try tls.write($0) }
         try flush()
+        if piece.count < bytes.count { try cut() }
     }
 
     /// Sends bytes below TLS.
@@ -156,7 +173,7 @@ final class PeerConnection {
 
     /// Waits until the client has gone.
     func waitForEnd() throws {
-        while true { _ = try read(1) }
+        while true { _ = try take(1) }
     }
 
     /// Ends the connection without a close_notify.
@@ -168,8 +185,8 @@ final class PeerConnection {
     // MARK: Frames
 
     func nextRequest() throws -> (header: RequestHeader, payload: [UInt8]) {
-        guard let header = RequestHeader(bytes: try read(Limits.headerBytes)) else { throw PeerEnded() }
-        return (header, try read(Int(header.length)))
+        guard let header = RequestHeader(bytes: try take(Limits.headerBytes)) else { throw PeerEnded() }
+        return (header, try take(Int(header.length)))
     }
 
     func reply(
