@@ -128,6 +128,7 @@ public final class RecordStore: Sendable {
         tables[GrantRecord.prefix] = try await Self.load(GrantRecord.self, from: catalog)
         tables[CapabilityRecord.prefix] = try await Self.load(CapabilityRecord.self, from: catalog)
         tables[IntentRecord.prefix] = try await Self.load(IntentRecord.self, from: catalog)
+        tables[SessionRecord.prefix] = try await Self.load(SessionRecord.self, from: catalog)
         tables[IdempotencyRecord.prefix] = try await Self.load(IdempotencyRecord.self, from: catalog)
         self.tables = Mutex(tables)
     }

@@ -27,6 +27,8 @@ public final class ControlPlane: Sendable {
         public var services: any ServicePort
         /// What administrators can follow; the same log that the services have.
         public var events: EventLog
+        /// Who writes sessions down; nil where they end with the server.
+        public var sessionKeeper: SessionKeeper?
         /// The folder under which pools have theirs.
         public var poolsFolder: String
         /// The time of day.
@@ -71,6 +73,7 @@ public final class ControlPlane: Sendable {
     let store: RecordStore
     let services: any ServicePort
     let events: EventLog
+    let sessionKeeper: SessionKeeper?
     let poolsFolder: String
     let wallClock: any WallClock
     let random: any RandomSource
@@ -85,6 +88,7 @@ public final class ControlPlane: Sendable {
         store = configuration.store
         services = configuration.services
         events = configuration.events
+        sessionKeeper = configuration.sessionKeeper
         poolsFolder = configuration.poolsFolder
         wallClock = configuration.wallClock
         random = configuration.random

@@ -24,6 +24,7 @@ public final class DataServer: Sendable {
         var acceptor: (remote: ReactorRemote, acceptor: Held<Acceptor>)?
         var addresses: [SocketAddress] = []
         var listeners: [Int32] = []
+        var loads: [ShardLoad] = []
     }
 
     private let services: IOServices
@@ -53,14 +54,27 @@ public final class DataServer: Sendable {
 
     /// Listens, starts the reactors and begins to accept. Blocks until the reactors run.
     public func start() throws(DataServerError) {
+        try prepare()
+        accept()
+    }
+
+    /// Listens and starts the reactors. Who connects waits until `accept`. Blocks until the reactors run.
+    public func prepare() throws(DataServerError) {
         let (listeners, addresses) = try openListeners()
+        let loads = (0..<max(options.reactors, 1)).map { _ in ShardLoad() }
         running.withLock { running in
             running.addresses = addresses
             running.listeners = listeners
+            running.loads = loads
         }
-        let loads = (0..<max(options.reactors, 1)).map { _ in ShardLoad() }
         for (number, load) in loads.enumerated() { try startReactor(number, load) }
-        let shards = running.withLock { $0.shards }
+    }
+
+    /// Begins to accept, after `prepare`.
+    public func accept() {
+        let (shards, loads, listeners, addresses) = running.withLock {
+            ($0.shards, $0.loads, $0.listeners, $0.addresses)
+        }
         let destinations = zip(loads, shards).map { load, entry in
             Acceptor.Destination(load: load) { fd in
                 entry.remote.post { entry.shard.value.adopt(fd) }

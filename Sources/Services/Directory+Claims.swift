@@ -90,6 +90,20 @@ extension Directory {
         }
     }
 
+    /// Takes in a claim of before a restart of the server, unless its authority has ended or another has it.
+    mutating func restore(_ claim: SavedSession.Claim, of session: Identifier, now: UInt64) {
+        let authority = WriteAuthority(claim)
+        guard authority.expiry > now, stands(claim.volume, authority), let volume = volumes[claim.volume],
+            volume.descriptor.accessMode == .shared || volume.writers.isEmpty
+        else { return }
+        changeClaim(of: claim.volume, session: session) { writer in
+            var restored = Writer(since: claim.since, authority: authority)
+            restored.kept = [KeptClaim(channel: nil, authority: authority)]
+            restored.isSaved = true
+            writer = restored
+        }
+    }
+
     /// Notes by what authority a session writes from now on.
     mutating func renewClaim(of id: Identifier, session: Identifier, by authority: WriteAuthority) {
         changeClaim(of: id, session: session) { writer in

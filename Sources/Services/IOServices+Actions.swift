@@ -28,6 +28,7 @@ extension IOServices {
         case .removeNode(let id): await removeNode(id)
         case .revokeCapability(let id, let expiry, let reason):
             try await revoke(id, expiry: expiry, reason: reason)
+        case .restoreSessions(let saved): restore(saved)
         case .listSessions: return .sessions(await sessions())
         case .disconnectSession(let id, let reason): try await disconnect(id, reason: reason)
         case .statistics: return .statistics(await statistics())

@@ -137,6 +137,23 @@ extension IOServices {
         return withDirectory { $0.sweepSessions(lingerSeconds: linger, now: now) }
     }
 
+    /// Takes in sessions of before a restart of the server, without a connection; earlier claims give way to later
+    /// ones on the same volume.
+    func restore(_ saved: [SavedSession]) {
+        let now = configuration.wallClock.now()
+        let restored = withDirectory { directory in
+            let inOrder = saved.sorted {
+                ($0.claims.map(\.since).max() ?? 0) > ($1.claims.map(\.since).max() ?? 0)
+            }
+            return inOrder.count { directory.restore($0, now: now) }
+        }
+        configuration.logger.info(
+            "sessions restored", metadata: ["count": "\(restored)", "saved": "\(saved.count)"])
+        if let link = state.withLock({ $0.shards.first }) {
+            _ = link.remote.post { link.shard.value.armSessionSweep() }
+        }
+    }
+
     // MARK: Claims
 
     func admit(

@@ -102,3 +102,20 @@ extension Directory {
         sessions.sessions[session]?.isResumable == true && volumes[volume]?.writers[session]?.isSaved == false
     }
 }
+
+extension Directory {
+    /// Takes in a session of before a restart of the server, without a connection, with those of its claims that still
+    /// stand; false when it has none, or the server its most.
+    mutating func restore(_ saved: SavedSession, now: UInt64) -> Bool {
+        var session = SessionRegistry.Session(
+            id: saved.id, secret: saved.secret, thumbprint: saved.thumbprint, clientName: saved.clientName,
+            peerAddress: saved.peerAddress, since: saved.since, node: saved.node)
+        session.isResumable = true
+        guard sessions.restore(session, lostAt: now) else { return false }
+        for claim in saved.claims { restore(claim, of: saved.id, now: now) }
+        changedSessions.insert(saved.id)
+        if sessions.sessions[saved.id]?.claims.isEmpty == false { return true }
+        _ = sessions.remove(saved.id)
+        return false
+    }
+}

@@ -26,6 +26,12 @@ struct WriteAuthority: Sendable, Hashable {
             resourceEpoch: capability.resourceEpoch, expiry: capability.expiry)
     }
 
+    init(_ claim: SavedSession.Claim) {
+        self.init(
+            capability: claim.capability, subject: claim.subject, nodeEpoch: claim.nodeEpoch,
+            resourceEpoch: claim.resourceEpoch, expiry: claim.expiry)
+    }
+
     init(_ handle: Handle) {
         self.init(
             capability: handle.capability, subject: handle.subject, nodeEpoch: handle.nodeEpoch,

@@ -29,6 +29,7 @@ struct Daemon {
         let catalog = try SQLiteCatalog(path: folder.catalogFile)
         let store = try await RecordStore(catalog: catalog)
         let authority = try Authority.load(folder, store: store, now: SystemWallClock().now())
+        let keeper = SessionKeeper(store: store, bootID: try bootID(), logger: logger)
         let events = EventLog(
             wallClock: SystemWallClock(), start: UInt64(Date().timeIntervalSince1970 * 1_000_000))
         let drivers = DriverFactory(
@@ -38,12 +39,15 @@ struct Daemon {
             cluster: authority.clusterID, serverName: authority.name, signatures: OpenSSLSignatures(),
             wallClock: SystemWallClock(), random: SystemRandom(), logger: logger, driverFactory: drivers.make)
         configuration.events = events
+        configuration.lingerSeconds = settings.lingerSeconds
+        configuration.sessionStore = keeper
         let services = IOServices(configuration: configuration)
-        let plane = ControlPlane(
-            ControlPlane.Configuration(
-                authority: authority, store: store, services: services, events: events,
-                poolsFolder: folder.poolsFolder, wallClock: SystemWallClock(), random: SystemRandom(),
-                logger: logger))
+        var planeConfiguration = ControlPlane.Configuration(
+            authority: authority, store: store, services: services, events: events,
+            poolsFolder: folder.poolsFolder, wallClock: SystemWallClock(), random: SystemRandom(),
+            logger: logger)
+        planeConfiguration.sessionKeeper = keeper
+        let plane = ControlPlane(planeConfiguration)
         var options = DataServerOptions()
         options.reactors = settings.reactors
         let data = DataServer(
@@ -57,8 +61,10 @@ struct Daemon {
                 chainPEM: authority.serverChainPEM, key: authority.serverKey,
                 clients: .optional(caPEM: authority.certificates.certificate.pem), alpn: ["h2", "http/1.1"]),
             listen: settings.control, logger: logger, handler: plane)
-        try data.start()
+        // Who comes before pools are there and sessions are known would be told that theirs is gone.
+        try data.prepare()
         try await plane.start()
+        data.accept()
         try control.start()
         let daemon = Daemon(
             lock: lock, folder: folder, catalog: catalog, services: services, plane: plane,
@@ -100,6 +106,12 @@ struct Daemon {
                 "control": "\(endpoints["control"]?.joined(separator: " ") ?? "")",
                 "channel": "\(endpoints["channel"]?.joined(separator: " ") ?? "")",
             ])
+    }
+
+    /// Of this run of the machine: what was written and not flushed outlives the server, but not the machine.
+    private static func bootID() throws -> String {
+        try String(contentsOfFile: "/proc/sys/kernel/random/boot_id", encoding: .utf8)
+            .trimmingCharacters(in: .whitespacesAndNewlines)
     }
 
     /// Every channel and volume is a descriptor; the soft limit of a shell is far too low.

@@ -1,7 +1,9 @@
 import ArgumentParser
 import Configuration
+import Core
 import DriverHost
 import Reactor
+import Services
 import SystemPackage
 
 /// What can be set by file, environment and flag, in rising precedence.
@@ -13,6 +15,8 @@ struct Settings {
     let driverHost: String?
     /// When driver hosts are started again, and when not any more.
     let policy: HostPolicy
+    /// How long a session that may write nothing outlives its last connection.
+    let lingerSeconds: UInt32
 
     static func load(
         file: String?, control: [String], channel: [String], reactors: Int?
@@ -32,6 +36,10 @@ struct Settings {
         guard policy.lossesMax > 0 else {
             throw ValidationError("driver.quarantine.losses is below 1")
         }
+        let linger = reader.int(forKey: "sluice.session.linger", default: Int(Limits.lingerSeconds))
+        guard (0...Int(UInt32.max)).contains(linger) else {
+            throw ValidationError("session.linger is \(linger): seconds from 0 would be right")
+        }
         return Settings(
             control: try addresses(
                 control.isEmpty
@@ -40,7 +48,8 @@ struct Settings {
                 channel.isEmpty
                     ? reader.stringArray(forKey: "sluice.channel", default: ["0.0.0.0:7481"]) : channel),
             reactors: count,
-            driverHost: reader.string(forKey: "sluice.driver.host"), policy: policy)
+            driverHost: reader.string(forKey: "sluice.driver.host"), policy: policy,
+            lingerSeconds: UInt32(linger))
     }
 
     private static func addresses(_ texts: [String]) throws -> [SocketAddress] {

@@ -20,6 +20,7 @@ extension ControlPlane {
             await publish(stored.record)
         }
         for stored in store.all(IntentRecord.self) { await settle(stored) }
+        try await restoreSessions()
         await sweep(force: true)
         let now = wallClock.now()
         live.withLock { live in

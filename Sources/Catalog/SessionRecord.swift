@@ -1,0 +1,76 @@
+import Core
+
+/// A session of the data channel that may write, so that it and its claims outlive the server.
+public struct SessionRecord: Record, Hashable {
+    /// A volume that it may write to, and by what authority.
+    public struct Claim: Codable, Sendable, Hashable {
+        /// The volume's id.
+        public let volume: Identifier
+        /// Unix seconds since when.
+        public let since: UInt64
+        /// The capability's id.
+        public let capability: Identifier
+        /// The node that it was issued to.
+        public let subject: Identifier
+        /// That node's epoch in it.
+        public let nodeEpoch: UInt64
+        /// The volume's epoch in it.
+        public let resourceEpoch: UInt64
+        /// Unix seconds of its end.
+        public let expiry: UInt64
+
+        /// A claim.
+        public init(
+            volume: Identifier, since: UInt64, capability: Identifier, subject: Identifier, nodeEpoch: UInt64,
+            resourceEpoch: UInt64, expiry: UInt64
+        ) {
+            self.volume = volume
+            self.since = since
+            self.capability = capability
+            self.subject = subject
+            self.nodeEpoch = nodeEpoch
+            self.resourceEpoch = resourceEpoch
+            self.expiry = expiry
+        }
+    }
+
+    /// `sessions/`
+    public static let prefix = "sessions/"
+    /// The session's id.
+    public var recordKey: String { id.hex }
+
+    /// The session's id.
+    public let id: Identifier
+    /// What its client must know, in hex. The catalog is as secret as the keys beside it.
+    public let secret: String
+    /// SHA-256 of the client key's SubjectPublicKeyInfo.
+    public let thumbprint: Digest32
+    /// What the client calls itself.
+    public let clientName: String
+    /// Where it came from.
+    public let peerAddress: String
+    /// Unix seconds of its start.
+    public let since: UInt64
+    /// The node whose capability it used first.
+    public let node: Identifier?
+    /// At least one.
+    public let claims: [Claim]
+    /// Of the machine's run, `/proc/sys/kernel/random/boot_id`: what was not flushed does not outlive that.
+    public let bootID: String
+
+    /// A record.
+    public init(
+        id: Identifier, secret: String, thumbprint: Digest32, clientName: String, peerAddress: String,
+        since: UInt64, node: Identifier?, claims: [Claim], bootID: String
+    ) {
+        self.id = id
+        self.secret = secret
+        self.thumbprint = thumbprint
+        self.clientName = clientName
+        self.peerAddress = peerAddress
+        self.since = since
+        self.node = node
+        self.claims = claims
+        self.bootID = bootID
+    }
+}
