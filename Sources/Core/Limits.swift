@@ -18,6 +18,8 @@ public enum Limits {
     public static let volumeSizeGranule: UInt64 = 4096
     /// The longest message in an error reply, in bytes of UTF-8.
     public static let errorMessageBytesMax = 512
+    /// The longest answer to a question about the status of blocks, in bytes: 256 extents.
+    public static let blockStatusBytesMax = 4096
     /// How far clocks of server and issuer may differ, in seconds.
     public static let clockSkewSeconds: UInt64 = 30
 }

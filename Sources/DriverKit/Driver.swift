@@ -58,7 +58,7 @@ public struct VolumeGeometry: Sendable, Hashable {
     }
 
     /// Judges a request as it came out of a ring: `ok` means that its opcode is known, that it lies within
-    /// the volume and, where it moves data, that its buffer lies within an arena of `arenaBytes`. Nothing
+    /// the volume and, where it has a buffer, that this lies within an arena of `arenaBytes`. Nothing
     /// needs checking after that.
     public func check(_ request: DriverRequest, arenaBytes: Int) -> Status {
         guard let opcode = request.opcode else { return .unknownOpcode }
@@ -67,9 +67,11 @@ public struct VolumeGeometry: Sendable, Hashable {
         let (end, overflow) = request.offset.addingReportingOverflow(request.length)
         if overflow || end > size { return .outOfRange }
         if (request.offset | request.length) & UInt64(blockSize - 1) != 0 { return .unaligned }
-        if opcode == .read || opcode == .write {
-            if request.length > UInt64(maximumTransfer) { return .tooLarge }
-            let (bufferEnd, bufferOverflow) = request.buffer.addingReportingOverflow(request.length)
+        if opcode == .read || opcode == .write || opcode == .blockStatus {
+            let isMap = opcode == .blockStatus
+            if !isMap, request.length > UInt64(maximumTransfer) { return .tooLarge }
+            let bufferBytes = isMap ? UInt64(Limits.blockStatusBytesMax) : request.length
+            let (bufferEnd, bufferOverflow) = request.buffer.addingReportingOverflow(bufferBytes)
             if bufferOverflow || bufferEnd > UInt64(arenaBytes) { return .badRequest }
             if request.buffer % UInt64(Limits.arenaGranule) != 0 { return .badRequest }
         }

@@ -10,6 +10,9 @@ public enum DriverOpcode: UInt8, Sendable, CaseIterable {
     case discard = 4
     /// Makes every write that was completed before durable.
     case flush = 5
+    /// Puts into the buffer, of `Limits.blockStatusBytesMax` bytes, what is known about a range without reading
+    /// it: extents from its start on, for at least one block.
+    case blockStatus = 6
 }
 
 /// How a request is to be done.
@@ -48,7 +51,7 @@ public struct DriverRequest: Sendable, BitwiseCopyable {
     public var offset: UInt64
     /// How many bytes of the volume.
     public var length: UInt64
-    /// Where in the arena, in bytes; for reads and writes.
+    /// Where in the arena, in bytes; for reads, writes and block statuses.
     public var buffer: UInt64
     /// Zero.
     public var reserved1: UInt64 = 0
@@ -90,18 +93,19 @@ public struct DriverCompletion: Sendable, BitwiseCopyable {
     public var status: UInt16
     /// Zero.
     public var reserved: UInt16 = 0
-    /// Zero.
-    public var reserved1: UInt32 = 0
-    /// How many bytes of the volume were covered.
+    /// How many bytes of extents the buffer holds after a block status; zero for all else.
+    public var mapBytes: UInt32
+    /// How many bytes of the volume were covered: all that was asked for, or what the extents cover.
     public var value: UInt64
     /// Zero.
-    public var reserved2: UInt64 = 0
+    public var reserved1: UInt64 = 0
 
     /// A completion.
     @inlinable
-    public init(tag: UInt64, status: UInt16, value: UInt64) {
+    public init(tag: UInt64, status: UInt16, value: UInt64, mapBytes: UInt32 = 0) {
         self.tag = tag
         self.status = status
         self.value = value
+        self.mapBytes = mapBytes
     }
 }

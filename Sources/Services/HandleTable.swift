@@ -41,7 +41,9 @@ struct Handle {
     var limiter: RateLimiter?
     /// Requests that wait for the rate limit.
     var delayed = SlotQueue()
-    /// Requests that the driver has.
+    /// Requests that wait for a COMPARE_AND_WRITE.
+    var held: UInt32 = 0
+    /// Requests that the driver has, of copies also those that only read here.
     var running: UInt32 = 0
     /// Whether this handle counts in its session's claim to be the volume's writer.
     var holdsClaim = false
@@ -122,6 +124,14 @@ struct HandleTable {
         return UInt8(position)
     }
 
+    /// The position of the handle with this id, also of one that only waits for requests to end.
+    func holder(of id: UInt32) -> UInt8? {
+        let position = Int(id & 0xFF)
+        guard position < entries.count, entries[position].generation == id >> 8, !entries[position].isFree
+        else { return nil }
+        return UInt8(position)
+    }
+
     /// The id of the handle at `position`.
     func id(_ position: UInt8) -> UInt32 {
         entries[Int(position)].generation << 8 | UInt32(position)
@@ -143,12 +153,12 @@ struct HandleTable {
 extension Handle {
     /// Whether the entry can be used for another handle.
     fileprivate var isFree: Bool {
-        denial == .badHandle && running == 0 && delayed.isEmpty && !isClosing
+        denial == .badHandle && isQuiet && !isClosing
     }
 
     /// Whether its client may still use it.
     var isUsable: Bool { denial == .ok && !isClosing }
 
     /// Whether nothing of it will reach the device any more.
-    var isQuiet: Bool { running == 0 && delayed.isEmpty }
+    var isQuiet: Bool { running == 0 && held == 0 && delayed.isEmpty }
 }

@@ -84,6 +84,8 @@ public final class IOServices: Sendable {
     }
 
     let state: Mutex<State>
+    /// Whose turn it is to keep others away from bytes.
+    let reservations = Mutex(RangeReservations<ShardLink>())
 
     /// Services without pools, nodes, volumes or trusted keys.
     public init(configuration: Configuration) {

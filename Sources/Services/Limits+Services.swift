@@ -25,6 +25,8 @@ extension Limits {
     public static let shardsMax = 256
     /// The most channels of one shard.
     public static let channelsPerShardMax = 1 << 16
+    /// The piece in which COPY_RANGE is done, in bytes.
+    public static let copyPieceBytes = 256 << 10
     /// The longest burst that a rate limit lets through at once, in nanoseconds of its rate.
     public static let rateBurstNanoseconds: UInt64 = 100_000_000
     /// How long before a capability's expiry the holder is told, in seconds.

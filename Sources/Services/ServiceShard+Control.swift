@@ -14,7 +14,7 @@ extension ServiceShard {
             payload: ErrorMessage.encode("the first request of a channel is HELLO"))
     }
 
-    /// Executes a control request whose payload is complete, after `Intake.body`.
+    /// Executes a request whose payload is a structure and complete, after `Intake.body`.
     public func control(_ channel: ServiceChannel, _ header: RequestHeader, body: [UInt8]) {
         switch Opcode(rawValue: header.opcode) {
         case .open: open(channel, header, body)
@@ -22,6 +22,7 @@ extension ServiceShard {
         case .renew: renew(channel, header, body)
         case .close: close(channel, header)
         case .ping: answerControl(channel, header, .ok)
+        case .copyRange: copy(channel, header, body)
         default: answerControl(channel, header, .unknownOpcode)
         }
     }

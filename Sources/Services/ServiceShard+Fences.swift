@@ -89,7 +89,7 @@ extension ServiceShard {
     ) {
         for index in 0..<UInt16(channel.slots.count) {
             let slot = channel.slots[index]
-            guard slot.state == .running, position == nil || slot.handle == position else { continue }
+            guard slot.state == .running, position == nil || slot.isOn(position) else { continue }
             running[slot.port, default: []].insert(
                 ServiceShard.tag(channel: channel.number, slot: index, sequence: slot.sequence))
         }
@@ -99,6 +99,9 @@ extension ServiceShard {
     private func withdraw(_ running: [UInt8: Set<UInt64>], status: Status) {
         for (number, tags) in running {
             guard let port = ports[Int(number)] else { continue }
+            for tag in tags {
+                channels[Int(tag >> 40)]?.slots[ServiceShard.slot(of: tag)].isWithdrawn = true
+            }
             for tag in port.withdraw(tags, status: status) {
                 complete(DriverCompletion(tag: tag, status: status.rawValue, value: 0), port: port)
             }
@@ -119,8 +122,11 @@ extension ServiceShard {
         collectRunning(channel, nil, into: &running)
         for (number, tags) in running {
             guard let port = ports[Int(number)] else { continue }
-            for tag in port.takeBack(tags) {
+            // What takes several steps may have done some: it goes on to its end.
+            let whole = tags.filter { channel.slots[ServiceShard.slot(of: $0)].step == .whole }
+            for tag in port.takeBack(whole) {
                 let slot = ServiceShard.slot(of: tag)
+                if !exclusions.isEmpty { noteEnd(channel, slot) }
                 port.completed(flow: channel.flow, bytes: channel.slots[slot].bufferBytes)
                 channel.handles[channel.slots[slot].handle].running -= 1
                 freeBuffer(channel, slot)

@@ -25,17 +25,16 @@ extension ServiceShard {
         }
         let verdict = channel.handles[position].check(
             needed: rule.rights, offset: header.offset, count: header.count, covers: rule.covers != .nothing,
-            moves: rule.covers == .transfer, now: wallNow)
+            moves: rule.covers == .transfer || rule.payload == .coveredTwice, now: wallNow)
         guard verdict == .ok, let port = ports[Int(channel.handles[position].port)] else {
             return refuse(channel, header, verdict == .ok ? .driverFailed : verdict)
         }
         var buffer = ArenaBuffer(offset: 0, bytes: 0)
-        if rule.covers == .transfer {
-            let total = channel.chargedBytes + Int(header.count)
+        let room = RequestRoom.bytes(rule, count: Int(header.count))
+        if room > 0 {
+            let total = channel.chargedBytes + room
             if total > Limits.channelBudgetBytes, channel.chargedBytes > 0 { return stall(channel) }
-            guard let allocated = port.allocate(Int(header.count), flow: channel.flow) else {
-                return stall(channel)
-            }
+            guard let allocated = port.allocate(room, flow: channel.flow) else { return stall(channel) }
             buffer = allocated
         }
         let status = begin(channel, header)
@@ -51,9 +50,13 @@ extension ServiceShard {
         channel.slots[header.slot].bufferOffset = buffer.offset
         channel.slots[header.slot].bufferBytes = buffer.bytes
         channel.chargedBytes += Int(buffer.bytes)
-        if rule.payload == .covered { return .payload(slot: header.slot) }
-        submit(channel, header.slot)
-        return .done
+        switch rule.payload {
+        case .covered, .coveredTwice: return .payload(slot: header.slot)
+        case .body: return .body
+        case .none:
+            submit(channel, header.slot)
+            return .done
+        }
     }
 
     /// Says that the payload of the request in `slot` is complete in its buffer.
@@ -105,7 +108,7 @@ extension ServiceShard {
     // MARK: To the driver
 
     /// Runs the request in `slot`, or has it wait for its handle's rate limit.
-    private func submit(_ channel: ServiceChannel, _ slot: UInt16) {
+    func submit(_ channel: ServiceChannel, _ slot: UInt16) {
         let position = channel.slots[slot].handle
         if channel.handles[position].limiter != nil, mustWait(channel, slot, position) { return }
         run(channel, slot, position)
@@ -120,9 +123,9 @@ extension ServiceShard {
             answer(channel, slot, denial == .ok ? .driverFailed : denial)
             return
         }
+        if !exclusions.isEmpty, isExcluded(channel, slot) { return hold(channel, slot) }
         guard let opcode = Opcode(rawValue: request.opcode), let operation = DriverOpcode(opcode) else {
-            answer(channel, slot, .notSupported)
-            return
+            return runSteps(channel, slot)
         }
         channel.handles[position].running += 1
         channel.slots[slot].state = .running
@@ -161,17 +164,31 @@ extension ServiceShard {
                 ["pool": "\(port.pool.descriptor.name)", "tag": "\(completion.tag)"])
             return
         }
-        let position = channel.slots[slot].handle
         port.completed(flow: channel.flow, bytes: channel.slots[slot].bufferBytes)
+        if channel.slots[slot].step != .whole { return stepEnded(channel, slot, completion, port) }
+        ended(channel, slot, completion)
+    }
+
+    /// Answers the request in `slot`, of which the driver has nothing any more.
+    func ended(_ channel: ServiceChannel, _ slot: UInt16, _ completion: DriverCompletion) {
+        if !exclusions.isEmpty { noteEnd(channel, slot) }
+        if channel.slots[slot].step != .whole { endSource(channel, slot) }
+        let position = channel.slots[slot].handle
         channel.handles[position].running -= 1
-        let status = Status(rawValue: completion.status) ?? .driverFailed
-        finish(channel, slot, position, status)
+        finish(channel, slot, position, completion)
         settle(channel, position)
         if channel.isDetached { finishIfEnded(channel) }
     }
 
-    private func finish(_ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8, _ status: Status) {
+    private func finish(
+        _ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8, _ completion: DriverCompletion
+    ) {
         let count = channel.slots[slot].count
+        let status = Status(rawValue: completion.status) ?? .driverFailed
+        if status == .miscompare { return answer(channel, slot, status, value: completion.value) }
+        if channel.slots[slot].opcode == Opcode.blockStatus.rawValue, status == .ok {
+            return finishMap(channel, slot, position, completion)
+        }
         let isRead = channel.slots[slot].opcode == Opcode.read.rawValue
         // Data read for a handle that was revoked meanwhile does not leave; a write is answered as it happened.
         let denial = channel.handles[position].denial
@@ -183,7 +200,7 @@ extension ServiceShard {
                 channel.bytesRead &+= UInt64(count)
                 statistics.reads &+= 1
                 statistics.bytesRead &+= UInt64(count)
-            case .write:
+            case .write, .compareAndWrite, .copyRange:
                 channel.bytesWritten &+= UInt64(count)
                 statistics.writes &+= 1
                 statistics.bytesWritten &+= UInt64(count)
@@ -194,7 +211,21 @@ extension ServiceShard {
         answer(channel, slot, final, value: final == .ok ? UInt64(count) : 0)
     }
 
-    /// Sets the answer of a request; only a READ that succeeded keeps its buffer. Without a connection it is kept for
+    /// Answers a BLOCK_STATUS with the extents that the driver found, if they are sound.
+    private func finishMap(
+        _ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8, _ completion: DriverCompletion
+    ) {
+        guard isSoundMap(channel.slots[slot], completion) else {
+            accessLog.warning(
+                "the driver's extents do not add up", ["volume": "\(channel.handles[position].volume)"])
+            return answer(channel, slot, .driverFailed)
+        }
+        let denial = channel.handles[position].denial
+        if denial == .ok { channel.slots[slot].replyBytes = completion.mapBytes }
+        answer(channel, slot, denial, value: denial == .ok ? completion.value : 0)
+    }
+
+    /// Sets the answer of a request; only one with a payload keeps its buffer. Without a connection it is kept for
     /// a repeat.
     func answer(_ channel: ServiceChannel, _ slot: UInt16, _ status: Status, value: UInt64 = 0) {
         if status != .ok { statistics.refusals[status, default: 0] += 1 }
@@ -223,7 +254,7 @@ extension ServiceShard {
     // MARK: Rate limits
 
     private func mustWait(_ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8) -> Bool {
-        let count = channel.slots[slot].opcode <= Opcode.write.rawValue ? channel.slots[slot].count : 0
+        let count = channel.slots[slot].limitedBytes
         let wait = channel.handles[position].limiter?.wait(now: reactor.now) ?? 0
         let wasEmpty = channel.handles[position].delayed.isEmpty
         if wait == 0, wasEmpty {
@@ -264,16 +295,16 @@ extension ServiceShard {
                 return
             }
             guard let slot = channel.slots.pop(from: &channel.handles[position].delayed) else { return }
-            let isData = channel.slots[slot].opcode <= Opcode.write.rawValue
-            let count = isData ? channel.slots[slot].count : 0
+            let count = channel.slots[slot].limitedBytes
             channel.handles[position].limiter?.take(count: count, now: reactor.now)
             run(channel, slot, position)
             settle(channel, position)
         }
     }
 
-    /// Ends what waits for the rate limit of a handle whose authority is gone: it never runs.
+    /// Ends what waits for the rate limit of a handle whose authority is gone, or for others: it never runs.
     func abandonDelayed(_ channel: ServiceChannel, _ position: UInt8) {
+        if channel.handles[position].held > 0 { abandonHeld(channel, position) }
         while let slot = channel.slots.pop(from: &channel.handles[position].delayed) {
             if channel.isDetached {
                 freeBuffer(channel, slot)
@@ -287,7 +318,7 @@ extension ServiceShard {
 }
 
 extension DriverOpcode {
-    /// The driver's name for a volume request; nil for control requests.
+    /// The driver's name for a volume request; nil for what takes several, and for control requests.
     @inline(__always)
     init?(_ opcode: Opcode) {
         switch opcode {
@@ -296,7 +327,8 @@ extension DriverOpcode {
         case .writeZeroes: self = .writeZeroes
         case .discard: self = .discard
         case .flush: self = .flush
-        case .hello, .open, .stat, .renew, .close, .ping: return nil
+        case .blockStatus: self = .blockStatus
+        case .compareAndWrite, .copyRange, .hello, .open, .stat, .renew, .close, .ping: return nil
         }
     }
 }

@@ -19,12 +19,13 @@ extension ServiceShard {
     /// `payloadArrived`, or `detach`.
     public func payloadBuffer(_ channel: ServiceChannel, slot: UInt16) -> UnsafeMutableRawBufferPointer {
         let request = channel.slots[slot]
-        guard let port = ports[Int(request.port)], request.count <= request.bufferBytes else {
+        let place = RequestRoom.payload(request)
+        guard let port = ports[Int(request.port)], place.upperBound <= Int(request.bufferBytes) else {
             preconditionFailure("a request that receives its payload has a buffer for it")
         }
-        // SAFETY: the allocator gave out these bytes for this request, and `count` is not more than it gave.
+        // SAFETY: the allocator gave out these bytes for this request, and the payload ends within them.
         return unsafe UnsafeMutableRawBufferPointer(
-            start: port.arena.base + Int(request.bufferOffset), count: Int(request.count))
+            start: port.arena.base + Int(request.bufferOffset) + place.lowerBound, count: place.count)
     }
 
     /// The next whole frame to send (control replies, events), before any reply; nil when there is none.
@@ -60,5 +61,64 @@ extension ServiceShard {
     public func release(_ channel: ServiceChannel, slot: UInt16) {
         freeBuffer(channel, slot)
         channel.slots.release(slot)
+    }
+
+    // MARK: What requests are decided by
+
+    /// The first byte of a COMPARE_AND_WRITE that is not as expected; nil when all are.
+    func firstDifference(_ request: Slot) -> Int? {
+        let expected = RequestRoom.payload(request).lowerBound
+        let found = Int(RequestRoom.found(request.count))
+        let count = Int(request.count)
+        guard let port = ports[Int(request.port)], found + count <= Int(request.bufferBytes) else {
+            preconditionFailure("a COMPARE_AND_WRITE has room for what is there")
+        }
+        // SAFETY: both ranges lie in the request's buffer. The driver's host may change the bytes at any time, which
+        // is why each is read once.
+        let base = unsafe port.arena.base + Int(request.bufferOffset)
+        var at = 0
+        while at < count {
+            let step = min(8, count - at)
+            var difference: UInt64 = 0
+            for index in 0..<step {
+                let left = unsafe base.load(fromByteOffset: expected + at + index, as: UInt8.self)
+                let right = unsafe base.load(fromByteOffset: found + at + index, as: UInt8.self)
+                difference |= UInt64(left ^ right) << UInt64(8 * index)
+            }
+            if difference != 0 { return at + difference.trailingZeroBitCount / 8 }
+            at += step
+        }
+        return nil
+    }
+
+    /// Whether the extents that a driver found are whole, known, and cover what it says.
+    func isSoundMap(_ request: Slot, _ completion: DriverCompletion) -> Bool {
+        let bytes = Int(completion.mapBytes)
+        guard let port = ports[Int(request.port)], bytes > 0, bytes <= Limits.blockStatusBytesMax,
+            bytes <= Int(request.bufferBytes), bytes.isMultiple(of: BlockExtent.byteCount),
+            completion.value <= UInt64(request.count)
+        else { return false }
+        var left = completion.value
+        for at in stride(from: 0, to: bytes, by: BlockExtent.byteCount) {
+            // SAFETY: `bytes` is not more than the request's buffer has.
+            let extent = unsafe BlockExtent.load(port.arena.base + Int(request.bufferOffset) + at)
+            guard let extent, extent.flags.isSubset(of: .all), extent.length > 0, extent.length <= left
+            else { return false }
+            left -= extent.length
+        }
+        return left == 0
+    }
+
+    /// The first extent of what is known about a copy's source; nil where it is none that can be used.
+    func firstExtent(
+        _ request: Slot, _ completion: DriverCompletion, blockSize: UInt32, _ port: DriverPort
+    ) -> BlockExtent? {
+        guard completion.mapBytes >= BlockExtent.byteCount else { return nil }
+        // SAFETY: the buffer of a copy holds at least the longest answer.
+        let extent = unsafe BlockExtent.load(port.arena.base + Int(request.bufferOffset))
+        guard let extent, extent.length > 0, extent.length.isMultiple(of: UInt64(blockSize)) else {
+            return nil
+        }
+        return extent
     }
 }

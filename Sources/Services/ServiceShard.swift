@@ -48,6 +48,13 @@ public final class ServiceShard {
     /// Runs while there are sessions without a connection.
     var sessionTimer: TimerID?
     var fences: [Fence] = []
+    /// Bytes that nothing may touch while a COMPARE_AND_WRITE of some shard has them.
+    var exclusions: [Exclusion] = []
+    /// Requests that wait for one of them.
+    var held: [(channel: ServiceChannel, slot: UInt16)] = []
+    /// COMPARE_AND_WRITEs of this shard, by number.
+    var compares: [UInt64: Compare] = [:]
+    var comparesBegun: UInt64 = 0
     var isStopped = false
     var target: TargetID?
 
@@ -116,7 +123,7 @@ public final class ServiceShard {
             case .replied:
                 freeBuffer(channel, index)
                 channel.slots.release(index)
-            case .idle, .delayed, .running, .deciding: break
+            case .idle, .delayed, .held, .running, .deciding: break
             }
         }
         if channel.isLost { dropUnstarted(channel) }

@@ -8,6 +8,8 @@ enum SlotState: UInt8 {
     case receiving
     /// It waits for its handle's rate limit.
     case delayed
+    /// It waits for a COMPARE_AND_WRITE of the same bytes to end, or is one and waits for its turn.
+    case held
     /// The driver has it.
     case running
     /// A control request whose answer needs other threads.
@@ -58,6 +60,19 @@ struct Slot {
     var status: UInt16 = 0
     var value: UInt64 = 0
     var detail: UInt64 = 0
+    /// What the driver does of it, if that is not all at once.
+    var step = RequestStep.whole
+    /// Somebody waits for its end: it takes no further step.
+    var isWithdrawn = false
+    /// COPY_RANGE: the handle that is read, and where.
+    var source: UInt32 = 0
+    var sourceOffset: UInt64 = 0
+    /// COPY_RANGE: how much is done, how much of the extent in hand is left, and what the driver has.
+    var copied: UInt32 = 0
+    var extentLeft: UInt32 = 0
+    var piece: UInt32 = 0
+    /// COMPARE_AND_WRITE: its number in the shard's `compares`.
+    var compare: UInt64 = 0
 }
 
 /// A FIFO of slots, linked through `Slot.next`; a slot is in at most one.

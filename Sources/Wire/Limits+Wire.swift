@@ -11,6 +11,10 @@ extension Limits {
     public static let helloBytesMax = 512
     /// The longest client or server name in HELLO, in bytes of UTF-8.
     public static let peerNameBytesMax = 128
+    /// The most bytes that one COMPARE_AND_WRITE covers; half the negotiated payload if that is less.
+    public static let compareAndWriteBytesMax = 64 << 10
+    /// The most bytes that one COPY_RANGE covers.
+    public static let copyRangeBytesMax = 64 << 20
     /// The longest payload of an event, in bytes.
     public static let eventBytesMax = 512
     /// The slots that a client gets when it asks for none in particular.

@@ -30,7 +30,12 @@ public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
     case discard = 0x103
     /// Makes every write acknowledged in the session durable.
     case flush = 0x104
-    // 0x105 COMPARE_AND_WRITE, 0x106 COPY_RANGE and 0x107 BLOCK_STATUS are reserved.
+    /// Writes bytes if what is there is what the client expects.
+    case compareAndWrite = 0x105
+    /// Copies bytes from another place, of the same volume or of another one.
+    case copyRange = 0x106
+    /// Says what is known about bytes without reading them.
+    case blockStatus = 0x107
 
     /// The name in documents and logs, such as `WRITE_ZEROES`.
     public var name: String {
@@ -46,6 +51,9 @@ public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
         case .writeZeroes: "WRITE_ZEROES"
         case .discard: "DISCARD"
         case .flush: "FLUSH"
+        case .compareAndWrite: "COMPARE_AND_WRITE"
+        case .copyRange: "COPY_RANGE"
+        case .blockStatus: "BLOCK_STATUS"
         }
     }
 
@@ -69,6 +77,28 @@ public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
             OpcodeRule(rights: .write, covers: .range, flags: [.fua, .noUnmap], isIdempotent: false)
         case .discard: OpcodeRule(rights: .discard, covers: .range, isIdempotent: false)
         case .flush: OpcodeRule(rights: .flush)
+        case .compareAndWrite:
+            OpcodeRule(
+                rights: [.read, .write], payload: .coveredTwice, covers: .range, flags: .fua,
+                countMax: UInt32(Limits.compareAndWriteBytesMax), isIdempotent: false)
+        case .copyRange:
+            OpcodeRule(
+                rights: .write, payload: .body, covers: .range, bodyBytesMax: UInt32(CopySource.byteCount),
+                countMax: UInt32(Limits.copyRangeBytesMax), isIdempotent: false)
+        case .blockStatus:
+            OpcodeRule(
+                rights: .read, covers: .range, replyBytesMax: UInt32(Limits.blockStatusBytesMax))
+        }
+    }
+
+    /// The bytes of payload that a valid request of this opcode carries where they follow from `count`; 0 where
+    /// there is none, or a structure.
+    @inlinable
+    public func payloadBytes(count: UInt32) -> UInt32 {
+        switch rule.payload {
+        case .covered: count
+        case .coveredTwice: 2 * count
+        case .none, .body: 0
         }
     }
 }
@@ -83,6 +113,8 @@ public struct OpcodeRule: Sendable, Hashable {
         case none
         /// Exactly the `count` bytes that the operation covers.
         case covered
+        /// The covered bytes as they are expected, then as they are to be: twice `count` bytes.
+        case coveredTwice
         /// A structure of 1 to `bodyBytesMax` bytes.
         case body
     }
@@ -94,7 +126,7 @@ public struct OpcodeRule: Sendable, Hashable {
         case nothing
         /// Bytes that travel: `count` is 1 up to the negotiated maximum payload.
         case transfer
-        /// Bytes that do not travel: `count` is at least 1.
+        /// Bytes that need not travel: `count` is 1 up to `countMax`.
         case range
     }
 
@@ -108,6 +140,10 @@ public struct OpcodeRule: Sendable, Hashable {
     public let flags: RequestFlags
     /// The longest payload where it is a structure, in bytes; otherwise 0.
     public let bodyBytesMax: UInt32
+    /// The most bytes that a range may cover.
+    public let countMax: UInt32
+    /// The longest payload of the reply where it is a structure of varying length, in bytes; otherwise 0.
+    public let replyBytesMax: UInt32
     /// Whether `handle` names an open resource; where not, it is 0.
     public let usesHandle: Bool
     /// Whether executing the request twice does what once does, even when others execute requests in between.
@@ -117,13 +153,16 @@ public struct OpcodeRule: Sendable, Hashable {
     @inlinable
     public init(
         rights: Rights = [], payload: Payload = .none, covers: Cover = .nothing, flags: RequestFlags = [],
-        bodyBytesMax: UInt32 = 0, usesHandle: Bool = true, isIdempotent: Bool = true
+        bodyBytesMax: UInt32 = 0, countMax: UInt32 = .max, replyBytesMax: UInt32 = 0, usesHandle: Bool = true,
+        isIdempotent: Bool = true
     ) {
         self.rights = rights
         self.payload = payload
         self.covers = covers
         self.flags = flags
         self.bodyBytesMax = bodyBytesMax
+        self.countMax = countMax
+        self.replyBytesMax = replyBytesMax
         self.usesHandle = usesHandle
         self.isIdempotent = isIdempotent
     }

@@ -98,7 +98,11 @@ public struct ReplyHeader: Sendable, Hashable {
             case .hello:
                 length >= UInt32(HelloReply.byteCountMin) && length <= UInt32(HelloReply.byteCountMax)
             case .open, .stat, .renew: length == UInt32(ResourceState.byteCount)
-            case .close, .ping, .write, .writeZeroes, .discard, .flush: length == 0
+            case .blockStatus:
+                length > 0 && length <= UInt32(Limits.blockStatusBytesMax)
+                    && length % UInt32(BlockExtent.byteCount) == 0
+            case .close, .ping, .write, .writeZeroes, .discard, .flush, .compareAndWrite, .copyRange:
+                length == 0
             }
         return isRightLength ? nil : .wrongLength
     }

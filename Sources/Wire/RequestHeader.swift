@@ -85,10 +85,12 @@ public struct RequestHeader: Sendable, Hashable {
             guard count <= limits.payloadBytesMax else { return .tooLarge }
         case .range:
             guard count > 0 else { return .badLength }
+            guard count <= rule.countMax else { return .tooLarge }
         }
         switch rule.payload {
         case .none: guard length == 0 else { return .badLength }
         case .covered: guard length == count else { return .badLength }
+        case .coveredTwice: guard UInt64(length) == 2 * UInt64(count) else { return .badLength }
         case .body: guard length > 0, length <= rule.bodyBytesMax else { return .badLength }
         }
         guard !offset.addingReportingOverflow(UInt64(count)).overflow else { return .outOfRange }

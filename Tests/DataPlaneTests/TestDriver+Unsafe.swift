@@ -201,6 +201,7 @@ final class TestQueue: DriverQueue {
                 }
             case .flush:
                 state.volumes[id]?.flushes += 1
+            case .blockStatus: return .notSupported
             default:
                 for index in start..<start + count { state.volumes[id]?.bytes[index] = 0 }
             }

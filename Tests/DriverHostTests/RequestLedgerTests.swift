@@ -102,6 +102,27 @@ struct RequestLedgerTests {
         #expect(answer.status == Status.mediumError.rawValue && answer.value == 0 && answer.tag == 5)
     }
 
+    @Test(
+        "a block status covers what the host says, up to what was asked, in whole extents; it changes nothing"
+    )
+    func blockStatus() throws {
+        let write = try submit(request(.write, 1, blocks: 4))
+        let given = try submit(request(.blockStatus, 2, blocks: 4))
+        func said(_ value: UInt64, _ bytes: UInt32) -> DriverCompletion {
+            DriverCompletion(tag: given.tag, status: 0, value: value, mapBytes: bytes)
+        }
+        for (value, bytes) in [
+            (0, 16), (4 * 4096 + 1, 16), (4096, 0), (4096, 8), (4096, 17), (4096, 4112), (.max, .max - 15),
+        ] as [(UInt64, UInt32)] {
+            #expect(try violation(said(value, bytes)) == .badMap(value, bytes: bytes))
+        }
+        let answer = try deliver(said(4096, 4096))
+        #expect(answer.tag == 2 && answer.value == 4096 && answer.mapBytes == 4096)
+        // Extents come with nothing else.
+        let plain = DriverCompletion(tag: write.tag, status: 0, value: 4 * 4096, mapBytes: 16)
+        #expect(try deliver(plain).mapBytes == 0)
+    }
+
     // MARK: Lies
 
     @Test("a completion counts once")

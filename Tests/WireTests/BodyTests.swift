@@ -60,6 +60,7 @@ import Wire
             ("hello", vectors.hello.map(\.bytes)), ("helloReply", vectors.helloReply.map(\.bytes)),
             ("open", vectors.open.map(\.bytes)), ("renew", vectors.renew.map(\.bytes)),
             ("resourceState", vectors.resourceState.map(\.bytes)),
+            ("copySource", vectors.copySource.map(\.bytes)), ("blockMap", vectors.blockMap.map(\.bytes)),
         ]
         let seeds = groups.flatMap { name, all in
             (all + vectors.rejects.filter { $0.where == name }.map(\.bytes)).map { (name, $0) }
@@ -86,6 +87,14 @@ import Wire
         #expect(accepted > 1000 && refused > 1000)
     }
 
+    /// What the extents say, so that some of them are accepted.
+    private static func covered(by bytes: [UInt8]) -> UInt64 {
+        var reader = ByteReader(bytes)
+        var sum: UInt64 = 0
+        while let length = reader.read(UInt64.self), reader.read(UInt64.self) != nil { sum &+= length }
+        return sum
+    }
+
     private static func roundTrip(_ name: String, _ bytes: [UInt8]) -> [UInt8]? {
         do throws(WireError) {
             switch name {
@@ -93,6 +102,8 @@ import Wire
             case "helloReply": return try HelloReply(bytes: bytes).bytes
             case "open": return try OpenRequest(bytes: bytes).bytes
             case "renew": return try RenewRequest(bytes: bytes).bytes
+            case "copySource": return try CopySource(bytes: bytes).bytes
+            case "blockMap": return try BlockMap(bytes: bytes, covered: covered(by: bytes)).bytes
             default: return try ResourceState(bytes: bytes).bytes
             }
         } catch {

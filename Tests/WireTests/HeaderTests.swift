@@ -13,6 +13,10 @@ import Wire
             #expect(rule.payload != .covered || rule.covers == .transfer, "\(opcode.name)")
             #expect(rule.rights.isEmpty == (opcode.rawValue < 0x100), "\(opcode.name)")
             #expect(Int(rule.bodyBytesMax) <= Limits.payloadBytesMin, "\(opcode.name)")
+            #expect(Int(rule.replyBytesMax) <= Limits.payloadBytesMin, "\(opcode.name)")
+            #expect(rule.countMax == .max || rule.covers == .range, "\(opcode.name)")
+            #expect(
+                opcode.payloadBytes(count: 4) == [.covered: 4, .coveredTwice: 8][rule.payload, default: 0])
         }
     }
 
@@ -57,7 +61,8 @@ import Wire
                 var near = RequestHeader(opcode: opcode.rawValue, slot: 3, sequence: 9, handle: 1)
                 if opcode.rule.covers != .nothing { near.count = 4096 }
                 if opcode.rule.payload == .covered { near.length = 4096 }
-                if opcode.rule.payload == .body { near.length = 100 }
+                if opcode.rule.payload == .coveredTwice { near.length = 8192 }
+                if opcode.rule.payload == .body { near.length = min(100, opcode.rule.bodyBytesMax) }
                 if !opcode.rule.usesHandle { near.handle = 0 }
                 bytes = near.bytes
                 bytes[Int(random.next() % 32)] ^= UInt8(truncatingIfNeeded: random.next() & random.next())

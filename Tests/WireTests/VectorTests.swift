@@ -127,8 +127,24 @@ import Wire
         }
     }
 
+    @Test func sourcesAndMapsDecodeToTheirFieldsAndEncodeToTheirBytes() throws {
+        for vector in vectors.copySource {
+            let source = try CopySource(bytes: vector.bytes)
+            #expect(source.handle == (try vector.number("handle")))
+            #expect(source.offset == (try vector.number("offset")))
+            #expect(source.bytes == vector.bytes, "\(vector.name)")
+        }
+        for vector in vectors.blockMap {
+            let map = try BlockMap(bytes: vector.bytes, covered: try vector.number("covered"))
+            let text = map.extents.map { "\($0.length):\($0.flags.rawValue)" }.joined(separator: " ")
+            #expect(text == (try vector.text("extents")))
+            #expect(map.covered == (try vector.number("covered")))
+            #expect(map.bytes == vector.bytes, "\(vector.name)")
+        }
+    }
+
     @Test func everyRejectIsRefusedWithItsStatus() throws {
-        #expect(vectors.rejects.count >= 70)
+        #expect(vectors.rejects.count >= 100)
         for reject in vectors.rejects {
             let status = try #require(Self.status(of: reject), "\(reject.where): \(reject.name) is accepted")
             #expect(status.name == reject.status, "\(reject.where): \(reject.name)")
@@ -143,6 +159,8 @@ import Wire
             case "open": _ = try OpenRequest(bytes: reject.bytes)
             case "renew": _ = try RenewRequest(bytes: reject.bytes)
             case "resourceState": _ = try ResourceState(bytes: reject.bytes)
+            case "copySource": _ = try CopySource(bytes: reject.bytes)
+            case "blockMap": _ = try BlockMap(bytes: reject.bytes, covered: Vectors.coveredByRejects)
             default:
                 guard let header = RequestHeader(bytes: reject.bytes) else { return nil }
                 let limits =

@@ -55,6 +55,10 @@ struct Vectors: Decodable {
     let open: [Vector]
     let renew: [Vector]
     let resourceState: [Vector]
+    let copySource: [Vector]
+    let blockMap: [Vector]
+    /// What the maps that are refused claim to cover.
+    static let coveredByRejects: UInt64 = 65_536
     let rejects: [Reject]
 
     static func load() throws -> Vectors {

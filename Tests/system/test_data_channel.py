@@ -142,7 +142,7 @@ def answer_to(channel, **fields):
 
 @pytest.mark.parametrize("fields, status", [
     (dict(opcode=0x7777), Status.UNKNOWN_OPCODE),
-    (dict(opcode=0x105), Status.UNKNOWN_OPCODE),
+    (dict(opcode=0x108), Status.UNKNOWN_OPCODE),
     (dict(opcode=Opcode.READ, count=0), Status.BAD_LENGTH),
     (dict(opcode=Opcode.READ, count=4096, payload=b"x"), Status.BAD_LENGTH),
     (dict(opcode=Opcode.WRITE, count=4096, payload=b"x" * 512), Status.BAD_LENGTH),

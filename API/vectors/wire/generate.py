@@ -4,13 +4,15 @@ import json
 import pathlib
 
 from sluice_client.frames import (
-    Event, EventKind, Flags, Hello, HelloReply, Opcode, OpenRequest, RenewRequest, ReplyHeader,
+    BlockMap, Blocks, CopySource, Event, EventKind, Flags, Hello, HelloReply, Opcode, OpenRequest, RenewRequest, ReplyHeader,
     RequestHeader, ResourceState, Rights, Status,
 )
 
 ID_A = bytes(range(16))
 ID_B = bytes(range(16, 32))
 SECRET = bytes(range(64, 96))
+# What the maps that are refused claim to cover.
+COVERED = 65_536
 MESSAGE = "the volume ends at 1073741824"
 
 
@@ -44,6 +46,15 @@ requests = [
     ("DISCARD up to the last offset", RequestHeader(
         opcode=Opcode.DISCARD, slot=4, sequence=2, handle=257, count=4095, offset=(1 << 64) - 4096)),
     ("FLUSH", RequestHeader(opcode=Opcode.FLUSH, slot=5, sequence=1, handle=257)),
+    ("COMPARE_AND_WRITE of a block, FUA", RequestHeader(
+        length=1024, opcode=Opcode.COMPARE_AND_WRITE, flags=Flags.FUA, slot=6, sequence=1, handle=257, count=512,
+        offset=4096)),
+    ("COMPARE_AND_WRITE of the most", RequestHeader(
+        length=131_072, opcode=Opcode.COMPARE_AND_WRITE, slot=6, sequence=2, handle=257, count=65_536, offset=0)),
+    ("COPY_RANGE of the most", RequestHeader(
+        length=16, opcode=Opcode.COPY_RANGE, slot=7, sequence=1, handle=257, count=64 << 20, offset=1 << 30)),
+    ("BLOCK_STATUS of all that fits", RequestHeader(
+        opcode=Opcode.BLOCK_STATUS, slot=7, sequence=2, handle=257, count=0xFFFFFFFF, offset=0)),
 ]
 
 replies = [
@@ -52,6 +63,11 @@ replies = [
     ("READ", ReplyHeader(length=4096, slot=2, opcode=Opcode.READ, sequence=7, value=4096)),
     ("WRITE", ReplyHeader(slot=3, opcode=Opcode.WRITE, sequence=0xFFFFFFFF, value=4096)),
     ("FLUSH", ReplyHeader(slot=5, opcode=Opcode.FLUSH, sequence=1)),
+    ("COMPARE_AND_WRITE that found something else at its sixth byte", ReplyHeader(
+        status=Status.MISCOMPARE, slot=6, opcode=Opcode.COMPARE_AND_WRITE, sequence=1, value=5)),
+    ("COPY_RANGE", ReplyHeader(slot=7, opcode=Opcode.COPY_RANGE, sequence=1, value=64 << 20)),
+    ("BLOCK_STATUS in two extents", ReplyHeader(
+        length=32, slot=7, opcode=Opcode.BLOCK_STATUS, sequence=2, value=1 << 30)),
     ("READ beyond the end, with a message", ReplyHeader(
         length=len(MESSAGE), status=Status.OUT_OF_RANGE, slot=2, opcode=Opcode.READ, sequence=8)),
     ("an unknown opcode is answered with its number", ReplyHeader(
@@ -93,6 +109,17 @@ opens = [
     ("taking over", OpenRequest(1, 15, b"c", 1)),
     ("a fileset", OpenRequest(2, Rights.READ | Rights.LIST, b"c")),
 ]
+copies = [
+    ("from the start", CopySource(257, 0)),
+    ("from the last offset", CopySource(0xFFFFFFFF, (1 << 64) - 1)),
+]
+maps = [
+    ("one extent", BlockMap([(1 << 30, Blocks.ALLOCATED)])),
+    ("data, a hole, zeroes that have their space", BlockMap([
+        (65_536, Blocks.ALLOCATED), (1 << 40, Blocks.ZERO), (4096, Blocks.ALLOCATED | Blocks.ZERO)])),
+    ("nothing is known of it", BlockMap([(512, 0)])),
+    ("as many as fit", BlockMap([(512, 1 + index % 2) for index in range(256)])),
+]
 renew = [("a capability", RenewRequest(b"capability")), ("the longest", RenewRequest(b"c" * 8192))]
 state = [
     ("a volume", ResourceState(1 << 30, 4096, 1 << 20, 15, 1, 0, 0, 1 << 30, 1_800_000_000, ID_A, ID_B, 3, 0, 0)),
@@ -128,7 +155,21 @@ reject_headers = [
     ("offset on STAT", "request", RequestHeader(opcode=Opcode.STAT, sequence=1, handle=1, offset=512), "BAD_FRAME"),
     ("opcode 0", "request", good(opcode=0), "UNKNOWN_OPCODE"),
     ("opcode 7", "request", good(opcode=7), "UNKNOWN_OPCODE"),
-    ("COMPARE_AND_WRITE, which is reserved", "request", good(opcode=0x105), "UNKNOWN_OPCODE"),
+    ("opcode 0x108", "request", good(opcode=0x108), "UNKNOWN_OPCODE"),
+    ("COMPARE_AND_WRITE with the payload of a WRITE", "request",
+     good(opcode=Opcode.COMPARE_AND_WRITE, length=4096), "BAD_LENGTH"),
+    ("COMPARE_AND_WRITE of nothing", "request", good(opcode=Opcode.COMPARE_AND_WRITE, count=0), "BAD_LENGTH"),
+    ("COMPARE_AND_WRITE of too much", "request",
+     good(opcode=Opcode.COMPARE_AND_WRITE, count=66_048, length=132_096), "TOO_LARGE"),
+    ("COMPARE_AND_WRITE whose payload wraps", "request",
+     good(opcode=Opcode.COMPARE_AND_WRITE, count=1 << 31, length=0), "TOO_LARGE"),
+    ("COPY_RANGE without a source", "request", good(opcode=Opcode.COPY_RANGE), "BAD_LENGTH"),
+    ("COPY_RANGE with a longer source", "request", good(opcode=Opcode.COPY_RANGE, length=17), "BAD_LENGTH"),
+    ("COPY_RANGE of too much", "request",
+     good(opcode=Opcode.COPY_RANGE, length=16, count=(64 << 20) + 1), "TOO_LARGE"),
+    ("COPY_RANGE with FUA", "request", good(opcode=Opcode.COPY_RANGE, length=16, flags=Flags.FUA), "BAD_FRAME"),
+    ("BLOCK_STATUS of nothing", "request", good(opcode=Opcode.BLOCK_STATUS, count=0), "BAD_LENGTH"),
+    ("BLOCK_STATUS with a payload", "request", good(opcode=Opcode.BLOCK_STATUS, length=16), "BAD_LENGTH"),
     ("opcode 0xffff", "request", good(opcode=0xFFFF), "UNKNOWN_OPCODE"),
     ("READ of nothing", "request", good(count=0), "BAD_LENGTH"),
     ("WRITE of nothing", "request", good(opcode=Opcode.WRITE, count=0), "BAD_LENGTH"),
@@ -193,6 +234,19 @@ reject_bodies = [
     ("open", "capability too long", OpenRequest(1, 0, b"c" * 8193).encode(), "BAD_FRAME"),
     ("renew", "no capability", RenewRequest(b"").encode(), "BAD_REQUEST"),
     ("renew", "cut short", RenewRequest(b"capability").encode()[:-1], "BAD_FRAME"),
+    ("copySource", "empty", b"", "BAD_FRAME"),
+    ("copySource", "cut short", CopySource(1, 0).encode()[:-1], "BAD_FRAME"),
+    ("copySource", "a byte too many", CopySource(1, 0).encode() + b"x", "BAD_FRAME"),
+    ("copySource", "reserved bits", patched(CopySource(1, 0), 4, b"\1"), "BAD_FRAME"),
+    ("blockMap", "empty", b"", "BAD_FRAME"),
+    ("blockMap", "cut short", BlockMap([(COVERED, 1)]).encode()[:-1], "BAD_FRAME"),
+    ("blockMap", "an extent of nothing", BlockMap([(COVERED, 1), (0, 2)]).encode(), "BAD_FRAME"),
+    ("blockMap", "less than it says", BlockMap([(COVERED - 512, 1)]).encode(), "BAD_FRAME"),
+    ("blockMap", "more than it says", BlockMap([(COVERED, 1), (512, 2)]).encode(), "BAD_FRAME"),
+    ("blockMap", "more than 64 bits", BlockMap([((1 << 64) - 512, 1), (COVERED + 512, 1)]).encode(), "BAD_FRAME"),
+    ("blockMap", "unknown flag", BlockMap([(COVERED, 8)]).encode(), "BAD_FRAME"),
+    ("blockMap", "reserved bits", patched(BlockMap([(COVERED, 1)]), 12, b"\1"), "BAD_FRAME"),
+    ("blockMap", "more extents than fit", BlockMap([(512, 1)] * 257).encode(), "BAD_FRAME"),
     ("resourceState", "cut short", s.encode()[:-1], "BAD_FRAME"),
     ("resourceState", "reserved bits", patched(s, 22, b"\1"), "BAD_FRAME"),
     ("resourceState", "block size 3", patched(s, 8, b"\3\0\0\0"), "BAD_FRAME"),
@@ -212,6 +266,11 @@ document = {
     "helloReply": vectors(hello_reply),
     "open": vectors(opens),
     "renew": vectors(renew),
+    "copySource": vectors(copies),
+    "blockMap": [{"name": name, "hex": value.encode().hex(), "fields": {
+        "covered": str(value.covered),
+        "extents": " ".join(f"{length}:{int(flags)}" for length, flags in value.extents)}}
+                 for name, value in maps],
     "resourceState": vectors(state),
     "rejects": [{"name": n, "where": w, "hex": f.encode().hex(), "status": c} for n, w, f, c in reject_headers]
     + [{"name": n, "where": w, "hex": d.hex(), "status": c} for w, n, d, c in reject_bodies],

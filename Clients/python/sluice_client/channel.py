@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from . import frames
-from .frames import Event, Flags, Hello, HelloReply, Opcode, OpenRequest, RenewRequest, ReplyHeader
-from .frames import RequestHeader, ResourceState, Rights, Status
+from .frames import BlockMap, CopySource, Event, Flags, Hello, HelloReply, Opcode, OpenRequest, RenewRequest
+from .frames import ReplyHeader, RequestHeader, ResourceState, Rights, Status
 
 ALPN = "sluice/1"
 CAPABILITY_PREFIX = "slcap1_"
@@ -354,3 +354,26 @@ class Channel:
 
     def flush(self, handle: int) -> None:
         self.call(Opcode.FLUSH, handle=handle).check()
+
+    def compare_and_write(self, handle: int, offset: int, expected: bytes, data: bytes, fua: bool = False) -> int | None:
+        """Writes `data` if `expected` is there; otherwise returns the first place that differs, from `offset`."""
+        if len(expected) != len(data):
+            raise ValueError("what is expected and what is written are equally long")
+        reply = self.call(Opcode.COMPARE_AND_WRITE, expected + data, handle=handle, offset=offset,
+                          count=len(data), flags=Flags.FUA if fua else 0)
+        if reply.status == Status.MISCOMPARE:
+            return reply.header.value
+        reply.check()
+        return None
+
+    def copy_range(self, handle: int, offset: int, count: int, source: int, source_offset: int) -> None:
+        """Copies from the handle `source` to `handle`, in the server."""
+        self.call(Opcode.COPY_RANGE, CopySource(source, source_offset).encode(), handle=handle, offset=offset,
+                  count=count).check()
+
+    def block_status(self, handle: int, offset: int, count: int) -> list[tuple[int, int]]:
+        """Extents (length, flags) from `offset` on: all of `count`, or less where there are many."""
+        reply = self.call(Opcode.BLOCK_STATUS, handle=handle, offset=offset, count=count).check()
+        if not 0 < reply.header.value <= count:
+            raise ChannelClosed("the server said more than it was asked")
+        return BlockMap.decode(reply.payload, reply.header.value).extents

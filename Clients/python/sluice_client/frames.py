@@ -19,6 +19,9 @@ MESSAGE_MAX = 512
 EVENT_MAX = 512
 SLOTS_MAX = 256
 VOLUME_MAX = (1 << 63) - 4096
+COMPARE_MAX = 64 << 10
+COPY_MAX = 64 << 20
+BLOCK_STATUS_MAX = 4096
 MAGIC = b"SLUICE/1"
 VERSION = 1
 FEATURE_RESUME = 1
@@ -34,6 +37,8 @@ _REPLY = struct.Struct("<IHHHHIQQ")
 _HELLO = struct.Struct("<8sHHIQHHHH16s32s")
 _HELLO_REPLY = struct.Struct("<8sHHIQ16s32sHHHHII16s")
 _OPEN = struct.Struct("<BBHI")
+_COPY = struct.Struct("<IIQ")
+_EXTENT = struct.Struct("<QII")
 _STATE = struct.Struct("<QIIIBBHQQQ16s16sQQQ")
 
 
@@ -49,12 +54,21 @@ class Opcode(enum.IntEnum):
     WRITE_ZEROES = 0x102
     DISCARD = 0x103
     FLUSH = 0x104
+    COMPARE_AND_WRITE = 0x105
+    COPY_RANGE = 0x106
+    BLOCK_STATUS = 0x107
 
 
 class Flags(enum.IntFlag):
     NONE = 0
     FUA = 1
     NO_UNMAP = 2
+
+
+class Blocks(enum.IntFlag):
+    NONE = 0
+    ALLOCATED = 1
+    ZERO = 2
 
 
 class Rights(enum.IntFlag):
@@ -130,10 +144,11 @@ class Status(enum.IntEnum):
 class Rule:
     """What an opcode's header and payload may hold (the table in section 2)."""
 
-    payload: str = "none"  # none, covered, body
+    payload: str = "none"  # none, covered, twice, body
     covers: str = "nothing"  # nothing, transfer, range
     flags: int = 0
     body_max: int = 0
+    count_max: int = 0xFFFFFFFF
     uses_handle: bool = True
 
 
@@ -149,6 +164,9 @@ RULES = {
     Opcode.WRITE_ZEROES: Rule(covers="range", flags=Flags.FUA | Flags.NO_UNMAP),
     Opcode.DISCARD: Rule(covers="range"),
     Opcode.FLUSH: Rule(),
+    Opcode.COMPARE_AND_WRITE: Rule(payload="twice", covers="range", flags=Flags.FUA, count_max=COMPARE_MAX),
+    Opcode.COPY_RANGE: Rule(payload="body", body_max=_COPY.size, covers="range", count_max=COPY_MAX),
+    Opcode.BLOCK_STATUS: Rule(covers="range"),
 }
 
 
@@ -199,9 +217,12 @@ class RequestHeader:
             return Status.BAD_LENGTH
         if rule.covers == "transfer" and self.count > payload_max:
             return Status.TOO_LARGE
+        if rule.covers == "range" and self.count > rule.count_max:
+            return Status.TOO_LARGE
         right_length = {
             "none": self.length == 0,
             "covered": self.length == self.count,
+            "twice": self.length == 2 * self.count,
             "body": 0 < self.length <= rule.body_max,
         }[rule.payload]
         if not right_length:
@@ -391,6 +412,53 @@ class RenewRequest:
         if not capability:
             raise FrameError(Status.BAD_REQUEST, "RENEW has no capability")
         return cls(capability)
+
+
+@dataclass
+class CopySource:
+    """The payload of COPY_RANGE: where the bytes come from."""
+
+    handle: int = 0
+    offset: int = 0
+
+    def encode(self) -> bytes:
+        return _COPY.pack(self.handle, 0, self.offset)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "CopySource":
+        if len(data) != _COPY.size:
+            raise FrameError(Status.BAD_FRAME, "COPY_RANGE is shorter or longer than its fields")
+        handle, reserved, offset = _COPY.unpack(data)
+        if reserved:
+            raise FrameError(Status.BAD_FRAME, "COPY_RANGE has reserved bits set")
+        return cls(handle, offset)
+
+
+@dataclass
+class BlockMap:
+    """The payload of a reply to BLOCK_STATUS: (length, flags) of extents that follow one another."""
+
+    extents: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def covered(self) -> int:
+        return sum(length for length, _ in self.extents)
+
+    def encode(self) -> bytes:
+        return b"".join(_EXTENT.pack(length, flags, 0) for length, flags in self.extents)
+
+    @classmethod
+    def decode(cls, data: bytes, covered: int) -> "BlockMap":
+        if not data or len(data) % _EXTENT.size or len(data) > BLOCK_STATUS_MAX:
+            raise FrameError(Status.BAD_FRAME, "the reply to BLOCK_STATUS holds no whole extents")
+        extents = []
+        for length, flags, reserved in _EXTENT.iter_unpack(data):
+            if reserved or flags & ~int(Blocks.ALLOCATED | Blocks.ZERO) or not length:
+                raise FrameError(Status.BAD_FRAME, "the reply to BLOCK_STATUS has an impossible extent")
+            extents.append((length, flags))
+        if sum(length for length, _ in extents) != covered:
+            raise FrameError(Status.BAD_FRAME, "the reply to BLOCK_STATUS does not cover what it says")
+        return cls(extents)
 
 
 @dataclass

@@ -14,6 +14,7 @@ BODIES = {
     "helloReply": frames.HelloReply,
     "open": frames.OpenRequest,
     "renew": frames.RenewRequest,
+    "copySource": frames.CopySource,
     "resourceState": frames.ResourceState,
 }
 HEADERS = {"requests": frames.RequestHeader, "replies": frames.ReplyHeader}
@@ -53,6 +54,13 @@ class Vectors(unittest.TestCase):
             self.assertEqual(header.validate(frames.HELLO_MAX if greeting else frames.PAYLOAD_MAX, greeting),
                              frames.Status.OK, vector["name"])
 
+    def test_maps_decode_to_their_extents_and_encode_to_their_bytes(self):
+        for vector in VECTORS["blockMap"]:
+            value = frames.BlockMap.decode(bytes.fromhex(vector["hex"]), int(vector["fields"]["covered"]))
+            self.assertEqual(" ".join(f"{length}:{flags}" for length, flags in value.extents),
+                             vector["fields"]["extents"])
+            self.assertEqual(value.encode(), bytes.fromhex(vector["hex"]))
+
     def test_every_reject_is_refused_with_its_status(self):
         for vector in VECTORS["rejects"]:
             with self.subTest(name=vector["name"]):
@@ -63,7 +71,10 @@ class Vectors(unittest.TestCase):
                         frames.HELLO_MAX if greeting else frames.PAYLOAD_MAX, greeting)
                 else:
                     with self.assertRaises(frames.FrameError) as raised:
-                        BODIES[vector["where"]].decode(data)
+                        if vector["where"] == "blockMap":
+                            frames.BlockMap.decode(data, 65_536)
+                        else:
+                            BODIES[vector["where"]].decode(data)
                     status = raised.exception.status
                 self.assertEqual(status.name, vector["status"])
 

@@ -12,6 +12,8 @@ enum HostViolation: Sendable, Hashable, CustomStringConvertible {
     case badStatus(UInt16)
     /// It covered another number of bytes than it was asked to.
     case badValue(UInt64, expected: UInt64)
+    /// It answered a block status with extents that cover nothing, more than was asked, or are not whole.
+    case badMap(UInt64, bytes: UInt32)
 
     var description: String {
         switch self {
@@ -20,6 +22,7 @@ enum HostViolation: Sendable, Hashable, CustomStringConvertible {
         case .repeatedTag(let tag): "it completed request \(tag), which is finished or was never given"
         case .badStatus(let status): "it answered with status \(status), which no driver gives"
         case .badValue(let value, let expected): "it covered \(value) bytes where \(expected) were asked for"
+        case .badMap(let value, let bytes): "it said in \(bytes) bytes what \(value) bytes are like"
         }
     }
 }

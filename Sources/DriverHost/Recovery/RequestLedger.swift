@@ -294,12 +294,20 @@ final class RequestLedger {
         let request = unsafe entries[index].request
         var answer = DriverCompletion(tag: request.tag, status: completion.status, value: 0)
         if completion.status == Status.ok.rawValue {
-            let isFlush = request.rawOpcode == DriverOpcode.flush.rawValue
-            let expected = isFlush ? 0 : request.length
-            guard completion.value == expected else {
-                return .violation(.badValue(completion.value, expected: expected))
+            if request.rawOpcode == DriverOpcode.blockStatus.rawValue {
+                guard RequestLedger.isMap(completion, of: request) else {
+                    return .violation(.badMap(completion.value, bytes: completion.mapBytes))
+                }
+                answer.mapBytes = completion.mapBytes
+                answer.value = completion.value
+            } else {
+                let isFlush = request.rawOpcode == DriverOpcode.flush.rawValue
+                let expected = isFlush ? 0 : request.length
+                guard completion.value == expected else {
+                    return .violation(.badValue(completion.value, expected: expected))
+                }
+                answer.value = expected
             }
-            answer.value = expected
         } else {
             guard let status = Status(rawValue: completion.status), status.isForDrivers else {
                 return .violation(.badStatus(completion.status))
@@ -307,6 +315,14 @@ final class RequestLedger {
         }
         finish(Int32(index))
         return .deliver(answer)
+    }
+
+    /// Whether an answer to a block status covers a part of what was asked, with whole extents that the buffer
+    /// holds. What they say is the host's word, as what is read is.
+    private static func isMap(_ completion: DriverCompletion, of request: DriverRequest) -> Bool {
+        let bytes = Int(completion.mapBytes)
+        return completion.value > 0 && completion.value <= request.length && bytes > 0
+            && bytes <= Limits.blockStatusBytesMax && bytes.isMultiple(of: BlockExtent.byteCount)
     }
 
     /// What the host was asked under a tag of ours; nil for what it was not given.
@@ -365,6 +381,7 @@ final class RequestLedger {
     @inline(__always)
     private static func changesBytes(_ request: DriverRequest) -> Bool {
         request.rawOpcode != DriverOpcode.read.rawValue && request.rawOpcode != DriverOpcode.flush.rawValue
+            && request.rawOpcode != DriverOpcode.blockStatus.rawValue
     }
 
     /// Claims the bytes of a mutation; how many earlier ones overlap it.
@@ -454,7 +471,7 @@ final class RequestLedger {
             if unsafe entry.pointee.state == .given, let opcode = unsafe entry.pointee.request.opcode {
                 let limit =
                     switch opcode {
-                    case .read, .write: deadlines.transfer
+                    case .read, .write, .blockStatus: deadlines.transfer
                     case .flush: deadlines.flush
                     case .writeZeroes, .discard: deadlines.space
                     }

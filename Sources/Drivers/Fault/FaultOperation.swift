@@ -23,6 +23,8 @@ struct FaultOperation {
     var request = DriverRequest(opcode: .flush, volume: 0, tag: 0)
     /// How much of it reaches the wrapped driver, in bytes.
     var length: UInt64 = 0
+    /// What the answer to a block status covers, and how many bytes of extents it has.
+    var map: (covered: UInt64, bytes: UInt32) = (0, 0)
     var volume = Identifier.zero
     var openedAtCut: UInt64 = 0
     /// What happens to it when it has been done.
@@ -56,7 +58,7 @@ struct FaultOperation {
     var changesData: Bool {
         switch request.opcode {
         case .write, .writeZeroes, .discard: true
-        case .read, .flush, nil: false
+        case .read, .flush, .blockStatus, nil: false
         }
     }
 }

@@ -181,7 +181,7 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
         let slot = Int(index)
         let request = operations[slot].forwarded(tag: UInt64(index))
         operations[slot].phase = .inner
-        if let log = driver.log, request.opcode != .read {
+        if let log = driver.log, request.opcode != .read, request.opcode != .blockStatus {
             let memory = unsafe request.opcode == .write ? arena.base + Int(request.buffer) : nil
             let payload = unsafe memory.map {
                 unsafe UnsafeRawBufferPointer(start: $0, count: Int(request.length))
@@ -195,6 +195,7 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
     }
 
     private func innerCompleted(_ completion: DriverCompletion) {
+        operations[Int(completion.tag)].map = (completion.value, completion.mapBytes)
         innerCompleted(Int32(completion.tag), Status(rawValue: completion.status) ?? .driverFailed)
     }
 
@@ -244,16 +245,23 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
     private func finish(_ index: Int32, _ status: Status) {
         let slot = Int(index)
         let request = operations[slot].request
+        let map = operations[slot].map
         operations[slot].phase = .free
         operations[slot].nextFree = freeHead
         freeHead = index
         inFlight -= 1
-        complete(request.tag, status, request.opcode == .flush ? 0 : request.length)
+        switch request.opcode {
+        case .flush: complete(request.tag, status, 0)
+        case .blockStatus: complete(request.tag, status, map.covered, mapBytes: map.bytes)
+        default: complete(request.tag, status, request.length)
+        }
     }
 
-    private func complete(_ tag: UInt64, _ status: Status, _ length: UInt64) {
-        let value = status == .ok ? length : 0
-        let pushed = completions.push(DriverCompletion(tag: tag, status: status.rawValue, value: value))
+    private func complete(_ tag: UInt64, _ status: Status, _ length: UInt64, mapBytes: UInt32 = 0) {
+        let isOK = status == .ok
+        let pushed = completions.push(
+            DriverCompletion(
+                tag: tag, status: status.rawValue, value: isOK ? length : 0, mapBytes: isOK ? mapBytes : 0))
         precondition(pushed || completions.isBroken, "a request was taken without room for its completion")
         if !isScheduled {
             isScheduled = true

@@ -69,12 +69,13 @@ struct OperationSet: OptionSet, Hashable, Sendable {
     static let writeZeroes = OperationSet(.writeZeroes)
     static let discard = OperationSet(.discard)
     static let flush = OperationSet(.flush)
-    static let all: OperationSet = [.read, .write, .writeZeroes, .discard, .flush]
+    static let blockStatus = OperationSet(.blockStatus)
+    static let all: OperationSet = [.read, .write, .writeZeroes, .discard, .flush, .blockStatus]
 
     /// The words that the rules say.
     static let words: [(word: String, set: OperationSet)] = [
         ("read", .read), ("write", .write), ("zeroes", .writeZeroes), ("discard", .discard),
-        ("flush", .flush),
+        ("flush", .flush), ("status", .blockStatus),
     ]
 
     var description: String {

@@ -76,6 +76,7 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
     }
 
     private func begin(_ request: DriverRequest, _ opcode: DriverOpcode, _ slot: Int, _ target: TargetID) {
+        if opcode == .blockStatus { return map(request, slot) }
         if opcode == .flush {
             let known = table[slot].volume.flushStatus
             if known != .ok { return complete(request.tag, known, 0) }
@@ -101,6 +102,7 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
             case .flush: .flush
             case .discard: .discard
             case .writeZeroes: request.flags.contains(.noUnmap) ? .zeroRange : .punch
+            case .blockStatus: preconditionFailure("a block status is answered at once")
             }
         unsafe issue(operation, UInt32(index), target)
     }
@@ -177,9 +179,21 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
         unsafe complete(operation.pointee.tag, status, operation.pointee.length)
     }
 
-    private func complete(_ tag: UInt64, _ status: Status, _ length: UInt64) {
+    /// Answers a block status. It blocks as long as the file system takes to find its extents, which it has in
+    /// memory, or in a few blocks.
+    private func map(_ request: DriverRequest, _ slot: Int) {
+        let file = table[slot]
+        var map = unsafe BlockMapWriter(buffer: arena.base + Int(request.buffer), length: request.length)
+        unsafe FileMap.write(
+            &map, fd: file.fd, offset: request.offset, length: request.length,
+            blockSize: UInt64(file.geometry.blockSize))
+        unsafe complete(request.tag, .ok, map.covered, mapBytes: UInt32(map.bytes))
+    }
+
+    private func complete(_ tag: UInt64, _ status: Status, _ length: UInt64, mapBytes: UInt32 = 0) {
         let value = status == .ok ? length : 0
-        let pushed = completions.push(DriverCompletion(tag: tag, status: status.rawValue, value: value))
+        let pushed = completions.push(
+            DriverCompletion(tag: tag, status: status.rawValue, value: value, mapBytes: mapBytes))
         precondition(pushed || completions.isBroken, "a request was taken without room for its completion")
         if !isScheduled {
             isScheduled = true

@@ -26,10 +26,12 @@ final class MemoryQueue: DriverQueue {
         var room = completions.room
         let hadRoom = room
         while room > 0, let request = submissions.pop() {
-            let status = perform(request)
-            let value = status == .ok ? request.length : 0
-            let pushed = completions.push(
-                DriverCompletion(tag: request.tag, status: status.rawValue, value: value))
+            var done = DriverCompletion(tag: request.tag, status: 0, value: request.length)
+            let status = perform(request, &done)
+            if status != .ok {
+                done = DriverCompletion(tag: request.tag, status: status.rawValue, value: 0)
+            }
+            let pushed = completions.push(done)
             precondition(pushed || completions.isBroken, "the completion ring had room")
             room -= 1
         }
@@ -37,12 +39,20 @@ final class MemoryQueue: DriverQueue {
     }
 
     @inline(__always)
-    private func perform(_ request: DriverRequest) -> Status {
+    private func perform(_ request: DriverRequest, _ done: inout DriverCompletion) -> Status {
         let index = Int(request.volume)
         guard index < volumes.count, let volume = volumes[index] else { return .badHandle }
         let status = volume.geometry.check(request, arenaBytes: arena.bytes)
         guard status == .ok, let opcode = request.opcode else { return status }
-        // The check vouches for the buffer of a read or write; other operations have none.
+        // The check vouches for the buffers of these; other operations have none.
+        if opcode == .blockStatus {
+            var map = unsafe BlockMapWriter(
+                buffer: arena.base + Int(request.buffer), length: request.length)
+            unsafe volume.map(request, &map)
+            done.value = unsafe map.covered
+            done.mapBytes = unsafe UInt32(map.bytes)
+            return .ok
+        }
         let hasBuffer = opcode == .read || opcode == .write
         return unsafe volume.perform(
             opcode, request, buffer: arena.base + (hasBuffer ? Int(request.buffer) : 0))

@@ -106,6 +106,15 @@ final class MemoryVolume: Sendable {
         case .writeZeroes: return zero(request, keepSpace: request.flags.contains(.noUnmap))
         case .discard: return zero(request, keepSpace: false)
         case .flush: return .ok
+        case .blockStatus: preconditionFailure("a block status has a way of its own")
+        }
+    }
+
+    /// Writes which chunks of a range have bytes of their own.
+    func map(_ request: DriverRequest, _ map: inout BlockMapWriter) {
+        _ = forEachPiece(request.offset, request.length) { segment, chunk, _, count, _ in
+            unsafe map.append(UInt64(count), segment.isPresent(chunk) ? .allocated : .zero)
+            return unsafe map.goesOn ? .ok : .tooLarge
         }
     }
 

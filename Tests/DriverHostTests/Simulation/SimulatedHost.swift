@@ -127,7 +127,7 @@ final class SimulatedHost {
         case .read: arena[Int(request.buffer) + bit] = device.cache[block]
         case .write: device.cache[block] = arena[Int(request.buffer) + bit]
         case .writeZeroes, .discard: device.cache[block] = request.buffer
-        case .flush, nil: break
+        case .flush, .blockStatus, nil: break
         }
     }
 
@@ -144,12 +144,16 @@ final class SimulatedHost {
 
     private func complete(_ lane: Int, _ index: Int) {
         let operation = lanes[lane].operations.remove(at: index)
-        let value = operation.status == .ok ? operation.request.length : 0
+        let isMap = operation.request.opcode == .blockStatus && operation.status == .ok
+        var value = operation.status == .ok ? operation.request.length : 0
+        // What fits into an answer need not be all.
+        if isMap { value = max(SimulatedDevice.blockBytes, value / 2) }
         lanes[lane].lastTag = operation.request.tag
         lanes[lane].completions.append(
             SimulatedCompletion(
                 completion: DriverCompletion(
-                    tag: operation.request.tag, status: operation.status.rawValue, value: value)))
+                    tag: operation.request.tag, status: operation.status.rawValue, value: value,
+                    mapBytes: isMap ? 16 : 0)))
     }
 
     /// Says something that is not true.

@@ -108,11 +108,12 @@ final class SimulatedLane {
         sequence += 1
         busy += 1
         let opcode: DriverOpcode =
-            switch random.below(16) {
+            switch random.below(17) {
             case 0..<6: .read
             case 6..<12: .write
             case 12: .writeZeroes
             case 13: .discard
+            case 14: .blockStatus
             default: .flush
             }
         // Mostly short and near the start, so that much overlaps.
@@ -133,7 +134,7 @@ final class SimulatedLane {
         for index in 0..<count where isTransfer {
             arena[Int(buffer) + index] = opcode == .write ? value : SimulatedLane.poison
         }
-        if opcode != .read && opcode != .flush {
+        if opcode != .read && opcode != .flush && opcode != .blockStatus {
             for block in first..<first + count { history[block].writeStarted(value, at: clock) }
         }
         waiting.append(slot)
@@ -168,7 +169,12 @@ final class SimulatedLane {
             judgeFailure(completion, slot, blocks)
         } else {
             completed += 1
-            if completion.value != slot.request.length { fail("request \(slot.tag) covered another length") }
+            let isMap = slot.request.opcode == .blockStatus
+            let isRight =
+                isMap
+                ? completion.value > 0 && completion.value <= slot.request.length && completion.mapBytes == 16
+                : completion.value == slot.request.length && completion.mapBytes == 0
+            if !isRight { fail("request \(slot.tag) covered another length") }
             judge(slot, blocks, clock)
         }
     }
@@ -178,7 +184,7 @@ final class SimulatedLane {
             completion.status == Status.mediumError.rawValue || completion.status == failing?.rawValue
             || (completion.status == Status.fenced.rawValue && slot.isWithdrawn)
         if !isKnown { fail("request \(slot.tag) failed with status \(completion.status)") }
-        if slot.request.opcode == .read || slot.request.opcode == .flush { return }
+        if [.read, .flush, .blockStatus].contains(slot.request.opcode) { return }
         for block in blocks { history[block].writeFailed(slot.value) }
     }
 
@@ -202,6 +208,7 @@ final class SimulatedLane {
             for block in 0..<SimulatedDevice.blocks {
                 observe(block, device.medium[block], slot, clock, "flush")
             }
+        case .blockStatus: break
         case nil: fail("no opcode")
         }
     }
