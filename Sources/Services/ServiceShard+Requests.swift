@@ -165,7 +165,7 @@ extension ServiceShard {
             return
         }
         port.completed(flow: channel.flow, bytes: channel.slots[slot].bufferBytes)
-        if channel.slots[slot].step != .whole { return stepEnded(channel, slot, completion, port) }
+        if channel.slots[slot].step != .whole { return stepEnded(channel, slot, completion) }
         ended(channel, slot, completion)
     }
 

@@ -38,14 +38,14 @@ extension ServiceShard {
 
     /// Goes on when the driver has done a step.
     func stepEnded(
-        _ channel: ServiceChannel, _ slot: UInt16, _ completion: DriverCompletion, _ port: DriverPort
+        _ channel: ServiceChannel, _ slot: UInt16, _ completion: DriverCompletion
     ) {
         let status = Status(rawValue: completion.status) ?? .driverFailed
         switch channel.slots[slot].step {
         case .whole: ended(channel, slot, completion)
         case .compareRead, .compareWrite: compareStepEnded(channel, slot, status)
         case .copyMap where status == .ok || status == .notSupported:
-            copyMapped(channel, slot, status == .ok ? completion : nil, port)
+            copyMapped(channel, slot, status == .ok ? completion : nil)
         case .copyRead where status == .ok:
             channel.slots[slot].step = .copyWrite
             let request = channel.slots[slot]
@@ -127,14 +127,14 @@ extension ServiceShard {
 
     /// Goes on with the first extent of what is known; everything counts as data where nothing is.
     private func copyMapped(
-        _ channel: ServiceChannel, _ slot: UInt16, _ completion: DriverCompletion?, _ port: DriverPort
+        _ channel: ServiceChannel, _ slot: UInt16, _ completion: DriverCompletion?
     ) {
         let request = channel.slots[slot]
         let left = request.count - request.copied
         let blockSize = max(
             channel.handles[request.handle].blockSize,
             channel.handles.holder(of: request.source).map { channel.handles[$0].blockSize } ?? 1)
-        let extent = completion.flatMap { firstExtent(request, $0, blockSize: blockSize, port) }
+        let extent = completion.flatMap { firstExtent(request, $0, blockSize: blockSize) }
         channel.slots[slot].extentLeft = UInt32(min(extent?.length ?? .max, UInt64(left)))
         guard extent?.flags.contains(.zero) == true, !request.isWithdrawn else {
             return continueCopy(channel, slot)

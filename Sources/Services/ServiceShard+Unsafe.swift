@@ -111,10 +111,10 @@ extension ServiceShard {
 
     /// The first extent of what is known about a copy's source; nil where it is none that can be used.
     func firstExtent(
-        _ request: Slot, _ completion: DriverCompletion, blockSize: UInt32, _ port: DriverPort
+        _ request: Slot, _ completion: DriverCompletion, blockSize: UInt32
     ) -> BlockExtent? {
-        guard completion.mapBytes >= BlockExtent.byteCount else { return nil }
-        // SAFETY: the buffer of a copy holds at least the longest answer.
+        guard isSoundMap(request, completion), let port = ports[Int(request.port)] else { return nil }
+        // SAFETY: the answer has at least one extent, within the request's buffer. It may have changed since.
         let extent = unsafe BlockExtent.load(port.arena.base + Int(request.bufferOffset))
         guard let extent, extent.length > 0, extent.length.isMultiple(of: UInt64(blockSize)) else {
             return nil

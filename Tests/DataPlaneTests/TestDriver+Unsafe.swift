@@ -22,6 +22,15 @@ final class TestDriver: Driver {
         var failure: Status?
         var queues: [TestQueueLink] = []
         var executed: [DriverOpcode] = []
+        /// Whether it knows what its blocks are like.
+        var isMapped = false
+        /// What is wrong with its next answer about that.
+        var lie: MapLie?
+    }
+
+    /// Answers to a block status that no right driver gives.
+    enum MapLie: CaseIterable {
+        case nothing, tooMuch, lessThanSaid, moreThanSaid, unknownFlag, emptyExtent, halfAnExtent, tooLong
     }
 
     /// A queue as other threads know it.
@@ -95,6 +104,17 @@ final class TestDriver: Driver {
     /// Has queues leave what is submitted in the ring, or take it again from the next submission on.
     func stall(_ isStalled: Bool) {
         state.withLock { $0.isStalled = isStalled }
+    }
+
+    /// Has block statuses answered, or refused.
+    func map(_ isMapped: Bool) { state.withLock { $0.isMapped = isMapped } }
+
+    /// Has every block status answered wrongly.
+    func lie(_ lie: MapLie) {
+        state.withLock {
+            $0.isMapped = true
+            $0.lie = lie
+        }
     }
 
     /// Executes what is held, on every reactor, and holds nothing more.
@@ -177,6 +197,7 @@ final class TestQueue: DriverQueue {
     func stop() {}
 
     private func complete(_ request: DriverRequest) {
+        var map = (covered: UInt64(0), bytes: UInt32(0))
         let status = driver.state.withLock { state -> Status in
             guard let opcode = request.opcode else { return .unknownOpcode }
             state.executed.append(opcode)
@@ -201,12 +222,54 @@ final class TestQueue: DriverQueue {
                 }
             case .flush:
                 state.volumes[id]?.flushes += 1
-            case .blockStatus: return .notSupported
+            case .blockStatus:
+                guard state.isMapped else { return .notSupported }
+                unsafe map = self.map(
+                    state.volumes[id]?.bytes ?? [], start, request, to: memory, lie: state.lie)
             default:
                 for index in start..<start + count { state.volumes[id]?.bytes[index] = 0 }
             }
             return .ok
         }
-        _ = completions.push(DriverCompletion(tag: request.tag, status: status.rawValue, value: 0))
+        _ = completions.push(
+            DriverCompletion(
+                tag: request.tag, status: status.rawValue, value: map.covered, mapBytes: map.bytes))
+    }
+
+    /// Zeroes are holes, all else is data; unless it lies.
+    private func map(
+        _ bytes: [UInt8], _ start: Int, _ request: DriverRequest, to memory: UnsafeMutableRawPointer,
+        lie: TestDriver.MapLie?
+    ) -> (covered: UInt64, bytes: UInt32) {
+        var writer = unsafe BlockMapWriter(buffer: memory, length: request.length)
+        for block in stride(from: start, to: start + Int(request.length), by: 512) where unsafe writer.goesOn {
+            unsafe writer.append(512, bytes[block..<block + 512].allSatisfy { $0 == 0 } ? .zero : .allocated)
+        }
+        let covered = unsafe writer.covered
+        let count = unsafe UInt32(writer.bytes)
+        switch lie {
+        case nil: return (covered, count)
+        case .nothing: return (covered, 0)
+        case .tooMuch:
+            unsafe BlockExtent(length: covered + 512, flags: .zero).store(memory)
+            return (covered + 512, 16)
+        case .lessThanSaid:
+            unsafe BlockExtent(length: covered - 512, flags: .zero).store(memory)
+            return (covered, 16)
+        case .moreThanSaid:
+            unsafe BlockExtent(length: covered, flags: .zero).store(memory)
+            return (covered - 512, 16)
+        case .unknownFlag:
+            unsafe BlockExtent(length: covered, flags: [.zero, BlockFlags(rawValue: 1 << 9)]).store(memory)
+            return (covered, 16)
+        case .emptyExtent:
+            unsafe BlockExtent(length: 0, flags: .zero).store(memory)
+            unsafe BlockExtent(length: covered, flags: .zero).store(memory + 16)
+            return (covered, 32)
+        case .halfAnExtent:
+            unsafe BlockExtent(length: covered, flags: .zero).store(memory)
+            return (covered, 24)
+        case .tooLong: return (covered, 4112)
+        }
     }
 }
