@@ -242,7 +242,8 @@ final class TestQueue: DriverQueue {
         lie: TestDriver.MapLie?
     ) -> (covered: UInt64, bytes: UInt32) {
         var writer = unsafe BlockMapWriter(buffer: memory, length: request.length)
-        for block in stride(from: start, to: start + Int(request.length), by: 512) where unsafe writer.goesOn {
+        for block in stride(from: start, to: start + Int(request.length), by: 512) where unsafe writer.goesOn
+        {
             unsafe writer.append(512, bytes[block..<block + 512].allSatisfy { $0 == 0 } ? .zero : .allocated)
         }
         let covered = unsafe writer.covered

@@ -1,0 +1,96 @@
+import Core
+import Testing
+
+@testable import Services
+
+@Suite("RangeReservations: whose turn it is to keep others away from bytes")
+struct RangeReservationsTests {
+    private let volume = Identifier(high: 1, low: 1)
+
+    @Test func whatDoesNotOverlapHasItsTurnAtOnce() {
+        var reservations = RangeReservations<Int>()
+        #expect(reservations.request(volume, offset: 0, count: 512, owner: 1).hasTurn)
+        #expect(reservations.request(volume, offset: 512, count: 512, owner: 2).hasTurn)
+        #expect(!reservations.request(volume, offset: 511, count: 1, owner: 3).hasTurn)
+        #expect(!reservations.request(volume, offset: 512, count: 1, owner: 4).hasTurn)
+        #expect(
+            reservations.request(Identifier(high: 1, low: 2), offset: 0, count: 512, owner: 5).hasTurn)
+        #expect(reservations.count == 5)
+    }
+
+    @Test func thoseThatWaitHaveTheirTurnInOrderAndTogetherWhereTheyCan() {
+        var reservations = RangeReservations<Int>()
+        let first = reservations.request(volume, offset: 0, count: 4096, owner: 1)
+        let left = reservations.request(volume, offset: 0, count: 512, owner: 2)
+        let right = reservations.request(volume, offset: 512, count: 512, owner: 3)
+        let both = reservations.request(volume, offset: 0, count: 1024, owner: 4)
+        let later = reservations.request(volume, offset: 2048, count: 512, owner: 5)
+        #expect(![left, right, both, later].contains { $0.hasTurn })
+        #expect(reservations.release(first.id, volume).map(\.owner) == [2, 3, 5])
+        #expect(reservations.release(left.id, volume).isEmpty)
+        #expect(reservations.release(right.id, volume).map(\.owner) == [4])
+        #expect(reservations.release(both.id, volume).isEmpty)
+        #expect(reservations.release(later.id, volume).isEmpty)
+        #expect(reservations.count == 0)
+    }
+
+    @Test func whoGivesUpIsNotWaitedFor() {
+        var reservations = RangeReservations<Int>()
+        let first = reservations.request(volume, offset: 0, count: 512, owner: 1)
+        let wide = reservations.request(volume, offset: 0, count: 4096, owner: 2)
+        let behind = reservations.request(volume, offset: 2048, count: 512, owner: 3)
+        #expect(!behind.hasTurn)
+        #expect(reservations.release(wide.id, volume).map(\.owner) == [3])
+        #expect(reservations.release(wide.id, volume).isEmpty, "it is given back once")
+        #expect(reservations.release(first.id, volume).isEmpty)
+    }
+
+    @Test func atAnyMomentNoTwoThatOverlapHaveTheirTurnAndAllHaveItInTheEnd() {
+        var random = SystemlessRandom(state: 7)
+        for _ in 0..<200 {
+            var reservations = RangeReservations<Int>()
+            var waiting: [UInt64: Range<UInt64>] = [:]
+            var having: [UInt64: Range<UInt64>] = [:]
+            var left = 60
+            func grant(_ id: UInt64, _ range: Range<UInt64>) {
+                #expect(!having.values.contains { $0.overlaps(range) })
+                having[id] = range
+            }
+            while left > 0 || !having.isEmpty || !waiting.isEmpty {
+                if left > 0, random.below(3) > 0 || having.isEmpty {
+                    left -= 1
+                    let start = random.below(40)
+                    let range = start..<start + 1 + random.below(8)
+                    let (id, hasTurn) = reservations.request(
+                        volume, offset: range.lowerBound, count: UInt32(range.count), owner: 0)
+                    if hasTurn { grant(id, range) } else { waiting[id] = range }
+                } else if let id = (random.below(4) == 0 ? waiting : having).keys.sorted().first {
+                    having[id] = nil
+                    waiting[id] = nil
+                    for (next, _) in reservations.release(id, volume) {
+                        guard let range = waiting.removeValue(forKey: next) else {
+                            Issue.record("a turn was given twice")
+                            return
+                        }
+                        grant(next, range)
+                    }
+                }
+                #expect(waiting.isEmpty || !having.isEmpty, "somebody always has a turn")
+            }
+            #expect(reservations.count == 0)
+        }
+    }
+}
+
+/// splitmix64: the same numbers on every run.
+private struct SystemlessRandom {
+    var state: UInt64
+
+    mutating func below(_ bound: UInt64) -> UInt64 {
+        state &+= 0x9e37_79b9_7f4a_7c15
+        var mixed = state
+        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
+        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
+        return (mixed ^ (mixed >> 31)) % bound
+    }
+}
