@@ -177,6 +177,27 @@ struct CompareTests {
         }
     }
 
+    @Test func thoseThatWaitForTheSameWriteAreDoneOneAfterTheOther() async throws {
+        try await withClients { server, first, second async throws in
+            server.driver.hold([.write])
+            try second.client.send(.write, handle: second.handle, count: 512, payload: zeroes(512))
+            await server.driver.waitUntilHeld(1)
+            for slot in UInt16(0)..<3 {
+                try first.client.send(
+                    .compareAndWrite, slot: slot, handle: first.handle, count: 512,
+                    payload: zeroes(512) + pattern(512, seed: UInt8(slot) + 2))
+            }
+            #expect(try first.client.request(.flush, slot: 3, handle: first.handle).status == .ok)
+            for _ in 0..<2 { _ = try await server.services.perform(.statistics) }
+            server.driver.letGo()
+            #expect(try second.client.readReply().status == .ok)
+            let replies = try (0..<3).map { _ in try first.client.readReply() }
+            #expect(replies.map(\.status) == [.ok, .miscompare, .miscompare])
+            let winner = pattern(512, seed: UInt8(replies[0].header.slot) + 2)
+            #expect(try second.client.read(second.handle, at: 0, 512).payload == winner)
+        }
+    }
+
     @Test func aFenceEndsWhatWaitsForItsTurnAndLetsOthersGoOn() async throws {
         try await withClients { server, first, second async throws in
             server.driver.hold([.write])
