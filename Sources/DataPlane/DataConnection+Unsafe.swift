@@ -45,6 +45,10 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
     private var peerHasClosed = false
     /// Whether the client said that it closes; without that the connection is lost.
     private var isClosedByClient = false
+    /// Whether no further request is taken, and the connection ends when those before are answered.
+    private var isFinishing = false
+    /// Whether the last of those requests has not arrived whole, so that it is never answered.
+    private var hasHalfRequest = false
 
     private var sending: OutputBuffer?
     private var isSending = false
@@ -126,7 +130,7 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
         guard phase != .closing, phase != .lingering, phase != .closed else { return }
         heardAt = reactor.now
         unsafe tls.feed(ciphertext)
-        if reader.part != .waiting { pump() }
+        if reader.part != .waiting, !isFinishing { pump() }
         tls.endInput()
         if tls.unreadInputBytes > Limits.unreadBytesMax { close("it sends more than it was told to") }
     }
@@ -354,11 +358,15 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
         if let channel, phase != .lingering, tls.isOpen {
             do throws(TLSError) { try encrypt(channel) } catch { return teardown() }
         }
-        if tls.output.pendingBytes > 0 {
-            send()
-        } else if phase == .closing {
-            linger()
-        }
+        if tls.output.pendingBytes > 0 { return send() }
+        if isFinishing, phase == .open, isAnswered { close(nil) }
+        if phase == .closing { linger() }
+    }
+
+    /// Whether everything that was taken is answered and the answers are on their way.
+    private var isAnswered: Bool {
+        guard let channel else { return true }
+        return !channel.hasOutput && channel.unansweredRequests <= (hasHalfRequest ? 1 : 0)
     }
 
     /// Gathers replies into full records until there is nothing more, or enough for one send.
@@ -425,7 +433,9 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
         guard phase != .closed else { return }
         guard isComplete else { return teardown() }
         // What has become ready meanwhile goes out at the end of this batch, together.
-        if tls.output.pendingBytes > 0 || channel?.hasOutput == true || phase == .closing { scheduleFlush() }
+        if tls.output.pendingBytes > 0 || channel?.hasOutput == true || phase == .closing || isFinishing {
+            scheduleFlush()
+        }
     }
 
     // MARK: Time
@@ -436,7 +446,7 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
         switch phase {
         case .resuming: break
         case .handshake, .greeting: due = begunAt + shard.options.helloNanoseconds
-        case .closing, .lingering: due = closeBegunAt + shard.options.lingerNanoseconds
+        case .closing, .lingering: due = closeBegunAt + lingerNanoseconds
         case .open:
             if frameTimed == reader.framesBegun, reader.isInsideFrame {
                 due = frameBegunAt + shard.options.frameNanoseconds
@@ -446,6 +456,13 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
         }
         if isSending { due = min(due, sendBegunAt + shard.options.sendNanoseconds) }
         return due == .max ? nil : due
+    }
+
+    /// Who ends with the server is not to hold up its next start.
+    private var lingerNanoseconds: UInt64 {
+        isFinishing
+            ? min(shard.options.lingerNanoseconds, Limits.lastLingerNanoseconds)
+            : shard.options.lingerNanoseconds
     }
 
     /// Has the timer fire no later than the next deadline; one that fires earlier looks again.
@@ -498,6 +515,18 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
         closeBegunAt = reactor.now
         scheduleFlush()
         armTimer()
+    }
+
+    /// Takes no further request, and ends the connection when those that it has are answered. Its client may go on with
+    /// the channel, on this server's next start or elsewhere.
+    func finish() {
+        guard phase == .open, !isFinishing else { return close("the server is stopping") }
+        channel?.announceDraining(seconds: 0, target: "")
+        isFinishing = true
+        hasHalfRequest = reader.part == .payload || reader.part == .body
+        reader.part = .ended
+        held = []
+        scheduleFlush()
     }
 
     /// Everything was sent: says so, and leaves the peer time to read it before the descriptor goes.

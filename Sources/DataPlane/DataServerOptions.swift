@@ -17,6 +17,8 @@ public struct DataServerOptions: Sendable {
     public var sendNanoseconds = Limits.sendDeadlineSeconds * 1_000_000_000
     /// How long a connection that was told to go may take to do so, in nanoseconds.
     public var lingerNanoseconds: UInt64 = 2_000_000_000
+    /// How long requests in flight may take to be answered when the server ends, in nanoseconds.
+    public var finishNanoseconds: UInt64 = 10_000_000_000
     /// How much ciphertext is made before it is sent, in bytes; one further reply may exceed it.
     public var outputBytesTarget = 256 << 10
     /// Receive buffers of one reactor, a power of two, of 64 KiB each.
@@ -33,6 +35,8 @@ extension Limits {
     static let acceptBacklog: Int32 = 4096
     /// How long accepting pauses when descriptors or memory ran out, in nanoseconds.
     static let acceptPauseNanoseconds: UInt64 = 100_000_000
+    /// How long a connection that ends with the server may take to do so, in nanoseconds.
+    static let lastLingerNanoseconds: UInt64 = 200_000_000
     /// Decrypted bytes that are looked at in one go.
     static let plaintextBytes = 64 << 10
     /// The plaintext of one full TLS record.

@@ -27,6 +27,8 @@ final class DataShard {
     private var connections: [ObjectIdentifier: DataConnection] = [:]
     private var isStopping = false
     private var drained: (() -> Void)?
+    private var finishTarget: TargetID?
+    private var finishTimer: TimerID?
 
     init(
         reactor: Reactor, services: ServiceShard, tls: TLSContext, options: DataServerOptions,
@@ -78,19 +80,43 @@ final class DataShard {
         if isStopping, connections.isEmpty { finishStop() }
     }
 
-    /// Closes all connections; `done` runs when nothing of them is in flight any more.
+    /// Ends all connections when what they have in flight is answered, or after a while; `done` runs when nothing of them
+    /// is in flight any more.
     func stop(_ done: @escaping () -> Void) {
         isStopping = true
         drained = done
+        for connection in Array(connections.values) { connection.finish() }
+        guard !connections.isEmpty else { return finishStop() }
+        let timer = ShardTimer(shard: self)
+        let target = reactor.register(timer)
+        finishTarget = target
+        finishTimer = reactor.setTimer(after: options.finishNanoseconds, target: target, token: 0)
+    }
+
+    /// Closes what has taken too long to finish.
+    fileprivate func closeLate() {
         for connection in Array(connections.values) { connection.close("the server is stopping") }
-        if connections.isEmpty { finishStop() }
     }
 
     private func finishStop() {
         guard let done = drained else { return }
         drained = nil
+        if let finishTimer { reactor.cancelTimer(finishTimer) }
+        if let finishTarget { reactor.unregister(finishTarget) }
+        finishTarget = nil
         services.stop(done)
     }
+}
+
+/// The timer of a shard that ends; apart from it, so that the reactor's hold on it makes no cycle.
+private final class ShardTimer: CompletionTarget {
+    private weak var shard: DataShard?
+
+    init(shard: DataShard) {
+        self.shard = shard
+    }
+
+    func completed(token: UInt32, result: Int32, flags: CompletionFlags) { shard?.closeLate() }
 }
 
 /// How many connections a reactor has, counted from when they are given to it. Any thread.

@@ -91,6 +91,14 @@ public final class ServiceChannel {
     /// Whether the owner was told of output and has not taken all of it yet.
     public var hasOutput: Bool { isOutputAnnounced }
 
+    /// Requests that are not answered yet, one that is still being received included.
+    public var unansweredRequests: Int { slots.unanswered }
+
+    /// Tells the client that the server goes away in so many seconds, and where to go instead, or nothing.
+    public func announceDraining(seconds: UInt64, target: String) {
+        if isEstablished { push(.draining(seconds: seconds, target: target)) }
+    }
+
     /// Queues a whole frame and tells the owner.
     func push(_ frame: [UInt8]) {
         guard !isDetached else { return }
