@@ -28,6 +28,16 @@ enum AttachLimits {
     static let endSeconds: UInt64 = 10
     /// Between two tries to renew a capability, in seconds.
     static let renewalRetrySeconds: ClosedRange<UInt64> = 2...60
+    /// From a lost connection to the first reminder in the log, and the longest time between two, in seconds.
+    static let waitReportSeconds: ClosedRange<UInt64> = 10...3600
+    /// The same for a capability that cannot be renewed.
+    static let renewalReportSeconds: ClosedRange<UInt64> = 60...3600
+    /// How often the status says anew how many requests wait.
+    static let waitLookNanoseconds: UInt64 = 5_000_000_000
+    /// How often a command that waits for the server looks whether it is back, in microseconds.
+    static let reconnectPollMicroseconds: UInt32 = 100_000
+    /// Between two tries to renew the node's certificate, in seconds.
+    static let certificateRetrySeconds: UInt64 = 600
     /// Bytes of an attachment's record and of a helper's answer.
     static let recordBytesMax = 64 << 10
 }

@@ -16,6 +16,10 @@ public struct AttachOptions: Sendable {
     public var queueDepth: Int
     /// `umount` of what is on the device detaches it.
     public var detachesOnUnmount: Bool
+    /// How long a request may wait for the server before it fails, in seconds; nil for ever.
+    public var ioTimeoutSeconds: UInt64?
+    /// How long a lost connection is tried again before the device fails for good, in seconds; nil for ever.
+    public var reconnectTimeoutSeconds: UInt64?
 
     /// Options of their parts.
     public init(

@@ -7,7 +7,9 @@ import Reactor
 /// The process that serves an attachment, and the way to start one in the background.
 public enum AttachProcess {
     /// The signals that stop it.
-    static let signals: [Int32] = [SIGTERM, SIGINT, SIGHUP]
+    static let signals: [Int32] = [SIGTERM, SIGINT, SIGHUP, giveUpSignal]
+    /// The signal at which it fails every request, so that nothing waits for a server that is away.
+    static let giveUpSignal = SIGUSR1
 
     /// Sets the serving process up: the first thing that it does, while it has one thread.
     public static func prepare() {

@@ -12,22 +12,48 @@ import Wire
 /// It runs on the process's first thread and may block; the requests are served by the reactor's thread
 /// alone.
 final class AttachSession {
-    private let options: AttachOptions
-    private let logger: Logger
-    private let store: AttachmentStore
-    private let key: String
-    private let inbox = Mailbox<AttachNotice>()
-    private let server: VolumeServer
-    private let access: VolumeAccess
-    private var thread: ReactorThread?
-    private var renewer: CapabilityRenewer?
-    private var capability: IssuedCapability?
-    private var nextRenewal = UInt64.max
-    private var isRenewing = false
-    private var record: AttachmentRecord?
-    private var isConnected = false
-    private var hasMount = false
+    let options: AttachOptions
+    let logger: Logger
+    let store: AttachmentStore
+    let key: String
+    let inbox = Mailbox<AttachNotice>()
+    let server: VolumeServer
+    let access: VolumeAccess
+    var thread: ReactorThread?
+    var renewer: CapabilityRenewer?
+    var capability: IssuedCapability?
+    var nextRenewal = UInt64.max
+    var isRenewing = false
+    var record: AttachmentRecord?
+    var isConnected = false
+    var hasMount = false
     private var lock: Int32 = -1
+    /// The connection is lost and not back yet.
+    var interruption: Interruption?
+    /// What is wrong with renewing, if anything is.
+    var renewalTrouble: Trouble?
+    /// The device is being given up by a helper process.
+    var isReleasing = false
+    /// What cannot be written back is given up.
+    var givesUp = false
+
+    /// A time without connection.
+    struct Interruption {
+        /// Unix seconds.
+        var since: UInt64
+        var reason: String
+        /// When to look at it again, and when to say it again; monotonic nanoseconds.
+        var nextLook: UInt64
+        var reports: ReportTimes
+    }
+
+    /// Renewing the capability fails.
+    struct Trouble {
+        /// Unix seconds.
+        var since: UInt64
+        var reason: String
+        var reports: ReportTimes
+    }
 
     init(_ options: AttachOptions, logger: Logger, store: AttachmentStore) throws(AttachError) {
         self.options = options
@@ -36,7 +62,7 @@ final class AttachSession {
         access = try VolumeAccess(
             volume: options.volume, credentialsFolder: options.credentialsFolder, server: options.server)
         key = AttachmentStore.key(volume: options.volume.text, server: access.server.description)
-        server = VolumeServer(inbox: inbox)
+        server = VolumeServer(inbox: inbox, timeoutSeconds: options.ioTimeoutSeconds)
     }
 
     deinit { if lock >= 0 { Glibc.close(lock) } }
@@ -134,6 +160,8 @@ final class AttachSession {
         var clientOptions = clientOptions
         clientOptions.channel.depth = options.queueDepth
         clientOptions.channel.clientName = "sluice attach"
+        clientOptions.reconnectSeconds = options.reconnectTimeoutSeconds
+        clientOptions.takesOver = true
         do {
             return try Reactor.start(Reactor.Options()) { [server, inbox, clientOptions] reactor in
                 do {
@@ -192,20 +220,24 @@ final class AttachSession {
     /// Serves until the device is detached or a signal ends it.
     func run() throws(AttachError) {
         while true {
-            guard let notice = inbox.take(until: nextRenewal) else {
-                renew()
+            guard let notice = inbox.take(until: nextEvent) else {
+                timePassed()
                 continue
             }
             switch notice {
-            case .signal(let number):
-                logger.info("stopping", metadata: ["signal": "\(number)"])
-                if detach() { return }
+            case .signal(let number): signalled(number)
+            case .released(let problem, let isForced):
+                if released(problem, isForced: isForced) { return }
             case .fuseEnded:
                 hasMount = false
                 takeDown()
                 throw AttachError(
                     .system, "volume/\(options.volume): its FUSE mount was taken away from outside")
             case .closed(let error): disconnected(error)
+            case .interrupted(let reason, let waiting): interrupted(reason, waiting: waiting)
+            case .resumed(let nanoseconds, let repeated): resumed(nanoseconds, repeated: repeated)
+            case .waiting(let count): stillInterrupted(waiting: count)
+            case .needsCapability: renewAtOnce()
             case .event(let event): heard(event)
             case .requestFailed(let operation, let status, let message):
                 logger.error(
@@ -217,150 +249,24 @@ final class AttachSession {
                     ])
             case .issued(let result): issued(result)
             case .renewed(let result): renewed(result)
+            case .certificate(let result): certificateRenewed(result)
             case .opened: break
             }
         }
     }
 
-    private func disconnected(_ error: ChannelError) {
-        isConnected = false
-        nextRenewal = .max
-        guard record?.state == .attached else { return }
-        note(.disconnected, "\(error); every request fails. Unmount, 'sluice detach' and attach again")
-    }
+    private var nextEvent: UInt64 { min(nextRenewal, interruption?.nextLook ?? .max) }
 
-    private func heard(_ event: ChannelEvent) {
-        switch event {
-        case .resized: resize()
-        case .revoked(_, let status, let reason):
-            nextRenewal = .max
-            let why = reason.isEmpty ? status.name : "\(status.name): \(reason)"
-            note(.revoked, "the server took the right away (\(why)); every request fails")
-        case .expiring: renew()
-        case .draining(let seconds, let target):
-            let place = target.isEmpty ? "" : "; go to \(target)"
-            logger.warning("the server goes away within \(seconds) seconds\(place)")
-        case .driverRecovering(_, let isRecovering):
-            logger.warning("the volume's driver \(isRecovering ? "is being restarted" : "works again")")
+    private func timePassed() {
+        let now = SystemClock.monotonic()
+        if now >= nextRenewal { renew() }
+        if let next = interruption?.nextLook, now >= next {
+            interruption?.nextLook = .max
+            _ = thread?.remote.post { [server] in server.countWaiting() }
         }
     }
 
-    private func resize() {
-        guard var record else { return }
-        do throws(AttachError) {
-            record.size = try LoopHelper.resize(
-                device: record.device, file: "\(record.folder)/\(record.volume)", mark: record.mark)
-            self.record = record
-            try store.write(record)
-            logger.info("resized", metadata: ["device": "\(record.device)", "bytes": "\(record.size)"])
-        } catch {
-            logger.error("cannot take over the volume's new size: \(error)")
-        }
-    }
-
-    /// Puts a state into the record, where `sluice status` finds it, and into the log.
-    private func note(_ state: AttachmentRecord.State, _ message: String) {
-        logger.error("\(message)", metadata: ["volume": "\(options.volume)", "state": "\(state.rawValue)"])
-        guard var record else { return }
-        record.state = state
-        record.message = message
-        self.record = record
-        do throws(AttachError) {
-            try store.write(record)
-        } catch {
-            logger.error("\(error)")
-        }
-    }
-
-    // MARK: renewing the capability
-
-    /// The next renewal comes when a third of the capability's life is left.
-    private func scheduleRenewal(_ capability: IssuedCapability) {
-        self.capability = capability
-        let now = SystemWallClock().now()
-        let left = capability.expiry > now ? capability.expiry - now : 0
-        let life = capability.expiry > capability.issuedAt ? capability.expiry - capability.issuedAt : 0
-        nextRenewal = Self.deadline(seconds: left > life / 3 ? left - life / 3 : 1)
-    }
-
-    private func renew() {
-        nextRenewal = .max
-        guard isConnected, !isRenewing, record?.state == .attached else { return }
-        isRenewing = true
-        renewer?.request()
-    }
-
-    private func issued(_ result: Result<IssuedCapability, AttachError>) {
-        switch result {
-        case .success(let capability):
-            self.capability = capability
-            _ = thread?.remote.post { [server] in server.renew(capability) }
-        case .failure(let error): retryRenewal("no new capability: \(error)")
-        }
-    }
-
-    private func renewed(_ result: Result<UInt64, ChannelError>) {
-        switch result {
-        case .success(let expiry):
-            isRenewing = false
-            logger.info("capability renewed", metadata: ["expiry": "\(expiry)"])
-            if let capability { scheduleRenewal(capability) }
-        case .failure(let error): retryRenewal("the server did not take the new capability: \(error)")
-        }
-    }
-
-    private func retryRenewal(_ why: String) {
-        isRenewing = false
-        guard isConnected, record?.state == .attached else { return }
-        let now = SystemWallClock().now()
-        let left = capability.map { $0.expiry > now ? $0.expiry - now : 0 } ?? 0
-        let range = AttachLimits.renewalRetrySeconds
-        let wait = min(max(left / 8, range.lowerBound), range.upperBound)
-        logger.error("\(why); trying again in \(wait) seconds, the capability lasts for \(left)")
-        nextRenewal = Self.deadline(seconds: wait)
-    }
-
-    // MARK: taking down
-
-    /// Gives the device up, unless something uses it; true when everything is gone.
-    private func detach() -> Bool {
-        guard let record else { return true }
-        do throws(AttachError) {
-            try LoopHelper.release(
-                device: record.device, mark: record.mark, isForced: record.state != .attached,
-                folder: record.folder)
-        } catch {
-            logger.error("not detached: \(error)")
-            return false
-        }
-        takeDown()
-        logger.info("detached", metadata: ["volume": "\(record.volume)", "device": "\(record.device)"])
-        return true
-    }
-
-    /// Ends FUSE, the connection and the reactor, whatever their state, and takes the record away.
-    private func takeDown() {
-        renewer?.stop()
-        if let thread {
-            _ = thread.remote.post { [server] in server.endServing() }
-            if hasMount {
-                wait { if case .fuseEnded = $0 { true } else { false } }
-            }
-            _ = thread.remote.post { [server] in server.close() }
-            wait { if case .closed = $0 { true } else { false } }
-            thread.remote.stop()
-            thread.join()
-        }
-        thread = nil
-        store.remove(key)
-    }
-
-    private func wait(until isAwaited: (AttachNotice) -> Bool) {
-        let deadline = Self.deadline(seconds: AttachLimits.endSeconds)
-        while let notice = inbox.take(until: deadline), !isAwaited(notice) {}
-    }
-
-    private static func deadline(seconds: UInt64) -> UInt64 {
+    static func deadline(seconds: UInt64) -> UInt64 {
         SystemClock.monotonic() + seconds * 1_000_000_000
     }
 }

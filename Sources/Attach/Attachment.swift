@@ -23,8 +23,8 @@ public struct Attachment: Codable, Sendable, Equatable {
     public var pid: Int32
     /// Unix seconds.
     public var since: UInt64
-    /// `attached`; `disconnected` or `revoked`, when every request fails; `stale`, when its process has
-    /// ended.
+    /// `attached`; `reconnecting`, while requests wait for the server; `disconnected` or `revoked`, when every
+    /// request fails; `stale`, when its process has ended.
     public var state: String
     /// What there is to say about the state.
     public var message: String?
@@ -98,17 +98,39 @@ public enum Attachments {
     ///
     /// Refused while the device is mounted or otherwise used; the error says where. With `isForced` data that
     /// cannot be written back is given up, and processes that only have the device open are no obstacle.
-    public static func detach(_ attachment: Attachment, isForced: Bool = false) throws(AttachError) {
-        try detach(attachment, isForced: isForced, in: .standard)
+    /// While the server is away this waits for it, after `waiting` was called with the reason; with `isForced`
+    /// it does not.
+    public static func detach(
+        _ attachment: Attachment, isForced: Bool = false, waiting: (String) -> Void = { _ in }
+    ) throws(AttachError) {
+        try detach(attachment, isForced: isForced, in: .standard, waiting: waiting)
     }
 
     static func detach(
-        _ attachment: Attachment, isForced: Bool, in store: AttachmentStore
+        _ attachment: Attachment, isForced: Bool, in store: AttachmentStore,
+        waiting: (String) -> Void = { _ in }
     ) throws(AttachError) {
-        guard let record = store.record(attachment.key), record.device == attachment.device else {
+        guard var record = store.record(attachment.key), record.device == attachment.device else {
             throw AttachError(.notFound, "\(attachment.volume) is not attached any more")
         }
         guard record.process.isAlive else { return try clear(record, in: store) }
+        if record.state == .reconnecting {
+            let use = DeviceUse.of(record.device)
+            guard use.mounts.isEmpty else { throw use.refusal(of: record.device) }
+            if isForced {
+                // Whoever waits for the device holds it: everything that waits must fail first.
+                _ = record.process.signal(AttachProcess.giveUpSignal)
+            } else {
+                waiting(record.message ?? "")
+                // Not in the kernel, where nothing could interrupt it.
+                while record.state == .reconnecting, record.process.isAlive {
+                    usleep(AttachLimits.reconnectPollMicroseconds)
+                    guard let now = store.record(attachment.key), now.mark == record.mark else { return }
+                    record = now
+                }
+                guard record.process.isAlive else { return try clear(record, in: store) }
+            }
+        }
         // A device that fails everything has nothing left to write back to.
         let givesUp = isForced || record.state != .attached
         try LoopDevice.release(device: record.device, name: record.mark, isForced: givesUp)

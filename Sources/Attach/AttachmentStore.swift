@@ -7,7 +7,9 @@ struct AttachmentRecord: Codable, Sendable, Equatable {
     /// Where the attachment is in its life.
     enum State: String, Codable, Sendable {
         case attached
-        /// The connection was lost; every request fails.
+        /// The connection was lost; requests wait while it is made again.
+        case reconnecting
+        /// The connection was lost for good; every request fails.
         case disconnected
         /// The server took the right away; every request fails.
         case revoked

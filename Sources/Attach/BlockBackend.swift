@@ -62,4 +62,7 @@ public protocol BlockBackend: AnyObject {
     /// Takes a request; false when it has no free slot now, after which `FuseVolume.slotsFreed()` or a
     /// completion says when to try again.
     func submit(_ request: BlockRequest) -> Bool
+    /// Completes the accepted requests with this tag soon, with `timedOut`; their memory is not touched from
+    /// now on.
+    func giveUp(tag: UInt64)
 }

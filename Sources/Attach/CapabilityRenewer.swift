@@ -1,6 +1,8 @@
 import Core
+import Reactor
 
-/// A thread that asks the control API for capabilities, so that nothing else waits for it.
+/// A thread that asks the control API for capabilities, so that nothing else waits for it, and keeps the node's
+/// certificate from expiring.
 final class CapabilityRenewer: Sendable {
     private let requests = Mailbox<Bool>()
     private let thread: BackgroundThread
@@ -10,13 +12,27 @@ final class CapabilityRenewer: Sendable {
         let requests = requests
         thread = BackgroundThread {
             var access = access
-            while requests.take() {
+            while true {
+                let due = SystemClock.monotonic() + access.secondsUntilCertificateIsDue * 1_000_000_000
+                guard let isWanted = requests.take(until: due) else {
+                    CapabilityRenewer.renewCertificate(&access, inbox)
+                    continue
+                }
+                guard isWanted else { return }
                 do throws(AttachError) {
                     inbox.post(.issued(.success(try access.issue(rights: rights))))
                 } catch {
                     inbox.post(.issued(.failure(error)))
                 }
             }
+        }
+    }
+
+    private static func renewCertificate(_ access: inout VolumeAccess, _ inbox: Mailbox<AttachNotice>) {
+        do throws(AttachError) {
+            if let expiry = try access.renewCertificate() { inbox.post(.certificate(.success(expiry))) }
+        } catch {
+            inbox.post(.certificate(.failure(error)))
         }
     }
 

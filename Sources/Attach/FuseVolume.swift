@@ -25,6 +25,13 @@ protocol FuseVolumeOwner: AnyObject {
         /// A write's bytes, when they do not begin where the lease does.
         var bytes: UnsafeMutableRawPointer?
         var count = 0
+        /// When the kernel asked, in the reactor's time.
+        var since: UInt64 = 0
+    }
+
+    private enum Token {
+        static var messages: UInt32 { 0 }
+        static var timeout: UInt32 { 1 }
     }
 
     private static var rootInode: fuse_ino_t { 1 }
@@ -48,12 +55,15 @@ protocol FuseVolumeOwner: AnyObject {
     private var failure: Status?
     private var lastTold: Status?
     private let since: time_t
+    private let timeoutNanoseconds: UInt64?
 
     /// A volume that nothing serves yet. The backend's completions must be given to `completed(tag:status:)`.
+    /// A request that takes longer than `timeoutSeconds` fails.
     init(
         fileName: String, geometry: BlockGeometry, backend: Backend, reactor: Reactor,
-        owner: any FuseVolumeOwner
+        timeoutSeconds: UInt64? = nil, owner: any FuseVolumeOwner
     ) {
+        timeoutNanoseconds = timeoutSeconds.map { $0 * 1_000_000_000 }
         self.fileName = fileName
         self.geometry = geometry
         self.backend = backend
@@ -79,7 +89,11 @@ protocol FuseVolumeOwner: AnyObject {
         isServing = true
         target = reactor.register(self)
         watch()
+        watchTime()
     }
+
+    /// Requests of the kernel that are not answered.
+    var waitingCount: Int { table.activeCount }
 
     /// The volume has another size; the loop device learns it from LOOP_SET_CAPACITY.
     func resized(to size: UInt64) { geometry.size = size }
@@ -96,7 +110,7 @@ protocol FuseVolumeOwner: AnyObject {
         guard isServing else { return }
         isServing = false
         if let target {
-            reactor.cancel(target: target, token: 0)
+            reactor.cancel(target: target, token: Token.messages)
             reactor.unregister(target)
         }
         target = nil
@@ -113,14 +127,32 @@ protocol FuseVolumeOwner: AnyObject {
 
     private func watch() {
         guard let target else { return }
-        reactor.pollMultishot(fd: descriptor, events: UInt32(POLLIN), target: target, token: 0)
+        reactor.pollMultishot(fd: descriptor, events: UInt32(POLLIN), target: target, token: Token.messages)
     }
 
-    /// /dev/fuse has messages, or the poll ended.
+    /// /dev/fuse has messages, or the poll ended; or it is time to look for requests that took too long.
     func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
         guard isServing else { return }
+        if token == Token.timeout { return timePassed() }
         drain()
         if isServing, !flags.more { watch() }
+    }
+
+    private func watchTime() {
+        guard let target, let timeoutNanoseconds else { return }
+        _ = reactor.setTimer(
+            after: min(timeoutNanoseconds / 8, 1_000_000_000), target: target, token: Token.timeout)
+    }
+
+    /// Fails what has waited for too long, wherever it is. The device stays, and goes on when the server does.
+    private func timePassed() {
+        guard let timeoutNanoseconds else { return }
+        for index in table.active where reactor.now - contexts[index].since >= timeoutNanoseconds {
+            table.failWaiting(index, .timedOut)
+            backend.giveUp(tag: UInt64(index))
+        }
+        pump()
+        watchTime()
     }
 
     private func drain() {
@@ -225,6 +257,7 @@ protocol FuseVolumeOwner: AnyObject {
         unsafe contexts[index].request = unsafe request
         contexts[index].operation = operation
         contexts[index].count = Int(length)
+        contexts[index].since = reactor.now
         pump()
     }
 

@@ -117,7 +117,7 @@ struct RequestTable {
         return finish(index)
     }
 
-    /// Fails the first waiting request's remaining pieces with `status`.
+    /// Fails the pieces of a request that were not sent yet with `status`.
     mutating func failWaiting(_ index: Int, _ status: Status) {
         if entries[index].status == .ok { entries[index].status = status }
     }

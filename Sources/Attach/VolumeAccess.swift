@@ -81,6 +81,29 @@ public struct VolumeAccess: Sendable {
         }
     }
 
+    /// Seconds until the node's certificate is worth looking at again.
+    var secondsUntilCertificateIsDue: UInt64 {
+        let now = SystemWallClock().now()
+        let isNode = credentials.config.node != nil
+        guard isNode, !CertificateRenewal.isDue(credentials.certificate, now: now) else {
+            return AttachLimits.certificateRetrySeconds
+        }
+        return CertificateRenewal.secondsUntilDue(credentials.certificate, now: now)
+    }
+
+    /// Renews the node's certificate when that is due; its new expiry in Unix seconds, or nil when it was not.
+    mutating func renewCertificate() throws(AttachError) -> UInt64? {
+        do throws(ClientError) {
+            let now = SystemWallClock().now()
+            let renewed = try CertificateRenewal.renewIfDue(credentials, now: now)
+            guard renewed.certificate.notAfter != credentials.certificate.notAfter else { return nil }
+            credentials = renewed
+            return renewed.certificate.notAfter
+        } catch {
+            throw AttachError(error)
+        }
+    }
+
     private static func parse(_ token: String) throws(ClientError) -> IssuedCapability {
         do {
             let capability = try Capability(text: token)
@@ -114,16 +137,24 @@ public struct VolumeAccess: Sendable {
             let client = try ControlClient(server: server.description, credentials: credentials)
             let answer = try client.request(.get, "/v1/server")
             let info = try Self.json { try JSONDecoder().decode(ServerInfo.self, from: Data(answer.body)) }
-            guard let channel = Self.choose(info.channel, host: server.host) else {
+            let places = Self.order(info.channel, host: server.host)
+            guard !places.isEmpty else {
                 throw ClientError(
                     kind: .bug, code: "NO_CHANNEL", detail: "the server at \(server) names no data channel")
             }
-            let tls = try Self.context(credentials)
+            let addresses = Self.resolve(places)
+            guard !addresses.isEmpty else {
+                let names = places.map(\.host).joined(separator: ", ")
+                throw ClientError(
+                    kind: .device, code: "UNREACHABLE",
+                    detail: "the data channel's name has no address: \(names)",
+                    advice: "Check the name service.")
+            }
             var options = VolumeClientOptions(
-                addresses: [try Self.resolve(channel)], serverName: server.host, tls: tls,
-                capability: capability.bytes,
-                rights: rights)
+                addresses: addresses, serverName: server.host, tls: try Self.context(credentials),
+                capability: capability.bytes, rights: rights)
             options.channels = channels
+            options.lookUp = { answer in _ = BackgroundThread { answer(Self.resolve(places)) } }
             return options
         } catch {
             throw AttachError(error)
@@ -140,9 +171,9 @@ public struct VolumeAccess: Sendable {
         }
     }
 
-    /// Of the addresses that the server listens on: the one on the host that the control API was reached by,
-    /// a wildcard standing for that host, else the first.
-    static func choose(_ channels: [String], host: String) -> ServerAddress? {
+    /// The addresses that the server listens on, a wildcard standing for the host that the control API was
+    /// reached by; what is on that host comes first.
+    static func order(_ channels: [String], host: String) -> [ServerAddress] {
         let places = channels.compactMap { try? ServerAddress(text: "https://\($0)") }.map { place in
             ["0.0.0.0", "::", "*"].contains(place.host)
                 ? (try? ServerAddress(
@@ -150,33 +181,37 @@ public struct VolumeAccess: Sendable {
                         ? "https://[\(host)]:\(place.port)" : "https://\(host):\(place.port)")) ?? place
                 : place
         }
-        return places.first { $0.host == host } ?? places.first
+        return places.filter { $0.host == host } + places.filter { $0.host != host }
     }
 
-    /// The first address of a name.
-    private static func resolve(_ place: ServerAddress) throws(ClientError) -> SocketAddress {
-        if let address = try? SocketAddress(host: place.host, port: place.port) { return address }
+    /// All addresses of all names, in that order, each once.
+    private static func resolve(_ places: [ServerAddress]) -> [SocketAddress] {
+        var all: [SocketAddress] = []
+        for address in places.flatMap(resolve) where !all.contains(address) { all.append(address) }
+        return all
+    }
+
+    private static func resolve(_ place: ServerAddress) -> [SocketAddress] {
+        if let address = try? SocketAddress(host: place.host, port: place.port) { return [address] }
         var hints = unsafe addrinfo()
         unsafe hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
         var list: UnsafeMutablePointer<addrinfo>?
-        let result = unsafe getaddrinfo(place.host, nil, &hints, &list)
+        guard unsafe getaddrinfo(place.host, nil, &hints, &list) == 0 else { return [] }
         defer { if unsafe list != nil { unsafe freeaddrinfo(list) } }
-        var text = [CChar](repeating: 0, count: Int(NI_MAXHOST))
-        if result == 0, let entry = unsafe list,
-            unsafe getnameinfo(
-                entry.pointee.ai_addr, entry.pointee.ai_addrlen, &text, socklen_t(text.count), nil, 0,
+        var addresses: [SocketAddress] = []
+        var entry = unsafe list
+        while let one = unsafe entry {
+            var text = [CChar](repeating: 0, count: Int(NI_MAXHOST))
+            let result = unsafe getnameinfo(
+                one.pointee.ai_addr, one.pointee.ai_addrlen, &text, socklen_t(text.count), nil, 0,
                 NI_NUMERICHOST)
-                == 0,
-            let address = try? SocketAddress(
-                host: String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self),
-                port: place.port)
-        {
-            return address
+            let host = String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+            if result == 0, let address = try? SocketAddress(host: host, port: place.port) {
+                addresses.append(address)
+            }
+            unsafe entry = unsafe one.pointee.ai_next
         }
-        throw ClientError(
-            kind: .device, code: "UNREACHABLE",
-            detail: "the data channel's name \(place.host) has no address",
-            advice: "Check the name service.")
+        return addresses
     }
 }
 

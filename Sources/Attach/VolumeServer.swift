@@ -7,7 +7,15 @@ import Wire
 enum AttachNotice: Sendable {
     /// The volume is open.
     case opened(ResourceState)
-    /// The connection to the server has ended.
+    /// A connection is lost; requests of the kernel wait, that many now.
+    case interrupted(reason: String, waiting: Int)
+    /// Everything works again, after so many nanoseconds.
+    case resumed(nanoseconds: UInt64, repeated: Int)
+    /// How many requests of the kernel wait now.
+    case waiting(Int)
+    /// The server wants a newer capability before it goes on.
+    case needsCapability
+    /// The connection to the server has ended for good.
     case closed(ChannelError)
     /// The server said something.
     case event(ChannelEvent)
@@ -17,10 +25,14 @@ enum AttachNotice: Sendable {
     case fuseEnded
     /// The process was asked to stop.
     case signal(Int32)
+    /// A helper process has given the device up, or could not.
+    case released(AttachError?, isForced: Bool)
     /// The control API issued another capability, or did not.
     case issued(Result<IssuedCapability, AttachError>)
     /// The data channel took the capability that expires then, in Unix seconds, or did not.
     case renewed(Result<UInt64, ChannelError>)
+    /// The node's certificate was renewed and expires then, in Unix seconds, or it was due and could not be.
+    case certificate(Result<UInt64, AttachError>)
 }
 
 /// The part of an attachment that lives on the reactor's thread: a FUSE file over a volume of an I/O server.
@@ -32,10 +44,15 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
     private let inbox: Mailbox<AttachNotice>
     private var client: VolumeClient?
     private var volume: FuseVolume<VolumeServer>?
+    private let timeoutSeconds: UInt64?
     private var base: UInt64 = 0
     private var end: UInt64 = 0
 
-    init(inbox: Mailbox<AttachNotice>) { self.inbox = inbox }
+    /// A request of the kernel that takes longer than `timeoutSeconds` fails.
+    init(inbox: Mailbox<AttachNotice>, timeoutSeconds: UInt64?) {
+        self.inbox = inbox
+        self.timeoutSeconds = timeoutSeconds
+    }
 
     /// Connects and opens; `opened` or `closed` follows.
     func open(_ options: VolumeClientOptions, reactor: Reactor) {
@@ -62,7 +79,8 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
             throw AttachError(.denied, "volume/\(fileName): the grant's range holds no byte of the volume")
         }
         let volume = FuseVolume(
-            fileName: fileName, geometry: geometry, backend: self, reactor: reactor, owner: self)
+            fileName: fileName, geometry: geometry, backend: self, reactor: reactor,
+            timeoutSeconds: timeoutSeconds, owner: self)
         try volume.serve(at: folder)
         self.volume = volume
         return geometry
@@ -76,6 +94,15 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         client.renew(capability: capability.bytes) { [inbox] result in
             inbox.post(.renewed(result.map(\.expiry)))
         }
+    }
+
+    /// Says how many requests of the kernel wait.
+    func countWaiting() { inbox.post(.waiting(volume?.waitingCount ?? 0)) }
+
+    /// Fails every request from now on, those that wait included.
+    func giveUp() {
+        volume?.fail(.ioError)
+        client?.close()
     }
 
     /// Takes the FUSE mount away, whatever uses it.
@@ -96,6 +123,8 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         return unsafe client.submit(
             opcode, offset: offset, count: request.count, buffer: request.buffer, tag: request.tag)
     }
+
+    func giveUp(tag: UInt64) { client?.giveUp(tag: tag) }
 
     private static func opcode(_ operation: BlockOperation) -> Opcode {
         switch operation {
@@ -131,6 +160,16 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
     }
 
     func volumeHasRoom(_ client: VolumeClient) { volume?.slotsFreed() }
+
+    func volumeInterrupted(_ client: VolumeClient, _ reason: ChannelError) {
+        inbox.post(.interrupted(reason: reason.description, waiting: volume?.waitingCount ?? 0))
+    }
+
+    func volumeResumed(_ client: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int) {
+        inbox.post(.resumed(nanoseconds: pause, repeated: repeated))
+    }
+
+    func volumeNeedsCapability(_ client: VolumeClient) { inbox.post(.needsCapability) }
 
     func volumeClosed(_ client: VolumeClient, _ error: ChannelError) {
         self.client = nil

@@ -22,6 +22,7 @@ struct Sluice: ParsableCommand {
             ENVIRONMENT:
               SLUICE_SERVER, SLUICE_CREDENTIALS: defaults of --server and --credentials
               SLUICE_RUN: the folder with the state of attached devices
+              SLUICE_IO_TIMEOUT, SLUICE_RECONNECT_TIMEOUT: defaults of --io-timeout and --reconnect-timeout
 
             \(ExitStatus.help)
 

@@ -14,6 +14,8 @@ import Synchronization
     private var free: [Int]
     private var tags: [UInt64]
     private var counts: [UInt32]
+    private var held: Set<Int> = []
+    private var expired: Set<Int> = []
     weak var volume: FuseVolume<FileBackend>?
     let state: Mutex<State>
 
@@ -22,6 +24,9 @@ import Synchronization
         var requests: [BlockOperation: Int] = [:]
         var largest: UInt32 = 0
         var refusals = 0
+        /// Requests are taken and not begun.
+        var holds = false
+        var givenUp = 0
     }
 
     init(reactor: Reactor, path: String, slots: Int) {
@@ -49,6 +54,10 @@ import Synchronization
             $0.largest = max($0.largest, operation == .read || operation == .write ? count : 0)
             return $0.failure
         }
+        if state.withLock({ $0.holds }) {
+            held.insert(slot)
+            return true
+        }
         let (token, target) = (UInt32(slot), target!)
         guard failure == nil else {
             reactor.noOperation(target: target, token: token)
@@ -71,8 +80,22 @@ import Synchronization
         return true
     }
 
+    func giveUp(tag: UInt64) {
+        for slot in held where tags[slot] == tag {
+            state.withLock { $0.givenUp += 1 }
+            held.remove(slot)
+            expired.insert(slot)
+            reactor.noOperation(target: target!, token: UInt32(slot))
+        }
+    }
+
     func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
         let slot = Int(token)
+        if expired.remove(slot) != nil {
+            free.append(slot)
+            volume?.completed(tag: tags[slot], status: .timedOut)
+            return
+        }
         free.append(slot)
         let status = state.withLock { $0.failure } ?? (result < 0 ? .fromDevice(errno: -result) : .ok)
         volume?.completed(tag: tags[slot], status: status)

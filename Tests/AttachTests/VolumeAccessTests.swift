@@ -6,16 +6,17 @@ import Testing
 
 @Suite struct VolumeAccessTests {
     @Test("the data channel is looked for on the host that the control API was reached by")
-    func choose() {
+    func order() {
         let listed = ["10.0.0.1:7481", "192.0.2.7:7481"]
-        #expect(VolumeAccess.choose(listed, host: "192.0.2.7")?.authority == "192.0.2.7:7481")
-        #expect(VolumeAccess.choose(listed, host: "storage.example")?.authority == "10.0.0.1:7481")
-        #expect(
-            VolumeAccess.choose(["0.0.0.0:7481"], host: "storage.example")?.authority
-                == "storage.example:7481")
-        #expect(VolumeAccess.choose(["[::]:7481"], host: "2001:db8::1")?.authority == "[2001:db8::1]:7481")
-        #expect(VolumeAccess.choose([], host: "h") == nil)
-        #expect(VolumeAccess.choose(["nonsense:port"], host: "h") == nil)
+        func order(_ channels: [String], _ host: String) -> [String] {
+            VolumeAccess.order(channels, host: host).map(\.authority)
+        }
+        #expect(order(listed, "192.0.2.7") == ["192.0.2.7:7481", "10.0.0.1:7481"])
+        #expect(order(listed, "storage.example") == listed)
+        #expect(order(["0.0.0.0:7481"], "storage.example") == ["storage.example:7481"])
+        #expect(order(["[::]:7481"], "2001:db8::1") == ["[2001:db8::1]:7481"])
+        #expect(order([], "h").isEmpty)
+        #expect(order(["nonsense:port"], "h").isEmpty)
     }
 
     @Test("errors of the server become reasons that the exit code is made of")

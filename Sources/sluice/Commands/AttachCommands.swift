@@ -56,6 +56,10 @@ struct AttachCommand: ParsableCommand {
         ]
         if let server = options.server { command += ["--server", server] }
         if options.isReadOnly { command.append("--read-only") }
+        if let seconds = options.ioTimeoutSeconds { command += ["--io-timeout", "\(seconds)s"] }
+        if let seconds = options.reconnectTimeoutSeconds {
+            command += ["--reconnect-timeout", "\(seconds)s"]
+        }
         if options.detachesOnUnmount { command.append("--detaches-on-unmount") }
         do throws(AttachError) {
             return try AttachProcess.startInBackground(command: command, options: options)
@@ -71,7 +75,7 @@ struct DetachCommand: ParsableCommand {
         commandName: "detach",
         abstract: "Write everything back and take an attached volume's device away.",
         discussion: """
-            Refused while the device is mounted or used.
+            Refused while the device is mounted or used. While the server is away, waits for it; --force does not.
 
             EXAMPLES:
               sluice detach volume/data
@@ -91,7 +95,11 @@ struct DetachCommand: ParsableCommand {
         let attachment: Attachment
         do throws(AttachError) {
             attachment = try Attachments.find(name)
-            try Attachments.detach(attachment, isForced: force)
+            try Attachments.detach(attachment, isForced: force) { reason in
+                Terminal.note(
+                    "the server is away, \(reason); waiting for it, to write data back; "
+                        + "to give that data up: sluice detach --force \(attachment.volume)")
+            }
         } catch {
             throw Failure(error)
         }

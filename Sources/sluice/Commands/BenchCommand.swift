@@ -38,6 +38,8 @@ struct BenchCommand: ParsableCommand {
     @Option(help: ArgumentHelp("The share of reads of randrw.", valueName: "percent")) var readPercent = 50
     @Option(help: "Decides the random numbers and the stamps.") var seed: UInt64 = 1
     @Flag(help: "Check what was written.") var verify = false
+    @Option(help: ArgumentHelp("Give up when the connection has been lost for so long.", valueName: "time"))
+    var reconnectTimeout = DurationArgument(seconds: 30)
 
     func validate() throws {
         guard (1...Limits.channelsPerSessionMax).contains(channels) else {
@@ -94,7 +96,9 @@ struct BenchCommand: ParsableCommand {
         do throws(AttachError) {
             var access = try VolumeAccess(volume: volume, credentialsFolder: global.folder, server: server)
             let capability = try access.issue(rights: rights)
-            return try access.clientOptions(capability, rights: rights, channels: channels)
+            var options = try access.clientOptions(capability, rights: rights, channels: channels)
+            options.reconnectSeconds = reconnectTimeout.seconds
+            return options
         } catch {
             throw Failure(error)
         }

@@ -60,6 +60,10 @@ struct UmountCommand: ParsableCommand {
 
     func run() throws {
         let attachment: Attachment
+        if let present = try? Attachments.find(folder), present.state == "reconnecting" {
+            Terminal.note(
+                "the server is away, \(present.message ?? ""); umount waits for it, to write data back")
+        }
         do throws(AttachError) {
             attachment = try VolumeMount.unmount(folder)
             let isLast = attachment.mounts.count <= 1

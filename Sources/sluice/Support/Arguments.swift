@@ -91,6 +91,8 @@ struct RangeArgument: ExpressibleByArgument, CustomStringConvertible {
 struct DurationArgument: ExpressibleByArgument, CustomStringConvertible {
     var seconds: UInt64
 
+    init(seconds: UInt64) { self.seconds = seconds }
+
     init?(argument: String) {
         let digits = argument.prefix { $0.isASCII && $0.isNumber }
         let scales: [Substring: UInt64] = ["": 1, "s": 1, "m": 60, "h": 3600, "d": 86400]

@@ -8,6 +8,37 @@ struct DeviceOptions: ParsableArguments {
     @Flag(help: "Refuse writes, and ask for the right to read alone.") var readOnly = false
     @Option(help: "Connections to the server, 1 to \(Limits.channelsPerSessionMax).") var channels = 1
 
+    @Option(
+        help: ArgumentHelp(
+            "Let requests fail that the server has not answered for so long, such as 30s or 5m.",
+            discussion:
+                "The device stays and works again with the server. Default: they wait (env SLUICE_IO_TIMEOUT).",
+            valueName: "time"))
+    var ioTimeout: DurationArgument?
+    @Option(
+        help: ArgumentHelp(
+            "Give the connection up when it has been lost for so long; every request fails from then on.",
+            discussion: "Default: it is tried for ever (env SLUICE_RECONNECT_TIMEOUT).", valueName: "time"))
+    var reconnectTimeout: DurationArgument?
+
+    /// An option, or else a variable of the environment.
+    private func duration(_ option: DurationArgument?, _ variable: String) throws -> UInt64? {
+        if let option { return option.seconds }
+        guard let text = GlobalOptions.environment(variable) else { return nil }
+        guard let value = DurationArgument(argument: text) else {
+            throw ValidationError("\(variable) is a length of time, such as 30s or 5m, not '\(text)'")
+        }
+        return value.seconds
+    }
+
+    /// Seconds; nil for ever.
+    func ioTimeoutSeconds() throws -> UInt64? { try duration(ioTimeout, "SLUICE_IO_TIMEOUT") }
+
+    /// Seconds; nil for ever.
+    func reconnectTimeoutSeconds() throws -> UInt64? {
+        try duration(reconnectTimeout, "SLUICE_RECONNECT_TIMEOUT")
+    }
+
     func validate() throws {
         guard (1...Limits.channelsPerSessionMax).contains(channels) else {
             throw ValidationError("--channels is 1 to \(Limits.channelsPerSessionMax)")
@@ -26,9 +57,12 @@ extension GlobalOptions {
     func attachOptions(
         _ resource: ResourceReference, _ device: DeviceOptions, detachesOnUnmount: Bool
     ) throws -> AttachOptions {
-        AttachOptions(
+        var options = AttachOptions(
             volume: try resource.volumeName(), credentialsFolder: folder, server: try nodeServer(),
             isReadOnly: device.readOnly, channels: device.channels, detachesOnUnmount: detachesOnUnmount)
+        options.ioTimeoutSeconds = try device.ioTimeoutSeconds()
+        options.reconnectTimeoutSeconds = try device.reconnectTimeoutSeconds()
+        return options
     }
 }
 

@@ -1,0 +1,124 @@
+import Core
+import Logging
+import Reactor
+import SluiceClient
+import Wire
+
+/// What an attachment hears of its server, and how it says so: in the log, and in the record that
+/// `sluice status` shows.
+extension AttachSession {
+    // MARK: the connection
+
+    func interrupted(_ reason: String, waiting: Int) {
+        guard let record, record.state == .attached || record.state == .reconnecting else { return }
+        let now = SystemClock.monotonic()
+        if interruption == nil {
+            interruption = Interruption(
+                since: SystemWallClock().now(), reason: reason, nextLook: now,
+                reports: ReportTimes(
+                    now: now, firstSeconds: AttachLimits.waitReportSeconds.lowerBound,
+                    longestSeconds: AttachLimits.waitReportSeconds.upperBound))
+            logger.warning(
+                "the connection is lost, requests wait: \(reason)", metadata: waitMetadata(waiting))
+        } else {
+            interruption?.reason = reason
+        }
+        noteWaiting(waiting)
+    }
+
+    func stillInterrupted(waiting: Int) {
+        guard let current = interruption else { return }
+        let now = SystemClock.monotonic()
+        interruption?.nextLook = now + AttachLimits.waitLookNanoseconds
+        noteWaiting(waiting)
+        if interruption?.reports.isDue(now) ?? false {
+            logger.warning(
+                "still no connection, since \(Timestamp.text(current.since)): \(current.reason)",
+                metadata: waitMetadata(waiting))
+        }
+    }
+
+    func resumed(_ nanoseconds: UInt64, repeated: Int) {
+        guard interruption != nil else { return }
+        interruption = nil
+        let tenths = nanoseconds / 100_000_000
+        logger.notice(
+            "resumed after \(tenths / 10).\(tenths % 10) s, \(repeated) requests repeated",
+            metadata: ["volume": "\(options.volume)"])
+        guard record?.state == .reconnecting else { return }
+        update(.attached, renewalMessage)
+    }
+
+    private func noteWaiting(_ waiting: Int) {
+        guard let interruption else { return }
+        update(
+            .reconnecting,
+            "since \(Timestamp.text(interruption.since)): \(interruption.reason); \(waiting) requests wait")
+    }
+
+    private func waitMetadata(_ waiting: Int) -> Logger.Metadata {
+        ["volume": "\(options.volume)", "requests": "\(waiting)"]
+    }
+
+    func disconnected(_ error: ChannelError) {
+        isConnected = false
+        interruption = nil
+        nextRenewal = .max
+        guard let state = record?.state, state == .attached || state == .reconnecting else { return }
+        if case .refused(_, let status, _) = error, status.kind == .denied || status == .writerConflict {
+            note(.revoked, "\(error); every request fails. Unmount, 'sluice detach' and attach again")
+        } else {
+            note(.disconnected, "\(error); every request fails. Unmount, 'sluice detach' and attach again")
+        }
+    }
+
+    func heard(_ event: ChannelEvent) {
+        switch event {
+        case .resized: resize()
+        case .revoked(_, let status, let reason):
+            nextRenewal = .max
+            let why = reason.isEmpty ? status.name : "\(status.name): \(reason)"
+            note(.revoked, "the server took the right away (\(why)); every request fails")
+        case .expiring: renew()
+        case .draining(let seconds, let target):
+            let place = target.isEmpty ? "" : "; go to \(target)"
+            logger.warning("the server goes away within \(seconds) seconds\(place)")
+        case .driverRecovering(_, let isRecovering):
+            logger.warning("the volume's driver \(isRecovering ? "is being restarted" : "works again")")
+        }
+    }
+
+    private func resize() {
+        guard var record else { return }
+        do throws(AttachError) {
+            record.size = try LoopHelper.resize(
+                device: record.device, file: "\(record.folder)/\(record.volume)", mark: record.mark)
+            self.record = record
+            try store.write(record)
+            logger.info("resized", metadata: ["device": "\(record.device)", "bytes": "\(record.size)"])
+        } catch {
+            logger.error("cannot take over the volume's new size: \(error)")
+        }
+    }
+
+    // MARK: the record
+
+    /// Puts a state into the record, where `sluice status` finds it, and into the log.
+    func note(_ state: AttachmentRecord.State, _ message: String) {
+        logger.error("\(message)", metadata: ["volume": "\(options.volume)", "state": "\(state.rawValue)"])
+        update(state, message)
+    }
+
+    /// Puts a state into the record alone.
+    func update(_ state: AttachmentRecord.State, _ message: String?) {
+        guard var record, record.state != state || record.message != message else { return }
+        record.state = state
+        record.message = message
+        self.record = record
+        do throws(AttachError) {
+            try store.write(record)
+        } catch {
+            logger.error("\(error)")
+        }
+    }
+}
