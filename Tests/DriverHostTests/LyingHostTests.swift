@@ -11,6 +11,8 @@ struct LyingHostTests {
         var tag: UInt64
         var consumerTag: UInt64
         var length: UInt64
+        /// Whether extents are the answer, which may cover less than was asked.
+        var isMap: Bool
     }
 
     private func randomRequest(_ random: inout SplitMix, tag: UInt64) -> DriverRequest {
@@ -46,7 +48,15 @@ struct LyingHostTests {
             case 1: Status.allCases[random.below(Status.allCases.count)].rawValue
             default: 0
             }
-        return DriverCompletion(tag: tag, status: status, value: value)
+        var completion = DriverCompletion(tag: tag, status: status, value: value)
+        let isMap = live.first { $0.tag == tag }?.isMap ?? false
+        if isMap != random.once(in: 16) { completion.mapBytes = UInt32(random.below(300)) * 8 }
+        return completion
+    }
+
+    /// Whether an answer to a block status is one that a host may give.
+    private func isSound(_ said: DriverCompletion, _ truth: Given) -> Bool {
+        (1...truth.length).contains(said.value) && (16...4096).contains(said.mapBytes) && said.mapBytes % 16 == 0
     }
 
     @Test("one hundred thousand completions", arguments: [UInt64(1), 2, 3, 4])
@@ -64,7 +74,10 @@ struct LyingHostTests {
 
         func given(_ request: DriverRequest, consumerTag: UInt64) {
             #expect(everGiven.insert(request.tag).inserted, "seed \(seed): a tag came twice")
-            live.append(Given(tag: request.tag, consumerTag: consumerTag, length: request.length))
+            live.append(
+                Given(
+                    tag: request.tag, consumerTag: consumerTag, length: request.length,
+                    isMap: request.opcode == .blockStatus))
         }
 
         for _ in 0..<25_000 {
@@ -89,13 +102,19 @@ struct LyingHostTests {
                 #expect(answered.insert(answer.tag).inserted, "seed \(seed): \(answer.tag) answered twice")
                 let status = try #require(Status(rawValue: answer.status), "seed \(seed)")
                 #expect(status.isForDrivers, "seed \(seed)")
-                #expect(answer.value == (status == .ok ? owner.length : 0), "seed \(seed)")
+                if owner.isMap, status == .ok {
+                    #expect(answer.value == said.value && answer.mapBytes == said.mapBytes, "seed \(seed)")
+                    #expect(isSound(said, owner), "seed \(seed): an impossible map was believed")
+                } else {
+                    #expect(answer.value == (status == .ok ? owner.length : 0), "seed \(seed)")
+                }
                 live.removeAll { $0.tag == said.tag }
                 past.append(said.tag)
             case .violation:
                 refused += 1
-                if truth != nil, said.status == 0 {
-                    #expect(said.value != truth?.length, "seed \(seed): the truth was not believed")
+                if let truth, said.status == 0 {
+                    let isTrue = truth.isMap ? isSound(said, truth) : said.value == truth.length
+                    #expect(!isTrue, "seed \(seed): the truth was not believed")
                 }
             }
             while let host = ledger.nextReleased(now: 0) {
