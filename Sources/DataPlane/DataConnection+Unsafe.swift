@@ -9,7 +9,7 @@ import Wire
 ///
 /// Confined to its reactor's thread. The descriptor's operations keep the object alive until they have completed.
 @safe
-final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
+final class DataConnection: CompletionTarget, ChannelOwner {
     enum Phase {
         /// TLS is not established.
         case handshake
@@ -49,6 +49,10 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
     private var isFinishing = false
     /// Whether the last of those requests has not arrived whole, so that it is never answered.
     private var hasHalfRequest = false
+    /// Whether it is received from piece by piece, in its turn, because it sends much and others are there.
+    private var isMetered = false
+    private var isInputScheduled = false
+    private var isPolling = false
 
     private var sending: OutputBuffer?
     private var isSending = false
@@ -69,6 +73,7 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
         static let send: UInt32 = 2
         static let timer: UInt32 = 3
         static let close: UInt32 = 4
+        static let readable: UInt32 = 5
     }
 
     init(shard: DataShard, fd: Int32, tls: TLSConnection, peerAddress: String) {
@@ -97,6 +102,9 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
         case Token.receive: received(result, flags)
         case Token.send: sent(result)
         case Token.timer: timerFired()
+        case Token.readable:
+            isPolling = false
+            receive()
         default: break
         }
     }
@@ -110,7 +118,8 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
             if result > 0 { unsafe take(reactor.receiveBuffer(flags, count: Int(result))) }
             reactor.recycle(flags)
         }
-        if phase == .closed || result > 0 && flags.more { return }
+        if phase == .closed { return }
+        if result > 0, flags.more { return result >= Limits.meteredBytesMin ? meter() : () }
         if result <= 0, result != -ECANCELED, result != -ENOBUFS {
             peerHasClosed = true
             // Half a frame that the peer left behind is not executed.
@@ -121,8 +130,44 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
 
     private func receive() {
         guard !isReceiving, phase != .closed, let target else { return }
+        if isMetered, phase == .open {
+            guard !isInputScheduled, !isPolling else { return }
+            isInputScheduled = true
+            return shard.scheduleInput(self)
+        }
         isReceiving = true
         reactor.receiveMultishot(fd: fd, target: target, token: Token.receive)
+    }
+
+    /// Goes over to receiving piece by piece, where others would wait for what this connection sends.
+    private func meter() {
+        guard !isMetered, phase == .open, services.isShared, let target else { return }
+        isMetered = true
+        guard isReceiving, !isCancellingReceive else { return }
+        isCancellingReceive = true
+        reactor.cancel(target: target, token: Token.receive)
+    }
+
+    /// Receives a piece, of a metered connection; returns how many bytes that were.
+    func receivePiece(_ buffer: UnsafeMutableRawBufferPointer) -> Int {
+        isInputScheduled = false
+        guard isMetered, !isReceiving, reader.part != .waiting, phase == .open, let target else { return 0 }
+        let count = unsafe Glibc.recv(fd, buffer.baseAddress, buffer.count, Int32(MSG_DONTWAIT))
+        guard count > 0 else {
+            let error = errno
+            if count < 0, error == EAGAIN || error == EINTR {
+                isPolling = true
+                reactor.poll(fd: fd, events: UInt32(POLLIN), target: target, token: Token.readable)
+                return 0
+            }
+            peerHasClosed = true
+            teardown()
+            return 0
+        }
+        if count < Limits.meteredBytesEnd || !services.isShared { isMetered = false }
+        unsafe take(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+        if reader.part != .waiting { receive() }
+        return count
     }
 
     /// Decrypts and executes what has arrived.
@@ -333,17 +378,22 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
 
     // MARK: Output
 
+    /// Whose turn counts for it: its session's, or that of all who have none.
+    var flow: Int { channel?.sessionNumber.map { $0 + 1 } ?? 0 }
+
     private func scheduleFlush() {
         guard !isFlushScheduled else { return }
         isFlushScheduled = true
-        reactor.atBatchEnd(self)
+        shard.scheduleOutput(self)
     }
 
-    /// Sends what this wake-up produced; stops receiving while a request waits for room.
-    func batchEnded() {
+    /// Sends what waits, up to `piece` bytes and a reply more, and returns how many bytes that are; stops receiving
+    /// while a request waits for room.
+    func flush(_ piece: Int) -> Int {
         isFlushScheduled = false
-        flush()
+        let bytes = startSending(piece)
         pauseIfWaiting()
+        return bytes
     }
 
     private func pauseIfWaiting() {
@@ -353,14 +403,22 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
     }
 
     /// Encrypts what waits, as far as one send goes, and sends it.
-    private func flush() {
-        guard !isSending, phase != .closed else { return }
+    private func startSending(_ piece: Int) -> Int {
+        guard !isSending, phase != .closed else { return 0 }
         if let channel, phase != .lingering, tls.isOpen {
-            do throws(TLSError) { try encrypt(channel) } catch { return teardown() }
+            do throws(TLSError) { try encrypt(channel, piece) } catch {
+                teardown()
+                return 0
+            }
         }
-        if tls.output.pendingBytes > 0 { return send() }
+        let bytes = tls.output.pendingBytes
+        if bytes > 0 {
+            send()
+            return bytes
+        }
         if isFinishing, phase == .open, isAnswered { close(nil) }
         if phase == .closing { linger() }
+        return 0
     }
 
     /// Whether everything that was taken is answered and the answers are on their way.
@@ -370,9 +428,9 @@ final class DataConnection: CompletionTarget, BatchTarget, ChannelOwner {
     }
 
     /// Gathers replies into full records until there is nothing more, or enough for one send.
-    private func encrypt(_ channel: ServiceChannel) throws(TLSError) {
+    private func encrypt(_ channel: ServiceChannel, _ piece: Int) throws(TLSError) {
         recordUsed = 0
-        while tls.output.pendingBytes < shard.options.outputBytesTarget {
+        while tls.output.pendingBytes < piece {
             if let frame = services.takeFrame(channel) {
                 try unsafe frame.span.withUnsafeBytes { bytes throws(TLSError) in try unsafe gather(bytes) }
                 continue

@@ -43,4 +43,14 @@ extension Limits {
     static let recordBytes = 16 << 10
     /// Payload that is at least this long is decrypted straight to where it belongs.
     static let directBytesMin = 4096
+    /// What one wake-up sends, and what it receives of those who send much, when several sessions share a reactor.
+    static let sharedTurnBytes = 64 << 10
+    /// How much ciphertext is made for one of them before it is another's turn; one further reply may exceed it.
+    static let sharedPieceBytes = 32 << 10
+    /// What a turn costs beside its bytes.
+    static let turnCost = 1024
+    /// A connection that sends this much at once is metered, in bytes, when several sessions share a reactor.
+    static let meteredBytesMin = 16 << 10
+    /// One that sends less than this at once is not metered any more.
+    static let meteredBytesEnd = 4 << 10
 }

@@ -10,7 +10,7 @@ import TLS
 ///
 /// Confined to the reactor's thread.
 @safe
-final class DataShard {
+final class DataShard: BatchTarget {
     let reactor: Reactor
     let services: ServiceShard
     let options: DataServerOptions
@@ -24,6 +24,17 @@ final class DataShard {
     let plaintext: UnsafeMutableRawBufferPointer
     /// Where replies of one connection are gathered into full records.
     let record: UnsafeMutableRawBufferPointer
+    /// Where a piece of ciphertext of a metered connection is received.
+    private let ciphertext: UnsafeMutableRawBufferPointer
+    /// Connections that have something to send.
+    private var outputs = TurnQueue<DataConnection>()
+    /// Connections that are metered and have something to receive.
+    private var inputs = TurnQueue<DataConnection>()
+    private var isScheduled = false
+    /// The wake-up that the next two count for.
+    private var turn: UInt64 = 0
+    private var sentBytes = 0
+    private var receivedBytes = 0
     private var connections: [ObjectIdentifier: DataConnection] = [:]
     private var isStopping = false
     private var drained: (() -> Void)?
@@ -43,13 +54,60 @@ final class DataShard {
         logger = configuration.logger
         idleNanoseconds = UInt64(configuration.idleSeconds) * 1_000_000_000
         unsafe plaintext = .allocate(byteCount: Limits.plaintextBytes, alignment: 64)
+        unsafe ciphertext = .allocate(byteCount: Limits.plaintextBytes, alignment: 64)
         unsafe record = .allocate(byteCount: Limits.recordBytes, alignment: 64)
     }
 
     deinit {
         unsafe plaintext.deallocate()
+        unsafe ciphertext.deallocate()
         unsafe record.deallocate()
     }
+
+    // MARK: Turns
+
+    /// Has a connection send what it has, when it is its session's turn.
+    func scheduleOutput(_ connection: DataConnection) {
+        outputs.append(connection, flow: connection.flow)
+        schedule()
+    }
+
+    /// Has a connection receive a piece, when it is its session's turn.
+    func scheduleInput(_ connection: DataConnection) {
+        inputs.append(connection, flow: connection.flow)
+        schedule()
+    }
+
+    private func schedule() {
+        guard !isScheduled else { return }
+        isScheduled = true
+        reactor.atBatchEnd(self)
+    }
+
+    /// Sends and receives for as many as a wake-up has time for: others must not wait long for their turn.
+    func batchEnded() {
+        isScheduled = false
+        if reactor.turn != turn {
+            turn = reactor.turn
+            (sentBytes, receivedBytes) = (0, 0)
+        }
+        let isShared = services.isShared
+        let most = isShared ? Limits.sharedTurnBytes : Int.max
+        let piece = isShared ? Limits.sharedPieceBytes : options.outputBytesTarget
+        while let (connection, flow) = outputs.next(onlyFresh: sentBytes >= most) {
+            let bytes = connection.flush(piece)
+            outputs.charge(bytes + Limits.turnCost, flow: flow)
+            sentBytes += bytes
+        }
+        while receivedBytes < most, let (connection, flow) = inputs.next(onlyFresh: false) {
+            let bytes = unsafe connection.receivePiece(ciphertext)
+            inputs.charge(bytes + Limits.turnCost, flow: flow)
+            receivedBytes += bytes
+        }
+        if !outputs.isEmpty || !inputs.isEmpty { schedule() }
+    }
+
+    // MARK: Connections
 
     /// Takes over a connected socket.
     func adopt(_ fd: Int32) {

@@ -29,6 +29,7 @@ extension Reactor {
 
     /// One wake-up: dispatches what is there, runs what is due, submits, and waits for more.
     private func turn(longestWait: Int64) {
+        unsafe state.pointee.turns &+= 1
         dispatchAll()
         poll()
         fireTimers()

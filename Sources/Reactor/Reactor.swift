@@ -100,6 +100,9 @@ import Glibc
     /// Monotonic nanoseconds, as of this wake-up.
     public var now: UInt64 { unsafe state.pointee.now }
 
+    /// The number of this wake-up.
+    public var turn: UInt64 { unsafe state.pointee.turns }
+
     /// Reads the clock anew and returns `now`.
     @discardableResult
     public func refreshNow() -> UInt64 {
@@ -126,8 +129,8 @@ import Glibc
     }
 
     /// Calls `batchEnded()` once for this call, after this wake-up's completions and before the next
-    /// submission. A call made while batch ends run is served in the same round. Keep a flag to ask only once
-    /// a wake-up.
+    /// submission. A call made while batch ends run is served in the same wake-up, a few times over. Keep a flag
+    /// to ask only once a wake-up.
     public func atBatchEnd(_ target: any BatchTarget) {
         let object = unsafe UnsafeRawPointer(Unmanaged<AnyObject>.passRetained(target).toOpaque())
         unsafe state.pointee.batchEnds.append(BatchEnd(object: object, type: type(of: target)))
@@ -200,6 +203,8 @@ struct SpilledCompletion {
     var timers = TimerHeap(capacity: 64)
     var buffers: ReceiveBuffers
     var now: UInt64
+    /// Wake-ups so far.
+    var turns: UInt64 = 0
     /// Operations whose last completion was not dispatched yet.
     var operations = 0
     var registeredDescriptor: Int32 = -1

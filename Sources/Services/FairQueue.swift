@@ -31,8 +31,6 @@ struct FairQueue {
         var bytes = 0
         /// What it holds of the arena, in bytes.
         var credit = 0
-        /// The last period in which it wanted something.
-        var period: UInt64 = 0
     }
 
     private struct Node {
@@ -58,11 +56,7 @@ struct FairQueue {
     private var old = List()
     /// Requests that wait.
     private(set) var count = 0
-    /// Periods are counted from 1.
-    private var period: UInt64 = 1
-    private var periodEnd: UInt64 = 0
-    private var activeNow = 0
-    private var activeBefore = 0
+    private var meter = ActivityMeter()
 
     init(window: Window = Window()) {
         self.window = window
@@ -71,38 +65,22 @@ struct FairQueue {
     /// Whether nothing waits.
     var isEmpty: Bool { count == 0 }
 
-    /// How many sessions wanted something in this period or the last.
-    private var active: Int { max(activeNow, activeBefore) }
-
-    /// Whether more than one session wanted something lately.
-    var isShared: Bool { active > 1 }
+    /// How many sessions want something of the driver.
+    @inline(__always)
+    private var active: Int { meter.active }
 
     // MARK: Flows
 
     /// Makes room for `flow`; its number is used for one session at a time.
     mutating func prepare(_ flow: UInt32) {
         while flows.count <= Int(flow) { flows.append(Flow()) }
+        meter.prepare(flow)
     }
 
     /// Notes that a session wants something, now in nanoseconds.
     @inline(__always)
     mutating func touch(_ flow: UInt32, now: UInt64) {
-        if now >= periodEnd { beginPeriod(now) }
-        if flows[Int(flow)].period != period { countActive(Int(flow)) }
-    }
-
-    private mutating func beginPeriod(_ now: UInt64) {
-        // After a longer silence nobody was there in the period before.
-        let isNext = now < periodEnd &+ Limits.fairPeriodNanoseconds
-        activeBefore = isNext ? activeNow : 0
-        activeNow = 0
-        period &+= 1
-        periodEnd = now &+ Limits.fairPeriodNanoseconds
-    }
-
-    private mutating func countActive(_ index: Int) {
-        flows[index].period = period
-        activeNow += 1
+        meter.touch(flow, now: now)
     }
 
     // MARK: Credits

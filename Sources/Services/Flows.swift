@@ -40,10 +40,15 @@ struct Flows {
 }
 
 extension ServiceShard {
+    /// Whether several sessions want something of this reactor.
+    @inline(__always)
+    public var isShared: Bool { activity.active > 1 }
+
     /// Gives a channel that opens something the number of its session.
     func joinFlow(_ channel: ServiceChannel) {
         guard channel.flow == Flows.none, let session = channel.session else { return }
         channel.flow = flows.join(session)
+        activity.prepare(channel.flow)
         for port in ports { port?.prepare(flow: channel.flow) }
     }
 

@@ -86,6 +86,8 @@ public final class ServiceChannel {
 
     /// The longest payload either way, in bytes; 0 before HELLO.
     public var maximumPayload: UInt32 { payloadBytesMax }
+    /// A small number that its session has on this reactor while it has something open; nil before.
+    public var sessionNumber: Int? { flow == Flows.none ? nil : Int(flow) }
     /// Whether HELLO was accepted.
     public var isEstablished: Bool { session != nil }
     /// Whether the owner was told of output and has not taken all of it yet.

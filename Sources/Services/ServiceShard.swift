@@ -45,6 +45,7 @@ public final class ServiceShard {
     var delayDue: UInt64 = .max
     var sweepTimer: TimerID?
     var flows = Flows()
+    var activity = ActivityMeter()
     /// Runs while there are sessions without a connection.
     var sessionTimer: TimerID?
     var fences: [Fence] = []

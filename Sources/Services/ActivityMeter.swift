@@ -1,0 +1,41 @@
+import Core
+
+/// Counts who wanted something lately, by small numbers: in this period or the one before. No clock.
+struct ActivityMeter {
+    /// The period in which each was seen last; periods are counted from 1.
+    private var seen: [UInt64] = []
+    private var period: UInt64 = 1
+    private var periodEnd: UInt64 = 0
+    private var countNow = 0
+    private var countBefore = 0
+
+    /// How many there are.
+    @inline(__always)
+    var active: Int { max(countNow, countBefore) }
+
+    /// Makes room for a number.
+    mutating func prepare(_ number: UInt32) {
+        while seen.count <= Int(number) { seen.append(0) }
+    }
+
+    /// Notes that `number` wants something now, in nanoseconds.
+    @inline(__always)
+    mutating func touch(_ number: UInt32, now: UInt64) {
+        if now >= periodEnd { beginPeriod(now) }
+        if seen[Int(number)] != period { count(Int(number)) }
+    }
+
+    private mutating func beginPeriod(_ now: UInt64) {
+        // After a longer silence nobody was there in the period before.
+        let isNext = now < periodEnd &+ Limits.fairPeriodNanoseconds
+        countBefore = isNext ? countNow : 0
+        countNow = 0
+        period &+= 1
+        periodEnd = now &+ Limits.fairPeriodNanoseconds
+    }
+
+    private mutating func count(_ index: Int) {
+        seen[index] = period
+        countNow += 1
+    }
+}

@@ -1,0 +1,49 @@
+import Core
+import Testing
+
+@testable import DataPlane
+
+@Suite struct TurnQueueTests {
+    @Test func eachSessionHasItsTurnHoweverManyConnectionsItHas() {
+        var queue = TurnQueue<Int>()
+        for connection in 0..<8 { queue.append(connection, flow: 0) }
+        queue.append(100, flow: 1)
+        var bytes = [0, 0]
+        for _ in 0..<4000 {
+            guard let (connection, flow) = queue.next(onlyFresh: false) else { break }
+            bytes[flow] += 16 << 10
+            queue.charge(16 << 10, flow: flow)
+            queue.append(connection, flow: flow)
+        }
+        #expect(abs(bytes[0] - bytes[1]) <= 2 * Limits.fairQuantumBytes)
+    }
+
+    @Test func whoWantedNothingLatelyIsNextEvenWhereTheOthersHaveUsedUpTheWakeUp() {
+        var queue = TurnQueue<Int>()
+        queue.append(1, flow: 1)
+        queue.append(2, flow: 1)
+        #expect(queue.next(onlyFresh: false)?.element == 1)
+        queue.charge(1 << 20, flow: 1)
+        #expect(queue.next(onlyFresh: true) == nil)
+        queue.append(3, flow: 2)
+        #expect(queue.next(onlyFresh: true)?.element == 3)
+        #expect(queue.next(onlyFresh: true) == nil)
+        #expect(queue.next(onlyFresh: false)?.element == 2)
+        #expect(queue.isEmpty)
+        #expect(queue.next(onlyFresh: false) == nil)
+    }
+
+    @Test func whoComesAgainAndAgainDoesNotStarveOthers() {
+        var queue = TurnQueue<Int>()
+        queue.append(0, flow: 0)
+        queue.append(1, flow: 1)
+        var turns = [0, 0]
+        for _ in 0..<1000 {
+            guard let (element, flow) = queue.next(onlyFresh: false) else { break }
+            turns[flow] += 1
+            queue.charge(64 << 10, flow: flow)
+            queue.append(element, flow: flow)
+        }
+        #expect(abs(turns[0] - turns[1]) <= 2)
+    }
+}
