@@ -18,6 +18,8 @@ public struct EffectiveCapability: Hashable, Sendable {
     public private(set) var range: ByteRange?
     /// Ceilings on its use.
     public private(set) var limits: IOLimits
+    /// The blocks that have ceilings, the first one first: each one's hold for everything that descends from it.
+    public private(set) var rateScopes: [RateScope]
     /// From when it is valid, in seconds since 1970.
     public private(set) var notBefore: UInt64
     /// From when it is no longer valid, in seconds since 1970.
@@ -42,6 +44,7 @@ public struct EffectiveCapability: Hashable, Sendable {
         rights = claims.rights
         range = claims.range
         limits = claims.limits
+        rateScopes = limits == .none ? [] : [RateScope(block: [], limits: limits)]
         notBefore = claims.notBefore
         expiry = claims.expiry
         resourceEpoch = claims.resourceEpoch
@@ -72,6 +75,7 @@ public struct EffectiveCapability: Hashable, Sendable {
             self.limits.bytesPerSecond = try narrowed(
                 self.limits.bytesPerSecond, by: limits.bytesPerSecond, block: block,
                 what: "bytes per second")
+            rateScopes.append(RateScope(block: attenuation.nextKey, limits: limits))
         }
         if let holder = attenuation.holder {
             guard delegationDepth > 0 else { throw .delegationExhausted }

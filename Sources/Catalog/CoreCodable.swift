@@ -110,6 +110,31 @@ extension IOLimits: Codable {
     }
 }
 
+extension RateLimits: Codable {
+    private enum Key: String, CodingKey {
+        case iops
+        case bytesPerSecond
+        case burstMilliseconds
+    }
+
+    /// Reads what is there.
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.container(keyedBy: Key.self)
+        self.init(
+            iops: try container.decodeIfPresent(UInt64.self, forKey: .iops),
+            bytesPerSecond: try container.decodeIfPresent(UInt64.self, forKey: .bytesPerSecond),
+            burstMilliseconds: try container.decodeIfPresent(UInt64.self, forKey: .burstMilliseconds))
+    }
+
+    /// Writes what is there.
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: Key.self)
+        try container.encodeIfPresent(iops, forKey: .iops)
+        try container.encodeIfPresent(bytesPerSecond, forKey: .bytesPerSecond)
+        try container.encodeIfPresent(burstMilliseconds, forKey: .burstMilliseconds)
+    }
+}
+
 private func invalid(_ what: String, _ text: String, _ decoder: any Decoder) -> DecodingError {
     .dataCorrupted(
         DecodingError.Context(codingPath: decoder.codingPath, debugDescription: "\(text) is not \(what)"))

@@ -163,6 +163,8 @@ public struct VolumeRecord: NamedRecord, Hashable {
     public var size: UInt64
     /// How many sessions may write.
     public var accessMode: AccessMode
+    /// What was written of `limits`; records from before there were any have nothing.
+    private var chosenLimits: RateLimits?
     /// The user's labels.
     public var labels: [String: String]
     /// Capabilities of another epoch do not count.
@@ -176,16 +178,28 @@ public struct VolumeRecord: NamedRecord, Hashable {
     /// Counts the changes; the ETag of the API.
     public var version: UInt64 = 1
 
+    /// What all its users may use together.
+    public var limits: RateLimits {
+        get { chosenLimits ?? .none }
+        set { chosenLimits = newValue == .none ? nil : newValue }
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case id, name, pool, size, accessMode, labels, epoch, state, createdAt, updatedAt, version
+        case chosenLimits = "limits"
+    }
+
     /// A new volume.
     public init(
         id: Identifier, name: String, pool: String, size: UInt64, accessMode: AccessMode,
-        labels: [String: String] = [:], createdAt: UInt64
+        limits: RateLimits = .none, labels: [String: String] = [:], createdAt: UInt64
     ) {
         self.id = id
         self.name = name
         self.pool = pool
         self.size = size
         self.accessMode = accessMode
+        chosenLimits = limits == .none ? nil : limits
         self.labels = labels
         epoch = 1
         state = .ready

@@ -107,3 +107,45 @@ public struct IOLimits: Sendable, Hashable {
     /// No ceiling at all.
     public static let none = IOLimits()
 }
+
+/// Ceilings and how far they may be exceeded for a moment; nil means no ceiling.
+public struct RateLimits: Sendable, Hashable {
+    /// Operations per second.
+    public var iops: UInt64?
+    /// Payload bytes per second, both directions together.
+    public var bytesPerSecond: UInt64?
+    /// What a pause saves up at most, in milliseconds of the ceilings; nil for the server's default.
+    public var burstMilliseconds: UInt64?
+
+    /// Ceilings; nil for none.
+    public init(iops: UInt64? = nil, bytesPerSecond: UInt64? = nil, burstMilliseconds: UInt64? = nil) {
+        self.iops = iops
+        self.bytesPerSecond = bytesPerSecond
+        self.burstMilliseconds = burstMilliseconds
+    }
+
+    /// The ceilings of a capability.
+    public init(_ limits: IOLimits) {
+        self.init(iops: limits.iops, bytesPerSecond: limits.bytesPerSecond)
+    }
+
+    /// No ceiling at all.
+    public static let none = RateLimits()
+
+    /// Whether there is nothing to enforce.
+    public var isUnlimited: Bool { iops == nil && bytesPerSecond == nil }
+}
+
+/// A part of a capability that has ceilings: they hold for all handles that descend from it together.
+public struct RateScope: Sendable, Hashable {
+    /// The key that the block names for the next; empty for the authority block.
+    public let block: [UInt8]
+    /// The block's ceilings.
+    public let limits: IOLimits
+
+    /// A block with ceilings.
+    public init(block: [UInt8], limits: IOLimits) {
+        self.block = block
+        self.limits = limits
+    }
+}

@@ -38,7 +38,9 @@ struct Handle {
     var resourceEpoch: UInt64 = 0
     var nodeEpoch: UInt64 = 0
 
-    var limiter: RateLimiter?
+    /// Where its requests wait for the ceilings of its capability and of its volume, in `ServiceShard.gates`.
+    var capabilityGate = RateGates.none
+    var volumeGate = RateGates.none
     /// Requests that wait for the rate limit.
     var delayed = SlotQueue()
     /// Requests that wait for a COMPARE_AND_WRITE.

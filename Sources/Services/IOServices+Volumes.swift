@@ -125,9 +125,11 @@ extension IOServices {
     }
 
     func update(_ descriptor: VolumeDescriptor) async throws(ServiceError) {
-        let epochBefore = try locked { state throws(ServiceError) in
-            try state.directory.update(descriptor)
+        let (epochBefore, limitsBefore) = try locked { state throws(ServiceError) in
+            let limits = state.directory.volumes[descriptor.id]?.descriptor.limits
+            return (try state.directory.update(descriptor), limits)
         }
+        if limitsBefore != descriptor.limits { await limit(descriptor.id, descriptor.limits) }
         guard epochBefore != descriptor.epoch else { return }
         configuration.logger.notice(
             "volume epoch changed",
@@ -228,7 +230,7 @@ extension IOServices {
 }
 
 extension Directory {
-    /// Changes name, access mode and epoch of a volume; returns the epoch that it had.
+    /// Changes name, access mode, limits and epoch of a volume; returns the epoch that it had.
     mutating func update(_ descriptor: VolumeDescriptor) throws(ServiceError) -> UInt64 {
         guard let known = volumes[descriptor.id], !known.isGoing else {
             throw ServiceError(.notFound, "there is no volume \(descriptor.id)")
@@ -254,6 +256,7 @@ extension Directory {
         volumes[descriptor.id]?.descriptor.name = descriptor.name
         volumes[descriptor.id]?.descriptor.accessMode = descriptor.accessMode
         volumes[descriptor.id]?.descriptor.epoch = descriptor.epoch
+        volumes[descriptor.id]?.descriptor.limits = descriptor.limits
         return known.descriptor.epoch
     }
 }

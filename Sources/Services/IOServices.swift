@@ -65,6 +65,7 @@ public final class IOServices: Sendable {
 
     struct State {
         var directory = Directory()
+        var budgets = RateBudgets()
         var verifier: CapabilityVerifier
         var shards: [ShardLink] = []
         var poolCount: UInt8 = 0

@@ -29,6 +29,8 @@ extension Limits {
     public static let copyPieceBytes = 256 << 10
     /// The longest burst that a rate limit lets through at once, in nanoseconds of its rate.
     public static let rateBurstNanoseconds: UInt64 = 100_000_000
+    /// The longest burst that a volume may be given, in milliseconds of its rate.
+    public static let rateBurstMillisecondsMax: UInt64 = 60_000
     /// How long before a capability's expiry the holder is told, in seconds.
     public static let expiryNoticeSeconds: UInt64 = 60
     /// Access log lines of one shard per second; what is beyond is counted and reported in the next line.

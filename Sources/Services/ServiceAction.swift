@@ -41,10 +41,13 @@ public struct VolumeDescriptor: Sendable, Hashable {
     public var accessMode: AccessMode
     /// Capabilities of another epoch do not count.
     public var epoch: UInt64
+    /// What all its users may use together.
+    public var limits: RateLimits
 
     /// A volume.
     public init(
-        id: Identifier, name: String, pool: String, size: UInt64, accessMode: AccessMode, epoch: UInt64
+        id: Identifier, name: String, pool: String, size: UInt64, accessMode: AccessMode, epoch: UInt64,
+        limits: RateLimits = .none
     ) {
         self.id = id
         self.name = name
@@ -52,6 +55,7 @@ public struct VolumeDescriptor: Sendable, Hashable {
         self.size = size
         self.accessMode = accessMode
         self.epoch = epoch
+        self.limits = limits
     }
 }
 
@@ -82,7 +86,7 @@ public enum ServiceAction: Sendable {
     case publishVolume(VolumeDescriptor)
     /// Grows a volume. → `geometry`
     case resizeVolume(Identifier, UInt64)
-    /// Changes name, access mode or epoch; pool and size stay.
+    /// Changes name, access mode, limits or epoch; pool and size stay.
     case updateVolume(VolumeDescriptor)
     /// Cuts off everybody who has a volume open, by its new epoch; the reason is told to them. → `fenced`
     case fenceVolume(VolumeDescriptor, reason: String)
@@ -223,6 +227,8 @@ public struct Statistics: Sendable, Hashable {
     public internal(set) var bytesRead: UInt64 = 0
     /// Payload bytes written.
     public internal(set) var bytesWritten: UInt64 = 0
+    /// Requests that waited for a limit.
+    public internal(set) var delayed: UInt64 = 0
     /// Requests that were answered with a status other than `ok`, by status.
     public internal(set) var refusals: [Status: UInt64] = [:]
 
@@ -242,6 +248,7 @@ public struct Statistics: Sendable, Hashable {
         controls += other.controls
         bytesRead += other.bytesRead
         bytesWritten += other.bytesWritten
+        delayed += other.delayed
         refusals.merge(other.refusals, uniquingKeysWith: +)
     }
 }

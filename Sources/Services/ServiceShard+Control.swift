@@ -140,7 +140,7 @@ extension ServiceShard {
         handle.volume = admission.volume.id
         handle.accessMode = admission.volume.accessMode
         handle.holdsClaim = admission.holdsClaim
-        handle.take(admission.capability, now: reactor.now)
+        handle.take(admission.capability)
         guard let (id, position) = channel.handles.insert(handle) else {
             giveUp(channel, admission)
             let most = Limits.handlesPerChannelMax
@@ -148,6 +148,8 @@ extension ServiceShard {
                 "open refused", channel, header,
                 Refusal(.tooManyHandles, "a channel has at most \(most) handles"))
         }
+        limit(channel, position, by: admission.capability)
+        limitByVolume(channel, position)
         armSweep()
         accessLog.info(
             "open",
@@ -201,7 +203,8 @@ extension ServiceShard {
             if needsClaim { channel.handles[position].holdsClaim = true }
             if handle.holdsClaim { services.renewClaim(of: handle.volume, session: session, by: authority) }
             channel.handles[position].denial = .ok
-            channel.handles[position].take(capability, now: reactor.now)
+            channel.handles[position].take(capability)
+            limit(channel, position, by: capability)
         } catch {
             return refuse("renew refused", channel, header, error)
         }
@@ -242,7 +245,7 @@ extension ServiceShard {
 
 extension Handle {
     /// Takes over what a capability says of time, place and rate.
-    mutating func take(_ effective: EffectiveCapability, now: UInt64) {
+    mutating func take(_ effective: EffectiveCapability) {
         capability = effective.id
         subject = effective.subject
         resourceEpoch = effective.resourceEpoch
@@ -251,8 +254,6 @@ extension Handle {
         rangeEnd = effective.range?.end ?? .max
         expiry = effective.expiry
         expiryAnnounced = false
-        // The same ceiling goes on counting, so that renewing often earns nothing.
-        if limits != effective.limits { limiter = RateLimiter(effective.limits, now: now) }
         limits = effective.limits
     }
 

@@ -174,6 +174,7 @@ extension ServiceShard {
         let closeRequest = channel.handles[position].closeRequest
         let capability = channel.handles[position].capability
         let volume = channel.handles[position].volume
+        unlimit(channel, position)
         channel.handles.remove(position)
         guard let closeRequest, !channel.isDetached else { return }
         accessLog.info(

@@ -111,7 +111,7 @@ extension ServiceShard {
     /// Runs the request in `slot`, or has it wait for its handle's rate limit.
     func submit(_ channel: ServiceChannel, _ slot: UInt16) {
         let position = channel.slots[slot].handle
-        if channel.handles[position].limiter != nil, mustWait(channel, slot, position) { return }
+        if channel.handles[position].isLimited, mustWait(channel, slot, position) { return }
         run(channel, slot, position)
     }
 
@@ -250,71 +250,6 @@ extension ServiceShard {
         channel.slots[slot].bufferBytes = 0
         channel.chargedBytes -= Int(bytes)
         roomWasMade()
-    }
-
-    // MARK: Rate limits
-
-    private func mustWait(_ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8) -> Bool {
-        let count = channel.slots[slot].limitedBytes
-        let wait = channel.handles[position].limiter?.wait(now: reactor.now) ?? 0
-        let wasEmpty = channel.handles[position].delayed.isEmpty
-        if wait == 0, wasEmpty {
-            channel.handles[position].limiter?.take(count: count, now: reactor.now)
-            return false
-        }
-        channel.slots[slot].state = .delayed
-        channel.slots.append(slot, to: &channel.handles[position].delayed)
-        if wasEmpty { delayed.append((channel, position)) }
-        armDelay(reactor.now &+ max(wait, 1))
-        return true
-    }
-
-    private func armDelay(_ due: UInt64) {
-        guard due < delayDue, let target else { return }
-        if let delayTimer { reactor.cancelTimer(delayTimer) }
-        delayDue = due
-        let now = reactor.now
-        delayTimer = reactor.setTimer(
-            after: due > now ? due - now : 0, target: target, token: Self.delayToken)
-    }
-
-    /// Runs the delayed requests that are due, and sets the timer for the next.
-    func runDelayed() {
-        delayTimer = nil
-        delayDue = .max
-        let waiting = delayed
-        delayed.removeAll(keepingCapacity: true)
-        for (channel, position) in waiting { runDelayed(channel, position) }
-    }
-
-    private func runDelayed(_ channel: ServiceChannel, _ position: UInt8) {
-        while !channel.handles[position].delayed.isEmpty {
-            let wait = channel.handles[position].limiter?.wait(now: reactor.now) ?? 0
-            if wait > 0 {
-                delayed.append((channel, position))
-                armDelay(reactor.now &+ wait)
-                return
-            }
-            guard let slot = channel.slots.pop(from: &channel.handles[position].delayed) else { return }
-            let count = channel.slots[slot].limitedBytes
-            channel.handles[position].limiter?.take(count: count, now: reactor.now)
-            run(channel, slot, position)
-            settle(channel, position)
-        }
-    }
-
-    /// Ends what waits for the rate limit of a handle whose authority is gone, or for others: it never runs.
-    func abandonDelayed(_ channel: ServiceChannel, _ position: UInt8) {
-        if channel.handles[position].held > 0 { abandonHeld(channel, position) }
-        while let slot = channel.slots.pop(from: &channel.handles[position].delayed) {
-            if channel.isDetached {
-                freeBuffer(channel, slot)
-                channel.slots.drop(slot)
-            } else {
-                answer(channel, slot, channel.handles[position].denial)
-            }
-        }
-        delayed.removeAll { $0.channel === channel && $0.position == position }
     }
 }
 

@@ -40,6 +40,9 @@ public final class ServiceShard {
     var isWakeScheduled = false
     /// Handles with requests that wait for a rate limit.
     var delayed: [(channel: ServiceChannel, position: UInt8)] = []
+    /// Those that are being looked at; empty otherwise.
+    var delayedNow: [(channel: ServiceChannel, position: UInt8)] = []
+    var gates = RateGates()
     var delayTimer: TimerID?
     /// When `delayTimer` fires, in the reactor's nanoseconds.
     var delayDue: UInt64 = .max

@@ -291,6 +291,25 @@ struct Fields {
         return limits
     }
 
+    /// Ceilings of a volume, each optional; what is left out stays as it is at `present`.
+    func rateLimits(
+        _ member: String = "limits", over present: RateLimits = .none
+    ) throws(Problem) -> RateLimits? {
+        guard let value = value(member) else { return nil }
+        let fields = try Fields(
+            value, at: name(member), known: ["iops", "bytesPerSecond", "burstMilliseconds"])
+        var limits = present
+        if fields.has("iops") { limits.iops = try fields.integer("iops", in: 1...UInt64.max) }
+        if fields.has("bytesPerSecond") {
+            limits.bytesPerSecond = try fields.integer("bytesPerSecond", in: 1...UInt64.max)
+        }
+        if fields.has("burstMilliseconds") {
+            limits.burstMilliseconds = try fields.integer(
+                "burstMilliseconds", in: 0...Limits.rateBurstMillisecondsMax)
+        }
+        return limits
+    }
+
     /// The name in a resource reference such as `volume/demo`.
     func requiredVolume(_ member: String = "resource") throws(Problem) -> String {
         let expected = "volume/NAME"

@@ -159,6 +159,6 @@ extension ControlPlane {
     func descriptor(of volume: VolumeRecord) -> VolumeDescriptor {
         VolumeDescriptor(
             id: volume.id, name: volume.name, pool: volume.pool, size: volume.size,
-            accessMode: volume.accessMode, epoch: volume.epoch)
+            accessMode: volume.accessMode, epoch: volume.epoch, limits: volume.limits)
     }
 }

@@ -196,3 +196,13 @@ extension IOLimits {
         .object(["iops": .optional(iops), "bytesPerSecond": .optional(bytesPerSecond)])
     }
 }
+
+extension RateLimits {
+    /// The ceilings and the burst, `null` where there is none or the default counts.
+    var json: JSONValue {
+        .object([
+            "iops": .optional(iops), "bytesPerSecond": .optional(bytesPerSecond),
+            "burstMilliseconds": .optional(burstMilliseconds),
+        ])
+    }
+}

@@ -74,6 +74,9 @@ extension ControlPlane {
         text.add("sluice_data_bytes_total", "counter", "Payload bytes by direction.")
         text.sample("sluice_data_bytes_total", statistics.bytesRead, [("direction", "read")])
         text.sample("sluice_data_bytes_total", statistics.bytesWritten, [("direction", "write")])
+        text.single(
+            "sluice_data_requests_delayed_total", "counter", "Data requests that waited for a limit.",
+            statistics.delayed)
         text.add("sluice_data_refusals_total", "counter", "Data requests that were not answered with OK.")
         for (status, count) in statistics.refusals.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
             text.sample("sluice_data_refusals_total", count, [("status", status.name)])

@@ -44,11 +44,12 @@ extension ControlPlane {
 
     /// `POST /v1/volumes`: intent, device, record; a crash in between leaves nothing behind.
     func createVolume(_ context: RequestContext) async throws(Problem) -> ControlResponse {
-        let fields = try context.fields(known: ["name", "size", "pool", "accessMode", "labels"])
+        let fields = try context.fields(known: ["name", "size", "pool", "accessMode", "limits", "labels"])
         let name = try fields.requiredName("name")
         let size = try fields.requiredSize("size")
         let poolName = try fields.resourceName("pool") ?? "default"
         let mode = try fields.choice("accessMode", of: AccessMode.self) ?? .singleWriter
+        let limits = try fields.rateLimits() ?? .none
         let labels = try fields.labels() ?? [:]
         return try await locks.withLock("volume/\(name)") { () async throws(Problem) in
             guard store.get(VolumeRecord.self, name) == nil else { throw Problem.exists("volume", name) }
@@ -60,8 +61,7 @@ extension ControlPlane {
             }
             let volume = VolumeRecord(
                 id: .random(using: random), name: name, pool: poolName, size: size, accessMode: mode,
-                labels: labels,
-                createdAt: wallClock.now())
+                limits: limits, labels: labels, createdAt: wallClock.now())
             let intent = try await begin(IntentRecord(.createVolume, volume: volume), requiring: pool)
             do throws(Problem) {
                 try await perform(.createVolume(descriptor(of: volume)))
@@ -87,9 +87,9 @@ extension ControlPlane {
         }
     }
 
-    /// `PATCH /v1/volumes/{name}`: size (up), access mode, labels.
+    /// `PATCH /v1/volumes/{name}`: size (up), access mode, limits, labels.
     func patchVolume(_ context: RequestContext) async throws(Problem) -> ControlResponse {
-        let fields = try context.fields(known: ["size", "accessMode", "labels"])
+        let fields = try context.fields(known: ["size", "accessMode", "limits", "labels"])
         let size = try fields.size("size")
         let mode = try fields.choice("accessMode", of: AccessMode.self)
         for member in ["size", "accessMode"] where fields.has(member) && fields.value(member) == nil {
@@ -101,6 +101,7 @@ extension ControlPlane {
             var volume = stored.record
             volume.labels = try fields.patchedLabels(volume.labels)
             if let mode { volume.accessMode = mode }
+            if fields.has("limits") { volume.limits = try fields.rateLimits(over: volume.limits) ?? .none }
             if let size, size < volume.size {
                 throw Problem(
                     .shrink, "size \(size) is below the present size", field: "size",
@@ -117,7 +118,7 @@ extension ControlPlane {
                 try changes.put(changed, over: stored.revision)
             }
             try await commit(changes)
-            if volume.accessMode != stored.record.accessMode {
+            if volume.accessMode != stored.record.accessMode || volume.limits != stored.record.limits {
                 try await perform(.updateVolume(descriptor(of: volume)))
             }
             audit("volume changed", context, ["volume": volume.name, "size": "\(volume.size)"])
@@ -317,7 +318,8 @@ extension ControlPlane {
         var members: [String: JSONValue] = [
             "id": .string(volume.id.hex), "name": .string(volume.name), "pool": .string(volume.pool),
             "size": .integer(volume.size), "accessMode": .string(volume.accessMode.rawValue),
-            "labels": .strings(volume.labels), "createdAt": .string(Timestamp.text(volume.createdAt)),
+            "limits": volume.limits.json, "labels": .strings(volume.labels),
+            "createdAt": .string(Timestamp.text(volume.createdAt)),
             "updatedAt": .string(Timestamp.text(volume.updatedAt)),
         ]
         let state = fault != nil && volume.state == .ready ? "unavailable" : volume.state.rawValue

@@ -6,7 +6,7 @@ struct VolumeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "volume", abstract: "Create, show, change and delete volumes.",
         subcommands: [
-            Create.self, List.self, Show.self, Resize.self, Label.self, Mode.self, Fence.self,
+            Create.self, List.self, Show.self, Set.self, Resize.self, Label.self, Mode.self, Fence.self,
             Delete.self,
         ])
 

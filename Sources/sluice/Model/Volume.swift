@@ -8,6 +8,8 @@ struct Volume: Presentable {
     /// Bytes.
     var size: UInt64
     var accessMode: String
+    /// What all its users may use together; nil where the server does not say.
+    var limits: RateLimitsModel?
     var labels: [String: String]?
     var state: String
     /// What there is to say about the state.
@@ -26,7 +28,8 @@ struct Volume: Presentable {
     var details: [(name: String, value: String)] {
         [
             ("Name", name), ("ID", id), ("Size", "\(ByteCount(size)) (\(size) bytes)"), ("Pool", pool),
-            ("Access mode", accessMode), ("State", state), ("Message", message ?? ""),
+            ("Access mode", accessMode), ("Limits", limits?.text ?? ""), ("State", state),
+            ("Message", message ?? ""),
             ("Labels", labelText(labels)), ("Created", createdAt), ("Updated", updatedAt ?? ""),
         ]
             + (writers ?? []).map {
@@ -76,5 +79,6 @@ struct VolumeChange: Encodable {
     /// Bytes.
     var size: UInt64?
     var accessMode: String?
+    var limits: RateLimitsChange?
     var labels: [String: String?]?
 }

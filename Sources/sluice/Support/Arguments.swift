@@ -107,6 +107,34 @@ struct DurationArgument: ExpressibleByArgument, CustomStringConvertible {
     var description: String { "\(seconds)s" }
 }
 
+/// A ceiling that can be taken away: a value, or `none`.
+struct CeilingArgument<Value: ExpressibleByArgument & Sendable>: ExpressibleByArgument, Sendable {
+    /// Nil for `none`.
+    var value: Value?
+
+    init?(argument: String) {
+        if argument == "none" { return }
+        guard let value = Value(argument: argument) else { return nil }
+        self.value = value
+    }
+}
+
+/// A short length of time as `250ms` or `2s`.
+struct BurstArgument: ExpressibleByArgument, Sendable {
+    var milliseconds: UInt64
+
+    init?(argument: String) {
+        let digits = argument.prefix { $0.isASCII && $0.isNumber }
+        let scales: [Substring: UInt64] = ["ms": 1, "s": 1000]
+        guard let number = UInt64(digits), let scale = scales[argument.dropFirst(digits.count)] else {
+            return nil
+        }
+        let (product, overflow) = number.multipliedReportingOverflow(by: scale)
+        if overflow { return nil }
+        milliseconds = product
+    }
+}
+
 /// `KEY=VALUE`; also `KEY-` where a label may be taken away.
 struct PairArgument: ExpressibleByArgument, CustomStringConvertible {
     var key: String

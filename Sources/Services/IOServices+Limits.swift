@@ -1,0 +1,47 @@
+import Core
+import Reactor
+
+/// The budgets that reactors share.
+extension IOServices {
+    /// A volume's budget for one more reactor; nil while it has no ceilings.
+    func acquireBudget(ofVolume volume: Identifier, now: UInt64) -> RateBudget? {
+        state.withLock { state in
+            guard let limits = state.directory.volumes[volume]?.descriptor.limits, !limits.isUnlimited else {
+                return nil
+            }
+            return state.budgets.acquire(.volume(volume), limits, now: now)
+        }
+    }
+
+    /// Whether a volume has ceilings now.
+    func isLimited(_ volume: Identifier) -> Bool {
+        state.withLock { $0.directory.volumes[volume]?.descriptor.limits.isUnlimited == false }
+    }
+
+    /// A subject's budget for one more reactor.
+    func acquire(
+        _ subject: RateSubject, _ limits: RateLimits, now: UInt64, after: RateBudget? = nil
+    ) -> RateBudget {
+        state.withLock { $0.budgets.acquire(subject, limits, now: now, after: after) }
+    }
+
+    /// Gives a budget back.
+    func release(_ subject: RateSubject, now: UInt64) {
+        state.withLock { $0.budgets.release(subject, now: now) }
+    }
+
+    /// The budget of a subject that is in use.
+    func budget(of subject: RateSubject) -> RateBudget? {
+        state.withLock { $0.budgets.budget(of: subject) }
+    }
+
+    /// Puts the ceilings of a volume in force on every reactor; I/O goes on.
+    func limit(_ volume: Identifier, _ limits: RateLimits) async {
+        let now = SystemClock.monotonic()
+        state.withLock { $0.budgets.replace(.volume(volume), limits, now: now) }
+        await onEveryShard { shard, done in
+            shard.volumeLimitsChanged(volume)
+            done()
+        }
+    }
+}
