@@ -295,9 +295,19 @@ class Channel:
         """The requests without an answer, by slot."""
         return dict(self._waiting)
 
+    @property
+    def answered(self) -> list[int]:
+        """Slots whose answer is there, for `wait` to take."""
+        return sorted(self._done)
+
     def give_up(self, slot: int) -> None:
         """Nobody wants this request's answer any more; it keeps its slot until one comes."""
         self._waiting[slot].is_given_up = True
+
+    def conclude(self, slot: int, reply: Reply) -> None:
+        """Answers an unanswered request in the server's place; its sequence is used up."""
+        del self._waiting[slot]
+        self._done[slot] = reply
 
     def withdraw(self, slot: int) -> None:
         """Forgets an unanswered control request: the next one on the slot has its sequence, and passes for its repeat."""

@@ -10,12 +10,17 @@ import time
 from collections.abc import Callable
 
 from .channel import Channel, ChannelClosed, Reply, RequestFailed
-from .frames import FEATURE_RESUME, Flags, Opcode, ResourceState, Status
+from .frames import FEATURE_RESUME, Flags, Opcode, ReplyHeader, ResourceState, Rights, Status
 
 BACKOFF_MIN = 0.02
 BACKOFF_MAX = 1.0
 # What a server says that is there, and may say something better soon.
-_TRY_AGAIN = (Status.BUSY, Status.DRAINING, Status.WRITER_CONFLICT, Status.TOO_MANY_CHANNELS)
+_TRY_AGAIN = frozenset({Status.BUSY, Status.DRAINING, Status.WRITER_CONFLICT, Status.TOO_MANY_CHANNELS})
+
+
+_SHARED = 2
+_RESTARTED = 2
+_CHANGES = (Opcode.WRITE, Opcode.WRITE_ZEROES, Opcode.DISCARD, Opcode.COPY_RANGE)
 
 
 class SessionLost(Exception):
@@ -28,19 +33,19 @@ class Session:
 
     `connect(lost)` makes a channel: a new one with FEATURE_RESUME where `lost` is None, else `Channel.resume(lost, …)`;
     it may choose another address each time. `capability()` is asked for each OPEN. After `patience` seconds without a
-    server ChannelClosed is raised, and the next call tries again.
+    server ChannelClosed is raised, and the next call tries again. `tries_again`: whether the first OPEN waits for
+    another writer to go.
     """
 
     def __init__(self, connect: Callable[[Channel | None], Channel], capability: Callable[[], str | bytes], *,
-                 patience: float = 60.0, seed: int = 0, on_resume: Callable[[int], None] | None = None):
+                 patience: float = 60.0, seed: int = 0, rights: Rights = Rights.NONE, tries_again: bool = True,
+                 on_resume: Callable[[int], None] | None = None):
         self._connect, self._capability = connect, capability
         self._patience, self._random, self._on_resume = patience, random.Random(seed), on_resume
-        self._is_lost = False
+        self._rights, self._is_lost = rights, False
         self.resumptions = 0
-        self.channel = self._persist(lambda: self._connect(None))
-        if not self.channel.granted.features & FEATURE_RESUME:
-            raise ChannelClosed("the server does not resume sessions")
-        self.handle, self.state = self._persist(self._open)
+        again = _TRY_AGAIN if tries_again else _TRY_AGAIN - {Status.WRITER_CONFLICT}
+        self.channel, self.handle, self.state = self._persist(self._begin, again)
 
     def __enter__(self) -> "Session":
         return self
@@ -85,8 +90,8 @@ class Session:
         """The slot and reply of whichever request is answered next."""
         while True:
             try:
-                slot = self.channel.receive_answer()
-                return slot, self.channel.wait(slot)
+                slots = self.channel.answered or [self.channel.receive_answer()]
+                return slots[0], self.channel.wait(slots[0])
             except (ChannelClosed, TimeoutError):
                 self._resume()
 
@@ -102,7 +107,7 @@ class Session:
 
     # Coming back
 
-    def _persist(self, attempt):
+    def _persist(self, attempt, again=_TRY_AGAIN):
         """Repeats the attempt, with growing pauses, until it succeeds, is refused for good or patience ends."""
         deadline, pause = time.monotonic() + self._patience, BACKOFF_MIN
         while True:
@@ -111,7 +116,7 @@ class Session:
             except (ChannelClosed, OSError) as error:
                 failure = error
             except RequestFailed as error:
-                if error.status not in _TRY_AGAIN:
+                if error.status not in again:
                     raise
                 failure = error
             if time.monotonic() > deadline:
@@ -119,8 +124,18 @@ class Session:
             time.sleep(self._random.uniform(0, pause))
             pause = min(pause * 2, BACKOFF_MAX)
 
-    def _open(self) -> tuple[int, ResourceState]:
-        return self.channel.open(self._capability(), take_over=True)
+    def _begin(self) -> tuple[Channel, int, ResourceState]:
+        channel = self._connect(None)
+        try:
+            if not channel.granted.features & FEATURE_RESUME:
+                raise ValueError("the server does not resume sessions")
+            return channel, *self._open(channel)
+        except BaseException:
+            channel.close()
+            raise
+
+    def _open(self, channel: Channel) -> tuple[int, ResourceState]:
+        return channel.open(self._capability(), self._rights, take_over=True)
 
     def _resume(self) -> None:
         """The same channel on a new connection, its volume open and everything unanswered sent again."""
@@ -138,9 +153,11 @@ class Session:
             for slot, sent in channel.unanswered.items():
                 if sent.header.opcode == Opcode.OPEN:
                     channel.withdraw(slot)
-            handle, state = channel.open(self._capability(), take_over=True)
+            handle, state = self._open(channel)
             if state.epoch != self.state.epoch:
                 raise SessionLost("the volume was taken from the session")
+            if channel.granted.resumption == _RESTARTED:
+                self._conclude_unknown(channel, state)
             channel.repeat(handle)
         except BaseException:
             channel.drop()
@@ -151,3 +168,12 @@ class Session:
         self.resumptions += 1
         if self._on_resume:
             self._on_resume(channel.granted.resumption)
+
+    @staticmethod
+    def _conclude_unknown(channel: Channel, state: ResourceState) -> None:
+        """Nobody knows what became of these, and doing them again may undo what others have done since."""
+        for slot, sent in channel.unanswered.items():
+            opcode = sent.header.opcode
+            if opcode == Opcode.COMPARE_AND_WRITE or state.access_mode == _SHARED and opcode in _CHANGES:
+                channel.conclude(slot, Reply(ReplyHeader(
+                    status=Status.OUTCOME_UNKNOWN, slot=slot, opcode=opcode, sequence=sent.header.sequence), b""))

@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 INITIAL = 0
 TORN = -1
@@ -67,6 +67,7 @@ class History:
 
     def __init__(self):
         self.operations = []
+        self._bounds = {}
         self._values = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -88,14 +89,22 @@ class History:
 
     def bound(self, client, moment):
         """From this moment on nothing of the client happens any more: what it has not been answered is over."""
+        self._bounds[client] = min(moment, self._bounds.get(client, math.inf))
+
+    def _bounded(self):
+        """The operations without those that came after their client's end."""
         for operation in self.operations:
-            if operation.client == client and operation.returned > moment:
-                operation.returned = max(operation.invoked, moment)
+            moment = self._bounds.get(operation.client, math.inf)
+            if operation.invoked > moment:
+                if operation.ok:
+                    raise Violation(f"the {operation} was answered after {operation.client} was cut off at {moment:.6f}")
+                continue
+            yield replace(operation, returned=min(operation.returned, moment))
 
     def check(self, initial=None):
         """Raises Violation unless every block is linearizable. `initial` are values of blocks from before."""
         blocks = {}
-        for operation in self.operations:
+        for operation in self._bounded():
             if operation.kind != "f":
                 blocks.setdefault(operation.block, []).append(operation)
         for block, operations in blocks.items():

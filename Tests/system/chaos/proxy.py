@@ -17,9 +17,12 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Forwards `address` to whatever `target()` says at the moment: a server may come back on another port."""
+    """Forwards `address` to whatever `target()` says at the moment: a server may come back on another port.
 
-    def __init__(self, target, seed=0):
+    `listener`, if there is one already, may be of another network namespace than the connections to the target.
+    """
+
+    def __init__(self, target, seed=0, listener=None):
         self._target, self._random = target, random.Random(seed)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -27,7 +30,7 @@ class Proxy:
         self._gates, self._delay, self._truncations, self._refuses = {}, 0.0, 0, False
         self.accepted = self.bytes = 0
         self._thread.start()
-        self._server = self._do(self._listen())
+        self._server = self._do(self._listen(listener or socket.create_server(("127.0.0.1", 0))))
         self.address = self._server.sockets[0].getsockname()
 
     def __enter__(self):
@@ -96,11 +99,11 @@ class Proxy:
     def _do(self, work):
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
-    async def _listen(self):
+    async def _listen(self, listener):
         for direction in BOTH:
             self._gates[direction] = asyncio.Event()
             self._gates[direction].set()
-        return await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=CHUNK)
+        return await asyncio.start_server(self._accept, sock=listener, limit=CHUNK)
 
     async def _set(self, **values):
         for name, value in values.items():

@@ -141,6 +141,11 @@ def test_a_fence_bounds_what_was_not_answered():
     history.bound("old", 3)
     with pytest.raises(Violation):
         history.check()
+    history.operations.pop()
+    history.check()
+    history.operations.append(op("w", 3, 10, 11, client="old"))
+    with pytest.raises(Violation):
+        history.check()
 
 
 def test_a_power_cut_may_take_what_was_not_flushed_and_nothing_else():
