@@ -1,0 +1,343 @@
+"""The campaigns: real servers, connections, driver hosts and writers are lost at random, and no application hears of it.
+
+SLUICE_SURVIVAL_SECONDS says for how long; SLUICE_SEED says which way it goes.
+"""
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import httpx
+import pytest
+from chaos.history import History, page, value_of
+from chaos.namespaces import Namespace
+from chaos.proxy import DOWN, UP, Proxy
+from conftest import BINARIES, Server, await_condition, needs_root
+from sluice_client import FEATURE_RESUME, Channel, ChannelClosed, Opcode, RequestFailed, Rights, Session, SessionLost
+from sluice_client import Status
+
+SECONDS = float(os.environ.get("SLUICE_SURVIVAL_SECONDS", "20"))
+SEED = int(os.environ.get("SLUICE_SEED", "7"))
+PAGE = 4096
+# Long enough for whatever was begun to end, however slow the machine.
+PATIENCE = 120
+
+
+class Chaos:
+    """What happens to a server and its connections: one thing after another, with some I/O in between."""
+
+    def __init__(self, server, proxy, generator):
+        self.server, self.proxy, self.random = server, proxy, generator
+        self.counts = {}
+        self.deeds = {
+            "kill": self.kill, "restart": self.restart, "cut": self.cut, "stall": self.stall,
+            "truncate": self.proxy.truncate, "hole": self.hole, "host": self.host, "refuse": self.refuse}
+
+    def do(self, name):
+        self.counts[name] = self.counts.get(name, 0) + 1
+        self.deeds[name]()
+
+    def run(self, seconds, goes_on):
+        """Until the time is over, and each deed was done at least once; `goes_on` returns when I/O has been seen."""
+        deadline = time.monotonic() + seconds
+        names = list(self.deeds)
+        self.random.shuffle(names)
+        while names or time.monotonic() < deadline:
+            self.do(names.pop() if names else self.random.choice(list(self.deeds)))
+            goes_on()
+
+    def kill(self):
+        self.server.stop(signal.SIGKILL)
+        self.server.start()
+
+    def restart(self):
+        assert self.server.stop() == 0
+        self.server.start()
+
+    def cut(self):
+        self.proxy.cut(self.random.choice(["reset", "fin"]))
+
+    def stall(self):
+        with self.proxy.stalled():
+            time.sleep(self.random.uniform(0.5, 3))
+
+    def hole(self):
+        with self.proxy.blackholed(self.random.choice([[UP], [DOWN], [UP, DOWN]])):
+            time.sleep(self.random.uniform(0.1, 1))
+
+    def refuse(self):
+        with self.proxy.refusing():
+            time.sleep(self.random.uniform(0.1, 1))
+
+    def host(self):
+        pid = self.server.json("driver", "show", "default").get("pid")
+        if pid:
+            # It may be gone already, or be another one by now: both are what happens to hosts.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, self.random.choice([signal.SIGKILL, signal.SIGSTOP]))
+
+    def __str__(self):
+        return ", ".join(f"{count} {name}" for name, count in sorted(self.counts.items()))
+
+
+@pytest.fixture
+def server(tmp_path):
+    running = Server(tmp_path, "--reactors", "2")
+    running.environment["SLUICE_DRIVER_QUARANTINE_LOSSES"] = "1000000"
+    running.start()
+    yield running
+    assert running.stop() == 0, running.text()[-2000:]
+
+
+# A file system on a device
+
+
+class FarNode:
+    """A compute node whose network is a namespace: all that it sees of the server are two proxies."""
+
+    def __init__(self, server, seed):
+        self.server, self.credentials = server, server.join("compute")
+        self.namespace = Namespace("far")
+        self.control = server.control
+        with self.namespace.inside():
+            listeners = [socket.create_server(split(text)) for text in (server.control, server.channel)]
+        self.proxies = [Proxy(lambda: split(server.control), seed, listeners[0]),
+                        Proxy(lambda: split(server.channel), seed, listeners[1])]
+        self.data = self.proxies[1]
+
+    def sluice(self, *arguments, check=True):
+        environment = {**os.environ, "SLUICE_SERVER": f"https://{self.control}",
+                       "SLUICE_RUN": str(self.server.folder / "run"), "SLUICE_CREDENTIALS": str(self.credentials)}
+        result = subprocess.run(
+            [*self.namespace.command, BINARIES / "sluice", *arguments], capture_output=True, text=True,
+            env=environment, timeout=PATIENCE)
+        assert not check or result.returncode == 0, result.stderr
+        return result.stdout
+
+    def close(self):
+        for proxy in self.proxies:
+            proxy.close()
+        self.namespace.close()
+
+
+def split(text):
+    host, port = text.rsplit(":", 1)
+    return host, int(port)
+
+
+@pytest.fixture
+def far(server):
+    node = FarNode(server, SEED)
+    yield node
+    subprocess.run(["umount", "-l", server.folder / "mnt"], capture_output=True)
+    node.sluice("detach", "--force", "volume/disk", check=False)
+    node.close()
+
+
+def sectors(device):
+    """What the device has read and written since it was made: it stands still while nothing is answered."""
+    with open(f"/sys/block/{os.path.basename(device)}/stat") as file:
+        fields = file.read().split()
+    return int(fields[2]) + int(fields[6])
+
+
+@needs_root
+def test_fio_on_a_mounted_file_system_sees_nothing_of_all_this(server, far):
+    server.volume("disk", size="512MiB", node="compute")
+    device = far.sluice("attach", "--channels", "2", "volume/disk").split()[-1]
+    mount = server.folder / "mnt"
+    mount.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", device], check=True)
+    subprocess.run(["mount", device, mount], check=True)
+    fio = subprocess.Popen(
+        ["fio", "--name=verify", f"--directory={mount}", "--rw=randwrite", "--bsrange=4k-128k", "--direct=1",
+         "--ioengine=libaio", "--iodepth=16", "--numjobs=2", "--size=64m", "--verify=crc32c", "--verify_fatal=1",
+         "--verify_backlog=64", "--fsync=32", "--time_based", "--runtime=360000", "--verify_state_save=0",
+         "--output-format=json"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    chaos = Chaos(server, far.data, random.Random(SEED))
+
+    def goes_on():
+        before = sectors(device)
+        await_condition("I/O on the device", lambda: sectors(device) > before + 8192 or fio.poll() is not None,
+                        seconds=PATIENCE)
+        assert fio.poll() is None, fio.stdout.read()[-2000:]
+
+    try:
+        goes_on()
+        chaos.run(SECONDS, goes_on)
+        fio.send_signal(signal.SIGINT)
+        output, _ = fio.communicate(timeout=PATIENCE)
+    finally:
+        fio.kill()
+    jobs = json.loads(output[output.index("{"):])["jobs"]
+    assert [job["error"] for job in jobs] == [0, 0], output[-2000:]
+    subprocess.run(["umount", mount], check=True, timeout=PATIENCE)
+    subprocess.run(["e2fsck", "-fn", device], check=True, capture_output=True, timeout=PATIENCE)
+    written = sum(job["write"]["io_kbytes"] for job in jobs) >> 10
+    print(f"{chaos}: {written} MiB written and verified, {far.data.accepted} connections")
+
+
+# Two writers and a reader, and what they saw
+
+
+class Actor(threading.Thread):
+    """A client that goes on until it is told to stop, with a new session whenever it has lost one."""
+
+    def __init__(self, world, node, name, seed):
+        super().__init__(name=name)
+        self.world, self.node, self.random = world, node, random.Random(seed)
+        self.ends = threading.Event()
+        self.failure, self.generation, self.opened, self.operations, self.resumptions = None, 0, 0.0, 0, 0
+        self.rights = Rights.NONE
+
+    @property
+    def client(self):
+        return f"{self.name}#{self.generation}"
+
+    def run(self):
+        try:
+            while not self.ends.is_set():
+                self.opened = None
+                self.generation += 1
+                with contextlib.suppress(SessionLost):
+                    self.live()
+        except Exception as failure:  # whatever it is, the test must hear of it
+            self.failure = failure
+
+    def live(self):
+        session = self.open()
+        if session is None:
+            return
+        self.opened = time.monotonic()
+        try:
+            while not self.ends.is_set():
+                self.work(session)
+        finally:
+            self.resumptions += session.resumptions
+            session.channel.drop()
+
+    def open(self):
+        """A session, or None: somebody else writes."""
+        try:
+            return Session(lambda lost: self.world.connect(self.node, lost), self.capability, patience=PATIENCE,
+                           seed=self.random.randrange(1 << 30), rights=self.rights, tries_again=False)
+        except RequestFailed as refusal:
+            assert refusal.status in (Status.WRITER_CONFLICT, Status.STALE_EPOCH, Status.NOT_FOUND), refusal
+            self.ends.wait(0.1)
+            return None
+
+    def capability(self):
+        return self.world.capability(self.node)
+
+    def work(self, session):
+        """Some requests at once, of which no two change the same block: who did that could not say what it wants."""
+        history, under_way, touched = self.world.history, {}, set()
+        for _ in range(self.random.randrange(1, session.depth)):
+            block = self.random.randrange(self.world.blocks)
+            kind = self.kind()
+            if kind == "w" and block in touched:
+                continue
+            touched.add(block)
+            value = history.fresh() if kind == "w" else None
+            operation = history.begin(kind, block, value, self.client)
+            fields = {"offset": block * PAGE, "count": PAGE} if kind != "f" else {}
+            opcode = {"w": Opcode.WRITE, "r": Opcode.READ, "f": Opcode.FLUSH}[kind]
+            payload = page(value, block, PAGE) if kind == "w" else b""
+            under_way[session.submit(opcode, payload, **fields)] = operation
+        while under_way:
+            slot, reply = session.wait_any()
+            operation = under_way.pop(slot)
+            if reply.status in (Status.FENCED, Status.STALE_EPOCH, Status.REVOKED, Status.BAD_HANDLE):
+                history.end(operation, ok=False)
+                raise SessionLost(str(reply.status))
+            value = value_of(reply.payload, operation.block) if operation.kind == "r" else None
+            history.end(operation, reply.check().status == Status.OK, value)
+            self.operations += 1
+
+    def kind(self):
+        return self.random.choices(["w", "r", "f"], [50, 48, 2])[0]
+
+
+class Reader(Actor):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.rights = Rights.READ
+
+    def kind(self):
+        return "r"
+
+
+class SharedWorld:
+    """A volume that two nodes want to write and a third reads, through one proxy."""
+
+    blocks = 48
+
+    def __init__(self, server, proxy):
+        self.server, self.proxy, self.history = server, proxy, History()
+        server.volume("disk")
+
+    def join(self, name, rights):
+        node = self.server.join(name)
+        self.server.grant("disk", name, rights)
+        return node
+
+    def connect(self, node, lost):
+        if lost:
+            return Channel.resume(lost)
+        return Channel(self.proxy.address, cafile=str(node / "ca.pem"), certfile=str(node / "cert.pem"),
+                       keyfile=str(node / "key.pem"), features=FEATURE_RESUME, timeout=10, slots=16)
+
+    def capability(self, node):
+        try:
+            with self.server.api(node) as api:
+                return api.post("/v1/capabilities", json={"resource": "volume/disk"}).json()["token"]
+        except httpx.HTTPError as error:
+            raise ChannelClosed(f"no control API: {error}") from error
+
+
+def test_what_two_writers_and_a_reader_see_is_one_disk(server):
+    with Proxy(lambda: server.channel_address, SEED) as proxy:
+        world = SharedWorld(server, proxy)
+        writing = "read,write,discard,flush"
+        actors = [Actor(world, world.join("left", writing), "left", SEED),
+                  Actor(world, world.join("right", writing), "right", SEED + 1),
+                  Reader(world, world.join("reader", "read"), "reader", SEED + 2)]
+        chaos = Chaos(server, proxy, random.Random(SEED))
+
+        def fence():
+            """Whoever writes loses the volume; from the answer on nothing of theirs happens any more."""
+            begun = time.monotonic()
+            holders = [(actor, actor.client) for actor in actors[:2] if actor.opened and actor.opened < begun]
+            server.cli("volume", "fence", "disk")
+            answered = time.monotonic()
+            for _, client in holders:
+                world.history.bound(client, answered)
+
+        chaos.deeds["fence"] = fence
+
+        def goes_on():
+            before = {actor: actor.operations for actor in actors}
+            await_condition("I/O", lambda: any(actor.failure for actor in actors) or (
+                actors[2].operations > before[actors[2]] + 50
+                and sum(actor.operations - before[actor] for actor in actors[:2]) > 50), seconds=PATIENCE)
+            assert not any(actor.failure for actor in actors), [actor.failure for actor in actors]
+
+        for actor in actors:
+            actor.start()
+        try:
+            goes_on()
+            chaos.run(SECONDS, goes_on)
+        finally:
+            for actor in actors:
+                actor.ends.set()
+            for actor in actors:
+                actor.join(PATIENCE)
+        assert not any(actor.is_alive() or actor.failure for actor in actors), [actor.failure for actor in actors]
+        checked = world.history.check()
+        print(f"{chaos}: {checked} operations of {[actor.client for actor in actors]}, "
+              f"{sum(actor.resumptions for actor in actors)} resumptions")
