@@ -25,6 +25,10 @@ extension Limits {
     public static let shardsMax = 256
     /// The most channels of one shard.
     public static let channelsPerShardMax = 1 << 16
+    /// How many COMPARE_AND_WRITEs of one volume keep others away from bytes at once.
+    static let comparesAtOnceMax = 16
+    /// How many of those that wait are looked at when one ends.
+    static let comparesLookedAtMax = 256
     /// The piece in which COPY_RANGE is done, in bytes.
     public static let copyPieceBytes = 256 << 10
     /// The longest burst that a rate limit lets through at once, in nanoseconds of its rate.

@@ -34,6 +34,42 @@ struct RangeReservationsTests {
         #expect(reservations.count == 0)
     }
 
+    @Test func onlyAFewOfAVolumeHaveTheirTurnAtOnceAndAllHaveItInTheEnd() {
+        var reservations = RangeReservations<Int>()
+        var having: [UInt64] = []
+        let count = 2000
+        for number in 0..<count {
+            let (id, hasTurn) = reservations.request(
+                volume, offset: UInt64(number) * 512, count: 512, owner: number)
+            #expect(hasTurn == (number < Limits.comparesAtOnceMax))
+            if hasTurn { having.append(id) }
+        }
+        // Others are not in their way.
+        #expect(reservations.request(Identifier(high: 1, low: 2), offset: 0, count: 1, owner: 0).hasTurn)
+        var ended = 0
+        while let id = having.popLast() {
+            ended += 1
+            having += reservations.release(id, volume).map(\.id)
+            #expect(having.count <= Limits.comparesAtOnceMax)
+        }
+        #expect(ended == count && reservations.count == 1)
+    }
+
+    @Test func aLongQueueForTheSameBytesGoesOnOneAtATime() {
+        var reservations = RangeReservations<Int>()
+        var current = reservations.request(volume, offset: 0, count: 512, owner: 0).id
+        let count = 3 * Limits.comparesLookedAtMax
+        for number in 1..<count {
+            #expect(!reservations.request(volume, offset: 0, count: 512, owner: number).hasTurn)
+        }
+        for number in 1..<count {
+            let next = reservations.release(current, volume)
+            #expect(next.map(\.owner) == [number])
+            guard let id = next.first?.id else { return }
+            current = id
+        }
+    }
+
     @Test func whoGivesUpIsNotWaitedFor() {
         var reservations = RangeReservations<Int>()
         let first = reservations.request(volume, offset: 0, count: 512, owner: 1)

@@ -144,8 +144,6 @@ extension Opcode {
     /// once more could do harm: a comparison would meet its own result, and where others write too, what they
     /// have written since would be undone.
     func isOutcomeLost(isShared: Bool) -> Bool {
-        isChange && (isShared || rawValue == Opcode.compareAndWriteNumber)
+        isChange && (isShared || self == .compareAndWrite)
     }
-
-    private static let compareAndWriteNumber: UInt16 = 0x105
 }

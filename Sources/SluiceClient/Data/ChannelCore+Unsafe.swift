@@ -149,7 +149,7 @@ final class ChannelCore {
     func header(of slot: UInt16, handle: UInt32) -> RequestHeader {
         let flight = unsafe flights + Int(slot)
         return unsafe RequestHeader(
-            length: flight.pointee.opcode == .write ? flight.pointee.count : 0,
+            length: flight.pointee.opcode.payloadBytes(count: flight.pointee.count),
             opcode: flight.pointee.opcode.rawValue, flags: flight.pointee.flags, slot: slot,
             sequence: flight.pointee.sequence, handle: handle, count: flight.pointee.count,
             offset: flight.pointee.offset)
@@ -316,7 +316,9 @@ final class ChannelCore {
         {
             throw .violation(fault.message)
         }
-        if unsafe flight.pointee.opcode == .read, header.status == Status.ok.rawValue {
+        if unsafe flight.pointee.opcode == .read || flight.pointee.opcode == .blockStatus,
+            header.status == Status.ok.rawValue
+        {
             unsafe payload = unsafe flight.pointee.buffer
             destination = .callers
         }

@@ -5,7 +5,7 @@ import Wire
 /// One I/O request on a handle.
 @unsafe
 public struct ChannelRequest {
-    /// READ, WRITE, WRITE_ZEROES, DISCARD or FLUSH.
+    /// READ, WRITE, WRITE_ZEROES, DISCARD, FLUSH, COMPARE_AND_WRITE or BLOCK_STATUS.
     public var opcode: Opcode
     /// Modifiers that the opcode allows.
     public var flags: RequestFlags
@@ -15,7 +15,9 @@ public struct ChannelRequest {
     public var offset: UInt64
     /// The bytes covered; 0 for FLUSH.
     public var count: UInt32
-    /// The `count` bytes of a READ or WRITE, valid until the completion; nil for the others.
+    /// The `count` bytes of a READ or WRITE; what is expected and then what is written of COMPARE_AND_WRITE;
+    /// `Limits.blockStatusBytesMax` bytes for the extents of a BLOCK_STATUS. Valid until the completion; nil for
+    /// the others.
     public var buffer: UnsafeMutableRawPointer?
     /// Comes back with the completion.
     public var tag: UInt64
@@ -41,7 +43,7 @@ public struct ChannelRequest {
 public struct ChannelCompletion: Sendable, Hashable {
     /// The request's tag.
     public let tag: UInt64
-    /// What the reply's value field said: the bytes covered.
+    /// What the reply's value field said: the bytes covered, or the place of a difference.
     public let value: UInt64
     /// How it ended. `ioError` also for requests whose channel was lost: they may or may not have been
     /// executed.

@@ -137,9 +137,9 @@ public final class DataChannel: CompletionTarget, BatchTarget {
             preconditionFailure("a request without memory, or of more bytes than the server takes")
         }
         guard let header = unsafe core.begin(request) else { return false }
-        if unsafe request.opcode == .write {
+        if header.length > 0 {
             unsafe outgoing.append(
-                header, UnsafeRawBufferPointer(start: request.buffer, count: Int(request.count)))
+                header, UnsafeRawBufferPointer(start: request.buffer, count: Int(header.length)))
         } else {
             outgoing.append(header)
         }
@@ -268,10 +268,14 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     }
 
     private func isWellFormed(_ request: ChannelRequest) -> Bool {
-        switch unsafe request.opcode.rule.covers {
-        case .transfer:
+        switch unsafe request.opcode {
+        case .read, .write:
             unsafe request.count > 0 && request.count <= core.payloadBytesMax && request.buffer != nil
-        case .range, .nothing: unsafe request.opcode.rawValue >= Opcode.read.rawValue
+        case .compareAndWrite:
+            unsafe request.count > 0 && request.count <= core.payloadBytesMax / 2 && request.buffer != nil
+        case .blockStatus: unsafe request.buffer != nil
+        case .writeZeroes, .discard, .flush: true
+        case .copyRange, .hello, .open, .stat, .renew, .close, .ping: false
         }
     }
 

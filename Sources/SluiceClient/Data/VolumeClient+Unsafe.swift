@@ -83,8 +83,8 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
 
     /// Sends a request on the next channel that has a free slot, at the latest when this wake-up ends.
     ///
-    /// `buffer` holds the `count` bytes of a READ or WRITE and stays valid until the completion; at most
-    /// `state.transferBytesMax`. `tag` comes back with the completion.
+    /// `buffer` is as `ChannelRequest` says and stays valid until the completion; a READ or WRITE has at most
+    /// `state.transferBytesMax` bytes. `tag` comes back with the completion.
     ///
     /// - Returns: false when no channel can take it now, which the next completion or `volumeHasRoom` changes;
     ///   or when the client is not ready.

@@ -91,6 +91,16 @@ extension Failure {
         self.init(status, Failure.oneLine(error.message))
     }
 
+    /// What an error of a data channel means to the user.
+    init(_ error: ChannelError) {
+        let status: ExitStatus =
+            switch error {
+            case .unreachable, .lost, .timedOut: .unreachable
+            default: ExitStatus(error.status)
+            }
+        self.init(status, Failure.oneLine(error.description))
+    }
+
     /// What an error of a benchmark means to the user.
     init(_ error: BenchError) {
         let status: ExitStatus =

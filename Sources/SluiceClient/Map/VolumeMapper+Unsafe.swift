@@ -1,0 +1,164 @@
+import Core
+import Reactor
+import Synchronization
+import Wire
+
+/// Bytes of a volume of which the same is known.
+public struct VolumeExtent: Sendable, Hashable {
+    /// The first byte.
+    public var offset: UInt64
+    /// How many bytes.
+    public var length: UInt64
+    /// What is known about them.
+    public var flags: BlockFlags
+}
+
+/// Asks a server what it knows about the blocks of a volume.
+public enum VolumeMapper {
+    /// The most extents that are gathered.
+    public static let extentsMax = 1 << 20
+
+    /// The extents of a volume, or of a range of it, in order; neighbours differ in what is known. Blocks the calling
+    /// thread, which must not be a reactor's.
+    ///
+    /// - Throws: `tooLarge` for more than `extentsMax` extents, `outOfRange` for a range beyond the volume's end.
+    public static func map(
+        _ options: VolumeClientOptions, range: ByteRange? = nil
+    ) throws(ChannelError) -> [VolumeExtent] {
+        let task = VolumeMapTask(options, range: range)
+        var setup = Reactor.Options()
+        setup.name = "map"
+        let thread: ReactorThread
+        do throws(ReactorError) {
+            thread = try Reactor.start(setup) { reactor in task.start(reactor) }
+        } catch { throw .lost(error.description) }
+        defer {
+            thread.remote.stop()
+            thread.join()
+        }
+        return try task.wait().get()
+    }
+}
+
+// SAFETY: everything but `outcome` and `done` is touched on the reactor's thread only: by `start`, which the reactor
+// calls, and by the volume client.
+/// One map in the making.
+@safe
+private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
+    private let options: VolumeClientOptions
+    private let range: ByteRange?
+    private let done = ThreadSemaphore()
+    private let outcome = Mutex<Result<[VolumeExtent], ChannelError>?>(nil)
+    private var volume: VolumeClient?
+    private var extents: [VolumeExtent] = []
+    private var position: UInt64 = 0
+    private var end: UInt64 = 0
+    private var failure: ChannelError?
+    private let buffer: UnsafeMutableRawBufferPointer
+
+    init(_ options: VolumeClientOptions, range: ByteRange?) {
+        self.options = options
+        self.range = range
+        unsafe buffer = .allocate(byteCount: Limits.blockStatusBytesMax, alignment: 8)
+    }
+
+    deinit { unsafe buffer.deallocate() }
+
+    func start(_ reactor: Reactor) {
+        var options = options
+        options.rights = .read
+        options.channels = 1
+        options.reconnects = false
+        let volume = VolumeClient(reactor: reactor, options: options, delegate: self)
+        self.volume = volume
+        volume.start()
+    }
+
+    func wait() -> Result<[VolumeExtent], ChannelError> {
+        done.wait()
+        return outcome.withLock { $0 } ?? .failure(.closed)
+    }
+
+    func volumeReady(_ volume: VolumeClient) {
+        guard let state = volume.state else { return }
+        let last = min(state.size, state.range.end)
+        position = range?.offset ?? state.range.offset
+        end = range?.end ?? last
+        guard end <= last, position >= state.range.offset else {
+            return fail(
+                .refused(
+                    .blockStatus, .outOfRange,
+                    message: "what may be asked about is \(state.range.offset) to \(last)"))
+        }
+        ask()
+    }
+
+    private func ask() {
+        guard position < end, let volume, let state = volume.state else { return finish() }
+        // As much as a request can ask for, in whole blocks.
+        let most = UInt64(UInt32.max) / UInt64(state.blockSize) * UInt64(state.blockSize)
+        let isTaken = unsafe volume.submit(
+            .blockStatus, offset: position, count: UInt32(min(end - position, most)),
+            buffer: buffer.baseAddress, tag: position)
+        if !isTaken { fail(.lost("the channel takes no request")) }
+    }
+
+    func volumeCompleted(_ volume: VolumeClient, _ completions: Span<ChannelCompletion>) {
+        for index in completions.indices {
+            let completion = completions[index]
+            guard completion.status == .ok else {
+                return fail(.refused(.blockStatus, completion.status, message: volume.lastMessage))
+            }
+            if let text = add(completion.value) { return fail(.violation(text)) }
+            if extents.count > VolumeMapper.extentsMax {
+                return fail(
+                    .refused(
+                        .blockStatus, .tooLarge,
+                        message: "there are more than \(VolumeMapper.extentsMax) extents: ask for a range"))
+            }
+            ask()
+        }
+    }
+
+    /// Adds what the reply says, which covers so many bytes; answers what is wrong with it.
+    private func add(_ covered: UInt64) -> String? {
+        var left = covered
+        var at = 0
+        guard covered > 0, covered <= end - position else { return "it says more than it was asked" }
+        while left > 0 {
+            guard at < Limits.blockStatusBytesMax,
+                let extent = unsafe buffer.baseAddress.flatMap({ unsafe BlockExtent.load($0 + at) }),
+                extent.length > 0, extent.length <= left, extent.flags.isSubset(of: .all)
+            else { return "its extents do not add up" }
+            if let last = extents.last, last.flags == extent.flags {
+                extents[extents.count - 1].length += extent.length
+            } else {
+                extents.append(VolumeExtent(offset: position, length: extent.length, flags: extent.flags))
+            }
+            position += extent.length
+            left -= extent.length
+            at += BlockExtent.byteCount
+        }
+        return nil
+    }
+
+    private func fail(_ error: ChannelError) {
+        failure = failure ?? error
+        finish()
+    }
+
+    private func finish() { volume?.close() }
+
+    func volumeEvent(_ volume: VolumeClient, _ event: ChannelEvent) {}
+
+    func volumeHasRoom(_ volume: VolumeClient) {}
+
+    func volumeClosed(_ volume: VolumeClient, _ error: ChannelError) {
+        self.volume = nil
+        let isWhole = failure == nil && position == end && end > 0
+        let final = failure ?? error
+        let found = extents
+        outcome.withLock { $0 = isWhole ? .success(found) : .failure(final) }
+        done.signal()
+    }
+}
