@@ -88,6 +88,8 @@ extension Directory {
             }
             writer = changed
         }
+        // Who lost the authority while the connection was on its way out may not repeat anything either.
+        if case .lost = end, !isKept { sessions.leaveNothing(of: session, channel: channel) }
     }
 
     /// Takes in a claim of before a restart of the server, unless its authority has ended or another has it.
@@ -128,9 +130,7 @@ extension Directory {
     mutating func endKeptClaims(_ selector: HandleSelector) {
         for session in sessions.sessions.values where !session.claims.isEmpty {
             for id in session.claims {
-                changeClaim(of: id, session: session.id) { writer in
-                    writer?.kept.removeAll { selector.selects(volume: id, $0.authority) }
-                }
+                endKept(of: session.id, on: id) { selector.selects(volume: id, $0) }
             }
         }
     }
@@ -139,9 +139,28 @@ extension Directory {
     mutating func endExpiredClaims(of some: Set<Identifier>, now: UInt64) {
         for id in some {
             for volume in sessions.sessions[id]?.claims ?? [] {
-                changeClaim(of: volume, session: id) { $0?.kept.removeAll { $0.authority.expiry <= now } }
+                endKept(of: id, on: volume) { $0.expiry <= now }
             }
         }
+    }
+
+    /// Takes what lost channels have of a volume away where it has no authority any more. Somebody else may write from
+    /// now on: writes without an answer that such a channel's client would repeat must not come after that, so the
+    /// channel, or the session that has nothing else, is gone.
+    private mutating func endKept(
+        of session: Identifier, on volume: Identifier, where hasEnded: (WriteAuthority) -> Bool
+    ) {
+        let ended = volumes[volume]?.writers[session]?.kept.filter { hasEnded($0.authority) } ?? []
+        guard !ended.isEmpty else { return }
+        changeClaim(of: volume, session: session) { $0?.kept.removeAll { hasEnded($0.authority) } }
+        for claim in ended {
+            if let channel = claim.channel {
+                sessions.dropLost(of: session, channel: channel)
+            } else {
+                sessions[session]?.isRestored = false
+            }
+        }
+        if sessions.hasNothingLeft(session) { endSession(session, why: "its authority to write has ended") }
     }
 
     /// Whether an authority is still one, whatever the time.

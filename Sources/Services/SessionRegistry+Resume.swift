@@ -51,7 +51,8 @@ extension SessionRegistry {
     ) -> KeepDecision {
         guard let session = sessions[id], case .connected(_, let successor)? = session.channels[channel]
         else { return .gone(Departure(endsSession: false, displaced: [])) }
-        guard !session.isEnding, session.node != nil, successor != nil || !keepsItsMost else {
+        let mayBeKept = self[id]?.leavesNothing.remove(channel) == nil
+        guard mayBeKept, !session.isEnding, session.node != nil, successor != nil || !keepsItsMost else {
             return .gone(leave(id, channel: channel, isClosed: false, now: now))
         }
         if let successor {
@@ -63,6 +64,24 @@ extension SessionRegistry {
         let isLast = sessions[id]?.connectedCount == 0
         if isLast { self[id]?.lostAt = now }
         return .kept(isLastConnection: isLast)
+    }
+
+    /// Has a channel that has a connection, or one that is on its way out, be forgotten with it.
+    mutating func leaveNothing(of id: Identifier, channel: UInt16) {
+        self[id]?.leavesNothing.insert(channel)
+    }
+
+    /// Forgets a channel whose connection was lost; nothing happens to one that has a connection.
+    mutating func dropLost(of id: Identifier, channel: UInt16) {
+        guard case .lost? = sessions[id]?.channels[channel] else { return }
+        self[id]?.channels[channel] = nil
+        countKept(-1)
+    }
+
+    /// Whether a session has neither a channel nor, after a restart, any that its client could go on with.
+    func hasNothingLeft(_ id: Identifier) -> Bool {
+        guard let session = sessions[id] else { return false }
+        return session.channels.isEmpty && !session.isRestored
     }
 
     private mutating func connect(_ id: Identifier, _ channel: UInt16, by connection: Connection) {

@@ -47,6 +47,8 @@ struct SessionRegistry {
         var isResumable = false
         /// Whether it is of a server that was restarted: what channels it had is not known.
         var isRestored = false
+        /// Channels that are connected, and of which nothing may be kept once they are lost.
+        var leavesNothing: Set<UInt16> = []
         /// Set when the session was told to go: nobody may join any more.
         var isEnding = false
 
