@@ -127,13 +127,15 @@ extension ServiceShard {
         if let delayTimer { reactor.cancelTimer(delayTimer) }
         delayTimer = nil
         delayDue = .max
-        var progress = true
-        while progress, !delayed.isEmpty {
-            progress = false
+        repeat {
             swap(&delayed, &delayedNow)
-            for (channel, position) in delayedNow where runDelayed(channel, position) { progress = true }
+            for (channel, position) in delayedNow { runDelayed(channel, position) }
             delayedNow.removeAll(keepingCapacity: true)
-        }
+            if delayedServed.isEmpty { break }
+            // Who had a turn is the last to have the next.
+            delayed.append(contentsOf: delayedServed)
+            delayedServed.removeAll(keepingCapacity: true)
+        } while !delayed.isEmpty
         var wait = UInt64.max
         for (channel, position) in delayed {
             let handle = channel.handles[position]
@@ -145,25 +147,23 @@ extension ServiceShard {
         if !delayed.isEmpty { armDelay(reactor.now &+ max(wait, 1)) }
     }
 
-    /// Runs the first delayed request of a handle, if it may; the handle is in the list again if more wait.
-    private func runDelayed(_ channel: ServiceChannel, _ position: UInt8) -> Bool {
+    /// Runs the first delayed request of a handle, if it may; puts the handle back if more wait.
+    private func runDelayed(_ channel: ServiceChannel, _ position: UInt8) {
         let (first, second) = (
             channel.handles[position].capabilityGate, channel.handles[position].volumeGate
         )
         guard gates.wait(first, now: reactor.now) == 0, gates.wait(second, now: reactor.now) == 0 else {
-            delayed.append((channel, position))
-            return false
+            return delayed.append((channel, position))
         }
-        guard let slot = channel.slots.pop(from: &channel.handles[position].delayed) else { return false }
+        guard let slot = channel.slots.pop(from: &channel.handles[position].delayed) else { return }
         count(channel, slot, position)
         if channel.handles[position].delayed.isEmpty {
             addWaiting(channel.handles[position], -1)
         } else {
-            delayed.append((channel, position))
+            delayedServed.append((channel, position))
         }
         run(channel, slot, position)
         settle(channel, position)
-        return true
     }
 
     /// Ends what waits for the ceilings of a handle whose authority is gone, or for others: it never runs.

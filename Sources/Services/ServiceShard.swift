@@ -42,6 +42,8 @@ public final class ServiceShard {
     var delayed: [(channel: ServiceChannel, position: UInt8)] = []
     /// Those that are being looked at; empty otherwise.
     var delayedNow: [(channel: ServiceChannel, position: UInt8)] = []
+    /// Those of them of which a request ran and more wait; empty otherwise.
+    var delayedServed: [(channel: ServiceChannel, position: UInt8)] = []
     var gates = RateGates()
     var delayTimer: TimerID?
     /// When `delayTimer` fires, in the reactor's nanoseconds.

@@ -183,6 +183,26 @@ struct OverloadTests {
         }
     }
 
+    @Test func handlesThatWaitForOneLimitTakeTurns() async throws {
+        try await withServer(accessMode: .shared) { server async throws in
+            var volume = server.descriptor(.shared)
+            volume.limits = RateLimits(iops: 200, burstMilliseconds: 0)
+            _ = try await server.services.perform(.updateVolume(volume))
+            let first = try open(server)
+            let second = try open(server)
+            try sendReads(first.client, first.handle, count: 60)
+            try await waitUntilInFlight(server, 50)
+            try sendReads(second.client, second.handle, count: 10)
+            for _ in 0..<10 { #expect(try second.client.readReply().status == .ok) }
+            // While ten of the second had their turn, so had about ten of the first.
+            guard case .statistics(let statistics) = try await server.services.perform(.statistics) else {
+                return
+            }
+            #expect(statistics.reads < 50)
+            for _ in 0..<60 { #expect(try first.client.readReply().status == .ok) }
+        }
+    }
+
     @Test func bytesOfAVolumeAreLimited() async throws {
         try await withServer(accessMode: .shared) { server async throws in
             var volume = server.descriptor(.shared)
