@@ -267,3 +267,20 @@ def test_volumes_of_different_pools_are_copied_by_the_client(ops):
         with pytest.raises(RequestFailed) as failure:
             channel.copy_range(there, 0, MIB, here, 0)
         assert failure.value.status == Status.NOT_SUPPORTED
+
+
+def test_the_command_line_shows_a_map(ops):
+    volume(ops, "shown", "default", size="16MiB", mode="single-writer")
+    with opened(ops, "shown") as (channel, handle):
+        channel.write(handle, MIB, b"x" * 64 * KIB)
+        # Whoever writes is not disturbed.
+        shown = ops.json("volume", "map", "shown", credentials=ops.node)
+        channel.write(handle, 0, b"y" * 4 * KIB)
+    assert shown == [
+        {"offset": 0, "length": MIB, "type": "hole"}, {"offset": MIB, "length": 64 * KIB, "type": "data"},
+        {"offset": MIB + 64 * KIB, "length": 15 * MIB - 64 * KIB, "type": "hole"}]
+    text = ops.cli("volume", "map", "shown", "--range", "1MiB:128KiB", credentials=ops.node).stdout.splitlines()
+    assert [line.split() for line in text] == [
+        ["OFFSET", "LENGTH", "TYPE"], [str(MIB), str(64 * KIB), "data"], [str(MIB + 64 * KIB), str(64 * KIB), "hole"]]
+    beyond = ops.cli("volume", "map", "shown", "--range", "16MiB:4KiB", credentials=ops.node, check=False)
+    assert beyond.returncode != 0 and "OUT_OF_RANGE" in beyond.stderr

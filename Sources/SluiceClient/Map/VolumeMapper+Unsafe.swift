@@ -50,6 +50,7 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
     private let done = ThreadSemaphore()
     private let outcome = Mutex<Result<[VolumeExtent], ChannelError>?>(nil)
     private var volume: VolumeClient?
+    private var remote: ReactorRemote?
     private var extents: [VolumeExtent] = []
     private var position: UInt64 = 0
     private var end: UInt64 = 0
@@ -71,6 +72,7 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
         options.reconnects = false
         let volume = VolumeClient(reactor: reactor, options: options, delegate: self)
         self.volume = volume
+        remote = reactor.remote
         volume.start()
     }
 
@@ -147,7 +149,10 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
         finish()
     }
 
-    private func finish() { volume?.close() }
+    /// Closes, after this wake-up: a request that ends with its channel ends before the channel says why.
+    private func finish() {
+        remote?.post { [self] in volume?.close() }
+    }
 
     func volumeEvent(_ volume: VolumeClient, _ event: ChannelEvent) {}
 
@@ -156,7 +161,9 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
     func volumeClosed(_ volume: VolumeClient, _ error: ChannelError) {
         self.volume = nil
         let isWhole = failure == nil && position == end && end > 0
-        let final = failure ?? error
+        // A request that ended with its channel says less than the channel does.
+        let isOwnDoing = if case .closed = error { true } else { false }
+        let final = isOwnDoing ? failure ?? error : error
         let found = extents
         outcome.withLock { $0 = isWhole ? .success(found) : .failure(final) }
         done.signal()
