@@ -109,6 +109,34 @@ struct ResumedOperationTests {
         }
     }
 
+    @Test func aComparisonThatNoDriverHasBegunHoldsNobodyUpForGood() async throws {
+        try await withClients { server, key, first, second async throws in
+            server.driver.stall(true)
+            try first.client.send(
+                .compareAndWrite, slot: 3, handle: first.handle, count: 512,
+                payload: zeroes(512) + pattern(512))
+            try await server.waitForSessions { $0.contains { $0.inFlight == 1 } }
+            // Every reactor has said that nothing else runs: its read waits for the driver.
+            for _ in 0..<2 { _ = try await server.services.perform(.statistics) }
+            first.client.disconnect()
+            let new = try server.connect(key)
+            try new.sendHello(
+                new.resumption(of: try #require(first.client.session), secret: first.client.secret))
+            #expect(!new.hasInput(withinMilliseconds: 100), "it is still to be done")
+            try second.client.send(.read, handle: second.handle, count: 512)
+            server.driver.stall(false)
+            #expect(try second.client.readReply().payload == pattern(512))
+            #expect(try new.takeOver(first.client, try new.readReply()).resumption == .slots)
+            let handle = try new.open(try token(server, key))
+            try new.send(
+                sequence: 1, .compareAndWrite, slot: 3, handle: handle, payload: zeroes(512) + pattern(512),
+                count: 512)
+            #expect(try new.readReply().status == .ok)
+            #expect(try second.client.read(second.handle, at: 0, 512).payload == pattern(512))
+            #expect(server.driver.executed.filter { $0 == .write }.count == 1)
+        }
+    }
+
     @Test func aCopyUnderWayIsFinishedAndAnsweredOnce() async throws {
         try await withClients { server, key, first, second async throws in
             let data = pattern(600 << 10)

@@ -101,9 +101,13 @@ final class TestDriver: Driver {
         state.withLock { $0.held = opcodes }
     }
 
-    /// Has queues leave what is submitted in the ring, or take it again from the next submission on.
+    /// Has queues leave what is submitted in the ring, or take it again.
     func stall(_ isStalled: Bool) {
-        state.withLock { $0.isStalled = isStalled }
+        let queues = state.withLock { state in
+            state.isStalled = isStalled
+            return state.queues
+        }
+        if !isStalled { for link in queues { link.remote.post { link.queue.process() } } }
     }
 
     /// Has block statuses answered, or refused.
