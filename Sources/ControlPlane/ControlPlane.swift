@@ -57,6 +57,8 @@ public final class ControlPlane: Sendable {
     /// What is only known while the server runs.
     struct Live: Sendable {
         var isReady = false
+        /// Set while the server is being drained.
+        var drain: (drain: Drain, since: UInt64)?
         var startedAt: UInt64 = 0
         var control: [String] = []
         var channel: [String] = []
@@ -105,6 +107,9 @@ public final class ControlPlane: Sendable {
             live.channel = channel
         }
     }
+
+    /// Whether new sessions are taken.
+    var isDraining: Bool { live.withLock { $0.drain != nil } }
 
     /// Refuses requests from now on, and ends the answers that go on for as long as they are read: the server is
     /// stopping.

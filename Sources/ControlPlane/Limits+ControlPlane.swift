@@ -51,4 +51,8 @@ extension Limits {
     public static let capabilityRecordsMax = 200_000
     /// The most answers to `GET` that are kept ready.
     public static let readyAnswersMax = 16_384
+    /// The longest place that clients are sent to, in bytes of UTF-8.
+    static let redirectBytesMax = 255
+    /// The time that clients are given to leave a server that is being drained, in seconds.
+    static let drainSecondsDefault: UInt64 = 60
 }

@@ -203,6 +203,15 @@ extension Directory {
         }.sorted { ($0.since, $0.session) < ($1.since, $1.session) }
     }
 
+    /// What a session keeps others from writing to, in order of the volumes' names.
+    func claims(of session: SessionRegistry.Session) -> [WriteClaim] {
+        session.claims.compactMap { id -> WriteClaim? in
+            guard let volume = volumes[id], let writer = volume.writers[session.id] else { return nil }
+            return WriteClaim(
+                volume: volume.descriptor.name, since: writer.since, expiry: writer.authority.expiry)
+        }.sorted { $0.volume < $1.volume }
+    }
+
     /// The sessions whose claims `selector` names, though they have no handle.
     func keptHolders(_ selector: HandleSelector) -> Set<Identifier> {
         var holders: Set<Identifier> = []

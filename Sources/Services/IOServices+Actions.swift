@@ -31,6 +31,7 @@ extension IOServices {
         case .restoreSessions(let saved): restore(saved)
         case .listSessions: return .sessions(await sessions())
         case .disconnectSession(let id, let reason): try await disconnect(id, reason: reason)
+        case .drain(let drain): await set(drain)
         case .statistics: return .statistics(await statistics())
         }
         return .done
@@ -150,6 +151,7 @@ extension IOServices {
                     thumbprint: session.thumbprint, clientName: session.clientName,
                     peerAddress: session.peerAddress, since: session.since,
                     disconnectedSince: session.lostAt)
+                info.claims = directory.claims(of: session)
                 for part in parts.compactMap({ $0[session.id] }) {
                     info.add(part) { directory.volumes[$0]?.descriptor.name ?? "" }
                 }

@@ -65,6 +65,10 @@ extension IOServices {
     private func start(
         _ hello: Hello, _ channel: ServiceChannel, by connection: SessionRegistry.Connection
     ) -> HelloOutcome {
+        if let drain {
+            let place = drain.target.isEmpty ? "try again later" : "go to \(drain.target)"
+            return .refused(Refusal(.draining, "the server is being drained: \(place)"))
+        }
         let id = Identifier.random(using: configuration.random)
         let secret = configuration.random.bytes(Hello.secretByteCount)
         var session = SessionRegistry.Session(

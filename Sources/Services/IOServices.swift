@@ -73,6 +73,8 @@ public final class IOServices: Sendable {
         var poolNumbersFree: [UInt8] = []
         /// Names of pools whose driver is being started.
         var poolsStarting: Set<String> = []
+        /// Set while no new session is taken.
+        var drain: Drain?
         /// Set when the server ends: no driver is started any more.
         var isStopped = false
     }

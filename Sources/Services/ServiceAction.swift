@@ -109,6 +109,9 @@ public enum ServiceAction: Sendable {
     case listSessions
     /// Closes a session's channels.
     case disconnectSession(Identifier, reason: String)
+    /// Takes no new session, tells all that are there, and with somewhere else to go sends them there in the end; nil
+    /// calls it off.
+    case drain(Drain?)
     /// → `statistics`
     case statistics
 }
@@ -159,6 +162,16 @@ public struct FencedSession: Sendable, Hashable {
     public let wasWriting: Bool
 }
 
+/// What a session keeps others from writing to.
+public struct WriteClaim: Sendable, Hashable {
+    /// The volume's name.
+    public let volume: String
+    /// Unix seconds since when.
+    public let since: UInt64
+    /// Unix seconds at which it ends if nothing is heard of the session.
+    public let expiry: UInt64
+}
+
 /// One session, as an administrator sees it.
 public struct SessionInfo: Sendable, Hashable {
     /// A handle that the session has open.
@@ -191,6 +204,8 @@ public struct SessionInfo: Sendable, Hashable {
     public let disconnectedSince: UInt64?
     /// Channels that are connected.
     public internal(set) var channels = 0
+    /// Volumes that it may write to, also without a connection.
+    public internal(set) var claims: [WriteClaim] = []
     /// What it has open, once per handle.
     public internal(set) var openVolumes: [OpenVolume] = []
     /// Requests since its start, on channels that are still connected.

@@ -65,6 +65,7 @@ extension ServiceShard {
             lingerSeconds: isResumable ? configuration.lingerSeconds : 0, cluster: configuration.cluster,
             serverName: configuration.serverName)
         channel.push(ReplyHeader(to: header, status: .ok), payload: reply.bytes)
+        if let drain = services.drain { tell(channel, of: drain) }
     }
 
     private func refuseHello(_ channel: ServiceChannel, _ header: RequestHeader, _ refusal: Refusal) {

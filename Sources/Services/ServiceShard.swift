@@ -53,6 +53,8 @@ public final class ServiceShard {
     var activity = ActivityMeter()
     /// Runs while there are sessions without a connection.
     var sessionTimer: TimerID?
+    /// Fires when a drain's time is over.
+    var drainTimer: TimerID?
     var fences: [Fence] = []
     /// Bytes that nothing may touch while a COMPARE_AND_WRITE of some shard has them.
     var exclusions: [Exclusion] = []
@@ -241,6 +243,7 @@ private final class ShardEvents: CompletionTarget {
         switch token {
         case ServiceShard.delayToken: shard?.runDelayed()
         case ServiceShard.sweepToken: shard?.sweepExpiry()
+        case ServiceShard.drainToken: shard?.endDrain()
         case ServiceShard.sessionToken: shard?.sweepSessions()
         default: break
         }
@@ -251,4 +254,5 @@ extension ServiceShard {
     static let delayToken: UInt32 = 1
     static let sweepToken: UInt32 = 2
     static let sessionToken: UInt32 = 3
+    static let drainToken: UInt32 = 4
 }

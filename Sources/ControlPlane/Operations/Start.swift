@@ -15,7 +15,12 @@ extension ControlPlane {
             try await perform(.setNode(id: node.id, name: node.name, epoch: node.epoch))
         }
         try await restoreRevocations()
-        for stored in store.all(PoolRecord.self) { await startPool(stored.record) }
+        // Together: one whose device is slow is not to keep the others from serving.
+        await withTaskGroup { group in
+            for stored in store.all(PoolRecord.self) {
+                group.addTask { await self.startPool(stored.record) }
+            }
+        }
         for stored in store.all(VolumeRecord.self, where: { $0.state == .ready }) {
             await publish(stored.record)
         }

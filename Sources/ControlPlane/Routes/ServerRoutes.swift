@@ -1,6 +1,7 @@
 import Catalog
 import Core
 import HTTPTypes
+import Services
 
 /// The version of this server.
 public enum SluiceVersion {
@@ -27,8 +28,68 @@ extension ControlPlane {
                 "clusterID": .string(authority.clusterID.hex), "name": .string(authority.name),
                 "version": .string(SluiceVersion.text), "startedAt": .string(Timestamp.text(live.startedAt)),
                 "control": .strings(live.control), "channel": .strings(live.channel),
+                "drain": try await drainStatus(),
                 "caFingerprint": .string(authority.certificates.certificate.fingerprint.hex),
                 "signingKeys": .array(keys),
             ]))
+    }
+}
+
+extension ControlPlane {
+    /// `POST /v1/server/drain`: takes no new session from now on, and tells clients. Answers at once; `drain` of
+    /// `GET /v1/server` says how many sessions are left.
+    func drainServer(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        let fields = try context.fields(known: ["timeoutSeconds", "redirect"])
+        let seconds = try fields.integer("timeoutSeconds", in: 0...UInt64(Limits.drainSecondsMax))
+        let redirect = try fields.text("redirect", bytesMax: Limits.redirectBytesMax)
+        if let redirect, !ControlPlane.isPlace(redirect) {
+            throw Problem.invalid(
+                "redirect", "is no address", expected: "ADDRESS:PORT, such as 192.0.2.20:7481")
+        }
+        let now = wallClock.now()
+        let drain = Drain(
+            deadline: now + (seconds ?? Limits.drainSecondsDefault), target: redirect ?? "")
+        live.withLock { $0.drain = (drain, now) }
+        try await perform(.drain(drain))
+        audit(
+            "server draining", context, ["until": Timestamp.text(drain.deadline), "redirect": drain.target])
+        let body = try await drainStatus()
+        let response = ControlResponse(status: .accepted, json: body)
+        try await remember(response, for: context, body: body)
+        return response
+    }
+
+    /// `DELETE /v1/server/drain`: takes new sessions again.
+    func undrainServer(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        live.withLock { $0.drain = nil }
+        try await perform(.drain(nil))
+        audit("server not draining", context, [:])
+        return ControlResponse(status: .noContent)
+    }
+
+    /// How far a drain is; null without one.
+    private func drainStatus() async throws(Problem) -> JSONValue {
+        guard let (drain, since) = live.withLock({ $0.drain }) else { return .null }
+        guard case .statistics(let statistics) = try await perform(.statistics) else {
+            throw Problem(.internalError, "the services answered something else than statistics")
+        }
+        return .object([
+            "since": .string(Timestamp.text(since)), "until": .string(Timestamp.text(drain.deadline)),
+            "redirect": .optional(drain.target.isEmpty ? nil : drain.target),
+            "sessions": .integer(UInt64(statistics.sessions)),
+            "channels": .integer(UInt64(statistics.channels)),
+        ])
+    }
+
+    /// Whether it is an address or name, a colon, and a port.
+    private static func isPlace(_ text: String) -> Bool {
+        guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]) else {
+            return false
+        }
+        let host = text[..<colon]
+        let letters = host.hasPrefix("[") && host.hasSuffix("]") ? host.dropFirst().dropLast() : host
+        return port > 0 && !letters.isEmpty
+            && letters.allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber || ".-:".contains($0)) }
+            && (letters.count != host.count || !letters.contains(":"))
     }
 }

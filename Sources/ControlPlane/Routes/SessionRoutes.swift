@@ -59,7 +59,16 @@ extension ControlPlane {
                 "rights": .strings(volume.rights.names), "capability": .string(volume.capability.hex),
             ])
         }
+        let claims = session.claims.map { claim -> JSONValue in
+            .object([
+                "volume": .string(claim.volume), "since": .string(Timestamp.text(claim.since)),
+                "expiresAt": .string(Timestamp.text(claim.expiry)),
+            ])
+        }
         return .object([
+            "state": .string(session.disconnectedSince == nil ? "connected" : "disconnected"),
+            "disconnectedSince": .optional(session.disconnectedSince.map(Timestamp.text)),
+            "writing": .array(claims),
             "id": .string(session.id.hex), "node": .optional(session.nodeName),
             "thumbprint": .string(session.thumbprint.hex), "client": .string(session.clientName),
             "address": .string(session.peerAddress), "channels": .integer(UInt64(session.channels)),

@@ -12,6 +12,8 @@ public enum RouteTable {
         Route(.get, "/readyz", [], ControlPlane.readyz),
         Route(.get, "/metrics", readers, ControlPlane.metrics),
         Route(.get, "/v1/server", everyRole, ControlPlane.showServer),
+        Route(.post, "/v1/server/drain", admin, idempotent: true, ControlPlane.drainServer),
+        Route(.delete, "/v1/server/drain", admin, ControlPlane.undrainServer),
 
         Route(.get, "/v1/pools", readers, query: page, ControlPlane.listPools),
         Route(.post, "/v1/pools", admin, idempotent: true, ControlPlane.createPool),

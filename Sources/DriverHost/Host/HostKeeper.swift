@@ -16,6 +16,8 @@ final class HostKeeper: @unchecked Sendable {
     enum Event: Sendable {
         case lost(instance: Int, cause: DriverHostReport.End.Cause, message: String)
         case queueAdded(Int)
+        /// Nothing of an earlier server is left in the pool.
+        case atRest
         case quiet(queue: Int, round: UInt64)
         case restart(Answer<Void>)
         case upgrade(Answer<UInt64>)
@@ -101,6 +103,8 @@ final class HostKeeper: @unchecked Sendable {
     var pauseBegan: UInt64?
     var hasServed = false
     var isShuttingDown = false
+    /// Whether no host may begin yet, because an earlier server's I/O goes on.
+    var awaitsRest = false
     /// What the supervisor is still to be told.
     private var inputs = Deque<HostSupervisor.Input>()
     private var isFeeding = false
@@ -194,7 +198,7 @@ final class HostKeeper: @unchecked Sendable {
     var now: UInt64 { SystemClock.monotonic() }
 
     private func run() {
-        feed(.begin)
+        if PoolAtRest.isNow(options.folder) { feed(.begin) } else { awaitRest() }
         while !(isShuttingDown && hosts.isEmpty) {
             waitForSomething()
             for event in takeInbox() { take(event) }
@@ -205,6 +209,25 @@ final class HostKeeper: @unchecked Sendable {
             publish()
         }
         finish()
+    }
+
+    /// Begins later: until then the pool is as one whose host was lost.
+    private func awaitRest() {
+        do throws(ReactorError) {
+            try PoolAtRest.wait(options.folder) { [self] in post(.atRest) }
+        } catch {
+            firstStart.give(
+                .failure(DriverError(.driverFailed, "the pool's lock cannot be waited for: \(error)")))
+            return endAll()
+        }
+        awaitsRest = true
+        hasServed = true
+        publish()
+        firstStart.give(.success(()))
+        options.onEvent(
+            DriverHostEvent(
+                state: .recovering,
+                message: "I/O of the server before this one, or another server, has the pool"))
     }
 
     private func takeInbox() -> [Event] {
@@ -278,6 +301,9 @@ final class HostKeeper: @unchecked Sendable {
         switch event {
         case .lost(let instance, let cause, let message):
             if let host = hosts[instance] { lose(host, cause, message) }
+        case .atRest:
+            awaitsRest = false
+            feed(.begin)
         case .queueAdded(let number):
             guard let host = current, host.phase == .serving else { return }
             if let queue = shared.withLock({ $0.queues[number] }) { offer(queue, to: host) }
@@ -337,6 +363,7 @@ final class HostKeeper: @unchecked Sendable {
     /// Shows others how the pool is.
     func publish() {
         var report = supervisor.report
+        if awaitsRest { report.state = .recovering }
         report.replayed = shared.withLock { $0.queues.values.reduce(0) { $0 + $1.replayed } }
         shared.withLock { $0.report = report }
     }

@@ -56,7 +56,12 @@ final class DeviceStore: FileStore {
     }
 
     private static func openDevice(_ path: String, _ flags: Int32) throws(DriverError) -> FileDescriptor {
-        let fd = unsafe Glibc.open(path, O_CLOEXEC | flags)
+        var fd = unsafe Glibc.open(path, O_CLOEXEC | flags)
+        // The last process to have it may be gone, and its file not yet.
+        for _ in 0..<Limits.poolLockAttemptsMax where fd < 0 && errno == EBUSY {
+            _ = poll(nil, 0, Limits.poolLockAttemptMilliseconds)
+            fd = unsafe Glibc.open(path, O_CLOEXEC | flags)
+        }
         if fd < 0 {
             if errno == EBUSY {
                 throw DriverError(.busy, "\(path) is in use, perhaps mounted; unmount it first")

@@ -26,7 +26,8 @@ public final class FileDriver: PoolDriver {
         if let path = settings.text("path") {
             store = try DeviceStore(folder: folder, path: path, direct: direct, erase: erase, store: kept)
         } else {
-            store = try FolderStore(folder: folder, direct: direct)
+            store = try FolderStore(
+                folder: folder, direct: direct, locksVolumes: environment.isolation == .inline)
         }
     }
 

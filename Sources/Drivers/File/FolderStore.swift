@@ -2,15 +2,22 @@ import Core
 import DriverKit
 import Glibc
 import Reactor
+import Synchronization
 
 /// A sparse file for each volume; its name is the volume's id in hex.
 final class FolderStore: FileStore {
     private let folder: PoolFolder
     private let wantsDirect: Bool
+    private let locksVolumes: Bool
+    /// Volumes that nothing of an earlier server touches any more.
+    private let atRest = Mutex<Set<Identifier>>([])
     let notes: [String]
 
-    init(folder: PoolFolder, direct: Bool) throws(DriverError) {
+    /// - Parameter locksVolumes: whether each open volume is locked too: in the server itself, nothing else holds a
+    ///   lock for as long as I/O goes on that a killed server has left in the kernel.
+    init(folder: PoolFolder, direct: Bool, locksVolumes: Bool) throws(DriverError) {
         self.folder = folder
+        self.locksVolumes = locksVolumes
         for name in try folder.names() where name.hasSuffix(FolderStore.unfinished) {
             try folder.remove(name)
         }
@@ -101,6 +108,7 @@ final class FolderStore: FileStore {
         if wantsDirect {
             do throws(DriverError) {
                 let file = try existing(id, O_RDWR | BlockDevices.openDirect)
+                try lock(file.raw, id)
                 if let block = FolderStore.blockSize(file.raw) {
                     let size = try sizeOf(file.raw, id)
                     return OpenVolume(id: id, descriptor: file, size: size, blockSize: block, isDirect: true)
@@ -111,8 +119,22 @@ final class FolderStore: FileStore {
             }
         }
         let file = try existing(id, O_RDWR)
+        try lock(file.raw, id)
         let size = try sizeOf(file.raw, id)
         return OpenVolume(id: id, descriptor: file, size: size, blockSize: 512, isDirect: false)
+    }
+
+    /// Holds a lock for as long as the open file, or I/O on it, is there; the first time, once nobody else holds it. This
+    /// process may have several open files of a volume.
+    private func lock(_ fd: Int32, _ id: Identifier) throws(DriverError) {
+        guard locksVolumes else { return }
+        if !(atRest.withLock { $0.contains(id) }) {
+            guard PoolFolder.lock(fd) else {
+                throw DriverError(.busy, "I/O of the server before this one goes on in the volume; try again")
+            }
+            _ = atRest.withLock { $0.insert(id) }
+        }
+        if flock(fd, LOCK_SH) != 0 { throw PoolFolder.failure("the lock of volume \(id)", errno) }
     }
 
     func witness(_ id: Identifier) throws(DriverError) -> FileDescriptor { try existing(id, O_RDONLY) }

@@ -11,6 +11,20 @@ struct ServerInfo: Presentable {
         var verifiesUntil: String?
     }
 
+    /// A drain that is under way.
+    struct Drain: Codable, Sendable {
+        var since: String?
+        var until: String?
+        var redirect: String?
+        var sessions: UInt64?
+        var channels: UInt64?
+
+        var text: String {
+            "since \(since ?? ""), until \(until ?? ""): \(sessions ?? 0) sessions with \(channels ?? 0) channels are left"
+                + (redirect.map { ", to go to \($0)" } ?? "")
+        }
+    }
+
     var clusterID: String
     var name: String
     var version: String
@@ -21,6 +35,8 @@ struct ServerInfo: Presentable {
     var caFingerprint: String?
     var signingKeys: [SigningKey]?
     var startedAt: String?
+    /// Nil when the server is not being drained.
+    var drain: Drain?
 
     static let columns = ["NAME", "VERSION", "CLUSTER", "CONTROL", "CHANNEL"]
 
@@ -35,6 +51,7 @@ struct ServerInfo: Presentable {
             ("Data channel", channel.joined(separator: ", ")), ("CA fingerprint", caFingerprint ?? ""),
             ("Started", startedAt ?? ""),
         ]
+            + (drain.map { [(name: "Draining", value: $0.text)] } ?? [])
             + (signingKeys ?? []).map { key in
                 (name: "Signing key", value: "\(key.keyID) \(key.algorithm ?? "")")
             }

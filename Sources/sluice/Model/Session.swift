@@ -10,7 +10,18 @@ struct Session: Presentable {
         var capability: String?
     }
 
+    /// A volume that it keeps others from writing to.
+    struct Claim: Codable, Sendable {
+        var volume: String?
+        var since: String?
+        var expiresAt: String?
+    }
+
     var id: String
+    /// `connected`, or `disconnected`: it waits for its client.
+    var state: String?
+    var disconnectedSince: String?
+    var writing: [Claim]?
     var node: String?
     var thumbprint: String?
     var client: String?
@@ -24,28 +35,41 @@ struct Session: Presentable {
     var bytesWritten: UInt64?
     var inFlight: UInt64?
 
-    static let columns = ["ID", "NODE", "ADDRESS", "CHANNELS", "OPEN", "READ", "WRITTEN", "SINCE"]
+    static let columns = ["ID", "STATE", "NODE", "ADDRESS", "CHANNELS", "OPEN", "READ", "WRITTEN", "SINCE"]
 
     var row: [String] {
         [
-            id, node ?? "", address ?? "", channels.map(String.init) ?? "", openText, size(bytesRead),
+            id, state ?? "", node ?? "", address ?? "", channels.map(String.init) ?? "", openText,
+            size(bytesRead),
             size(bytesWritten), since ?? "",
         ]
     }
 
     var details: [(name: String, value: String)] {
         [
-            ("ID", id), ("Node", node ?? ""), ("Client", client ?? ""), ("Address", address ?? ""),
+            ("ID", id), ("State", stateText), ("Node", node ?? ""), ("Client", client ?? ""),
+            ("Address", address ?? ""),
             ("Key thumbprint", thumbprint ?? ""), ("Channels", channels.map(String.init) ?? ""),
             ("Since", since ?? ""), ("Requests", requests.map(String.init) ?? ""),
             ("Read", size(bytesRead)), ("Written", size(bytesWritten)),
             ("In flight", inFlight.map(String.init) ?? ""),
         ]
+            + (writing ?? []).map { claim in
+                (
+                    name: "Writes to",
+                    value:
+                        "\(claim.volume ?? ""), since \(claim.since ?? ""), at most until \(claim.expiresAt ?? "")"
+                )
+            }
             + (open ?? []).map { opened in
                 let rights = opened.rights.map { " (\($0.joined(separator: ",")))" } ?? ""
                 let capability = opened.capability.map { ", capability \($0)" } ?? ""
                 return (name: "Open", value: title(opened) + rights + capability)
             }
+    }
+
+    private var stateText: String {
+        (state ?? "") + (disconnectedSince.map { " since \($0)" } ?? "")
     }
 
     private var openText: String { (open ?? []).map(title).joined(separator: ",") }
