@@ -133,7 +133,8 @@ public enum Attachments {
         }
         // A device that fails everything has nothing left to write back to.
         let givesUp = isForced || record.state != .attached
-        try LoopDevice.release(device: record.device, name: record.mark, isForced: givesUp)
+        try LoopDevice.release(
+            device: record.device, name: record.mark, isForced: givesUp, folder: record.folder)
         guard record.process.signal(SIGTERM) else { return try clear(record, in: store) }
         guard record.process.waitUntilEnded(milliseconds: AttachLimits.detachMilliseconds) else {
             throw AttachError(
@@ -149,7 +150,8 @@ public enum Attachments {
 
     /// Takes away what an ended process has left behind: the loop device, the mount, the record.
     static func clear(_ record: AttachmentRecord, in store: AttachmentStore) throws(AttachError) {
-        try LoopDevice.release(device: record.device, name: record.mark, isForced: true)
+        try LoopDevice.release(
+            device: record.device, name: record.mark, isForced: true, folder: record.folder)
         try FuseMount.remove(record.folder)
         store.remove(record.key)
     }

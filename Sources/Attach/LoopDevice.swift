@@ -85,33 +85,54 @@ public enum LoopDevice {
     /// Nothing is done when it is already given up. Refused while anything uses the device; the error says
     /// what. With `isForced` other openers do not matter and nothing is written back, but a mounted device
     /// still does.
-    public static func release(device path: String, name: String, isForced: Bool = false) throws(AttachError)
-    {
+    ///
+    /// `folder` is where its file is: what the device is known by when the file's server is dead, and the
+    /// kernel cannot say the name any more.
+    public static func release(
+        device path: String, name: String, isForced: Bool = false, folder: String
+    ) throws(AttachError) {
+        let owner = Owner(name: name, folder: folder)
         for _ in 0..<AttachLimits.busyAttempts {
-            do throws(AttachError) { return try releaseAtOnce(path, name: name, isForced: isForced) } catch {
+            do throws(AttachError) { return try releaseAtOnce(path, owner, isForced: isForced) } catch {
                 // udev and others open each device for a moment, and children have it from fork to exec.
                 guard error.reason == .busy, DeviceUse.of(path).mayPass else { throw error }
                 usleep(AttachLimits.busyAttemptMicroseconds)
             }
         }
-        try releaseAtOnce(path, name: name, isForced: isForced)
+        try releaseAtOnce(path, owner, isForced: isForced)
     }
 
-    private static func releaseAtOnce(_ path: String, name: String, isForced: Bool) throws(AttachError) {
+    /// What tells our device from others.
+    private struct Owner {
+        let name: String
+        let folder: String
+
+        /// The folder itself may be a dead mount, which cannot be looked at.
+        init(name: String, folder: String) {
+            self.name = name
+            let parts = folder.split(separator: "/")
+            let parent = FilePath.absolute("/" + parts.dropLast().joined(separator: "/"))
+            self.folder = "\(parent)/\(parts.last ?? "")"
+        }
+
+        func holds(_ file: String?) -> Bool { file?.hasPrefix(folder + "/") ?? false }
+    }
+
+    private static func releaseAtOnce(_ path: String, _ owner: Owner, isForced: Bool) throws(AttachError) {
         let device = unsafe open(path, O_RDWR | O_EXCL | O_CLOEXEC)
         if device < 0, errno == EROFS || errno == EACCES {
-            return try releaseReadOnly(path, name: name, isForced: isForced)
+            return try releaseReadOnly(path, owner, isForced: isForced)
         }
-        try release(opened: device, errorNumber: errno, path: path, name: name, isForced: isForced)
+        try release(opened: device, errorNumber: errno, path: path, owner, isForced: isForced)
     }
 
-    private static func releaseReadOnly(_ path: String, name: String, isForced: Bool) throws(AttachError) {
+    private static func releaseReadOnly(_ path: String, _ owner: Owner, isForced: Bool) throws(AttachError) {
         let device = unsafe open(path, O_RDONLY | O_EXCL | O_CLOEXEC)
-        try release(opened: device, errorNumber: errno, path: path, name: name, isForced: isForced)
+        try release(opened: device, errorNumber: errno, path: path, owner, isForced: isForced)
     }
 
     private static func release(
-        opened device: Int32, errorNumber: Int32, path: String, name: String, isForced: Bool
+        opened device: Int32, errorNumber: Int32, path: String, _ owner: Owner, isForced: Bool
     ) throws(AttachError) {
         guard device >= 0 else {
             switch errorNumber {
@@ -122,7 +143,7 @@ public enum LoopDevice {
         }
         do {
             defer { close(device) }
-            guard try status(device: device, path: path)?.name == name else { return }
+            guard try isOwned(device: device, path: path, by: owner) else { return }
             let use = DeviceUse.of(path)
             guard use.isNone || (isForced && use.mounts.isEmpty) else { throw use.refusal(of: path) }
             if !isForced, fsync(device) != 0 {
@@ -135,7 +156,23 @@ public enum LoopDevice {
             let result = sluice_loop_clear(device)
             guard result >= 0 || result == -ENXIO else { throw .system(-result, "cannot give up \(path)") }
         }
-        try waitUntilFree(path, name: name)
+        try waitUntilFree(path, owner)
+    }
+
+    private static func isOwned(device: Int32, path: String, by owner: Owner) throws(AttachError) -> Bool {
+        do {
+            return try status(device: device, path: path)?.name == owner.name
+        } catch {
+            guard owner.holds(backingFile(path)) else { throw error }
+            return true
+        }
+    }
+
+    /// The file behind a loop device, as the kernel names it; nil when it has none.
+    private static func backingFile(_ path: String) -> String? {
+        let device = path.split(separator: "/").last.map(String.init) ?? path
+        return TextFile.read("/sys/block/\(device)/loop/backing_file")?.split(separator: "\n").first.map(
+            String.init)
     }
 
     /// Whether the loop device at `path` is the one with that name.
@@ -158,9 +195,9 @@ public enum LoopDevice {
 
     /// The kernel lets go of the file when the last opener has closed the device, which udev may be for a
     /// moment.
-    private static func waitUntilFree(_ path: String, name: String) throws(AttachError) {
+    private static func waitUntilFree(_ path: String, _ owner: Owner) throws(AttachError) {
         for _ in 0..<(AttachLimits.loopReleaseMilliseconds / 10) {
-            guard isOurs(path, name: name) else { return }
+            guard isOurs(path, name: owner.name) || owner.holds(backingFile(path)) else { return }
             usleep(10_000)
         }
         throw DeviceUse.of(path).refusal(of: path)

@@ -42,7 +42,8 @@ public enum LoopHelper {
                 try LoopDevice.refreshSize(device: arguments[1], file: arguments[2], name: arguments[3]))
         case "release" where arguments.count == 5:
             try LoopDevice.release(
-                device: arguments[1], name: arguments[2], isForced: arguments[3] == "force")
+                device: arguments[1], name: arguments[2], isForced: arguments[3] == "force",
+                folder: arguments[4])
             try FuseMount.remove(arguments[4])
             return ""
         default:

@@ -89,7 +89,7 @@ final class AttachedFile: Sendable {
     }
 
     func release(isForced: Bool = false) throws(AttachError) {
-        try LoopDevice.release(device: device, name: name, isForced: isForced)
+        try LoopDevice.release(device: device, name: name, isForced: isForced, folder: folder + "/mount")
     }
 
     /// Gives everything back. The device must not be in use.

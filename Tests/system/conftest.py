@@ -39,6 +39,8 @@ class Server:
         self.log = folder / "sluiced.log"
         self.options = options
         self.process = None
+        # A server that is started again is found where it was.
+        self.control = self.channel = "127.0.0.1:0"
         self.environment = {**os.environ}
         if init:
             subprocess.run(
@@ -49,8 +51,8 @@ class Server:
         endpoints = self.data / "run/endpoints.json"
         endpoints.unlink(missing_ok=True)
         self.process = subprocess.Popen(
-            [BINARIES / "sluiced", "serve", "--data", self.data, "--control", "127.0.0.1:0",
-             "--channel", "127.0.0.1:0", *self.options, *more],
+            [BINARIES / "sluiced", "serve", "--data", self.data, "--control", self.control,
+             "--channel", self.channel, *self.options, *more],
             stdout=self.log.open("a"), stderr=subprocess.STDOUT, env=self.environment)
         await_condition("sluiced", lambda: endpoints.exists() or self.process.poll() is not None)
         assert self.process.poll() is None, self.log.read_text()

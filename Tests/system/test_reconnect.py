@@ -1,0 +1,231 @@
+"""The compute node while its server, its connections or its own process go away, on the real kernel."""
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import BINARIES, await_condition, needs_root
+
+pytestmark = needs_root
+
+
+@pytest.fixture
+def node(server):
+    server.node = server.join("compute")
+    server.volume("disk", size="512MiB", node="compute")
+    yield server
+    subprocess.run(["umount", "-l", server.folder / "mnt"], capture_output=True)
+    if server.process.poll() is not None:
+        server.start()
+    server.process.send_signal(signal.SIGCONT)
+    for entry in server.json("status", credentials=server.node):
+        server.cli("detach", "--force", entry["volume"], credentials=server.node, check=False)
+
+
+def attach(server, *options, volume="disk", **environment):
+    result = server.cli("attach", f"volume/{volume}", *options, credentials=server.node, **environment)
+    return result.stdout.split()[-1]
+
+
+def status(server):
+    return server.json("status", credentials=server.node)[0]
+
+
+def log_of(server):
+    with open(status(server)["logFile"]) as log:
+        return log.read()
+
+
+class Fio:
+    """fio that writes and verifies in the background until it is waited for."""
+
+    def __init__(self, device, seconds, *options):
+        self.process = subprocess.Popen(
+            ["fio", "--name=verify", f"--filename={device}", "--direct=1", "--ioengine=libaio", "--rw=randwrite",
+             "--bsrange=4k-256k", "--blockalign=4k", "--size=128m", "--iodepth=16", "--verify=crc32c",
+             "--verify_fatal=1", "--verify_backlog=256", "--verify_state_save=0", "--fsync=64", "--time_based",
+             f"--runtime={seconds}", "--output-format=json", *options],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def finish(self, seconds=120):
+        output, _ = self.process.communicate(timeout=seconds)
+        assert self.process.returncode == 0, output[-3000:]
+        job = json.loads(output[output.index("{"):])["jobs"][0]
+        assert job["error"] == 0
+        return job
+
+
+def moved(server):
+    """Whether requests of the device end: what tells that I/O is under way."""
+    name = os.path.basename(server.device)
+    with open(f"/sys/block/{name}/stat") as file:
+        fields = file.read().split()
+    return int(fields[0]) + int(fields[4])
+
+
+def await_progress(server, requests=200):
+    start = moved(server)
+    await_condition("I/O on the device", lambda: moved(server) >= start + requests, seconds=60)
+
+
+def test_a_server_that_is_killed_or_restarted_is_only_a_pause(node):
+    node.device = attach(node, "--channels", "2")
+    fio = Fio(node.device, 20)
+    for how in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        await_progress(node)
+        node.stop(how)
+        entry = await_condition("the status", lambda: next(
+            (one for one in node.json("status", credentials=node.node) if one["state"] == "reconnecting"), None))
+        assert "since " in entry["message"] and "requests wait" in entry["message"], entry
+        node.start()
+        await_condition("the connection", lambda: status(node)["state"] == "attached")
+    fio.finish()
+    log = log_of(node)
+    assert log.count("the connection is lost, requests wait") == 3
+    assert log.count("resumed after") == 3
+    assert "a request failed" not in log
+
+
+def test_a_server_that_is_stopped_for_a_while_is_only_a_pause(node):
+    node.device = attach(node)
+    fio = Fio(node.device, 8)
+    await_progress(node)
+    node.process.send_signal(signal.SIGSTOP)
+    before = moved(node)
+    time.sleep(2)
+    assert moved(node) - before < 64
+    node.process.send_signal(signal.SIGCONT)
+    fio.finish()
+    assert "a request failed" not in log_of(node)
+
+
+def cut(server):
+    """Cuts every connection to the data port: both ends see an error, at once."""
+    port = server.channel_address[1]
+    subprocess.run(["ss", "-K", "-n", "dport", "=", f":{port}"], check=True, capture_output=True)
+
+
+def test_connections_that_are_cut_are_made_again_and_nothing_is_lost(node):
+    node.device = attach(node, "--channels", "4")
+    fio = Fio(node.device, 8)
+    for _ in range(6):
+        await_progress(node, 100)
+        cut(node)
+    fio.finish()
+    log = log_of(node)
+    # A cut that comes before the last is made good belongs to the same interruption.
+    assert log.count("resumed after") >= 2 and log.count("resumed after") == log.count("the connection is lost")
+    assert "a request failed" not in log
+
+
+def dd(device, *options, seconds=60):
+    return subprocess.run(
+        ["dd", "if=/dev/urandom", f"of={device}", "bs=4k", "count=1", "oflag=direct", *options],
+        capture_output=True, text=True, timeout=seconds)
+
+
+def test_an_io_timeout_fails_requests_and_the_device_works_again_with_the_server(node):
+    node.device = attach(node, SLUICE_IO_TIMEOUT="2s")
+    assert dd(node.device).returncode == 0
+    node.stop(signal.SIGKILL)
+    start = time.monotonic()
+    refused = dd(node.device)
+    assert refused.returncode != 0 and "Input/output error" in refused.stderr
+    assert 1.5 < time.monotonic() - start < 10
+    assert status(node)["state"] == "reconnecting"
+    # A change that was given up must be settled before another may be sent: it waits, and fails the same way.
+    assert dd(node.device, "seek=8").returncode != 0
+    node.start()
+    await_condition("the connection", lambda: status(node)["state"] == "attached")
+    assert dd(node.device).returncode == 0
+    fio = Fio(node.device, 2)
+    fio.finish()
+    assert "TIMED_OUT" in log_of(node)
+
+
+def test_a_reconnect_timeout_ends_the_waiting_for_good(node):
+    node.device = attach(node, "--reconnect-timeout", "2s")
+    node.stop(signal.SIGKILL)
+    assert dd(node.device).returncode != 0
+    entry = status(node)
+    assert entry["state"] == "disconnected" and "was not back after 2 s" in entry["message"]
+    node.start()
+    assert dd(node.device).returncode != 0
+    node.cli("detach", "volume/disk", credentials=node.node)
+    node.device = attach(node)
+    assert dd(node.device).returncode == 0
+
+
+def test_detach_waits_for_a_server_that_is_away(node):
+    node.device = attach(node)
+    content = os.urandom(1 << 20)
+    with open(node.device, "wb", buffering=0) as device:
+        device.write(content)
+    node.stop(signal.SIGKILL)
+    await_condition("the loss", lambda: status(node)["state"] == "reconnecting")
+    environment = {**os.environ, "SLUICE_RUN": str(node.folder / "run")}
+    waiting = subprocess.Popen([BINARIES / "sluice", "detach", "volume/disk"], env=environment,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = waiting.stderr.readline()
+    assert "the server is away, since" in said and "--force" in said
+    assert waiting.poll() is None
+    node.start()
+    assert waiting.wait(60) == 0
+    node.device = attach(node)
+    with open(node.device, "rb", buffering=0) as device:
+        assert device.read(1 << 20) == content
+
+
+def lose_the_server_while_writing(server):
+    """A writer in the kernel that waits for a server which is gone; it must not be this process."""
+    writer = subprocess.Popen(["dd", "if=/dev/zero", f"of={server.device}", "bs=64k", "oflag=direct"],
+                              stderr=subprocess.DEVNULL)
+    await_progress(server, 20)
+    server.stop(signal.SIGKILL)
+    await_condition("the loss", lambda: status(server)["state"] == "reconnecting")
+    return writer
+
+
+def test_force_gives_up_what_a_server_that_is_away_does_not_take(node):
+    node.device = attach(node)
+    writer = lose_the_server_while_writing(node)
+    forced = node.cli("detach", "--force", "volume/disk", credentials=node.node)
+    assert "detached" in forced.stdout
+    assert writer.wait(30) != 0
+    assert node.json("status", credentials=node.node) == []
+    node.start()
+
+
+def test_a_second_signal_gives_up_what_a_server_that_is_away_does_not_take(node):
+    node.device = attach(node)
+    node.stop(signal.SIGKILL)
+    entry = await_condition("the loss", lambda: next(
+        (one for one in node.json("status", credentials=node.node) if one["state"] == "reconnecting"), None))
+    os.kill(entry["pid"], signal.SIGTERM)
+    await_condition("the first signal", lambda: "a second signal gives that data up" in open(entry["logFile"]).read())
+    assert os.path.exists(f"/proc/{entry['pid']}")
+    os.kill(entry["pid"], signal.SIGTERM)
+    await_condition("the end", lambda: not os.path.exists(f"/proc/{entry['pid']}"))
+    assert node.json("status", credentials=node.node) == []
+    node.start()
+
+
+def test_the_next_attach_takes_over_from_one_that_was_killed(node):
+    node.device = attach(node)
+    content = os.urandom(1 << 20)
+    with open(node.device, "wb", buffering=0) as device:
+        device.write(content)
+        os.fsync(device.fileno())
+    writer = subprocess.Popen(["dd", "if=/dev/zero", f"of={node.device}", "bs=64k", "seek=1024", "oflag=direct"],
+                              stderr=subprocess.DEVNULL)
+    await_progress(node, 50)
+    os.kill(status(node)["pid"], signal.SIGKILL)
+    writer.wait(30)
+    assert status(node)["state"] == "stale"
+    start = time.monotonic()
+    node.device = attach(node)
+    assert time.monotonic() - start < 5
+    with open(node.device, "rb", buffering=0) as device:
+        assert device.read(1 << 20) == content
