@@ -49,12 +49,13 @@ $(PYTHON): Tests/system/requirements.txt
 	$(PYTHON) -m pip install -q --disable-pip-version-check -r Tests/system/requirements.txt
 	@touch $(PYTHON)
 
-bench: ## Sluice and its peers, isolation against none, and a flood beside a gentle neighbour
+bench: ## Sluice and its peers, what isolation costs, a flood beside a gentle neighbour, pauses
 	@Deploy/install-dependencies.sh build bench
 	@$(MAKE) --no-print-directory build
 	python3 Tests/benchmarks/suite.py
 	python3 Tests/benchmarks/isolation.py
 	python3 Tests/benchmarks/neighbour.py
+	python3 Tests/benchmarks/pauses.py
 
 format: ## rewrite the sources in the project's format
 	swift format -i -r -p Package.swift Sources Tests

@@ -51,23 +51,31 @@ class CPUTime:
 class Server:
     """`sluiced` in a folder of its own, with an administrator and a node `bench`."""
 
-    def __init__(self, folder, **settings):
+    def __init__(self, folder, address="127.0.0.1", **settings):
         self.folder = folder
         self.environment = {**os.environ, "SLUICE_RUN": str(folder / "run"), **settings}
         self.data = folder / "server"
-        run(BINARIES / "sluiced", "init", "--data", self.data, "--name", "localhost", "--address", "127.0.0.1")
-        self.process = subprocess.Popen(
-            [BINARIES / "sluiced", "serve", "--data", self.data, "--control", "127.0.0.1:0",
-             "--channel", "127.0.0.1:0", *os.environ.get("SLUICE_SERVE_OPTIONS", "").split()],
-            stdout=(folder / "sluiced.log").open("w"), stderr=subprocess.STDOUT, env=self.environment)
-        endpoints = self.data / "run/endpoints.json"
-        await_condition("sluiced", endpoints.exists)
-        server = "https://" + json.loads(endpoints.read_text())["control"][0]
+        self.control = self.channel = f"{address}:0"
+        run(BINARIES / "sluiced", "init", "--data", self.data, "--name", "localhost", "--address", address)
+        self.start()
+        server = f"https://{self.control}"
         self.environment["SLUICE_SERVER"] = server
-        self.cpu = CPUTime(self.process.pid)
         self.node = folder / "node"
         token = json.loads(self.admin("node", "add", "bench", "-o", "json"))["token"]
         run(BINARIES / "sluice", "join", "--server", server, "--token", token, "--credentials", self.node)
+
+    def start(self):
+        """Starts the process, again where it was before."""
+        endpoints = self.data / "run/endpoints.json"
+        endpoints.unlink(missing_ok=True)
+        self.process = subprocess.Popen(
+            [BINARIES / "sluiced", "serve", "--data", self.data, "--control", self.control,
+             "--channel", self.channel, *os.environ.get("SLUICE_SERVE_OPTIONS", "").split()],
+            stdout=(self.folder / "sluiced.log").open("a"), stderr=subprocess.STDOUT, env=self.environment)
+        await_condition("sluiced", endpoints.exists)
+        bound = json.loads(endpoints.read_text())
+        self.control, self.channel = bound["control"][0], bound["channel"][0]
+        self.cpu = CPUTime(self.process.pid)
 
     def admin(self, *arguments):
         return self.cli(self.data / "admin", *arguments)

@@ -15,11 +15,13 @@ ASSERTIONS = {
 
 def search(folder, *definitions, options=()):
     """Looks at all states; returns what spin's verifier says."""
-    made = subprocess.run(["spin", *[f"-D{definition}" for definition in definitions], "-a", MODEL], cwd=folder, capture_output=True, text=True, timeout=60)
+    made = subprocess.run(["spin", *[f"-D{definition}" for definition in definitions], "-a", MODEL], cwd=folder,
+                          capture_output=True, text=True, timeout=60)
     assert made.returncode == 0, made.stdout + made.stderr
     subprocess.run(["cc", "-w", "-O2", "-DSAFETY", "-DCOLLAPSE", "-DMEMLIM=2500", "-o", "pan", "pan.c"],
                    cwd=folder, check=True, timeout=120)
-    found = subprocess.run(["./pan", f"-m{STATES_MAX_DEPTH}", *options], cwd=folder, capture_output=True, text=True, timeout=200)
+    found = subprocess.run(["./pan", f"-m{STATES_MAX_DEPTH}", *options], cwd=folder, capture_output=True, text=True,
+                           timeout=200)
     return found.stdout
 
 

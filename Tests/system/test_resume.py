@@ -1,67 +1,14 @@
-"""Resume against the real server: what a repeat is answered, who may go on with a channel, and what outlives a restart."""
+"""Resume against the real server: what a repeat is answered, what a fence waits for, who may go on with a channel."""
+import itertools
 import random
-import signal
 import struct
-import time
 
 import pytest
-from conftest import Server, await_condition
-from crash_consistency.request_log import WRITE, RequestLog
-from sluice_client import FEATURE_RESUME, Channel, ChannelClosed, Opcode, RequestFailed, Rights, Session, SessionLost
-from sluice_client import Status
+from conftest import await_condition
+from crash_consistency.request_log import WRITE
+from resumable import PAGE, SEED, World, refused, write, writes
+from sluice_client import FEATURE_RESUME, ChannelClosed, Opcode, RequestFailed, Rights, Status
 from sluice_client.frames import HELLO_RESUMES, Hello, RequestHeader
-
-PAGE = 4096
-SEED = 5
-
-
-class World:
-    """A server, two nodes with the same volumes, and a pool that writes down what reaches the device."""
-
-    def __init__(self, folder, *options):
-        self.server = Server(folder, *options).start()
-        self.node, self.other = self.server.join("compute"), self.server.join("other")
-        self.volume("disk")
-
-    def volume(self, name, **options):
-        self.server.volume(name, node="compute", **options)
-        self.server.grant(name, "other")
-
-    def recorded(self, name, rules=""):
-        """A volume whose requests are on record, and the record."""
-        self.server.cli("pool", "create", name, "--driver", "fault", "--setting", "driver=file", "--setting",
-                        f"rules={rules}", "--setting", "record=requests.log")
-        self.volume(name, pool=name)
-        return RequestLog(self.server.data / "pools" / name / "requests.log")
-
-    def token(self, volume="disk", node=None):
-        with self.server.api(node or self.node) as api:
-            answer = api.post("/v1/capabilities", json={"resource": f"volume/{volume}"})
-            assert answer.status_code == 201, answer.text
-            return answer.json()["token"]
-
-    def keys(self, node=None):
-        folder = node or self.node
-        return {"cafile": str(folder / "ca.pem"), "certfile": str(folder / "cert.pem"),
-                "keyfile": str(folder / "key.pem")}
-
-    def connect(self, node=None, **options):
-        return Channel(self.server.channel_address, **self.keys(node),
-                       **{"features": FEATURE_RESUME, "timeout": 60, **options})
-
-    def resume(self, lost, **options):
-        return Channel.resume(lost, address=self.server.channel_address, **options)
-
-    def session(self, volume="disk", **options):
-        return Session(lambda lost: self.resume(lost) if lost else self.connect(),
-                       lambda: self.token(volume), **options)
-
-    def sessions(self):
-        with self.server.api(self.server.data / "admin") as api:
-            return {one["id"]: one for one in api.get("/v1/sessions").json()["items"]}
-
-    def in_flight(self, channel):
-        return self.sessions()[channel.session.hex()]["inFlight"]
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one-reactor", "two-reactors"])
@@ -71,15 +18,7 @@ def world(request, tmp_path_factory):
     assert made.server.stop() == 0, made.server.text()[-2000:]
 
 
-@pytest.fixture
-def lonely(tmp_path):
-    """A server of this test's own, to be killed."""
-    made = World(tmp_path, "--reactors", "2")
-    yield made
-    assert made.server.stop() == 0, made.server.text()[-2000:]
-
-
-_names = iter(range(1000))
+_names = itertools.count()
 
 
 @pytest.fixture
@@ -88,23 +27,6 @@ def recorded(world):
     log = world.recorded(name)
     yield name, log
     log.close()
-
-
-def refused(status, call, *arguments, **options):
-    with pytest.raises(RequestFailed) as failure:
-        call(*arguments, **options)
-    assert failure.value.status == status, failure.value
-    return failure.value
-
-
-def write(channel, handle, page, byte, **fields):
-    return channel.submit(Opcode.WRITE, byte * PAGE, handle=handle, offset=page * PAGE, count=PAGE, **fields)
-
-
-def writes(log):
-    """The first byte of each write that reached the device, in order."""
-    log.read()
-    return [request.payload[:1] for request in log.requests if request.opcode == WRITE]
 
 
 LOSSES = {
@@ -488,157 +410,3 @@ def test_cuts_at_random_lose_nothing_and_repeat_nothing(world, recorded):
     log.read()
     executed = [request.payload[:8] for request in log.requests if request.opcode == WRITE]
     assert len(executed) == number and len(set(executed)) == number
-
-
-# Restarts of the server
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_writer_goes_on_after_a_restart_and_a_rival_never_gets_in(lonely, how):
-    world = lonely
-    channel = world.connect()
-    handle, state = channel.open(world.token())
-    channel.write(handle, 0, b"a" * PAGE)
-    slot = write(channel, handle, 1, b"b")
-    await_condition("the write", lambda: world.in_flight(channel) == 0)
-    for _ in range(3):
-        world.server.stop(how)
-        world.server.start()
-        with world.connect(world.other) as rival:
-            refused(Status.WRITER_CONFLICT, rival.open, world.token(node=world.other))
-        channel.drop()
-        channel = world.resume(channel)
-        assert channel.granted.resumption == 2
-        handle, after = channel.open(world.token())
-        assert after.epoch == state.epoch
-        channel.repeat(handle)
-        if slot is not None:
-            assert channel.wait(slot).status == Status.OK
-        assert channel.read(handle, 0, 2 * PAGE) == b"a" * PAGE + b"b" * PAGE
-        slot = write(channel, handle, 1, b"b")
-    channel.wait(slot)
-    channel.close()
-
-
-def test_the_server_says_that_it_was_restarted_until_the_client_knows(lonely):
-    world = lonely
-    channel = world.connect()
-    channel.open(world.token())
-    world.server.stop(signal.SIGKILL)
-    world.server.start()
-    for _ in range(3):
-        channel.drop()
-        channel = world.resume(channel)
-        assert channel.granted.resumption == 2, "the answer that said so may have been lost"
-    channel.ping()
-    channel.drop()
-    channel = world.resume(channel)
-    assert channel.granted.resumption == 1
-    channel.close()
-
-
-def test_a_reader_without_a_claim_starts_anew_after_a_restart(lonely):
-    world = lonely
-    channel = world.connect()
-    channel.open(world.token(), rights=Rights.READ)
-    world.server.stop(signal.SIGKILL)
-    world.server.start()
-    refused(Status.NOT_FOUND, world.resume, channel)
-
-
-def test_what_was_in_memory_is_not_gone_on_with(lonely):
-    world = lonely
-    world.server.memory_pool()
-    world.volume("ram", pool="ram")
-    channel = world.connect()
-    token = world.token("ram")
-    handle, _ = channel.open(token)
-    channel.write(handle, 0, b"m" * PAGE)
-    world.server.stop(signal.SIGKILL)
-    world.server.start()
-    refused(Status.NOT_FOUND, world.resume, channel)
-    with world.connect() as anew:
-        gone = refused(Status.NOT_FOUND, anew.open, token)
-        assert "what is in memory ends with the server" in gone.message
-
-
-@pytest.mark.parametrize("how", ["fence", "disconnect"])
-def test_a_restart_does_not_bring_back_who_was_cut_off(lonely, how):
-    world = lonely
-    channel = world.connect()
-    channel.open(world.token())
-    channel.drop()
-    await_condition("the loss", lambda: world.in_flight(channel) == 0)
-    world.server.cli(*(["volume", "fence", "disk"] if how == "fence"
-                       else ["session", "disconnect", channel.session.hex()]))
-    world.server.stop(signal.SIGKILL)
-    world.server.start()
-    refused(Status.NOT_FOUND, world.resume, channel)
-    with world.connect(world.other) as heir:
-        heir.open(world.token(node=world.other))
-
-
-def test_a_closed_writer_leaves_nothing_behind_after_a_restart(lonely):
-    world = lonely
-    channel = world.connect()
-    channel.open(world.token())
-    channel.close()
-    await_condition("the end", lambda: channel.session.hex() not in world.sessions())
-    world.server.stop(signal.SIGKILL)
-    world.server.start()
-    with world.connect(world.other) as heir:
-        heir.open(world.token(node=world.other))
-
-
-def test_a_session_that_may_write_nothing_ends_after_its_linger_time(tmp_path):
-    server = Server(tmp_path)
-    server.environment["SLUICE_SESSION_LINGER"] = "1"
-    world = World.__new__(World)
-    world.server = server.start()
-    world.node, world.other = server.join("compute"), server.join("other")
-    world.volume("disk")
-    reader, writer = world.connect(), world.connect()
-    assert reader.granted.linger_seconds == 1
-    reader.open(world.token(), rights=Rights.READ)
-    writer.open(world.token())
-    reader.drop()
-    writer.drop()
-    await_condition("the end", lambda: reader.session.hex() not in world.sessions())
-    refused(Status.NOT_FOUND, world.resume, reader)
-    time.sleep(1)
-    with world.resume(writer) as back:
-        back.open(world.token())
-    assert server.stop() == 0
-
-
-def test_an_application_sees_pauses_and_no_errors_over_kills(lonely):
-    world, generator = lonely, random.Random(SEED)
-    told = []
-    with world.session(on_resume=told.append) as session:
-        content = {}
-        for number in range(5):
-            for _ in range(40):
-                page = generator.randrange(64)
-                content[page] = bytes([generator.randrange(256)]) * PAGE
-                session.write(page * PAGE, content[page])
-                assert session.read(page * PAGE, PAGE) == content[page]
-            slots = [session.submit(Opcode.WRITE, content[page], offset=page * PAGE, count=PAGE)
-                     for page in sorted(content)[:session.depth]]
-            world.server.stop(signal.SIGKILL)
-            world.server.start()
-            for slot in slots:
-                assert session.wait(slot).status == Status.OK
-            for page, payload in content.items():
-                assert session.read(page * PAGE, PAGE) == payload
-    assert told == [2] * 5
-
-
-def test_a_fenced_application_is_told_that_its_session_is_lost(lonely):
-    world = lonely
-    with world.session() as session:
-        session.write(0, b"f" * PAGE)
-        session.channel.drop()
-        await_condition("the loss", lambda: world.in_flight(session.channel) == 0)
-        world.server.cli("volume", "fence", "disk")
-        with pytest.raises(SessionLost):
-            session.write(0, b"g" * PAGE)

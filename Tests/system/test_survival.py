@@ -1,4 +1,4 @@
-"""The campaigns: real servers, connections, driver hosts and writers are lost at random, and no application hears of it.
+"""The campaigns: servers, connections, driver hosts and writers are lost at random, and no application hears of it.
 
 SLUICE_SURVIVAL_SECONDS says for how long; SLUICE_SEED says which way it goes.
 """

@@ -310,7 +310,7 @@ class Channel:
         self._done[slot] = reply
 
     def withdraw(self, slot: int) -> None:
-        """Forgets an unanswered control request: the next one on the slot has its sequence, and passes for its repeat."""
+        """Forgets an unanswered control request: the slot's next one has its sequence, and passes for its repeat."""
         self._sequences[slot] = self._waiting.pop(slot).header.sequence - 1
 
     def repeat(self, handles: int | Mapping[int, int]) -> list[int]:

@@ -97,7 +97,7 @@ class History:
             moment = self._bounds.get(operation.client, math.inf)
             if operation.invoked > moment:
                 if operation.ok:
-                    raise Violation(f"the {operation} was answered after {operation.client} was cut off at {moment:.6f}")
+                    raise Violation(f"the {operation} was answered after its client was cut off at {moment:.6f}")
                 continue
             yield replace(operation, returned=min(operation.returned, moment))
 
