@@ -9,21 +9,16 @@ import random
 import signal
 import socket
 import subprocess
-import threading
 import time
 
-import httpx
 import pytest
-from chaos.history import History, page, value_of
+from chaos.actors import Reader, SharedVolume, Writer
 from chaos.namespaces import Namespace
 from chaos.proxy import DOWN, UP, Proxy
 from conftest import BINARIES, Server, await_condition, needs_root
-from sluice_client import FEATURE_RESUME, Channel, ChannelClosed, Opcode, RequestFailed, Rights, Session, SessionLost
-from sluice_client import Status
 
 SECONDS = float(os.environ.get("SLUICE_SURVIVAL_SECONDS", "20"))
 SEED = int(os.environ.get("SLUICE_SEED", "7"))
-PAGE = 4096
 # Long enough for whatever was begun to end, however slow the machine.
 PATIENCE = 120
 
@@ -185,138 +180,24 @@ def test_fio_on_a_mounted_file_system_sees_nothing_of_all_this(server, far):
 # Two writers and a reader, and what they saw
 
 
-class Actor(threading.Thread):
-    """A client that goes on until it is told to stop, with a new session whenever it has lost one."""
-
-    def __init__(self, world, node, name, seed):
-        super().__init__(name=name)
-        self.world, self.node, self.random = world, node, random.Random(seed)
-        self.ends = threading.Event()
-        self.failure, self.generation, self.opened, self.operations, self.resumptions = None, 0, 0.0, 0, 0
-        self.rights = Rights.NONE
-
-    @property
-    def client(self):
-        return f"{self.name}#{self.generation}"
-
-    def run(self):
-        try:
-            while not self.ends.is_set():
-                self.opened = None
-                self.generation += 1
-                with contextlib.suppress(SessionLost):
-                    self.live()
-        except Exception as failure:  # whatever it is, the test must hear of it
-            self.failure = failure
-
-    def live(self):
-        session = self.open()
-        if session is None:
-            return
-        self.opened = time.monotonic()
-        try:
-            while not self.ends.is_set():
-                self.work(session)
-        finally:
-            self.resumptions += session.resumptions
-            session.channel.drop()
-
-    def open(self):
-        """A session, or None: somebody else writes."""
-        try:
-            return Session(lambda lost: self.world.connect(self.node, lost), self.capability, patience=PATIENCE,
-                           seed=self.random.randrange(1 << 30), rights=self.rights, tries_again=False)
-        except RequestFailed as refusal:
-            assert refusal.status in (Status.WRITER_CONFLICT, Status.STALE_EPOCH, Status.NOT_FOUND), refusal
-            self.ends.wait(0.1)
-            return None
-
-    def capability(self):
-        return self.world.capability(self.node)
-
-    def work(self, session):
-        """Some requests at once, of which no two change the same block: who did that could not say what it wants."""
-        history, under_way, touched = self.world.history, {}, set()
-        for _ in range(self.random.randrange(1, session.depth)):
-            block = self.random.randrange(self.world.blocks)
-            kind = self.kind()
-            if kind == "w" and block in touched:
-                continue
-            touched.add(block)
-            value = history.fresh() if kind == "w" else None
-            operation = history.begin(kind, block, value, self.client)
-            fields = {"offset": block * PAGE, "count": PAGE} if kind != "f" else {}
-            opcode = {"w": Opcode.WRITE, "r": Opcode.READ, "f": Opcode.FLUSH}[kind]
-            payload = page(value, block, PAGE) if kind == "w" else b""
-            under_way[session.submit(opcode, payload, **fields)] = operation
-        while under_way:
-            slot, reply = session.wait_any()
-            operation = under_way.pop(slot)
-            if reply.status in (Status.FENCED, Status.STALE_EPOCH, Status.REVOKED, Status.BAD_HANDLE):
-                history.end(operation, ok=False)
-                raise SessionLost(str(reply.status))
-            value = value_of(reply.payload, operation.block) if operation.kind == "r" else None
-            history.end(operation, reply.check().status == Status.OK, value)
-            self.operations += 1
-
-    def kind(self):
-        return self.random.choices(["w", "r", "f"], [50, 48, 2])[0]
-
-
-class Reader(Actor):
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self.rights = Rights.READ
-
-    def kind(self):
-        return "r"
-
-
-class SharedWorld:
-    """A volume that two nodes want to write and a third reads, through one proxy."""
-
-    blocks = 48
-
-    def __init__(self, server, proxy):
-        self.server, self.proxy, self.history = server, proxy, History()
-        server.volume("disk")
-
-    def join(self, name, rights):
-        node = self.server.join(name)
-        self.server.grant("disk", name, rights)
-        return node
-
-    def connect(self, node, lost):
-        if lost:
-            return Channel.resume(lost)
-        return Channel(self.proxy.address, cafile=str(node / "ca.pem"), certfile=str(node / "cert.pem"),
-                       keyfile=str(node / "key.pem"), features=FEATURE_RESUME, timeout=10, slots=16)
-
-    def capability(self, node):
-        try:
-            with self.server.api(node) as api:
-                return api.post("/v1/capabilities", json={"resource": "volume/disk"}).json()["token"]
-        except httpx.HTTPError as error:
-            raise ChannelClosed(f"no control API: {error}") from error
-
-
 def test_what_two_writers_and_a_reader_see_is_one_disk(server):
     with Proxy(lambda: server.channel_address, SEED) as proxy:
-        world = SharedWorld(server, proxy)
+        world = SharedVolume(server, lambda: proxy.address)
         writing = "read,write,discard,flush"
-        actors = [Actor(world, world.join("left", writing), "left", SEED),
-                  Actor(world, world.join("right", writing), "right", SEED + 1),
+        actors = [Writer(world, world.join("left", writing), "left", SEED),
+                  Writer(world, world.join("right", writing), "right", SEED + 1),
                   Reader(world, world.join("reader", "read"), "reader", SEED + 2)]
         chaos = Chaos(server, proxy, random.Random(SEED))
 
         def fence():
             """Whoever writes loses the volume; from the answer on nothing of theirs happens any more."""
             begun = time.monotonic()
-            holders = [(actor, actor.client) for actor in actors[:2] if actor.opened and actor.opened < begun]
+            holders = [opened for actor in actors[:2] if (opened := actor.opened)]
             server.cli("volume", "fence", "disk")
             answered = time.monotonic()
-            for _, client in holders:
-                world.history.bound(client, answered)
+            for since, client in holders:
+                if since < begun:
+                    world.history.bound(client, answered)
 
         chaos.deeds["fence"] = fence
 
