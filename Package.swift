@@ -135,6 +135,8 @@ let package = Package(
 
         // What the tests of several targets need.
         .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: settings),
+        // What simulators share: random numbers that a seed repeats, and the judge of what consumers saw.
+        .target(name: "Simulation", path: "Tests/Simulation", swiftSettings: settings),
         // What a sandbox must stop, as C calls.
         .target(name: "CHostile", path: "Tests/CHostile"),
         // A driver host whose drivers try to escape, lie and hang.
@@ -175,8 +177,8 @@ let package = Package(
         .testTarget(
             name: "DriverHostTests",
             dependencies: [
-                "TestSupport", "DriverHost", "Drivers", "DriverKit", "Reactor", "Core", "HostileDriver",
-                "sluice-driver",
+                "TestSupport", "Simulation", "DriverHost", "Drivers", "DriverKit", "Reactor", "Core",
+                "HostileDriver", "sluice-driver",
             ],
             swiftSettings: settings),
         .testTarget(
@@ -190,6 +192,14 @@ let package = Package(
             name: "ServicesTests",
             dependencies: [
                 "Services", "Capability", "DriverKit", "Drivers", "Reactor", "Wire", "TLS", "Core",
+            ],
+            swiftSettings: settings),
+        .testTarget(
+            name: "SessionSimulationTests",
+            dependencies: [
+                "Simulation", "Services", "SluiceClient", "Capability", "DriverKit", "Reactor", "Wire",
+                "Core",
+                logging,
             ],
             swiftSettings: settings),
         .testTarget(

@@ -111,6 +111,27 @@ extension Reactor {
         }
     }
 
+    // MARK: By hand
+
+    /// One wake-up without the kernel at a time that the caller chooses: what is due, posted and waits for the
+    /// batch's end. For a simulation, of code that starts no I/O; never of a reactor that `run()` is called on.
+    func step(now: UInt64) {
+        precondition(unsafe !state.pointee.isStarted, "a reactor that runs is not stepped")
+        unsafe state.pointee.now = now
+        fireTimers()
+        if !remote.isEmpty { runPostedWork() }
+        serveBatchEnds()
+    }
+
+    /// The end of a reactor that was stepped: lets go of targets, timers and work, and runs none of them.
+    func abandon() {
+        precondition(unsafe !state.pointee.isStarted, "a reactor that runs is not stepped")
+        unsafe state.pointee.timers.removeAll()
+        _ = remote.finish()
+        unsafe state.pointee.releaseBatchEnds()
+        unsafe state.pointee.targets.releaseAll()
+    }
+
     // MARK: Dispatch
 
     private func dispatchAll() {

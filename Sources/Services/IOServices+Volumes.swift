@@ -6,7 +6,7 @@ extension IOServices {
     func addPool(_ descriptor: PoolDescriptor) async throws(ServiceError) {
         let number: UInt8 = try reserve(descriptor.name)
         let factory = configuration.driverFactory
-        let worker = PoolWorker()
+        let worker = PoolWorker(executor: configuration.poolExecutor)
         let pool: Pool
         do throws(ServiceError) {
             pool = try await worker.run { () throws(ServiceError) in

@@ -41,6 +41,8 @@ public final class IOServices: Sendable {
         public var sessionStore: (any SessionStore)?
         /// Bytes of the arena of one reactor and pool.
         public var arenaBytes = Limits.arenaBytes
+        /// Runs what blocks in drivers; nil gives each pool a thread of its own.
+        var poolExecutor: PoolWorker.Executor?
 
         /// A configuration with the defaults for sizes.
         public init(

@@ -9,6 +9,8 @@ import Synchronization
 /// The order is what makes create, open, resize and delete of one volume safe against each other.
 final class PoolWorker: Sendable {
     typealias Work = @Sendable () -> Void
+    /// Runs work some time later, in the order in which it is given; for simulations.
+    typealias Executor = @Sendable (@escaping Work) -> Void
 
     private struct State {
         var queue = Deque<Work>()
@@ -18,10 +20,15 @@ final class PoolWorker: Sendable {
     private let state = Mutex(State())
     /// Counts the queue's entries, and one more for the stop.
     private let available: ThreadSemaphore
+    /// Runs the work in place of a thread.
+    private let executor: Executor?
 
-    /// Starts the thread; it ends after `stop`, when what was posted before has run.
-    init() {
+    /// Starts the thread, unless `executor` takes its place; it ends after `stop`, when what was posted before has
+    /// run.
+    init(executor: Executor? = nil) {
         available = ThreadSemaphore()
+        self.executor = executor
+        guard executor == nil else { return }
         let worker = unsafe Unmanaged.passRetained(self).toOpaque()
         var thread = pthread_t()
         let started = unsafe pthread_create(
@@ -43,8 +50,9 @@ final class PoolWorker: Sendable {
             state.queue.append(work)
             return true
         }
-        if isQueued { available.signal() }
-        return isQueued
+        guard isQueued else { return false }
+        if let executor { executor { [self] in runNext() } } else { available.signal() }
+        return true
     }
 
     /// Runs `body` on the thread and returns what it returned.
@@ -69,6 +77,11 @@ final class PoolWorker: Sendable {
     func stop() {
         state.withLock { $0.isStopping = true }
         available.signal()
+    }
+
+    private func runNext() {
+        let work = state.withLock { $0.queue.popFirst() }
+        work?()
     }
 
     private func loop() {

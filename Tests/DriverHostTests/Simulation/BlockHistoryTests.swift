@@ -1,3 +1,4 @@
+import Simulation
 import Testing
 
 /// The simulator's judge is judged itself: against every possible order of few operations.

@@ -1,5 +1,6 @@
 import Core
 import DriverKit
+import Simulation
 
 /// What survives every host: the page cache of the device's system, and the medium below it.
 struct SimulatedDevice {

@@ -1,5 +1,6 @@
 import Core
 import DriverKit
+import Simulation
 
 @testable import DriverHost
 

@@ -5,7 +5,7 @@
 /// still there). Two values `a` and `b` exclude each other when each is known to have been there before the
 /// other was known to be still there; without such a pair there is an order of all operations that explains
 /// them (Gibbons and Korach, "Testing Shared Memories", 1997).
-struct BlockHistory {
+public struct BlockHistory {
     private struct Value {
         var name: UInt64
         /// `.max`: neither acknowledged nor seen.
@@ -13,38 +13,48 @@ struct BlockHistory {
         var lastStart: UInt64
         var isPending = true
         var hasFailed = false
+        /// Of a failed write: when it had happened, or never would.
+        var decidedAt = UInt64.max
         /// Of a failed write that nobody saw: when it was no more on the device.
         var absentSince = UInt64.max
     }
 
-    private var values = [Value(name: 0, firstEnd: 0, lastStart: 0, isPending: false)]
+    private var values: [Value]
     /// The latest start of all values that were forgotten.
     private var forgottenStart: UInt64 = 0
 
+    /// The history of a block that holds a value from the start.
+    public init(initial: UInt64 = 0) {
+        values = [Value(name: initial, firstEnd: 0, lastStart: 0, isPending: false)]
+    }
+
     /// How many values might still be read, or so it seems.
-    var count: Int { values.count }
+    public var count: Int { values.count }
 
     /// A write was submitted.
-    mutating func writeStarted(_ name: UInt64, at start: UInt64) {
+    public mutating func writeStarted(_ name: UInt64, at start: UInt64) {
         values.append(Value(name: name, lastStart: start))
     }
 
     /// A write failed: it may have happened, or happen in part.
-    mutating func writeFailed(_ name: UInt64) {
+    ///
+    /// - Parameter decidedAt: from then on it no longer happens; nil while it may.
+    public mutating func writeFailed(_ name: UInt64, decidedAt: UInt64? = nil) {
         for index in 0..<values.count where values[index].name == name {
             values[index].isPending = false
             values[index].hasFailed = true
+            if let decidedAt { values[index].decidedAt = min(values[index].decidedAt, decidedAt) }
         }
     }
 
     /// A write of the value was acknowledged, or a read saw it; what is wrong with that.
-    mutating func observed(_ name: UInt64, start: UInt64, end: UInt64, isWrite: Bool) -> String? {
+    public mutating func observed(_ name: UInt64, start: UInt64, end: UInt64, isWrite: Bool) -> String? {
         var position = values.count - 1
         while position >= 0, values[position].name != name { position -= 1 }
         guard position >= 0 else { return "value \(name) was overwritten long ago, or never written" }
         var value = values[position]
         if isWrite { value.isPending = false }
-        value.firstEnd = min(value.firstEnd, end)
+        value.firstEnd = min(value.firstEnd, end, value.decidedAt)
         value.lastStart = max(value.lastStart, start)
         values[position] = value
         if value.firstEnd < forgottenStart { return "value \(name) came back after it was overwritten" }
@@ -63,7 +73,7 @@ struct BlockHistory {
     ///   - now: the moment.
     ///   - oldest: the earliest start of all operations that have not ended.
     ///   - stored: what the device has of the block, at both of its levels.
-    mutating func prune(now: UInt64, oldest: UInt64, stored: (UInt64, UInt64)) {
+    public mutating func prune(now: UInt64, oldest: UInt64, stored: (UInt64, UInt64)) {
         var index = 0
         while index < values.count {
             let value = values[index]

@@ -1,0 +1,233 @@
+import Core
+import Reactor
+import Services
+import Simulation
+import Wire
+
+/// A connection without TLS: two streams of bytes, and the server's end of it.
+///
+/// Bytes arrive in order and once, as TCP has it, but arbitrarily late: those of a connection that the client gave up
+/// long ago may still come.
+final class SimulatedConnection: ChannelOwner, BatchTarget {
+    private enum Phase {
+        case greeting
+        case open
+        /// What waits is sent, then the connection ends.
+        case closing
+        /// Everything was sent; waiting for the peer to notice.
+        case lingering
+        case closed
+    }
+
+    private enum Part {
+        case header
+        case payload(slot: UInt16, left: Int)
+        case body
+        case skip(left: Int)
+        case waiting
+        case ended
+    }
+
+    /// Replies that are produced while this many bytes are under way wait in the services.
+    private static let windowBytes = 600
+
+    let number: Int
+    let server: SimulatedServer
+    private let shard: ServiceShard
+    private let reactor: Reactor
+    private var channel: ServiceChannel?
+    private var phase = Phase.greeting
+    private var part = Part.header
+    private var header = RequestHeader(opcode: 0)
+    private var isFlushScheduled = false
+
+    var toServer = BytePipe()
+    var toClient = BytePipe()
+    /// The client's end is closed: it sends and hears no more.
+    private(set) var isClientClosed = false
+    /// The client said so: the server will know that it was not an accident.
+    private(set) var isClosedInOrder = false
+    /// Nothing more comes from the server, once what is under way has arrived.
+    private(set) var isServerClosed = false
+
+    init(number: Int, server: SimulatedServer, reactor index: Int, thumbprint: Digest32) {
+        self.number = number
+        self.server = server
+        shard = server.shards[index]
+        reactor = server.reactors[index]
+        channel = shard.attach(owner: self, thumbprint: thumbprint, peerAddress: "c\(number)")
+        if channel == nil { teardown() }
+    }
+
+    var isGone: Bool { phase == .closed && isClientClosed }
+    var isEstablished: Bool { channel?.isEstablished ?? false }
+
+    // MARK: The client's end
+
+    func send(_ frame: [UInt8]) {
+        if !isClientClosed { toServer.append(frame) }
+    }
+
+    /// The client gives the connection up. Without order, only some of what is under way arrives.
+    func closeClient(inOrder: Bool) {
+        guard !isClientClosed else { return }
+        isClientClosed = true
+        isClosedInOrder = inOrder
+        if !inOrder { toServer.cut(to: server.world.random.below(toServer.count + 1)) }
+        toClient.cut(to: 0)
+    }
+
+    /// The server's process is dead.
+    func die() {
+        phase = .closed
+        channel = nil
+        isServerClosed = true
+        toServer.cut(to: 0)
+        toClient.cut(to: server.world.random.below(toClient.count + 1))
+    }
+
+    // MARK: The server's end
+
+    /// Takes in what has arrived, or some of it; false when there is nothing to do.
+    func receive() -> Bool {
+        guard phase == .greeting || phase == .open else { return drop() }
+        var moved = false
+        for _ in 0..<1 + server.world.random.below(6) where receivePart() { moved = true }
+        if !moved, isClientClosed, toServer.count < Limits.headerBytes || !isAtHeader, !isWaiting {
+            return end()
+        }
+        return moved
+    }
+
+    private var isAtHeader: Bool { if case .header = part { true } else { false } }
+    private var isWaiting: Bool { if case .waiting = part { true } else { false } }
+
+    private func drop() -> Bool {
+        guard toServer.count > 0 || phase == .lingering else { return false }
+        toServer.cut(to: 0)
+        if phase == .lingering { teardown() }
+        return true
+    }
+
+    private func receivePart() -> Bool {
+        switch part {
+        case .header:
+            guard toServer.count >= Limits.headerBytes,
+                let header = RequestHeader(bytes: toServer.take(Limits.headerBytes))
+            else { return false }
+            self.header = header
+            accept()
+        case .payload(let slot, let left):
+            guard let channel, toServer.count > 0 else { return false }
+            let count = min(
+                left, toServer.count,
+                server.world.random.once(in: 4) ? 1 + server.world.random.below(64) : .max)
+            let buffer = unsafe shard.payloadBuffer(channel, slot: slot)
+            let start = buffer.count - left
+            for (at, byte) in toServer.take(count).enumerated() { unsafe buffer[start + at] = byte }
+            part = left > count ? .payload(slot: slot, left: left - count) : .header
+            if left == count { shard.payloadArrived(channel, slot: slot) }
+        case .body:
+            guard let channel, toServer.count >= Int(header.length) else { return false }
+            let body = toServer.take(Int(header.length))
+            part = .header
+            bodyArrived(channel, body)
+        case .skip(let left):
+            guard toServer.count > 0 else { return false }
+            let count = min(left, toServer.count)
+            _ = toServer.take(count)
+            part = left > count ? .skip(left: left - count) : .header
+        case .waiting, .ended: return false
+        }
+        return true
+    }
+
+    private func accept() {
+        guard let channel else { return }
+        if phase == .greeting {
+            guard header.validate(.greeting) == .ok else { return server.world.fail("no valid HELLO") }
+            part = .body
+            return
+        }
+        let length = Int(header.length)
+        switch shard.accept(channel, header) {
+        case .done: part = .header
+        case .skip: part = length > 0 ? .skip(left: length) : .header
+        case .body: part = .body
+        case .payload(let slot): part = .payload(slot: slot, left: length)
+        case .wait:
+            part = .waiting
+            scheduleFlush()
+        case .end: server.world.fail("the client broke the protocol")
+        }
+    }
+
+    private func bodyArrived(_ channel: ServiceChannel, _ body: [UInt8]) {
+        if phase == .open { return shard.control(channel, header, body: body) }
+        if shard.hello(channel, header, body: body) { phase = .open } else { close() }
+    }
+
+    func channelHasOutput() { scheduleFlush() }
+
+    func channelMayContinue() {
+        if isWaiting { accept() }
+    }
+
+    func channelMustClose(_ reason: String) { close() }
+
+    private func scheduleFlush() {
+        guard !isFlushScheduled else { return }
+        isFlushScheduled = true
+        reactor.atBatchEnd(self)
+    }
+
+    /// Sends what this wake-up produced, as far as the client reads.
+    func batchEnded() {
+        isFlushScheduled = false
+        guard let channel, phase != .closed, phase != .lingering else { return }
+        while toClient.count < SimulatedConnection.windowBytes {
+            if let frame = shard.takeFrame(channel) {
+                toClient.append(frame)
+                continue
+            }
+            guard let reply = unsafe shard.takeReply(channel) else {
+                if phase == .closing {
+                    phase = .lingering
+                    isServerClosed = true
+                }
+                break
+            }
+            toClient.append(unsafe reply.header.bytes)
+            toClient.append(unsafe Array(reply.payload))
+            unsafe shard.release(channel, slot: reply.slot)
+        }
+        if isClientClosed { toClient.cut(to: 0) }
+    }
+
+    /// The client has read: there may be room for more.
+    func windowOpened() {
+        if channel?.hasOutput == true || phase == .closing { scheduleFlush() }
+    }
+
+    private func close() {
+        guard phase == .greeting || phase == .open else { return }
+        phase = .closing
+        part = .ended
+        scheduleFlush()
+    }
+
+    /// The server notices that the client's end is closed.
+    private func end() -> Bool {
+        guard phase == .greeting || phase == .open else { return false }
+        teardown()
+        return true
+    }
+
+    private func teardown() {
+        phase = .closed
+        part = .ended
+        isServerClosed = true
+        if let channel { shard.detach(channel) }
+        channel = nil
+    }
+}

@@ -1,0 +1,168 @@
+import Capability
+import Collections
+import Core
+import DriverKit
+import Logging
+
+@testable import Reactor
+@testable import Services
+
+/// One life of the server's process: the real services on two reactors that are stepped by hand.
+final class SimulatedServer {
+    unowned let world: SessionSimulator
+    let services: IOServices
+    let driver: SimulatedDriver
+    private(set) var reactors: [Reactor] = []
+    private(set) var shards: [ServiceShard] = []
+    let work = SteppedWork()
+    let jobs = SteppedExecutor()
+    /// Administrative calls that have not returned.
+    private(set) var calls = 0
+
+    init(world: SessionSimulator) {
+        self.world = world
+        let driver = SimulatedDriver(world: world)
+        self.driver = driver
+        var logger = Logger(label: "simulation", factory: { _ in SwiftLogNoOpLogHandler() })
+        logger.logLevel = .critical
+        var configuration = IOServices.Configuration(
+            cluster: SessionSimulator.cluster, serverName: "simulated", signatures: NoSignatures(),
+            wallClock: world.serverClock, random: world.identifiers, logger: logger,
+            driverFactory: { _ in driver })
+        configuration.slotsMax = 4
+        configuration.arenaBytes = 8 * Limits.arenaGranule
+        configuration.poolExecutor = work.add
+        services = IOServices(configuration: configuration)
+        var options = Reactor.Options()
+        options.entries = 4
+        options.receiveBufferCount = 1
+        options.receiveBufferBytes = 4096
+        for _ in 0..<2 {
+            do {
+                let reactor = try Reactor(options)
+                reactor.step(now: world.now)
+                reactors.append(reactor)
+                shards.append(try services.makeShard(reactor: reactor))
+            } catch { preconditionFailure("no reactor: \(error)") }
+        }
+        set(.trust(keys: [NoSignatures.keyID: NoSignatures.key]))
+        set(.addPool(PoolDescriptor(name: "p", driver: "simulated", settings: [:], folder: "")))
+        set(.publishVolume(world.volume))
+        for client in world.clients {
+            set(.setNode(id: client.node, name: "n\(client.number)", epoch: client.nodeEpoch))
+        }
+    }
+
+    /// Performs an action to its end, before anything else happens.
+    private func set(_ action: ServiceAction) {
+        perform(action) { [world] result in
+            if case .failure(let error) = result { world.fail("setting up: \(error)") }
+        }
+        var rounds = 0
+        while calls > 0 {
+            rounds += 1
+            precondition(rounds < 1000, "an action does not end")
+            _ = jobs.runNext() || work.runNext()
+            for reactor in reactors { reactor.step(now: world.now) }
+        }
+    }
+
+    /// Begins an action; `completion` is called in a later step.
+    func perform(
+        _ action: ServiceAction, _ completion: @escaping (Result<ServiceOutcome, ServiceError>) -> Void
+    ) {
+        calls += 1
+        let end = Unshared { [self] (result: Result<ServiceOutcome, ServiceError>) in
+            calls -= 1
+            completion(result)
+        }
+        let services = services
+        Task(executorPreference: jobs) {
+            do throws(ServiceError) {
+                let outcome = try await services.perform(action)
+                end.value(.success(outcome))
+            } catch { end.value(.failure(error)) }
+        }
+    }
+
+    /// The process is killed. What it was doing for administrators ends without effect.
+    func kill() {
+        driver.isDead = true
+        var rounds = 0
+        while calls > 0, rounds < 1000 {
+            rounds += 1
+            _ = jobs.runNext() || work.runNext()
+            step()
+        }
+        precondition(calls == 0, "an administrative call never returns")
+        dismantle()
+    }
+
+    /// Lets go of everything.
+    func dismantle() {
+        for shard in shards { shard.ports.removeAll() }
+        for reactor in reactors { reactor.abandon() }
+        shards = []
+    }
+
+    private func step() {
+        for reactor in reactors { reactor.step(now: world.now) }
+        for queue in driver.queues { while world.work(queue) {} }
+    }
+}
+
+// SAFETY: everything runs on the simulation's only thread.
+/// A value that the compiler believes other threads might see.
+struct Unshared<Value>: @unchecked Sendable {
+    let value: Value
+    init(_ value: Value) { self.value = value }
+}
+
+// SAFETY: `queue` is used on the simulation's only thread.
+/// The pool's thread: its work, in order, when the simulation says so.
+final class SteppedWork: @unchecked Sendable {
+    private var queue = Deque<@Sendable () -> Void>()
+
+    var isEmpty: Bool { queue.isEmpty }
+
+    var add: @Sendable (@escaping @Sendable () -> Void) -> Void {
+        { [self] in queue.append($0) }
+    }
+
+    func runNext() -> Bool {
+        guard let work = queue.popFirst() else { return false }
+        work()
+        return true
+    }
+}
+
+// SAFETY: `queue` is used on the simulation's only thread: tasks that prefer this executor run nowhere else, and what
+// resumes them is the simulation too.
+/// Runs the jobs of `async` functions one at a time, when the simulation says so.
+final class SteppedExecutor: TaskExecutor, @unchecked Sendable {
+    private var queue = Deque<UnownedJob>()
+
+    var isEmpty: Bool { queue.isEmpty }
+
+    func enqueue(_ job: consuming ExecutorJob) { queue.append(UnownedJob(job)) }
+
+    func runNext() -> Bool {
+        guard let job = queue.popFirst() else { return false }
+        unsafe job.runSynchronously(on: asUnownedTaskExecutor())
+        return true
+    }
+}
+
+/// Signatures that cost nothing and are always right: they are proved elsewhere.
+struct NoSignatures: SignatureVerifier, SignatureSigner, SigningKeyFactory {
+    static let keyID: [UInt8] = [1]
+    static let key = [UInt8](repeating: 7, count: 32)
+
+    let publicKey = NoSignatures.key
+
+    func isValid(signature: [UInt8], message: [UInt8], publicKey: [UInt8]) -> Bool { true }
+    func publicKey(seed: [UInt8]) -> [UInt8]? { NoSignatures.key }
+    func sign(_ message: [UInt8]) -> [UInt8] { [UInt8](repeating: 9, count: 64) }
+    func makeKey() -> (seed: [UInt8], signer: any SignatureSigner) { (NoSignatures.key, self) }
+    func signer(seed: [UInt8]) -> any SignatureSigner { self }
+}
