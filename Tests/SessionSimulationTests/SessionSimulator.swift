@@ -1,7 +1,7 @@
-import Capability
 import Core
-import DriverKit
+import Services
 import Simulation
+import Wire
 
 @testable import Reactor
 @testable import Services
@@ -10,35 +10,6 @@ import Simulation
 ///
 /// The server's services and the client's protocol core are the real ones.
 final class SessionSimulator {
-    /// A step, for the trace of a failure.
-    struct Trace {
-        var step = 0
-        var now: UInt64 = 0
-        var what: StaticString = ""
-        var number = 0
-        var detail = 0
-    }
-
-    /// What is known of a write.
-    struct Write {
-        var grant = 0
-        /// The latest places of its blocks, even and odd, in the order of all writes to the disk: a write has no
-        /// more than two, side by side.
-        var versions: (UInt64, UInt64) = (0, 0)
-        /// The server's life in which it was done.
-        var doneIn = -1
-    }
-
-    /// What a client was allowed, once.
-    struct Grant {
-        var client: Int
-        var capability: Identifier
-        var epoch: UInt64
-        var expiry: UInt64
-        /// Somebody took it away, and was told that this is in force.
-        var isOver = false
-    }
-
     static let cluster = Identifier(high: 0xC1, low: 0x57E4)
     static let millisecond: UInt64 = 1_000_000
 
@@ -46,48 +17,57 @@ final class SessionSimulator {
     var random: SplitMix
     let identifiers: SimulatedRandom
     let serverClock = SimulatedClock()
-    private(set) var now: UInt64 = 1
+    var now: UInt64 = 1
+    /// The latest time of day that the server has had.
+    private(set) var latestWall: UInt64 = 0
     /// Counts moments, so that no two are the same.
     private var momentNumber: UInt64 = 1
-    private(set) var clients: [SimulatedClient] = []
-    private var server: SimulatedServer?
-    private var connections: [SimulatedConnection] = []
+    var clients: [SimulatedClient] = []
+    var server: SimulatedServer?
+    var connections: [SimulatedConnection] = []
     private var connectionCount = 0
+    let store = SimulatedStore()
     var disk = SimulatedDisk()
-    private(set) var volume: VolumeDescriptor
+    var volume: VolumeDescriptor
     /// The machine's life: a loss of power begins another.
-    private(set) var life = 0
+    var life = 0
     /// The server process's life.
-    private(set) var serverLife = 0
+    var serverLife = 0
+    /// When it is started again.
+    var serverStart: UInt64 = 0
     var history = [BlockHistory](repeating: BlockHistory(), count: SimulatedDisk.blocks)
     private var writes: [Write] = [Write()]
-    private var grants: [Grant] = []
+    var grants: [Grant] = []
+    /// Revoked capabilities and their ends, as the catalog has them.
+    var revoked: [(id: Identifier, expiry: UInt64)] = []
+    /// Writes whose clients do not wait for them, and which may still be done.
+    private var ghosts: [SimulatedRequest] = []
     private var faults = true
-    let mayFailRequests: Bool
-    private let rarity: Int
-    private(set) var steps = 0
+    let scenario: Scenario
+    let bug: PlantedBug?
+    var steps = 0
     private(set) var failure: String?
     private(set) var trace: [Trace] = []
+    var troubles: [Trouble: Int] = [:]
 
-    init(seed: UInt64) {
+    init(seed: UInt64, bug: PlantedBug? = nil) {
         self.seed = seed
+        self.bug = bug
         random = SplitMix(seed: seed)
         identifiers = SimulatedRandom(seed: seed)
-        rarity = 2 << random.below(5)
-        mayFailRequests = random.once(in: 4)
+        scenario = Scenario(&random)
         volume = VolumeDescriptor(
             id: Identifier(high: 0x701, low: 1), name: "v", pool: "p", size: 4096,
-            accessMode: random.once(in: 4) ? .shared : .singleWriter, epoch: 1)
+            accessMode: scenario.isShared ? .shared : .singleWriter, epoch: 1)
         clients = (0..<2).map { SimulatedClient(number: $0, world: self) }
-        server = SimulatedServer(world: self)
+        startServer()
     }
 
     /// Runs a scenario: trouble, and then calm in which all must end well.
     func run(steps total: Int) {
         while steps < total, failure == nil { step() }
-        faults = false
         if failure == nil { settle() }
-        server?.dismantle()
+        server?.kill()
         server = nil
         connections = []
     }
@@ -96,69 +76,54 @@ final class SessionSimulator {
         if failure == nil { failure = message }
     }
 
-    func note(_ what: StaticString, _ number: Int = 0, _ detail: Int = 0) {
-        trace.append(Trace(step: steps, now: now, what: what, number: number, detail: detail))
-    }
-
-    /// Seed, what went wrong, and the last steps.
-    var account: String {
-        var lines = ["SLUICE_SEED=\(seed) step \(steps): \(failure ?? "nothing wrong")"]
-        for entry in trace.suffix(60) {
-            lines.append(
-                "  \(entry.step) at \(entry.now / 1000) us: \(entry.number) \(entry.what) \(entry.detail)")
-        }
-        return lines.joined(separator: "\n")
-    }
-
-    var completed: Int { clients.reduce(0) { $0 + $1.completed } }
-    var failedRequests: Int { clients.reduce(0) { $0 + $1.failed } }
-    var attachments: Int { clients.reduce(0) { $0 + $1.attachments } }
-
-    // MARK: For the parts
-
     func moment() -> UInt64 {
         momentNumber += 1
         return momentNumber
     }
 
+    // MARK: Server and network
+
+    func startServer() {
+        server = SimulatedServer(world: self)
+        // What was taken away is in force from the start.
+        for index in grants.indices where isTakenAway(grants[index]) { grants[index].isOver = true }
+    }
+
     /// A connection to the server; nil when there is none.
     func connect(_ client: SimulatedClient) -> SimulatedConnection? {
-        guard let server else { return nil }
+        guard let server, client.cutOffUntil <= now else { return nil }
         connectionCount += 1
         let connection = SimulatedConnection(
-            number: connectionCount, server: server, reactor: random.below(2), thumbprint: client.thumbprint)
+            number: connectionCount, client: client.number, server: server, reactor: random.below(2),
+            thumbprint: client.thumbprint)
         connections.append(connection)
         return connection
     }
 
-    /// A capability for the volume as it is now.
-    func issue(to client: SimulatedClient) -> (grant: Int, capability: [UInt8]) {
-        let wall = serverClock.now()
-        let grant = Grant(
-            client: client.number, capability: Identifier.random(using: identifiers), epoch: volume.epoch,
-            expiry: wall + 30 + UInt64(random.below(60)))
-        grants.append(grant)
-        let claims = Claims(
-            issuer: SessionSimulator.cluster, audience: SessionSimulator.cluster,
-            capability: grant.capability, subject: client.node, issuedAt: wall, notBefore: wall - 1,
-            expiry: grant.expiry, holder: client.thumbprint, kind: .volume, resource: volume.id,
-            rights: [.read, .write, .flush, .discard], resourceEpoch: grant.epoch,
-            nodeEpoch: client.nodeEpoch)
-        do throws(CapabilityError) {
-            let keys = NoSignatures()
-            let capability = try Capability.mint(
-                claims, keyID: NoSignatures.keyID, signer: keys, keys: keys)
-            return (grants.count - 1, try capability.sealed(keys: keys).bytes)
-        } catch { preconditionFailure("no capability: \(error)") }
+    func clientNow(_ client: SimulatedClient) -> UInt64 {
+        UInt64(1_800_000_000 + scenario.clientSkew) + now / 1_000_000_000
+    }
+
+    // MARK: Writes
+
+    /// What is known of a write.
+    private struct Write {
+        var grant = 0
+        var life = 0
+        /// The latest places of its blocks, even and odd, in the order of all writes to the disk: a write has no
+        /// more than two, side by side.
+        var versions: (UInt64, UInt64) = (0, 0)
+        /// The server's life in which it was done.
+        var doneIn = -1
     }
 
     /// A value that no other write has.
     func nameWrite(_ grant: Int) -> UInt64 {
-        writes.append(Write(grant: grant))
+        writes.append(Write(grant: grant, life: life))
         return UInt64(writes.count - 1)
     }
 
-    /// The place of a write in the order of all writes to one of its blocks.
+    /// The place of a write in the order of all writes to one of its blocks; 0 when it was not done.
     func version(of name: UInt64, block: Int) -> UInt64 {
         block & 1 == 0 ? writes[Int(name)].versions.0 : writes[Int(name)].versions.1
     }
@@ -171,19 +136,37 @@ final class SessionSimulator {
         }
     }
 
-    func work(_ queue: SimulatedQueue) -> Bool { queue.work(faults: faults) }
+    /// A write has failed; until it is over, it may still be done.
+    func writeFailed(_ request: SimulatedRequest, isOver: Bool) {
+        guard request.opcode == .write, request.life == life else { return }
+        let end = isOver ? moment() : nil
+        for block in request.first..<request.first + request.count {
+            history[block].writeFailed(request.name, decidedAt: end)
+        }
+    }
+
+    /// A write may be done as long as its session has something under way.
+    func haunt(_ request: SimulatedRequest) {
+        ghosts.append(request)
+        writeFailed(request, isOver: false)
+    }
+
+    /// Somebody has the volume alone: whatever other sessions had under way is over.
+    func settleGhosts() {
+        ghosts.forEach { writeFailed($0, isOver: true) }
+        ghosts.removeAll()
+    }
 
     func writeReachesDriver(_ name: UInt64) {
         note("driver takes", 0, Int(name))
         if writes[Int(name)].doneIn == serverLife { fail("write \(name) is executed twice") }
+        if writes[Int(name)].life != life { fail("write \(name) is of before the loss of power") }
         authorize(name)
     }
 
-    func writeReachesDisk(_ name: UInt64) {
+    func write(_ name: UInt64, block: Int) {
         authorize(name)
-    }
-
-    func wrote(_ name: UInt64, block: Int, version: UInt64) {
+        let version = disk.write(block, name)
         if block & 1 == 0 {
             writes[Int(name)].versions.0 = version
         } else {
@@ -200,29 +183,60 @@ final class SessionSimulator {
         if grants[writes[Int(name)].grant].isOver { fail("write \(name) runs, and its authority is over") }
     }
 
+    /// The power fails and comes back: what was not flushed is lost.
+    func losePower() {
+        life += 1
+        disk.losePower()
+        history = disk.medium.map { BlockHistory(initial: $0.name) }
+        ghosts.removeAll()
+    }
+
     // MARK: Steps
+
+    /// What an application wants next.
+    func nextRequest() -> SimulatedRequest {
+        var request = SimulatedRequest()
+        request.first = random.below(SimulatedDisk.blocks)
+        request.count = min(
+            1 + random.below(SimulatedClient.blocksMax), SimulatedDisk.blocks - request.first)
+        switch random.below(10) {
+        case 0..<4: request.opcode = .read
+        case 4..<9:
+            request.opcode = .write
+            request.isForced = random.once(in: 6)
+        default:
+            request.opcode = .flush
+            request.first = 0
+            request.count = 0
+        }
+        return request
+    }
 
     /// One thing happens.
     func step() {
         steps += 1
         now += UInt64(random.below(20_000))
         var isIdle = true
+        let client = clients[random.below(clients.count)]
         switch random.below(100) {
-        case 0..<20:
-            if faults { isIdle = !clients[random.below(clients.count)].submit() }
+        case 0..<20: if faults { isIdle = !client.submit() }
         case 20..<40: isIdle = !deliverToServer()
-        case 40..<55: isIdle = !deliverToClient()
+        case 40..<55:
+            if !client.channels.isEmpty {
+                isIdle = !client.hear(client.channels[random.below(client.channels.count)])
+            }
         case 55..<70: isIdle = !stepReactor()
-        case 70..<88: isIdle = !workInDriver()
-        case 88..<92: isIdle = !(server.map { $0.jobs.runNext() || $0.work.runNext() } ?? false)
-        case 92..<96:
-            isIdle = !clients[random.below(clients.count)].housekeep(isCalm: !faults)
-        default:
-            if faults, random.once(in: rarity) { breakSomething() }
+        case 70..<86: isIdle = !workInDriver()
+        case 86..<90: isIdle = !(server.map { $0.jobs.runNext() || $0.work.runNext() } ?? false)
+        case 90..<92: isIdle = !store.sync(random.below(3))
+        case 92..<97: isIdle = !client.housekeep(isCalm: !faults)
+        default: if faults, random.once(in: scenario.rarity) { makeTrouble(client) }
         }
         if isIdle { now += UInt64(random.below(400_000)) }
+        if server == nil, now >= serverStart { startServer() }
         serverClock.monotonic = now
-        check()
+        latestWall = max(latestWall, serverClock.now())
+        if steps & 15 == 0 { checkBounds() }
     }
 
     private func deliverToServer() -> Bool {
@@ -231,12 +245,6 @@ final class SessionSimulator {
         let moved = connections[index].receive()
         if connections[index].isGone { connections.remove(at: index) }
         return moved
-    }
-
-    private func deliverToClient() -> Bool {
-        let client = clients[random.below(clients.count)]
-        guard !client.channels.isEmpty else { return false }
-        return client.hear(client.channels[random.below(client.channels.count)])
     }
 
     private func stepReactor() -> Bool {
@@ -258,24 +266,76 @@ final class SessionSimulator {
         return moved
     }
 
-    private func breakSomething() {
-        let client = clients[random.below(clients.count)]
-        guard let channel = client.channels.first(where: { $0.connection != nil }) else { return }
-        note("connection breaks", client.number)
-        client.lose(channel)
+    private func checkBounds() {
+        guard let server else { return }
+        let live = server.shards.reduce(0) { $0 + $1.channels.count { $0 != nil } }
+        let inFlight = server.driver.inFlight
+        // One that is gone may have an OPEN that waits for the pool's thread.
+        if live > connections.count + inFlight + 4 {
+            fail("\(live) channels of \(connections.count) connections")
+        }
+        if inFlight > 2 * 8 * 4 { fail("\(inFlight) requests in the driver") }
     }
-
-    private func check() {}
 
     /// Without faults, everything that was asked must be answered within bounded steps.
     private func settle() {
-        for _ in 0..<400 {
+        faults = false
+        for client in clients { client.cutOffUntil = 0 }
+        for connection in connections { connection.frozenUntil = 0 }
+        for _ in 0..<500 {
             for _ in 0..<20 where failure == nil { step() }
             for connection in connections { while connection.receive() {} }
             connections.removeAll { $0.isGone }
-            if failure != nil || clients.allSatisfy({ $0.openRequests == 0 }) { return }
+            if failure != nil || clients.allSatisfy({ $0.isSettled }) && server?.calls == 0 { return }
         }
-        fail("not settled: \(clients.map(\.openRequests)) requests open")
+        fail("not settled: \(clients.map(\.openRequests)) requests open, \(server?.calls ?? -1) calls")
+    }
+
+    // MARK: The trace
+
+    /// A step, for the account of a failure.
+    struct Trace {
+        var step = 0
+        var now: UInt64 = 0
+        var what = ""
+        var number = 0
+        var detail = 0
+    }
+
+    func note(_ what: StaticString, _ number: Int = 0, _ detail: Int = 0) {
+        trace.append(Trace(step: steps, now: now, what: "\(what)", number: number, detail: detail))
+    }
+
+    func note(_ opcode: Opcode, _ number: Int = 0, _ detail: Int = 0) {
+        trace.append(Trace(step: steps, now: now, what: opcode.name, number: number, detail: detail))
+    }
+
+    /// Seed, what went wrong, and the last steps.
+    var account: String {
+        var lines = ["SLUICE_SEED=\(seed) step \(steps): \(failure ?? "nothing wrong")"]
+        for entry in trace.suffix(80) {
+            lines.append(
+                "  \(entry.step) at \(entry.now / 1000) us: \(entry.number) \(entry.what) \(entry.detail)")
+        }
+        return lines.joined(separator: "\n")
+    }
+}
+
+/// What a seed decides once.
+struct Scenario {
+    let isShared: Bool
+    /// Requests may fail in the device.
+    let requestsFail: Bool
+    /// Trouble comes once in so many chances.
+    let rarity: Int
+    /// The seconds by which the clients' clocks differ from the server's.
+    let clientSkew: Int64
+
+    init(_ random: inout SplitMix) {
+        isShared = random.once(in: 4)
+        requestsFail = random.once(in: 4)
+        rarity = 1 << random.below(4)
+        clientSkew = Int64(random.below(21)) - 10
     }
 }
 

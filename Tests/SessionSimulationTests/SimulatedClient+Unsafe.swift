@@ -5,26 +5,52 @@ import Wire
 
 @testable import SluiceClient
 
-/// One channel of a client: the real protocol core, and the connection that it has now.
+/// One channel of a client through all its connections: the real protocol core, and the connection of now.
 final class SimulatedChannel {
     enum State {
-        /// No connection.
-        case lost
+        /// No connection, and none is to be made now: another channel's is needed first.
+        case idle
+        /// No connection; the next chance makes one.
+        case waiting
         /// HELLO is not answered.
         case greeting
         /// OPEN is not answered.
         case opening
-        case ready
+        case open
     }
 
-    var core = ChannelCore()
+    let core: ChannelCore
     var connection: SimulatedConnection?
-    var state = State.lost
+    var state = State.idle
     var handle: UInt32 = 0
+    /// The capability that the handle has.
+    var capability: Identifier?
+    var isRenewing = false
+
+    init(ledger: SessionLedger) { core = ChannelCore(ledger: ledger) }
+}
+
+/// A request of the application.
+struct SimulatedRequest {
+    var opcode = Opcode.read
+    var first = 0
+    var count = 0
+    /// What it writes.
+    var name: UInt64 = 0
+    var start: UInt64 = 0
+    /// The machine's and the server's lives in which it began.
+    var life = 0
+    var serverLife = 0
+    var isForced = false
+    /// Of a flush: what was acknowledged before, by block.
+    var needs: [UInt64] = []
+    var isOpen = false
 }
 
 // SAFETY: `memory` is the client's own from init to deinit, a piece for each request that the application can have.
-/// A compute node: channels of one session, an application that reads, writes and flushes, and what it was told.
+/// A compute node: the channels of one session, an application that reads, writes and flushes, and what it is told.
+///
+/// What `VolumeClient` does with its channels is done here in small, without sockets.
 @safe
 final class SimulatedClient {
     enum Phase {
@@ -36,45 +62,48 @@ final class SimulatedClient {
         case leaving
     }
 
-    /// A request of the application.
-    struct Request {
-        var opcode = Opcode.read
-        var first = 0
-        var count = 0
-        /// What it writes.
-        var name: UInt64 = 0
-        var start: UInt64 = 0
-        /// The machine's life in which it began.
-        var life = 0
-        var isForced = false
-        /// Of a flush: what was acknowledged before, by block.
-        var needs: [UInt64] = []
-        var isOpen = false
-    }
-
     static let requestsMax = 6
     static let blocksMax = 2
+    static let bufferBytes = blocksMax * SimulatedDisk.blockBytes
 
     let number: Int
     let node: Identifier
     let thumbprint: Digest32
     var nodeEpoch: UInt64 = 1
-    private unowned let world: SessionSimulator
+    /// Until when it reaches nobody.
+    var cutOffUntil: UInt64 = 0
+    unowned let world: SessionSimulator
     private(set) var phase = Phase.detached
     private(set) var channels: [SimulatedChannel] = []
     private(set) var session: Identifier?
     private var secret: [UInt8] = []
+    /// What its writes are named after.
     private(set) var grant = 0
-    private var capability: [UInt8] = []
-    private(set) var requests = [Request](repeating: Request(), count: requestsMax)
-    private let memory: UnsafeMutableRawPointer
+    private var capability = SimulatedCapability()
+    private var epoch: UInt64 = 0
+    private var isShared = false
+    var ledger = SessionLedger()
+    private var owesFlushFailure = false
+    private var leftovers: [ChannelRequest] = unsafe []
+    var requests = [SimulatedRequest](repeating: SimulatedRequest(), count: requestsMax)
+    let memory: UnsafeMutableRawPointer
     /// Of each block, the newest write that was acknowledged and not given up as lost: its place on the disk.
-    private var acknowledged = [UInt64](repeating: 0, count: SimulatedDisk.blocks)
-    /// Something happened to it that excuses errors.
-    var isExcused = false
-    private(set) var attachments = 0
-    private(set) var completed = 0
-    private(set) var failed = 0
+    var acknowledged = [UInt64](repeating: 0, count: SimulatedDisk.blocks)
+    /// Writes whose issue was never learnt, and that may still be done.
+    private var orphans: [SimulatedRequest] = []
+    var counts = Counts()
+
+    /// What a run has seen.
+    struct Counts {
+        var attachments = 0
+        var completed = 0
+        var failed = 0
+        var resumed = 0
+        var repeated = 0
+        var sessionsLost = 0
+        var unknown = 0
+        var givenUp = 0
+    }
 
     init(number: Int, world: SessionSimulator) {
         self.number = number
@@ -82,32 +111,37 @@ final class SimulatedClient {
         node = Identifier(high: 0xA0DE, low: UInt64(number))
         thumbprint = Digest32(first: Identifier(high: 0xCE7, low: UInt64(number)), second: .zero)
         unsafe memory = .allocate(
-            byteCount: SimulatedClient.requestsMax * SimulatedClient.blocksMax * SimulatedDisk.blockBytes,
-            alignment: 64)
+            byteCount: SimulatedClient.requestsMax * SimulatedClient.bufferBytes, alignment: 64)
     }
 
     deinit { unsafe memory.deallocate() }
 
     var openRequests: Int { requests.reduce(0) { $0 + ($1.isOpen ? 1 : 0) } }
+    /// Whether it has all that it wants: no request is open and no channel on its way.
+    var isSettled: Bool {
+        openRequests == 0
+            && (phase == .detached || phase == .attached && channels.allSatisfy { $0.state == .open })
+    }
 
     // MARK: Life
 
-    /// Connects, reconnects, attaches and detaches; false when there is nothing of that to do.
+    /// Connects, reconnects, attaches, renews, detaches; false when there is nothing of that to do.
     func housekeep(isCalm: Bool) -> Bool {
         switch phase {
         case .detached:
-            guard !isCalm else { return false }
+            guard !isCalm, world.issuesCapabilities else { return false }
             attach()
-        case .attaching, .attached:
-            if !isCalm, phase == .attached, world.random.once(in: 30) {
+        case .attaching: return connectMore()
+        case .attached:
+            if !isCalm, world.random.once(in: 60) {
                 world.note("leaves", number)
                 phase = .leaving
                 return true
             }
-            return connectMore()
+            return renew() || connectMore()
         case .leaving:
             guard openRequests == 0 else { return connectMore() }
-            detach(inOrder: true)
+            detach("has done all that it wanted")
         }
         return true
     }
@@ -115,101 +149,177 @@ final class SimulatedClient {
     private func attach() {
         world.note("attaches", number)
         phase = .attaching
-        isExcused = false
-        attachments += 1
-        (grant, capability) = world.issue(to: self)
-        channels = (0..<2).map { _ in SimulatedChannel() }
-        connect(channels[0])
+        counts.attachments += 1
+        ledger = SessionLedger()
+        capability = world.issue(to: self)
+        grant = world.grant(to: self, by: capability)
+        channels = (0..<2).map { _ in SimulatedChannel(ledger: ledger) }
+        channels[0].state = .waiting
     }
 
     private func connectMore() -> Bool {
-        guard phase != .attaching, let channel = channels.first(where: { $0.state == .lost }) else {
-            return false
-        }
-        connect(channel)
-        return true
-    }
-
-    private func connect(_ channel: SimulatedChannel) {
-        guard let connection = world.connect(self) else { return }
+        guard let channel = channels.first(where: { $0.state == .waiting }),
+            session != nil || channels.allSatisfy({ $0 === channel || $0.state == .idle }),
+            let connection = world.connect(self)
+        else { return false }
+        world.note("connects", number, connection.number)
         channel.connection = connection
         channel.state = .greeting
-        var hello = Hello(slots: 4)
+        var hello = Hello(features: .resume, slots: 4)
         if let session {
             hello.session = session
             hello.secret = secret
         }
+        if channel.core.isSuspended {
+            hello.resumes = channel.core.greeting?.channel
+            hello.slots = UInt16(channel.core.slots)
+        }
         let body = hello.bytes
         connection.send(RequestHeader(length: UInt32(body.count), opcode: Opcode.hello.rawValue).bytes + body)
+        return true
     }
 
-    /// Gives the session up: what is unanswered has failed.
-    func detach(inOrder: Bool) {
-        world.note(inOrder ? "detaches" : "loses its session", number)
-        for channel in channels {
-            channel.connection?.closeClient(inOrder: inOrder)
-            channel.connection = nil
-            channel.state = .lost
-            channel.core.abandon(.ioError)
-            complete(channel)
+    /// Gets a newer capability when half of the time of the old one is over, by this machine's clock.
+    private func renew() -> Bool {
+        guard world.issuesCapabilities else { return false }
+        if world.clientNow(self) * 2 >= capability.issuedAt + capability.expiry {
+            capability = world.issue(to: self)
         }
+        for channel in channels where channel.state == .open && !channel.isRenewing {
+            guard channel.capability != capability.id, let connection = channel.connection else { continue }
+            let body = RenewRequest(capability: capability.bytes).bytes
+            guard
+                let header = channel.core.beginControl(.renew, handle: channel.handle, bodyBytes: body.count)
+            else { continue }
+            channel.isRenewing = true
+            world.mayUse(capability, grant)
+            connection.send(header.bytes + body)
+            return true
+        }
+        return false
+    }
+
+    /// Gives the volume up: what is unanswered has failed.
+    func detach(_ why: StaticString) {
+        world.note(why, number)
+        for channel in channels {
+            channel.connection?.closeClient(inOrder: true)
+            channel.connection = nil
+            channel.core.abandon(.ioError)
+            hand(channel)
+        }
+        while let request = unsafe leftovers.popLast() { fail(Int(unsafe request.tag), .ioError) }
+        forget()
+    }
+
+    /// The client's process is killed: nobody hears of anything any more.
+    func kill() {
+        guard phase != .detached else { return }
+        world.note("is killed", number)
+        for channel in channels { channel.connection?.closeClient(inOrder: false) }
+        for tag in requests.indices where requests[tag].isOpen {
+            requests[tag].isOpen = false
+            world.haunt(requests[tag])
+        }
+        forget()
+    }
+
+    private func forget() {
+        unsafe leftovers = unsafe []
         channels = []
         session = nil
+        owesFlushFailure = false
+        acknowledged = [UInt64](repeating: 0, count: SimulatedDisk.blocks)
         phase = .detached
+        orphans.forEach { world.haunt($0) }
+        orphans.removeAll()
     }
 
     // MARK: The application
 
     /// Begins a request; false when it can take none.
     func submit() -> Bool {
-        guard phase == .attached, let tag = requests.firstIndex(where: { !$0.isOpen }) else { return false }
-        let channel = channels[world.random.below(channels.count)]
-        guard channel.state == .ready, let connection = channel.connection else { return false }
-        var request = Request()
+        guard phase == .attached, unsafe leftovers.isEmpty,
+            let tag = requests.firstIndex(where: { !$0.isOpen })
+        else { return false }
+        var request = world.nextRequest()
+        if request.opcode.isChange, ledger.unsettled > 0 { return false }
         request.isOpen = true
-        request.first = world.random.below(SimulatedDisk.blocks)
-        request.count = min(
-            1 + world.random.below(SimulatedClient.blocksMax), SimulatedDisk.blocks - request.first)
-        switch world.random.below(10) {
-        case 0..<4: request.opcode = .read
-        case 4..<9:
-            request.opcode = .write
-            request.isForced = world.random.once(in: 6)
-            request.name = world.nameWrite(grant)
-        default:
-            request.opcode = .flush
-            request.first = 0
-            request.count = 0
-            request.needs = acknowledged
-        }
-        let bytes = UInt32(request.count * SimulatedDisk.blockBytes)
-        let buffer = unsafe memory + tag * SimulatedClient.blocksMax * SimulatedDisk.blockBytes
-        let wire = unsafe ChannelRequest(
-            request.opcode, flags: request.isForced ? .fua : [], handle: channel.handle,
-            offset: UInt64(request.first * SimulatedDisk.blockBytes), count: bytes,
-            buffer: request.opcode == .flush ? nil : buffer, tag: UInt64(tag))
-        guard let header = unsafe channel.core.begin(wire) else { return false }
         request.start = world.moment()
         request.life = world.life
-        var frame = header.bytes
+        request.serverLife = world.serverLife
+        if request.opcode == .flush {
+            request.needs = acknowledged
+            if owesFlushFailure {
+                owesFlushFailure = false
+                requests[tag] = request
+                world.note("is told that a flush failed", number)
+                fail(tag, .ioError)
+                return true
+            }
+        }
+        if request.opcode == .write { request.name = world.nameWrite(grant) }
+        let buffer = unsafe memory + tag * SimulatedClient.bufferBytes
         if request.opcode == .write {
             for block in 0..<request.count {
                 unsafe BlockBytes.fill(buffer + block * SimulatedDisk.blockBytes, request.name)
-                world.history[request.first + block].writeStarted(request.name, at: request.start)
             }
-            frame += unsafe Array(UnsafeRawBufferPointer(start: buffer, count: Int(bytes)))
         }
+        let wire = unsafe ChannelRequest(
+            request.opcode, flags: request.isForced ? .fua : [], handle: 0,
+            offset: UInt64(request.first * SimulatedDisk.blockBytes),
+            count: UInt32(request.count * SimulatedDisk.blockBytes),
+            buffer: request.opcode == .flush ? nil : buffer, tag: UInt64(tag))
+        guard unsafe route(wire) else { return false }
         requests[tag] = request
-        world.note("submits", number, Int(request.name & 0xFFFF_FFFF))
-        connection.send(frame)
+        if request.opcode == .write {
+            for block in request.first..<request.first + request.count {
+                world.history[block].writeStarted(request.name, at: request.start)
+            }
+        }
+        world.note(request.opcode, number, Int(request.name))
         return true
+    }
+
+    /// Sends a request on some channel that takes it.
+    private func route(_ request: ChannelRequest) -> Bool {
+        var request = unsafe request
+        let first = world.random.below(channels.count)
+        for offset in 0..<channels.count {
+            let channel = channels[(first + offset) % channels.count]
+            guard channel.state == .open, let connection = channel.connection else { continue }
+            unsafe request.handle = channel.handle
+            guard let header = unsafe channel.core.begin(request) else { continue }
+            var frame = header.bytes
+            if unsafe request.opcode == .write {
+                frame += unsafe Array(
+                    UnsafeRawBufferPointer(start: request.buffer, count: Int(request.count)))
+            }
+            connection.send(frame)
+            return true
+        }
+        return false
+    }
+
+    /// The application has waited long enough for one of its requests.
+    func giveUp() {
+        guard let tag = requests.firstIndex(where: { $0.isOpen }), phase == .attached else { return }
+        world.note("gives up", number, Int(requests[tag].name))
+        counts.givenUp += 1
+        for channel in channels {
+            channel.core.giveUp(tag: UInt64(tag))
+            hand(channel)
+        }
+        let waiting = unsafe leftovers.count
+        unsafe leftovers.removeAll { unsafe $0.tag == UInt64(tag) }
+        if unsafe leftovers.count < waiting { fail(tag, .timedOut) }
     }
 
     // MARK: What arrives
 
     /// Takes in what has arrived on a connection, or some of it; false when there is nothing to do.
     func hear(_ channel: SimulatedChannel) -> Bool {
-        guard let connection = channel.connection else { return false }
+        guard let connection = channel.connection, !connection.isFrozen else { return false }
         let count = min(
             connection.toClient.count, world.random.once(in: 3) ? 1 + world.random.below(100) : .max)
         guard count > 0 else {
@@ -230,14 +340,15 @@ final class SimulatedClient {
                 at += piece
             }
         } catch {
-            if case .refused(_, let status, _) = error {
-                helloRefused(channel, status)
-            } else {
+            hand(channel)
+            guard case .refused(_, let status, _) = error else {
                 world.fail("client \(number): \(error)")
+                return true
             }
+            helloRefused(channel, status)
             return true
         }
-        complete(channel)
+        hand(channel)
         let notices = channel.core.notices
         channel.core.notices = []
         for notice in notices where channel.connection === connection { take(notice, channel) }
@@ -250,88 +361,152 @@ final class SimulatedClient {
             if session == nil {
                 session = reply.session
                 secret = reply.secret
+                world.begins(reply.session, grant)
             }
+            if reply.resumption != .fresh { counts.resumed += 1 }
             channel.state = .opening
-            let body = OpenRequest(kind: .volume, rights: [], capability: capability).bytes
+            channel.capability = capability.id
+            world.mayUse(capability, grant)
+            let body = OpenRequest(
+                kind: .volume, rights: [], takesOver: phase == .attaching, capability: capability.bytes
+            ).bytes
             guard let header = channel.core.beginControl(.open, handle: 0, bodyBytes: body.count) else {
-                return world.fail("no slot for OPEN")
+                return world.fail("client \(number) has no slot for OPEN")
             }
             channel.connection?.send(header.bytes + body)
-        case .state(let handle, _):
-            channel.handle = handle
-            channel.state = .ready
-            if phase == .attaching { phase = .attached }
-        case .done: break
-        case .refused(_, let status, _):
-            world.note("is refused", number, Int(status.rawValue))
-            detach(inOrder: true)
-        case .event: break
+        case .state(let handle, let state):
+            if channel.state == .opening { opened(channel, handle, state) } else { renewed(channel) }
+        case .done, .event: break
+        case .settled: settle()
+        case .refused(let opcode, let status, _): refused(channel, opcode, status)
+        }
+    }
+
+    private func opened(_ channel: SimulatedChannel, _ handle: UInt32, _ state: ResourceState) {
+        if epoch != 0, phase != .attaching, state.epoch != epoch {
+            world.mustBeEnding(grant, .staleEpoch)
+            return detach("finds that the volume was given to others")
+        }
+        epoch = state.epoch
+        isShared = state.accessMode == .shared
+        world.opens(grant)
+        if phase == .attaching {
+            // Whatever an older process of this machine had under way is over now.
+            if !isShared { world.settleGhosts() }
+            phase = .attached
+        }
+        world.note("is open", number)
+        channel.handle = handle
+        channel.state = .open
+        channel.isRenewing = false
+        while let next = unsafe channel.core.nextRepeat(handle: handle, isShared: isShared) {
+            counts.repeated += 1
+            let payload = unsafe next.payload.map { unsafe Array($0) } ?? []
+            world.note("repeats", number, Int(unsafe next.header.slot))
+            channel.connection?.send(unsafe next.header.bytes + payload)
+        }
+        hand(channel)
+        if channel.core.notices.contains(where: { if case .settled = $0 { true } else { false } }) {
+            settle()
+        }
+        channel.core.notices = []
+        for other in channels where other.state == .idle { other.state = .waiting }
+        while unsafe !leftovers.isEmpty, unsafe route(leftovers[0]) { unsafe leftovers.removeFirst() }
+    }
+
+    private func renewed(_ channel: SimulatedChannel) {
+        channel.isRenewing = false
+        channel.capability = capability.id
+    }
+
+    private func refused(_ channel: SimulatedChannel, _ opcode: Opcode, _ status: Status) {
+        world.note("is refused", number, Int(status.rawValue))
+        switch (opcode, status) {
+        case (.open, .expired):
+            capability = world.issue(to: self)
+            lose(channel)
+        case (.open, .writerConflict) where phase == .attaching: detach("finds another writer")
+        case (.open, .writerConflict):
+            world.mustHaveEnded(grant)
+            detach("has lost its claim")
+        case (.renew, .expired), (.renew, .writerConflict): lose(channel)
+        default:
+            world.mustBeEnding(grant, status)
+            detach("has lost the volume")
         }
     }
 
     private func helloRefused(_ channel: SimulatedChannel, _ status: Status) {
-        detach(inOrder: false)
+        world.note("is refused in HELLO", number, Int(status.rawValue))
+        channel.connection?.closeClient(inOrder: false)
+        channel.connection = nil
+        channel.state = .waiting
+        switch status {
+        case .notFound: sessionLost()
+        case .busy: break
+        default: world.fail("client \(number) was answered \(status.name) to HELLO")
+        }
     }
 
     /// The connection of a channel is gone.
     func lose(_ channel: SimulatedChannel) {
-        isExcused = true
-        detach(inOrder: false)
+        world.note("loses a connection", number, channel.connection?.number ?? 0)
+        channel.connection?.closeClient(inOrder: false)
+        channel.connection = nil
+        channel.isRenewing = false
+        guard phase != .attaching else { return detach("has not come to open the volume") }
+        if channel.core.isSuspended || channel.core.canResume {
+            channel.core.suspend()
+        } else {
+            channel.core.abandon(.ioError)
+        }
+        channel.state = .waiting
+        hand(channel)
     }
 
-    private func complete(_ channel: SimulatedChannel) {
+    /// The server does not know the session any more.
+    private func sessionLost() {
+        world.note("has lost its session", number)
+        counts.sessionsLost += 1
+        guard phase != .attaching else { return detach("has not come to open the volume") }
+        world.mustHaveEnded(grant)
+        let isLossy = ledger.lose()
+        if isLossy { owesFlushFailure = true }
+        session = nil
+        grant = world.grant(to: self, by: capability)
+        for channel in channels {
+            unsafe leftovers += channel.core.surrender(losesFlushes: isLossy)
+            channel.connection?.closeClient(inOrder: true)
+            channel.connection = nil
+            channel.state = .idle
+            channel.core.notices = []
+            hand(channel)
+        }
+        orphans.forEach { world.haunt($0) }
+        orphans.removeAll()
+        channels[0].state = .waiting
+    }
+
+    /// Hands out what a channel has completed.
+    func hand(_ channel: SimulatedChannel) {
         while channel.core.takeCompletions({ completions in
             for index in completions.indices { end(completions[index]) }
         }) {}
     }
 
-    /// A request has ended: what it says is held against all that is known.
-    private func end(_ completion: ChannelCompletion) {
-        let tag = Int(completion.tag)
-        let request = requests[tag]
-        guard request.isOpen else { return world.fail("a request of client \(number) ended twice") }
-        requests[tag].isOpen = false
-        let end = world.moment()
-        guard completion.status == .ok else { return endFailed(request, completion.status, end) }
-        completed += 1
-        world.note("is answered", number, Int(request.name & 0xFFFF_FFFF))
-        let buffer = unsafe memory + tag * SimulatedClient.blocksMax * SimulatedDisk.blockBytes
-        for block in 0..<request.count where request.life == world.life {
-            let isWrite = request.opcode == .write
-            let name = unsafe BlockBytes.name(buffer + block * SimulatedDisk.blockBytes)
-            world.observe(request.first + block, name, start: request.start, end: end, isWrite: isWrite)
-        }
-        switch request.opcode {
-        case .write:
-            for block in request.first..<request.first + request.count {
-                let version = world.version(of: request.name, block: block)
-                acknowledged[block] = max(acknowledged[block], version)
-                if request.isForced, world.disk.medium[block].version < version, request.life == world.life {
-                    world.fail("block \(block) of forced write \(request.name) is not durable")
-                }
-            }
-        case .flush:
-            for block in 0..<SimulatedDisk.blocks
-            where world.disk.medium[block].version < request.needs[block] {
-                world.fail("client \(number)'s flush was answered and block \(block) is not durable")
-            }
-        default: break
-        }
+    func fail(_ tag: Int, _ status: Status) {
+        end(ChannelCompletion(tag: UInt64(tag), value: 0, status: status))
     }
 
-    private func endFailed(_ request: Request, _ status: Status, _ end: UInt64) {
-        failed += 1
-        world.note("is told of an error", number, Int(status.rawValue))
-        let isDevices = status == .mediumError && world.mayFailRequests
-        if !isExcused, !isDevices { world.fail("client \(number) heard \(status.name) without a reason") }
-        switch request.opcode {
-        case .write:
-            for block in request.first..<request.first + request.count {
-                world.history[block].writeFailed(request.name, decidedAt: end)
-            }
-        // The application knows that what it wrote may be lost.
-        case .flush: acknowledged = [UInt64](repeating: 0, count: SimulatedDisk.blocks)
-        default: break
-        }
+    /// The application gave a write up that may still be done.
+    func orphan(_ request: SimulatedRequest) {
+        orphans.append(request)
+        world.writeFailed(request, isOver: false)
+    }
+
+    /// The writes that were given up are done, or never will be.
+    func settle() {
+        orphans.forEach { world.writeFailed($0, isOver: true) }
+        orphans.removeAll()
     }
 }

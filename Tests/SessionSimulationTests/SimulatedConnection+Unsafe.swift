@@ -11,6 +11,8 @@ import Wire
 final class SimulatedConnection: ChannelOwner, BatchTarget {
     private enum Phase {
         case greeting
+        /// HELLO waits for the end of the channel's old connection.
+        case resuming
         case open
         /// What waits is sent, then the connection ends.
         case closing
@@ -25,6 +27,8 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
         case body
         case skip(left: Int)
         case waiting
+        /// HELLO is not answered yet.
+        case held
         case ended
     }
 
@@ -32,7 +36,11 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
     private static let windowBytes = 600
 
     let number: Int
+    /// Whose it is.
+    let client: Int
     let server: SimulatedServer
+    /// Nothing arrives at either end before.
+    var frozenUntil: UInt64 = 0
     private let shard: ServiceShard
     private let reactor: Reactor
     private var channel: ServiceChannel?
@@ -50,8 +58,9 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
     /// Nothing more comes from the server, once what is under way has arrived.
     private(set) var isServerClosed = false
 
-    init(number: Int, server: SimulatedServer, reactor index: Int, thumbprint: Digest32) {
+    init(number: Int, client: Int, server: SimulatedServer, reactor index: Int, thumbprint: Digest32) {
         self.number = number
+        self.client = client
         self.server = server
         shard = server.shards[index]
         reactor = server.reactors[index]
@@ -60,7 +69,7 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
     }
 
     var isGone: Bool { phase == .closed && isClientClosed }
-    var isEstablished: Bool { channel?.isEstablished ?? false }
+    var isFrozen: Bool { frozenUntil > server.world.now }
 
     // MARK: The client's end
 
@@ -77,37 +86,40 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
         toClient.cut(to: 0)
     }
 
-    /// The server's process is dead.
-    func die() {
-        phase = .closed
-        channel = nil
-        isServerClosed = true
+    /// The server's end breaks; some of what is under way to the client arrives.
+    func breakServer() {
+        guard phase != .closed else { return }
         toServer.cut(to: 0)
         toClient.cut(to: server.world.random.below(toClient.count + 1))
+        teardown()
     }
 
     // MARK: The server's end
 
     /// Takes in what has arrived, or some of it; false when there is nothing to do.
     func receive() -> Bool {
-        guard phase == .greeting || phase == .open else { return drop() }
-        var moved = false
-        for _ in 0..<1 + server.world.random.below(6) where receivePart() { moved = true }
-        if !moved, isClientClosed, toServer.count < Limits.headerBytes || !isAtHeader, !isWaiting {
-            return end()
+        guard !isFrozen else { return false }
+        switch phase {
+        case .greeting, .open:
+            var moved = false
+            for _ in 0..<1 + server.world.random.below(6) where receivePart() { moved = true }
+            if !moved, isClientClosed, !isWaiting { return end() }
+            return moved
+        // Nothing is read, but the end of a broken connection is heard all the same.
+        case .resuming: return isClientClosed && end()
+        case .closing: return false
+        case .lingering:
+            // Whether the client has heard the end, or the timer has had enough of it.
+            teardown()
+            return true
+        case .closed:
+            guard toServer.count > 0 else { return false }
+            toServer.cut(to: 0)
+            return true
         }
-        return moved
     }
 
-    private var isAtHeader: Bool { if case .header = part { true } else { false } }
     private var isWaiting: Bool { if case .waiting = part { true } else { false } }
-
-    private func drop() -> Bool {
-        guard toServer.count > 0 || phase == .lingering else { return false }
-        toServer.cut(to: 0)
-        if phase == .lingering { teardown() }
-        return true
-    }
 
     private func receivePart() -> Bool {
         switch part {
@@ -137,7 +149,7 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
             let count = min(left, toServer.count)
             _ = toServer.take(count)
             part = left > count ? .skip(left: left - count) : .header
-        case .waiting, .ended: return false
+        case .waiting, .held, .ended: return false
         }
         return true
     }
@@ -164,7 +176,13 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
 
     private func bodyArrived(_ channel: ServiceChannel, _ body: [UInt8]) {
         if phase == .open { return shard.control(channel, header, body: body) }
-        if shard.hello(channel, header, body: body) { phase = .open } else { close() }
+        switch shard.hello(channel, header, body: body) {
+        case .accepted: phase = .open
+        case .refused: close()
+        case .undecided:
+            phase = .resuming
+            part = .held
+        }
     }
 
     func channelHasOutput() { scheduleFlush() }
@@ -174,6 +192,18 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
     }
 
     func channelMustClose(_ reason: String) { close() }
+
+    func channelWasSuperseded() {
+        server.world.note("connection is superseded", number)
+        teardown()
+    }
+
+    func channelWasGreeted(isAccepted: Bool) {
+        guard phase == .resuming else { return }
+        guard isAccepted else { return close() }
+        phase = .open
+        part = .header
+    }
 
     private func scheduleFlush() {
         guard !isFlushScheduled else { return }
@@ -210,7 +240,7 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
     }
 
     private func close() {
-        guard phase == .greeting || phase == .open else { return }
+        guard phase == .greeting || phase == .resuming || phase == .open else { return }
         phase = .closing
         part = .ended
         scheduleFlush()
@@ -218,7 +248,7 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
 
     /// The server notices that the client's end is closed.
     private func end() -> Bool {
-        guard phase == .greeting || phase == .open else { return false }
+        server.world.note("server hears the end of connection", number)
         teardown()
         return true
     }
@@ -227,7 +257,7 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
         phase = .closed
         part = .ended
         isServerClosed = true
-        if let channel { shard.detach(channel) }
+        if let channel { shard.detach(channel, isClosedByClient: isClosedInOrder) }
         channel = nil
     }
 }

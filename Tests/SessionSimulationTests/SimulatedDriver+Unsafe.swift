@@ -120,7 +120,8 @@ final class SimulatedQueue: DriverQueue {
             operations[index].left = 0
             operations[index].mustSync = false
             operations[index].status = .driverFailed
-        } else if faults, !operations[index].hasBegun, world.mayFailRequests, world.random.once(in: 100) {
+        } else if faults, !operations[index].hasBegun, world.scenario.requestsFail, world.random.once(in: 100)
+        {
             operations[index].left = 0
             operations[index].mustSync = false
             operations[index].status = .mediumError
@@ -146,9 +147,7 @@ final class SimulatedQueue: DriverQueue {
         operations[index].left &= ~(1 << UInt8(bit))
         let operation = operations[index]
         if operation.request.opcode == .write {
-            world.writeReachesDisk(operation.name)
-            let version = world.disk.write(operation.first + bit, operation.name)
-            world.wrote(operation.name, block: operation.first + bit, version: version)
+            world.write(operation.name, block: operation.first + bit)
         } else {
             let name = world.disk.cache[operation.first + bit].name
             let target = unsafe arena.base + Int(operation.request.buffer) + bit * SimulatedDisk.blockBytes

@@ -51,6 +51,9 @@ final class SimulatedServer {
         for client in world.clients {
             set(.setNode(id: client.node, name: "n\(client.number)", epoch: client.nodeEpoch))
         }
+        for (id, expiry) in world.revoked {
+            set(.revokeCapability(id, expiry: expiry, reason: "test"))
+        }
     }
 
     /// Performs an action to its end, before anything else happens.
@@ -85,9 +88,17 @@ final class SimulatedServer {
         }
     }
 
+    /// Has the next action miss a reactor; what is returned undoes that.
+    func hideShard() -> () -> Void {
+        let all = services.state.withLock { $0.shards }
+        services.state.withLock { _ = $0.shards.removeLast() }
+        return { [services] in services.state.withLock { $0.shards = all } }
+    }
+
     /// The process is killed. What it was doing for administrators ends without effect.
     func kill() {
         driver.isDead = true
+        for connection in world.connections where connection.server === self { connection.breakServer() }
         var rounds = 0
         while calls > 0, rounds < 1000 {
             rounds += 1
@@ -98,8 +109,7 @@ final class SimulatedServer {
         dismantle()
     }
 
-    /// Lets go of everything.
-    func dismantle() {
+    private func dismantle() {
         for shard in shards { shard.ports.removeAll() }
         for reactor in reactors { reactor.abandon() }
         shards = []
@@ -107,7 +117,7 @@ final class SimulatedServer {
 
     private func step() {
         for reactor in reactors { reactor.step(now: world.now) }
-        for queue in driver.queues { while world.work(queue) {} }
+        for queue in driver.queues { while queue.work(faults: false) {} }
     }
 }
 

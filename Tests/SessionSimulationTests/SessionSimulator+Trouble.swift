@@ -1,0 +1,129 @@
+import Core
+import Services
+import Simulation
+
+/// What goes wrong.
+enum Trouble: String, CaseIterable {
+    case connectionLostByClient, connectionLostByServer, connectionStalls, networkParts
+    case serverKilled, powerLost, clientKilled, givenUp
+    case fence, revoke, disconnect, nodeEnrolledAnew
+    case timePasses, clockJumps
+}
+
+extension SessionSimulator {
+    func makeTrouble(_ client: SimulatedClient) {
+        let trouble = pick()
+        troubles[trouble, default: 0] += 1
+        switch trouble {
+        case .connectionLostByClient:
+            guard let channel = client.channels.first(where: { $0.connection != nil }) else { return }
+            client.lose(random.once(in: 2) ? channel : client.channels[client.channels.count - 1])
+        case .connectionLostByServer:
+            guard !connections.isEmpty else { return }
+            connections[random.below(connections.count)].breakServer()
+        case .connectionStalls:
+            guard !connections.isEmpty else { return }
+            connections[random.below(connections.count)].frozenUntil = now + UInt64(random.below(20_000_000))
+        case .networkParts:
+            note("network parts", client.number)
+            client.cutOffUntil = now + UInt64(random.below(20_000_000))
+            for connection in connections where connection.client == client.number {
+                connection.frozenUntil = client.cutOffUntil
+            }
+        case .serverKilled: killServer(losesPower: false)
+        case .powerLost: if random.once(in: 2) { killServer(losesPower: true) }
+        case .clientKilled: client.kill()
+        case .givenUp: client.giveUp()
+        case .fence, .revoke, .disconnect, .nodeEnrolledAnew: administrate(trouble, client)
+        case .timePasses:
+            note("time passes")
+            now += UInt64(random.below(8)) * 1_000_000_000
+        case .clockJumps:
+            note("clock jumps")
+            serverClock.skew += Int64(random.below(21)) - 10
+        }
+    }
+
+    private func pick() -> Trouble {
+        switch random.below(40) {
+        case 0..<10: .connectionLostByClient
+        case 10..<16: .connectionLostByServer
+        case 16..<20: .connectionStalls
+        case 20..<23: .networkParts
+        case 23..<26: .serverKilled
+        case 26: .powerLost
+        case 27: .clientKilled
+        case 28..<31: .givenUp
+        case 31..<33: .fence
+        case 33: .revoke
+        case 34: .disconnect
+        case 35: .nodeEnrolledAnew
+        case 36..<38: .timePasses
+        default: .clockJumps
+        }
+    }
+
+    private func killServer(losesPower: Bool) {
+        guard let server else { return }
+        note(losesPower ? "power is lost" : "server is killed")
+        store.lose(random.below(store.waiting + 1))
+        server.kill()
+        connections.removeAll { $0.isGone }
+        self.server = nil
+        serverLife += 1
+        serverStart = now + UInt64(random.below(3_000_000))
+        if losesPower {
+            losePower()
+            store.forgetSessions()
+        }
+    }
+
+    private func administrate(_ trouble: Trouble, _ client: SimulatedClient) {
+        guard let server, server.calls < 2 else { return }
+        switch trouble {
+        case .fence:
+            note("administrator fences", 0, Int(volume.epoch) + 1)
+            volume.epoch += 1
+            let epoch = volume.epoch
+            take(.fenceVolume(volume, reason: "test"), server) { $0.epoch < epoch }
+        case .revoke:
+            guard client.phase != .detached, let id = grants[client.grant].capabilities.last else { return }
+            note("administrator revokes", client.number)
+            revoked.append((id, serverClock.now() + 200))
+            take(.revokeCapability(id, expiry: serverClock.now() + 200, reason: "test"), server) {
+                $0.capabilities == [id]
+            }
+            for index in grants.indices where grants[index].capabilities.contains(id) {
+                grants[index].isEnding = true
+            }
+        case .disconnect:
+            guard let session = client.session else { return }
+            note("administrator disconnects", client.number)
+            take(.disconnectSession(session, reason: "test"), server) { $0.session == session }
+        default:
+            note("node is enrolled anew", client.number)
+            client.nodeEpoch += 1
+            let epoch = client.nodeEpoch
+            let action = ServiceAction.setNode(id: client.node, name: "n\(client.number)", epoch: epoch)
+            take(action, server) { $0.client == client.number && $0.nodeEpoch < epoch }
+        }
+    }
+
+    /// Takes authority away, and holds the server to its word.
+    private func take(_ action: ServiceAction, _ server: SimulatedServer, _ isMeant: (Grant) -> Bool) {
+        let meant = ending(isMeant)
+        if bug == .fenceDoesNotWait { over(meant) }
+        let hidden = bug == .fenceMissesReactor ? server.hideShard() : nil
+        server.perform(action) { [self] result in
+            guard !server.driver.isDead else { return }
+            switch result {
+            case .success:
+                note("administrator is answered")
+                over(meant)
+            case .failure(let error):
+                if error.status != .notFound { fail("an administrator heard \(error)") }
+            }
+        }
+        hidden?()
+    }
+}

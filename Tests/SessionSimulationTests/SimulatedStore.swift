@@ -1,0 +1,47 @@
+import Collections
+import Core
+
+@testable import Services
+
+// SAFETY: it is used on the simulation's only thread.
+/// The catalog's records of sessions: what was saved becomes durable in order, when the simulation says so.
+final class SimulatedStore: SessionStore, @unchecked Sendable {
+    private enum Entry {
+        case save(Identifier, SavedSession?)
+        case call(@Sendable (Bool) -> Void)
+    }
+
+    private var queue = Deque<Entry>()
+    private(set) var sessions: [Identifier: SavedSession] = [:]
+
+    /// Saves and calls that wait.
+    var waiting: Int { queue.count }
+
+    func save(_ id: Identifier, _ session: SavedSession?) { queue.append(.save(id, session)) }
+
+    func afterSaving(_ body: @escaping @Sendable (Bool) -> Void) { queue.append(.call(body)) }
+
+    /// Writes some of what waits; false when nothing does.
+    func sync(_ count: Int) -> Bool {
+        guard !queue.isEmpty else { return false }
+        for _ in 0..<count + 1 {
+            switch queue.popFirst() {
+            case .save(let id, let session): sessions[id] = session
+            case .call(let body): body(true)
+            case nil: break
+            }
+        }
+        return true
+    }
+
+    /// The server's process is gone: of what waits, so much had become durable.
+    func lose(_ count: Int) {
+        for _ in 0..<count {
+            if case .save(let id, let session)? = queue.popFirst() { sessions[id] = session }
+        }
+        queue.removeAll()
+    }
+
+    /// The records are of a machine that was restarted since.
+    func forgetSessions() { sessions.removeAll() }
+}
