@@ -57,7 +57,8 @@ struct LyingHostTests {
 
     /// Whether an answer to a block status is one that a host may give.
     private func isSound(_ said: DriverCompletion, _ truth: Given) -> Bool {
-        (1...truth.length).contains(said.value) && (16...4096).contains(said.mapBytes) && said.mapBytes % 16 == 0
+        (1...truth.length).contains(said.value) && (16...4096).contains(said.mapBytes)
+            && said.mapBytes % 16 == 0
     }
 
     @Test("one hundred thousand completions", arguments: [UInt64(1), 2, 3, 4])
