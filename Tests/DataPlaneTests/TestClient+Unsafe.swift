@@ -263,8 +263,10 @@ final class TestClient {
         try sendRaw(header.bytes + hello.bytes)
     }
 
-    func openReply(_ capability: [UInt8], rights: Rights = [], slot: UInt16 = 0) throws -> Reply {
-        let body = OpenRequest(kind: .volume, rights: rights, capability: capability)
+    func openReply(
+        _ capability: [UInt8], rights: Rights = [], slot: UInt16 = 0, takesOver: Bool = false
+    ) throws -> Reply {
+        let body = OpenRequest(kind: .volume, rights: rights, takesOver: takesOver, capability: capability)
         return try request(.open, slot: slot, payload: body.bytes)
     }
 

@@ -94,3 +94,131 @@ import Testing
         #expect(SlotTable(count: 1 << 20).count == Limits.slotsPerChannelMax)
     }
 }
+
+/// What a slot of a resumed channel takes: the table of API/data-channel.md, "Resume".
+@Suite struct KeptSlotsTests {
+    /// A table that can be changed within an expectation.
+    private final class Table {
+        var slots: SlotTable
+
+        init(_ kept: KeptSlots, count: Int = 2) { slots = SlotTable(resuming: kept, count: count) }
+
+        func begin(_ index: UInt16, _ sequence: UInt32, _ opcode: UInt16 = KeptSlotsTests.read) -> Status {
+            slots.begin(index: index, sequence: sequence, opcode: opcode, flags: 0)
+        }
+
+        func replay(_ index: UInt16, _ sequence: UInt32) -> Bool {
+            slots.replay(index: index, sequence: sequence)
+        }
+    }
+
+    private static let write: UInt16 = 0x101
+    private static let read: UInt16 = 0x100
+    private static let open: UInt16 = 2
+
+    /// A table that has begun sequence 1 in slot 0, and lost its connection after `end`.
+    private func lost(_ opcode: UInt16, _ end: (inout SlotTable) -> Void) -> KeptSlots {
+        var table = SlotTable(count: 2)
+        _ = table.begin(index: 0, sequence: 1, opcode: opcode, flags: 0)
+        end(&table)
+        return table.kept
+    }
+
+    private func begun(_ kept: KeptSlots, _ sequence: UInt32) -> Status {
+        Table(kept, count: kept.count).begin(0, sequence)
+    }
+
+    private func replays(_ kept: KeptSlots, _ sequence: UInt32) -> Bool {
+        Table(kept, count: kept.count).replay(0, sequence)
+    }
+
+    @Test func aWriteThatWasExecutedIsAnsweredAsItWas() {
+        let kept = lost(Self.write) { $0.conclude(0, status: .noSpace, value: 7, detail: 9) }
+        #expect(replays(kept, 1) && !replays(kept, 2) && !replays(kept, 0))
+        #expect(begun(kept, 2) == .ok)
+        #expect(begun(kept, 1) == .badSequence && begun(kept, 3) == .badSequence)
+        let table = Table(kept)
+        _ = table.replay(0, 1)
+        #expect(!table.replay(0, 1), "it is on its way already")
+        #expect(table.begin(0, 2) == .badSequence)
+        let index = table.slots.popReply()
+        #expect(index == 0 && table.slots.unanswered == 0)
+        #expect(
+            table.slots[0].status == Status.noSpace.rawValue && table.slots[0].value == 7
+                && table.slots[0].detail == 9)
+        table.slots.release(0)
+        #expect(table.replay(0, 1), "that reply may have been lost as well")
+    }
+
+    @Test func whatMayBeRepeatedIsExecutedAgain() {
+        for opcode in [Self.read, Self.open, 0xFFFF] {
+            let kept = lost(opcode) { $0.conclude(0, status: .ok) }
+            #expect(!replays(kept, 1))
+            #expect(begun(kept, 1) == .ok && begun(kept, 2) == .ok)
+            #expect(begun(kept, 3) == .badSequence && begun(kept, 0) == .badSequence)
+        }
+    }
+
+    @Test func aReplyThatWasSentCountsAsOneThatWasLost() {
+        let kept = lost(Self.write) { table in
+            table.answer(0, status: .ok, value: 512)
+            _ = table.popReply()
+            table.release(0)
+        }
+        #expect(replays(kept, 1) && begun(kept, 2) == .ok)
+    }
+
+    @Test func whatWasDroppedMustComeAgain() {
+        let kept = lost(Self.write) { $0.drop(0) }
+        #expect(!replays(kept, 1))
+        #expect(begun(kept, 1) == .ok)
+        #expect(begun(kept, 2) == .badSequence && begun(kept, 0) == .badSequence)
+    }
+
+    @Test func aSlotThatWasNeverUsedBeginsAtOne() {
+        let kept = lost(Self.write) { $0.drop(0) }
+        let table = Table(kept)
+        #expect(table.begin(1, 2) == .badSequence)
+        #expect(table.begin(1, 1) == .ok)
+    }
+
+    @Test func onlyTheFirstRequestOfASlotIsLookedUp() {
+        let table = Table(lost(Self.read) { $0.conclude(0, status: .ok) })
+        #expect(table.slots.recalls == 1)
+        #expect(table.begin(0, 1) == .ok)
+        #expect(table.slots.recalls == 0)
+        table.slots.abandon(0)
+        #expect(table.begin(0, 1) == .badSequence)
+        #expect(table.begin(0, 2) == .ok)
+    }
+
+    @Test func lostAgainBeforeItWasUsedItIsAsBefore() {
+        let first = lost(Self.write) { $0.conclude(0, status: .ok, value: 3) }
+        let second = SlotTable(resuming: first, count: first.count).kept
+        #expect(second == first)
+        let dropped = lost(Self.write) { $0.drop(0) }
+        #expect(SlotTable(resuming: dropped, count: 2).kept == dropped)
+    }
+
+    @Test func aRestartedServerTakesWhateverComesFirst() {
+        let table = Table(.ofRestartedServer)
+        #expect(table.begin(0, 0) == .badSequence)
+        #expect(table.slots.kept.resumption == .session, "nobody has seen the answer to HELLO yet")
+        #expect(table.begin(0, 4711, Self.write) == .ok)
+        table.slots.conclude(0, status: .ok)
+        let kept = table.slots.kept
+        #expect(kept.resumption == .slots)
+        let again = Table(kept)
+        #expect(again.replay(0, 4711))
+        #expect(again.begin(1, 99) == .ok)
+        #expect(SlotTable(resuming: .ofRestartedServer, count: 2).kept.resumption == .session)
+    }
+
+    @Test func sequencesWrapAroundZero() {
+        let table = Table(.ofRestartedServer, count: 1)
+        _ = table.begin(0, .max)
+        table.slots.conclude(0, status: .ok)
+        let kept = table.slots.kept
+        #expect(begun(kept, .max) == .ok && begun(kept, 1) == .ok && begun(kept, 0) == .badSequence)
+    }
+}
