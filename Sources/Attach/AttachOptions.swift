@@ -16,6 +16,8 @@ public struct AttachOptions: Sendable {
     public var queueDepth: Int
     /// `umount` of what is on the device detaches it.
     public var detachesOnUnmount: Bool
+    /// Goes on with the device of the process that serves the volume now, if one does.
+    public var takesOver = false
     /// How long a request may wait for the server before it fails, in seconds; nil for ever.
     public var ioTimeoutSeconds: UInt64?
     /// How long a lost connection is tried again before the device fails for good, in seconds; nil for ever.

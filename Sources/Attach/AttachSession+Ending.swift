@@ -75,6 +75,7 @@ extension AttachSession {
             thread.join()
         }
         thread = nil
+        _ = unsafe unlink(SuccessionChannel.path(getpid(), in: store.folder))
         store.remove(key)
     }
 

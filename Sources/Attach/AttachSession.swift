@@ -27,7 +27,9 @@ final class AttachSession {
     var record: AttachmentRecord?
     var isConnected = false
     var hasMount = false
-    private var lock: Int32 = -1
+    var lock: Int32 = -1
+    /// Who waits for the device.
+    var successor: Successor?
     /// The connection is lost and not back yet.
     var interruption: Interruption?
     /// What is wrong with renewing, if anything is.
@@ -71,6 +73,7 @@ final class AttachSession {
 
     /// Attaches the volume; when this throws, nothing is left behind.
     func start() throws(AttachError) -> Attachment {
+        if options.takesOver, let old = store.record(key), old.process.isAlive { return try succeed(old) }
         try claim()
         // No folder that someone may want to unmount is kept busy.
         _ = unsafe chdir("/")
@@ -122,8 +125,7 @@ final class AttachSession {
             detachesOnUnmount: options.detachesOnUnmount, state: .attached)
         self.record = record
         try store.write(record)
-        renewer = CapabilityRenewer(access: access, rights: rights, inbox: inbox)
-        scheduleRenewal(capability)
+        try beginServing(capability, rights)
         logger.info(
             "attached",
             metadata: [
@@ -133,8 +135,17 @@ final class AttachSession {
         return Attachment(record, store: store, mounts: [])
     }
 
+    /// The device is there: from now on it can be renewed, and handed over.
+    func beginServing(_ capability: IssuedCapability, _ rights: Rights) throws(AttachError) {
+        renewer = CapabilityRenewer(access: access, rights: rights, inbox: inbox)
+        scheduleRenewal(capability)
+        try SuccessionChannel.listen(in: store.folder) { [inbox] request, channel in
+            inbox.post(.succession(request, channel))
+        }
+    }
+
     /// A capability with the rights that a block device needs.
-    private func authorise() throws(AttachError) -> (IssuedCapability, Rights) {
+    func authorise() throws(AttachError) -> (IssuedCapability, Rights) {
         var access = access
         let capability = try access.issue(rights: options.isReadOnly ? [.read] : nil)
         self.capability = capability
@@ -156,7 +167,7 @@ final class AttachSession {
         return (capability, rights)
     }
 
-    private func startReactor(_ clientOptions: VolumeClientOptions) throws(AttachError) -> ReactorThread {
+    func startReactor(_ clientOptions: VolumeClientOptions) throws(AttachError) -> ReactorThread {
         var clientOptions = clientOptions
         clientOptions.channel.depth = options.queueDepth
         clientOptions.channel.clientName = "sluice attach"
@@ -177,7 +188,7 @@ final class AttachSession {
         }
     }
 
-    private func waitUntilOpen() throws(AttachError) -> ResourceState {
+    func waitUntilOpen() throws(AttachError) -> ResourceState {
         let deadline = Self.deadline(seconds: AttachLimits.openSeconds)
         while let notice = inbox.take(until: deadline) {
             switch notice {
@@ -198,14 +209,22 @@ final class AttachSession {
         guard unsafe mkdir(folder, 0o700) == 0 || errno == EEXIST else {
             throw .system(errno, "cannot make the folder \(folder)")
         }
+        return try serve(on: thread, folder: folder, isReadOnly: options.isReadOnly, adopting: nil)
+    }
+
+    /// Serves the mount in a folder, on the reactor's thread.
+    func serve(
+        on thread: ReactorThread, folder: String, isReadOnly: Bool, adopting adoption: VolumeServer.Adoption?
+    ) throws(AttachError) -> BlockGeometry {
         let answer = Mailbox<Result<BlockGeometry, AttachError>>()
-        let (name, isReadOnly) = (options.volume.text, options.isReadOnly)
+        let name = options.volume.text
         _ = thread.remote.postWithReactor { [server] reactor in
             do throws(AttachError) {
                 answer.post(
                     .success(
                         try server.serve(
-                            fileName: name, folder: folder, isReadOnly: isReadOnly, reactor: reactor)))
+                            fileName: name, folder: folder, isReadOnly: isReadOnly, adopting: adoption,
+                            reactor: reactor)))
             } catch {
                 answer.post(.failure(error))
             }
@@ -250,16 +269,23 @@ final class AttachSession {
             case .issued(let result): issued(result)
             case .renewed(let result): renewed(result)
             case .certificate(let result): certificateRenewed(result)
+            case .succession(let request, let channel): asked(request, channel)
+            case .offer(let offer, let channel): offered(offer, channel)
+            case .drained(let descriptor):
+                if handedOver(descriptor) { return }
             case .opened: break
             }
         }
     }
 
-    private var nextEvent: UInt64 { min(nextRenewal, interruption?.nextLook ?? .max) }
+    private var nextEvent: UInt64 {
+        min(nextRenewal, interruption?.nextLook ?? .max, successor?.deadline ?? .max)
+    }
 
     private func timePassed() {
         let now = SystemClock.monotonic()
         if now >= nextRenewal { renew() }
+        if let successor, now >= successor.deadline { refuseSuccessor("requests are still under way") }
         if let next = interruption?.nextLook, now >= next {
             interruption?.nextLook = .max
             _ = thread?.remote.post { [server] in server.countWaiting() }

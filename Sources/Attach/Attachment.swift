@@ -153,6 +153,7 @@ public enum Attachments {
         try LoopDevice.release(
             device: record.device, name: record.mark, isForced: true, folder: record.folder)
         try FuseMount.remove(record.folder)
+        _ = unsafe unlink(SuccessionChannel.path(record.process.pid, in: store.folder))
         store.remove(record.key)
     }
 }

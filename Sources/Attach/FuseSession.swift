@@ -7,6 +7,8 @@ import Glibc
 @safe final class FuseSession {
     private let session: OpaquePointer
     private var isMounted = false
+    /// Where the mount is that another process made, and this one has to take away.
+    private var adoptedFolder: String?
 
     /// A session that is not mounted yet; `source` is what the mount table shows, without a comma.
     /// `fileSystem` must outlive the session.
@@ -34,6 +36,34 @@ import Glibc
     deinit {
         unmount()
         unsafe fuse_session_destroy(session)
+        // The connection is cut now, so that nothing waits for this process's answer.
+        if let adoptedFolder { try? FuseMount.remove(adoptedFolder) }
+    }
+
+    /// Goes on with a mount that another process made at `folder`: `descriptor`, which becomes the session's
+    /// own, is its /dev/fuse, and `greeting` the kernel's first message on it.
+    ///
+    /// libfuse takes no request before it has seen that message. What it answers, the kernel refuses, since it
+    /// has its answer already.
+    func adopt(descriptor: Int32, greeting: [UInt8], folder: String) throws(AttachError) {
+        guard unsafe fuse_session_mount(session, "/dev/fd/\(descriptor)") == 0 else {
+            throw AttachError(.system, "libfuse cannot go on with the descriptor of another process")
+        }
+        adoptedFolder = folder
+        var bytes = greeting
+        let count = bytes.count
+        unsafe bytes.withUnsafeMutableBytes { bytes in
+            var message = unsafe fuse_buf()
+            unsafe message.mem = bytes.baseAddress
+            unsafe message.size = count
+            unsafe process(&message)
+        }
+    }
+
+    /// Leaves the mount to another process.
+    func leave() {
+        isMounted = false
+        adoptedFolder = nil
     }
 
     /// Mounts at an existing folder. The returned descriptor never blocks, and is the session's own.

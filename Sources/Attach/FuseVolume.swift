@@ -52,6 +52,11 @@ protocol FuseVolumeOwner: AnyObject {
     private var receiving: BufferPool.Lease?
     private var isStalled = false
     private var isServing = false
+    /// Nothing more is taken from the kernel: a successor will.
+    private var isPaused = false
+    private var paused: (() -> Void)?
+    /// The kernel's first message.
+    private(set) var greeting: [UInt8] = []
     private var failure: Status?
     private var lastTold: Status?
     private let since: time_t
@@ -91,6 +96,56 @@ protocol FuseVolumeOwner: AnyObject {
         watch()
         watchTime()
     }
+
+    /// Goes on with the mount of another process at `folder`, whose /dev/fuse this is. On the reactor's thread.
+    func adopt(descriptor: Int32, greeting: [UInt8], folder: String) throws(AttachError) {
+        let session = try FuseSession(serving: self, source: "volume/\(fileName)")
+        try session.adopt(descriptor: descriptor, greeting: greeting, folder: folder)
+        self.descriptor = descriptor
+        self.greeting = greeting
+        self.session = session
+        isServing = true
+        target = reactor.register(self)
+        watch()
+        watchTime()
+        drain()
+    }
+
+    /// Takes nothing more from the kernel; calls `body` when everything that was taken is answered.
+    func pause(_ body: @escaping () -> Void) {
+        isPaused = true
+        paused = body
+        sayPaused()
+    }
+
+    private func sayPaused() {
+        guard table.activeCount == 0, let body = paused else { return }
+        paused = nil
+        body()
+    }
+
+    /// Goes on after `pause`.
+    func unpause() {
+        isPaused = false
+        paused = nil
+        if isServing { drain() }
+    }
+
+    /// Leaves the mount, which a successor serves now. After `pause`, when everything is answered.
+    func leave() {
+        guard isServing else { return }
+        isServing = false
+        if let target {
+            reactor.cancel(target: target, token: Token.messages)
+            reactor.unregister(target)
+        }
+        target = nil
+        session?.leave()
+        session = nil
+    }
+
+    /// /dev/fuse, which stays the session's; -1 before `serve`.
+    var fuseDescriptor: Int32 { descriptor }
 
     /// Requests of the kernel that are not answered.
     var waitingCount: Int { table.activeCount }
@@ -157,7 +212,7 @@ protocol FuseVolumeOwner: AnyObject {
 
     private func drain() {
         isStalled = false
-        while isServing {
+        while isServing, !isPaused {
             guard !table.isFull, let buffer = unsafe receiving ?? pool.takeLarge() else {
                 isStalled = true
                 return
@@ -170,10 +225,16 @@ protocol FuseVolumeOwner: AnyObject {
             switch result {
             case -EAGAIN: return
             case -EINTR, -ENOENT: continue
-            case 1...: unsafe session?.process(&message)
+            case 1...:
+                if greeting.isEmpty { unsafe keepGreeting(buffer.bytes, count: Int(result)) }
+                unsafe session?.process(&message)
             default: end()
             }
         }
+    }
+
+    private func keepGreeting(_ bytes: UnsafeMutableRawPointer, count: Int) {
+        unsafe greeting = Array(UnsafeRawBufferPointer(start: bytes, count: count))
     }
 
     // MARK: requests that the server answers
@@ -315,6 +376,7 @@ protocol FuseVolumeOwner: AnyObject {
             }
         }
         if let lease = unsafe context.lease { unsafe pool.give(lease) }
+        if isPaused { sayPaused() }
     }
 
     private func tell(_ operation: BlockOperation, _ status: Status) {

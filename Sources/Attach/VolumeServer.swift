@@ -21,6 +21,12 @@ enum AttachNotice: Sendable {
     case event(ChannelEvent)
     /// A request failed; the server's own words, if it sent any.
     case requestFailed(BlockOperation, Status, String)
+    /// A successor asks for something.
+    case succession(SuccessionRequest, SuccessionChannel)
+    /// What a successor must know; nil when it cannot be had now.
+    case offer(SuccessionOffer?, SuccessionChannel)
+    /// Every request is answered, and nothing more is taken from this descriptor.
+    case drained(Int32)
     /// The FUSE mount is gone.
     case fuseEnded
     /// The process was asked to stop.
@@ -61,9 +67,16 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         client.start()
     }
 
-    /// Mounts the opened volume as a file in `folder`, and serves it.
+    /// The mount of another process, to be gone on with.
+    struct Adoption: Sendable {
+        var descriptor: Int32
+        var greeting: [UInt8]
+    }
+
+    /// Mounts the opened volume as a file in `folder`, or goes on with the mount there, and serves it.
     func serve(
-        fileName: String, folder: String, isReadOnly: Bool, reactor: Reactor
+        fileName: String, folder: String, isReadOnly: Bool, adopting adoption: Adoption? = nil,
+        reactor: Reactor
     ) throws(AttachError) -> BlockGeometry {
         guard let state = client?.state else {
             throw AttachError(
@@ -81,10 +94,38 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         let volume = FuseVolume(
             fileName: fileName, geometry: geometry, backend: self, reactor: reactor,
             timeoutSeconds: timeoutSeconds, owner: self)
-        try volume.serve(at: folder)
+        // Requests may end while the volume is still looking at what waited for it.
         self.volume = volume
+        if let adoption {
+            try volume.adopt(descriptor: adoption.descriptor, greeting: adoption.greeting, folder: folder)
+        } else {
+            try volume.serve(at: folder)
+        }
         return geometry
     }
+
+    // MARK: a successor
+
+    /// What a successor must know; its record is the supervisor's to add. Nil when it cannot be had now.
+    func offer(_ record: AttachmentRecord) -> SuccessionOffer? {
+        guard let client, let volume, let ticket = client.ticket else { return nil }
+        let secret = unsafe ticket.secret.withBytes { unsafe Hex.encode(Array($0)) }
+        return SuccessionOffer(
+            record: record, session: ticket.session.hex, secret: secret, base: base, greeting: volume.greeting
+        )
+    }
+
+    /// Takes nothing more from the kernel; `drained` follows when everything is answered.
+    func pause() {
+        guard let volume else { return inbox.post(.drained(-1)) }
+        volume.pause { [inbox] in inbox.post(.drained(volume.fuseDescriptor)) }
+    }
+
+    /// No successor came.
+    func unpause() { volume?.unpause() }
+
+    /// Leaves the mount to the successor.
+    func leave() { volume?.leave() }
 
     private func size(volumeSize: UInt64) -> UInt64 { volumeSize > base ? min(volumeSize, end) - base : 0 }
 

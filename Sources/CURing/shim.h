@@ -345,4 +345,70 @@ enum {
     SLUICE_FALLOC_ZERO_RANGE = FALLOC_FL_ZERO_RANGE,
 };
 
+// Unix sockets that carry descriptors: unix(7), SCM_RIGHTS.
+
+// Sends bytes and up to four descriptors in one message; returns how many bytes went out.
+static inline int sluice_socket_send(
+    int socket, const void *bytes, size_t count, const int *descriptors, size_t descriptor_count) {
+    char control[CMSG_SPACE(4 * sizeof(int))];
+    struct iovec part = {(void *)bytes, count};
+    struct msghdr message;
+    memset(&message, 0, sizeof message);
+    memset(control, 0, sizeof control);
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    if (descriptor_count > 4) return -EINVAL;
+    if (descriptor_count > 0) {
+        message.msg_control = control;
+        message.msg_controllen = CMSG_SPACE(descriptor_count * sizeof(int));
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(descriptor_count * sizeof(int));
+        memcpy(CMSG_DATA(header), descriptors, descriptor_count * sizeof(int));
+    }
+    int result = (int)sendmsg(socket, &message, MSG_NOSIGNAL);
+    return result < 0 ? -errno : result;
+}
+
+// Receives bytes and up to four descriptors, which no child inherits; returns how many bytes came.
+static inline int sluice_socket_receive(
+    int socket, void *bytes, size_t count, int descriptors[4], size_t *descriptor_count) {
+    char control[CMSG_SPACE(4 * sizeof(int))];
+    struct iovec part = {bytes, count};
+    struct msghdr message;
+    memset(&message, 0, sizeof message);
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    *descriptor_count = 0;
+    int result = (int)recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    if (result < 0) return -errno;
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+        size_t found = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        memcpy(descriptors, CMSG_DATA(header), found * sizeof(int));
+        *descriptor_count = found;
+    }
+    return result;
+}
+
+static inline int sluice_socket_accept(int socket) {
+    int result = accept4(socket, NULL, NULL, SOCK_CLOEXEC);
+    return result < 0 ? -errno : result;
+}
+
+// The user at the other end of a Unix socket: -errno, or the user's id.
+static inline int64_t sluice_socket_peer_user(int socket) {
+    struct {
+        pid_t process;
+        uid_t user;
+        gid_t group;
+    } peer;
+    socklen_t length = sizeof peer;
+    if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0) return -errno;
+    return peer.user;
+}
+
 #endif

@@ -229,3 +229,43 @@ def test_the_next_attach_takes_over_from_one_that_was_killed(node):
     assert time.monotonic() - start < 5
     with open(node.device, "rb", buffering=0) as device:
         assert device.read(1 << 20) == content
+
+
+def test_a_new_process_takes_the_device_over_while_it_is_in_use(node):
+    node.device = attach(node)
+    fio = Fio(node.device, 12)
+    pids = [status(node)["pid"]]
+    for channels in (3, 1, 2):
+        await_progress(node)
+        assert attach(node, "--take-over", "--channels", str(channels)) == node.device
+        entry = status(node)
+        assert entry["state"] == "attached" and entry["channels"] == channels
+        assert entry["pid"] not in pids
+        await_condition("the old process's end", lambda: not os.path.exists(f"/proc/{pids[-1]}"))
+        pids.append(entry["pid"])
+    # What was taken over outlives the server like any other.
+    await_progress(node)
+    node.stop(signal.SIGKILL)
+    node.start()
+    fio.finish()
+    assert "a request failed" not in log_of(node)
+    node.cli("detach", "volume/disk", credentials=node.node)
+    await_condition("the last process's end", lambda: not os.path.exists(f"/proc/{pids[-1]}"))
+    assert node.json("status", credentials=node.node) == []
+
+
+def test_a_successor_that_fails_leaves_the_device_as_it_was(node):
+    node.device = attach(node)
+    pid = status(node)["pid"]
+    # Read-only is decided when the device is made.
+    refused = node.cli("attach", "volume/disk", "--take-over", "--read-only", credentials=node.node, check=False)
+    assert refused.returncode != 0 and "stays so" in refused.stderr
+    node.cli("grant", "delete", "compute-disk")
+    refused = node.cli("attach", "volume/disk", "--take-over", credentials=node.node, check=False)
+    assert refused.returncode != 0
+    node.stop(signal.SIGKILL)
+    await_condition("the loss", lambda: status(node)["state"] == "reconnecting")
+    refused = node.cli("attach", "volume/disk", "--take-over", credentials=node.node, check=False)
+    assert refused.returncode != 0
+    node.start()
+    assert status(node)["pid"] == pid

@@ -196,7 +196,7 @@ extension VolumeClient {
     /// The server does not know the session any more: a new one executes what changes nothing; the rest fails.
     private func sessionLost(_ member: VolumeMember, _ error: ChannelError) {
         // Only the client that began the session can begin another.
-        guard options.channel.ticket == nil else { return end(error) }
+        guard options.channel.ticket == nil || options.succeedsSession else { return end(error) }
         let isLossy = ledger.lose()
         if isLossy { owesFlushFailure = true }
         ticketOfSession = nil

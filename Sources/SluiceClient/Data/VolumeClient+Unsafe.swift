@@ -69,6 +69,8 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
         self.delegate = delegate
         places = ServerPlaces(options.addresses)
         ticketOfSession = options.channel.ticket
+        // Whoever is succeeded may have written what was not flushed.
+        if options.succeedsSession { ledger.changed() }
     }
 
     // MARK: Entry points

@@ -24,6 +24,9 @@ public struct VolumeClientOptions: Sendable {
     public var channels = 1
     /// How each channel is set up; a ticket makes all of them join that session.
     public var channel = ChannelOptions()
+    /// Whether a session that is lost is followed by a new one, even if it is another's that was joined: its
+    /// beginner goes away.
+    public var succeedsSession = false
     /// Whether lost connections are made again, and requests wait for that.
     public var reconnects = true
     /// How long that is tried, in seconds, before the client ends; nil for ever.

@@ -15,6 +15,7 @@ struct AttachCommand: ParsableCommand {
             EXAMPLES:
               sluice attach volume/data
               sluice attach volume/data --read-only --channels 4 --foreground
+              sluice attach volume/data --take-over         (after an upgrade of this program)
             """)
 
     @OptionGroup var global: GlobalOptions
@@ -23,12 +24,20 @@ struct AttachCommand: ParsableCommand {
     @OptionGroup var device: DeviceOptions
     @Flag(help: "Stay in the foreground until the volume is detached, or a signal comes.") var foreground =
         false
+    @Flag(
+        help: ArgumentHelp(
+            "Go on with the device of the process that serves the volume now, in place of that process.",
+            discussion:
+                "For a new version of this program: the device stays, mounted and in use. The options are this command's, but for --read-only."
+        ))
+    var takeOver = false
     @Option(help: .hidden) var readyDescriptor: Int32?
     @Flag(help: .hidden) var detachesOnUnmount = false
 
     func run() throws {
         if foreground { AttachProcess.prepare() }
-        let options = try global.attachOptions(resource, device, detachesOnUnmount: detachesOnUnmount)
+        var options = try global.attachOptions(resource, device, detachesOnUnmount: detachesOnUnmount)
+        options.takesOver = takeOver
         if foreground { return try serve(options) }
         let attachment = try AttachCommand.inBackground(options)
         try global.output.show(AttachedVolume(attachment), sentence: attachment.device)
@@ -55,6 +64,7 @@ struct AttachCommand: ParsableCommand {
             "--channels", "\(options.channels)",
         ]
         if let server = options.server { command += ["--server", server] }
+        if options.takesOver { command.append("--take-over") }
         if options.isReadOnly { command.append("--read-only") }
         if let seconds = options.ioTimeoutSeconds { command += ["--io-timeout", "\(seconds)s"] }
         if let seconds = options.reconnectTimeoutSeconds {
