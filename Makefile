@@ -39,6 +39,7 @@ soak: $(PYTHON) ## the long campaigns: hours, where `make test` takes minutes
 	SLUICE_CRASH_KILLS=2000 SLUICE_FUZZ_CHANNELS=20000 \
 		$(PYTHON) -m pytest -q --timeout 36000 Tests/system/test_crash.py Tests/system/test_data_channel.py
 	SLUICE_DRIVER_KILLS=150 $(PYTHON) -m pytest -q -s --timeout 36000 Tests/system/test_isolation.py
+	SLUICE_MODEL_LARGE=1 $(PYTHON) -m pytest -q --timeout 3600 Tests/system/test_model.py
 	SLUICE_SURVIVAL_SECONDS=600 $(PYTHON) -m pytest -q -s --timeout 36000 Tests/system/test_survival.py
 	SLUICE_CRASH_DEPTH=2 SLUICE_CRASH_SAMPLES=3000 \
 		$(PYTHON) -m pytest -q --timeout 36000 Tests/system/crash_consistency

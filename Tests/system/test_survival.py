@@ -26,8 +26,8 @@ PATIENCE = 120
 class Chaos:
     """What happens to a server and its connections: one thing after another, with some I/O in between."""
 
-    def __init__(self, server, proxy, generator):
-        self.server, self.proxy, self.random = server, proxy, generator
+    def __init__(self, server, proxy, generator, pool="default"):
+        self.server, self.proxy, self.random, self.pool = server, proxy, generator, pool
         self.counts = {}
         self.deeds = {
             "kill": self.kill, "restart": self.restart, "cut": self.cut, "stall": self.stall,
@@ -70,7 +70,7 @@ class Chaos:
             time.sleep(self.random.uniform(0.1, 1))
 
     def host(self):
-        pid = self.server.json("driver", "show", "default").get("pid")
+        pid = self.server.json("driver", "show", self.pool).get("pid")
         if pid:
             # It may be gone already, or be another one by now: both are what happens to hosts.
             with contextlib.suppress(ProcessLookupError):
@@ -180,14 +180,16 @@ def test_fio_on_a_mounted_file_system_sees_nothing_of_all_this(server, far):
 # Two writers and a reader, and what they saw
 
 
-def test_what_two_writers_and_a_reader_see_is_one_disk(server):
+@pytest.mark.parametrize("isolation", ["isolated", "inline"])
+def test_what_two_writers_and_a_reader_see_is_one_disk(server, isolation):
+    server.cli("pool", "create", "shared", "--driver", "file", "--isolation", isolation)
     with Proxy(lambda: server.channel_address, SEED) as proxy:
-        world = SharedVolume(server, lambda: proxy.address)
+        world = SharedVolume(server, lambda: proxy.address, pool="shared")
         writing = "read,write,discard,flush"
         actors = [Writer(world, world.join("left", writing), "left", SEED),
                   Writer(world, world.join("right", writing), "right", SEED + 1),
                   Reader(world, world.join("reader", "read"), "reader", SEED + 2)]
-        chaos = Chaos(server, proxy, random.Random(SEED))
+        chaos = Chaos(server, proxy, random.Random(SEED), "shared")
 
         def fence():
             """Whoever writes loses the volume; from the answer on nothing of theirs happens any more."""
@@ -200,6 +202,9 @@ def test_what_two_writers_and_a_reader_see_is_one_disk(server):
                     world.history.bound(client, answered)
 
         chaos.deeds["fence"] = fence
+        if isolation == "inline":
+            del chaos.deeds["host"]
+        chaos.deeds["client"] = lambda: chaos.random.choice(actors).dies.set()
 
         def goes_on():
             before = {actor: actor.operations for actor in actors}

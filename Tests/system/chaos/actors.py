@@ -49,9 +49,10 @@ class SharedVolume:
 
 
 class Actor(threading.Thread):
-    """A client that goes on until it is told to stop, with a new session whenever it has lost one.
+    """A client that goes on until it is told to stop, with a new session whenever it has lost one, or died.
 
-    Its session has `channels`, each with a thread; what one changes are blocks of its own.
+    When the next one has the volume open, what the one before was not answered is over: that is bounded in the
+    history. Its session has `channels`, each with a thread; what one changes are blocks of its own.
     """
 
     rights = Rights.NONE
@@ -61,7 +62,7 @@ class Actor(threading.Thread):
     def __init__(self, volume, node, name, seed):
         super().__init__(name=name)
         self.volume, self.node, self.random = volume, node, random.Random(seed)
-        self.ends = threading.Event()
+        self.ends, self.dies = threading.Event(), threading.Event()
         self.failure, self.generation, self.operations, self.resumptions = None, 0, 0, 0
         # Since when it has had the volume, and as which client.
         self.opened = None
@@ -71,6 +72,7 @@ class Actor(threading.Thread):
         return f"{self.name}#{self.generation}"
 
     def run(self):
+        clients = []
         try:
             while not self.ends.is_set():
                 self.opened = None
@@ -78,6 +80,9 @@ class Actor(threading.Thread):
                 session = self.open()
                 if session:
                     self.opened = time.monotonic(), self.client
+                    for client in clients:
+                        self.volume.history.bound(client, self.opened[0])
+                    clients = [self.client]
                     self.live(session)
                 else:
                     self.ends.wait(0.1)
@@ -143,6 +148,10 @@ class Actor(threading.Thread):
             payload = page(value, block, PAGE) if kind == "w" else b""
             fields = {} if kind == "f" else {"offset": block * PAGE, "count": PAGE}
             under_way[session.submit(OPCODES[kind], payload, **fields)] = operation
+        if self.dies.is_set():
+            self.dies.clear()
+            session.channel.drop(reset=self.random.random() < 0.5)
+            raise SessionLost("its process was killed")
         while under_way:
             slot, reply = session.wait_any()
             operation = under_way.pop(slot)
