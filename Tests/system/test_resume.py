@@ -309,8 +309,8 @@ def test_who_was_cut_off_does_not_come_back(world, how, state):
     world.server.cli(*command)
     if state == "connected":
         channel.drop()
-    if how == "fence":
-        # It may be there still, but has nothing: not with what it held before, and not beside whoever writes now.
+    if how == "fence" and state == "connected":
+        # It is there still, but has nothing: not with what it held before, and not beside whoever writes now.
         with world.connect(world.other) as heir, world.resume(channel) as back:
             taken, _ = heir.open(world.token(name, world.other))
             refused(Status.STALE_EPOCH, back.open, stale)
