@@ -7,6 +7,7 @@ import pytest
 from conftest import await_condition
 from resumable import PAGE, SEED, World, refused, write
 from sluice_client import Opcode, Rights, SessionLost, Status
+from sluice_client.frames import RequestHeader
 
 
 @pytest.fixture
@@ -57,6 +58,26 @@ def test_the_server_says_that_it_was_restarted_until_the_client_knows(lonely):
     channel.drop()
     channel = world.resume(channel)
     assert channel.granted.resumption == 1
+    channel.close()
+
+
+def test_after_a_restart_a_slot_takes_any_sequence_once_and_sequences_wrap(lonely):
+    world = lonely
+    channel = world.connect()
+    channel.open(world.token())
+    world.server.stop(signal.SIGKILL)
+    world.server.start()
+    channel.drop()
+    channel = world.resume(channel)
+
+    def ping(sequence):
+        channel.send_raw(RequestHeader(opcode=Opcode.PING, slot=2, sequence=sequence).encode())
+        return channel.receive_reply().status
+
+    assert ping(0) == Status.BAD_SEQUENCE, "0 is never used"
+    assert ping(0xFFFF_FFFF) == Status.OK
+    assert [ping(sequence) for sequence in (0xFFFF_FFFF, 0, 2)] == [Status.BAD_SEQUENCE] * 3
+    assert [ping(sequence) for sequence in (1, 2)] == [Status.OK] * 2
     channel.close()
 
 

@@ -7,8 +7,8 @@ import pytest
 from conftest import await_condition
 from crash_consistency.request_log import WRITE
 from resumable import PAGE, SEED, World, refused, write, writes
-from sluice_client import FEATURE_RESUME, ChannelClosed, Opcode, RequestFailed, Rights, Status
-from sluice_client.frames import HELLO_RESUMES, Hello, RequestHeader
+from sluice_client import FEATURE_RESUME, ChannelClosed, Opcode, RequestFailed, Rights, Status, capability_bytes
+from sluice_client.frames import HELLO_RESUMES, Hello, OpenRequest, RequestHeader
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one-reactor", "two-reactors"])
@@ -383,6 +383,61 @@ def test_no_hello_that_resumes_harms_the_server_or_the_session(world):
         channel.repeat(taken)
         assert channel.wait(slot).status == Status.OK
         assert channel.read(taken, 0, 2 * PAGE) == b"h" * PAGE + b"i" * PAGE
+
+
+class SlotModel:
+    """What the table of section 4 says of one slot, when everything on it was answered before the connection was lost."""
+
+    def __init__(self):
+        self.last, self.opcode, self.is_first = 0, None, False
+
+    def takes(self, sequence, opcode):
+        """The opcode of the answer, or None for BAD_SEQUENCE."""
+        if self.is_first and self.last and sequence == self.last:
+            if self.opcode == Opcode.WRITE:
+                return Opcode.WRITE
+        elif sequence != self.last + 1:
+            return None
+        self.last, self.opcode, self.is_first = sequence, opcode, False
+        return opcode
+
+
+def test_any_frames_over_any_losses_are_answered_as_the_table_says(world):
+    generator = random.Random(SEED)
+    channel = world.connect(slots=4)
+    handle, _ = channel.open(world.token())
+    models = [SlotModel() for _ in range(4)]
+    models[0].takes(1, Opcode.OPEN)
+    answers = {"bad": 0, "kept": 0, "done": 0}
+    for _ in range(600):
+        if generator.random() < 0.05:
+            channel.drop(reset=generator.random() < 0.5)
+            channel = world.resume(channel)
+            for model in models:
+                model.is_first = True
+            handle = None
+        slot = generator.randrange(4)
+        model = models[slot]
+        near = model.last + generator.randrange(-1, 3)
+        sequence = max(0, near) if generator.random() < 0.9 else generator.randrange(1 << 32)
+        opcode = Opcode.OPEN if handle is None else generator.choice([Opcode.PING, Opcode.READ, Opcode.WRITE])
+        body = OpenRequest(1, 0, capability_bytes(world.token())).encode() if opcode == Opcode.OPEN else b""
+        io = {"handle": handle, "count": PAGE} if opcode in (Opcode.READ, Opcode.WRITE) else {}
+        payload = bytes(PAGE) if opcode == Opcode.WRITE else body
+        header = RequestHeader(length=len(payload), opcode=opcode, slot=slot, sequence=sequence, **io)
+        channel.send_raw(header.encode() + payload)
+        reply = channel.receive_reply()
+        kept, expected = model.opcode, model.takes(sequence, opcode)
+        if expected is None:
+            assert reply.status == Status.BAD_SEQUENCE, (vars(model), header, reply)
+            answers["bad"] += 1
+            continue
+        assert (reply.status, reply.header.opcode) == (Status.OK, expected), (vars(model), kept, header, reply)
+        if opcode == Opcode.OPEN and expected == Opcode.OPEN:
+            handle = reply.header.value
+        answers["done" if expected == opcode else "kept"] += 1
+    assert min(answers.values()) > 3, answers
+    channel.close()
 
 
 def test_cuts_at_random_lose_nothing_and_repeat_nothing(world, recorded):

@@ -17,7 +17,7 @@ from chaos.namespaces import Namespace
 from chaos.proxy import DOWN, UP, Proxy
 from conftest import BINARIES, Server, await_condition, needs_root
 
-SECONDS = float(os.environ.get("SLUICE_SURVIVAL_SECONDS", "20"))
+SECONDS = float(os.environ.get("SLUICE_SURVIVAL_SECONDS", "10"))
 SEED = int(os.environ.get("SLUICE_SEED", "7"))
 # Long enough for whatever was begun to end, however slow the machine.
 PATIENCE = 120
