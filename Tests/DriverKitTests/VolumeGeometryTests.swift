@@ -43,12 +43,25 @@ struct VolumeGeometryTests {
         }
     }
 
+    @Test("a block status covers any range and needs a whole buffer")
+    func blockStatus() {
+        for (buffer, expected) in [
+            (0, Status.ok), (4096, .ok), (8192, .badRequest), (512, .badRequest), (.max, .badRequest),
+        ]
+            as [(UInt64, Status)]
+        {
+            let whole = DriverRequest(
+                opcode: .blockStatus, volume: 0, tag: 0, offset: 0, length: 1 << 20, buffer: buffer)
+            #expect(geometry.check(whole, arenaBytes: 8192) == expected)
+        }
+    }
+
     @Test("every byte as an opcode is judged")
     func opcodes() {
         for raw in UInt8.min...UInt8.max {
             var request = DriverRequest(opcode: .flush, volume: 0, tag: 0, offset: 0, length: 4096)
             request.rawOpcode = raw
-            let isKnown = (1...5).contains(raw)
+            let isKnown = (1...6).contains(raw)
             #expect(geometry.check(request, arenaBytes: 8192) == (isKnown ? .ok : .unknownOpcode))
         }
     }
