@@ -26,6 +26,8 @@ struct SessionSimulationTests {
                 return
             }
         }
+        let descriptors = try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count
+        print("descriptors \(descriptors ?? 0)")
         print("\(seeds.count) seeds, \(steps) steps, \(counts), \(ContinuousClock.now - start)")
         print(troubles.map { "\($0.key) \($0.value)" }.sorted().joined(separator: ", "))
         #expect(counts.completed > steps / 100)
@@ -42,5 +44,7 @@ extension SimulatedClient.Counts {
         sessionsLost += other.sessionsLost
         unknown += other.unknown
         givenUp += other.givenUp
+        compared += other.compared
+        miscompared += other.miscompared
     }
 }

@@ -13,8 +13,6 @@ struct Grant {
     let nodeEpoch: UInt64
     /// The machine's life.
     let life: Int
-    /// The server's life.
-    let serverLife: Int
     /// The earliest end of its capabilities.
     var expiry: UInt64
     /// It has opened the volume.
@@ -42,7 +40,7 @@ extension SessionSimulator {
     func grant(to client: SimulatedClient, by capability: SimulatedCapability) -> Int {
         var grant = Grant(
             client: client.number, capabilities: [capability.id], epoch: capability.epoch,
-            nodeEpoch: capability.nodeEpoch, life: life, serverLife: serverLife, expiry: capability.expiry)
+            nodeEpoch: capability.nodeEpoch, life: life, expiry: capability.expiry)
         grant.isEnding = isTakenAway(grant)
         grants.append(grant)
         return grants.count - 1
@@ -115,9 +113,7 @@ extension SessionSimulator {
     /// A client was told that its session, or its claim, is gone.
     func mustHaveEnded(_ index: Int) {
         let grant = grants[index]
-        if grant.isEnding || grant.life != life || mayHaveExpired(grant) || !grant.wasOpened
-            || grant.serverLife != serverLife
-        {
+        if grant.isEnding || grant.life != life || mayHaveExpired(grant) || !grant.wasOpened {
             return
         }
         fail("the session of client \(grant.client) is gone without a reason")
@@ -132,8 +128,9 @@ extension SessionSimulator {
         case .fenced, .revoked, .staleEpoch: return grant.isEnding ? nil : "nobody took anything away"
         case .expired: return mayHaveExpired(grant) ? nil : "it is not late"
         case .outcomeUnknown:
-            return scenario.isShared && serverLife > request.serverLife
-                ? nil : "the server was there all the time"
+            let mayNotRepeat = scenario.isShared || request.opcode == .compareAndWrite
+            return mayNotRepeat && serverLife > 0 ? nil : "it could be repeated"
+        case .miscompare: return request.opcode == .compareAndWrite ? nil : "nothing was compared"
         default: return "that is none of its business"
         }
     }

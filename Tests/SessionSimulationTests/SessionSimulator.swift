@@ -67,6 +67,7 @@ final class SessionSimulator {
     func run(steps total: Int) {
         while steps < total, failure == nil { step() }
         if failure == nil { settle() }
+        store.lose(0)
         server?.kill()
         server = nil
         connections = []
@@ -113,6 +114,8 @@ final class SessionSimulator {
         /// The latest places of its blocks, even and odd, in the order of all writes to the disk: a write has no
         /// more than two, side by side.
         var versions: (UInt64, UInt64) = (0, 0)
+        /// What was there before it.
+        var replaced: UInt64 = 0
         /// The server's life in which it was done.
         var doneIn = -1
     }
@@ -128,6 +131,9 @@ final class SessionSimulator {
         block & 1 == 0 ? writes[Int(name)].versions.0 : writes[Int(name)].versions.1
     }
 
+    /// What was there before a write of one block.
+    func replaced(by name: UInt64) -> UInt64 { writes[Int(name)].replaced }
+
     /// What an acknowledged write or a read says of a block.
     func observe(_ block: Int, _ name: UInt64, start: UInt64, end: UInt64, isWrite: Bool) {
         if name == BlockBytes.torn { return fail("block \(block) is torn") }
@@ -138,7 +144,7 @@ final class SessionSimulator {
 
     /// A write has failed; until it is over, it may still be done.
     func writeFailed(_ request: SimulatedRequest, isOver: Bool) {
-        guard request.opcode == .write, request.life == life else { return }
+        guard request.name != 0, request.life == life else { return }
         let end = isOver ? moment() : nil
         for block in request.first..<request.first + request.count {
             history[block].writeFailed(request.name, decidedAt: end)
@@ -166,6 +172,7 @@ final class SessionSimulator {
 
     func write(_ name: UInt64, block: Int) {
         authorize(name)
+        if disk.cache[block].name != name { writes[Int(name)].replaced = disk.cache[block].name }
         let version = disk.write(block, name)
         if block & 1 == 0 {
             writes[Int(name)].versions.0 = version
@@ -201,8 +208,12 @@ final class SessionSimulator {
             1 + random.below(SimulatedClient.blocksMax), SimulatedDisk.blocks - request.first)
         switch random.below(10) {
         case 0..<4: request.opcode = .read
-        case 4..<9:
+        case 4..<7:
             request.opcode = .write
+            request.isForced = random.once(in: 6)
+        case 7..<9:
+            request.opcode = .compareAndWrite
+            request.count = 1
             request.isForced = random.once(in: 6)
         default:
             request.opcode = .flush
@@ -219,17 +230,15 @@ final class SessionSimulator {
         var isIdle = true
         let client = clients[random.below(clients.count)]
         switch random.below(100) {
-        case 0..<20: if faults { isIdle = !client.submit() }
-        case 20..<40: isIdle = !deliverToServer()
-        case 40..<55:
-            if !client.channels.isEmpty {
-                isIdle = !client.hear(client.channels[random.below(client.channels.count)])
-            }
-        case 55..<70: isIdle = !stepReactor()
-        case 70..<86: isIdle = !workInDriver()
-        case 86..<90: isIdle = !(server.map { $0.jobs.runNext() || $0.work.runNext() } ?? false)
-        case 90..<92: isIdle = !store.sync(random.below(3))
-        case 92..<97: isIdle = !client.housekeep(isCalm: !faults)
+        case 0..<15:
+            if faults { for _ in 0..<1 + random.below(3) where client.submit() { isIdle = false } }
+        case 15..<35: isIdle = !deliverToServer()
+        case 35..<50: isIdle = !deliverToClient()
+        case 50..<65: isIdle = !stepReactor()
+        case 65..<83: isIdle = !workInDriver()
+        case 83..<88: isIdle = !(server.map { $0.jobs.runNext() || $0.work.runNext() } ?? false)
+        case 88..<91: isIdle = !store.sync(random.below(3))
+        case 91..<97: isIdle = !client.housekeep(isCalm: !faults)
         default: if faults, random.once(in: scenario.rarity) { makeTrouble(client) }
         }
         if isIdle { now += UInt64(random.below(400_000)) }
@@ -239,12 +248,30 @@ final class SessionSimulator {
         if steps & 15 == 0 { checkBounds() }
     }
 
+    /// Some connection on which there is something for the server.
     private func deliverToServer() -> Bool {
         guard !connections.isEmpty else { return false }
-        let index = random.below(connections.count)
-        let moved = connections[index].receive()
-        if connections[index].isGone { connections.remove(at: index) }
-        return moved
+        let first = random.below(connections.count)
+        for offset in 0..<connections.count {
+            let index = (first + offset) % connections.count
+            let moved = connections[index].receive()
+            if connections[index].isGone {
+                connections.remove(at: index)
+                return true
+            }
+            if moved { return true }
+        }
+        return false
+    }
+
+    private func deliverToClient() -> Bool {
+        let first = random.below(4)
+        for offset in 0..<4 {
+            let index = (first + offset) % 4
+            let channels = clients[index >> 1].channels
+            if index & 1 < channels.count, clients[index >> 1].hear(channels[index & 1]) { return true }
+        }
+        return false
     }
 
     private func stepReactor() -> Bool {
@@ -255,9 +282,13 @@ final class SessionSimulator {
 
     private func workInDriver() -> Bool {
         guard let server else { return false }
-        let queue = server.driver.queues[random.below(2)]
+        let first = random.below(2)
         var moved = false
-        for _ in 0..<1 + random.below(4) where queue.work(faults: faults) { moved = true }
+        for _ in 0..<1 + random.below(4) {
+            let queue = server.driver.queues[first]
+            let other = server.driver.queues[1 - first]
+            if queue.work(faults: faults) || other.work(faults: faults) { moved = true }
+        }
         if faults, random.once(in: 40) {
             // The system writes a block back of its own accord.
             let block = random.below(SimulatedDisk.blocks)

@@ -38,10 +38,11 @@ struct SimulatedRequest {
     /// What it writes.
     var name: UInt64 = 0
     var start: UInt64 = 0
-    /// The machine's and the server's lives in which it began.
+    /// The machine's life in which it began.
     var life = 0
-    var serverLife = 0
     var isForced = false
+    /// Of a comparison: what must be there.
+    var expected: UInt64 = 0
     /// Of a flush: what was acknowledged before, by block.
     var needs: [UInt64] = []
     var isOpen = false
@@ -89,6 +90,8 @@ final class SimulatedClient {
     let memory: UnsafeMutableRawPointer
     /// Of each block, the newest write that was acknowledged and not given up as lost: its place on the disk.
     var acknowledged = [UInt64](repeating: 0, count: SimulatedDisk.blocks)
+    /// What it last knew each block to hold.
+    var lastSeen = [UInt64](repeating: 0, count: SimulatedDisk.blocks)
     /// Writes whose issue was never learnt, and that may still be done.
     private var orphans: [SimulatedRequest] = []
     var counts = Counts()
@@ -103,6 +106,8 @@ final class SimulatedClient {
         var sessionsLost = 0
         var unknown = 0
         var givenUp = 0
+        var compared = 0
+        var miscompared = 0
     }
 
     init(number: Int, world: SessionSimulator) {
@@ -247,7 +252,6 @@ final class SimulatedClient {
         request.isOpen = true
         request.start = world.moment()
         request.life = world.life
-        request.serverLife = world.serverLife
         if request.opcode == .flush {
             request.needs = acknowledged
             if owesFlushFailure {
@@ -258,11 +262,15 @@ final class SimulatedClient {
                 return true
             }
         }
-        if request.opcode == .write { request.name = world.nameWrite(grant) }
         let buffer = unsafe memory + tag * SimulatedClient.bufferBytes
-        if request.opcode == .write {
-            for block in 0..<request.count {
-                unsafe BlockBytes.fill(buffer + block * SimulatedDisk.blockBytes, request.name)
+        if request.opcode.isChange {
+            request.name = world.nameWrite(grant)
+            request.expected = lastSeen[request.first]
+            for block in 0..<SimulatedClient.blocksMax {
+                let isExpected = request.opcode == .compareAndWrite && block == 0
+                unsafe BlockBytes.fill(
+                    buffer + block * SimulatedDisk.blockBytes,
+                    isExpected ? request.expected : request.name)
             }
         }
         let wire = unsafe ChannelRequest(
@@ -272,7 +280,7 @@ final class SimulatedClient {
             buffer: request.opcode == .flush ? nil : buffer, tag: UInt64(tag))
         guard unsafe route(wire) else { return false }
         requests[tag] = request
-        if request.opcode == .write {
+        if request.opcode.isChange {
             for block in request.first..<request.first + request.count {
                 world.history[block].writeStarted(request.name, at: request.start)
             }
@@ -291,9 +299,9 @@ final class SimulatedClient {
             unsafe request.handle = channel.handle
             guard let header = unsafe channel.core.begin(request) else { continue }
             var frame = header.bytes
-            if unsafe request.opcode == .write {
+            if header.length > 0 {
                 frame += unsafe Array(
-                    UnsafeRawBufferPointer(start: request.buffer, count: Int(request.count)))
+                    UnsafeRawBufferPointer(start: request.buffer, count: Int(header.length)))
             }
             connection.send(frame)
             return true

@@ -3,9 +3,8 @@ import Core
 
 @testable import Services
 
-// SAFETY: it is used on the simulation's only thread.
 /// The catalog's records of sessions: what was saved becomes durable in order, when the simulation says so.
-final class SimulatedStore: SessionStore, @unchecked Sendable {
+final class SimulatedStore {
     private enum Entry {
         case save(Identifier, SavedSession?)
         case call(@Sendable (Bool) -> Void)
@@ -36,12 +35,34 @@ final class SimulatedStore: SessionStore, @unchecked Sendable {
 
     /// The server's process is gone: of what waits, so much had become durable.
     func lose(_ count: Int) {
-        for _ in 0..<count {
-            if case .save(let id, let session)? = queue.popFirst() { sessions[id] = session }
-        }
+        if count > 0 { _ = sync(count - 1) }
+        let lost = queue
         queue.removeAll()
+        for case .call(let body) in lost { body(false) }
     }
 
     /// The records are of a machine that was restarted since.
     func forgetSessions() { sessions.removeAll() }
+}
+
+// SAFETY: it is used on the simulation's only thread.
+/// The store as one life of the server knows it.
+final class StoreOfLife: SessionStore, @unchecked Sendable {
+    private let store: SimulatedStore
+    private let driver: SimulatedDriver
+    private let work: SteppedWork
+
+    init(_ store: SimulatedStore, _ driver: SimulatedDriver, _ work: SteppedWork) {
+        self.store = store
+        self.driver = driver
+        self.work = work
+    }
+
+    func save(_ id: Identifier, _ session: SavedSession?) {
+        if !driver.isDead { store.save(id, session) }
+    }
+
+    func afterSaving(_ body: @escaping @Sendable (Bool) -> Void) {
+        if driver.isDead { work.add { body(false) } } else { store.afterSaving(body) }
+    }
 }

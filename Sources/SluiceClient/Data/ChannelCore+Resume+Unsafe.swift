@@ -38,6 +38,14 @@ extension ChannelCore {
         else { throw .violation("the server resumed the channel with less than it had granted") }
     }
 
+    /// The server was restarted since the unanswered requests were sent. It says so on the first connection only;
+    /// that one may be lost before they are sent again.
+    func noteRestart() {
+        for slot in 0..<depth where unsafe flights[slot].phase == .unanswered {
+            unsafe flights[slot].isOfOldServer = true
+        }
+    }
+
     /// The next request that must be sent again, in the order of the slots; nil when there is none left, and
     /// new requests may begin.
     ///
@@ -60,7 +68,7 @@ extension ChannelCore {
                         opcode: Opcode.ping.rawValue, slot: slot, sequence: flight.pointee.sequence), nil
                 )
             }
-            if greeting?.resumption == .session,
+            if unsafe flight.pointee.isOfOldServer,
                 unsafe flight.pointee.opcode.isOutcomeLost(isShared: isShared)
             {
                 release(slot)
@@ -69,6 +77,7 @@ extension ChannelCore {
                 continue
             }
             unsafe flight.pointee.phase = .awaited
+            unsafe flight.pointee.isOfOldServer = false
             let header = header(of: slot, handle: handle)
             let payload =
                 unsafe header.length == 0

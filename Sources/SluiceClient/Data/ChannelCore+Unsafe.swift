@@ -55,6 +55,8 @@ final class ChannelCore {
         var isGivenUp = false
         /// It may still change something, so no other change may be sent.
         var isUnsettled = false
+        /// It was sent to a server that was restarted since.
+        var isOfOldServer = false
     }
 
     /// I/O requests without a completion.
@@ -412,6 +414,7 @@ final class ChannelCore {
         }
         if isSuspended {
             try checkResumed(reply)
+            if reply.resumption == .session { noteRestart() }
             repeatCursor = 0
         } else {
             guard reply.resumption == .fresh else {
