@@ -5,6 +5,7 @@ import HTTPTypes
 import Reactor
 import SluiceClient
 import TLS
+import TestSupport
 
 @testable import ControlPlane
 
@@ -60,17 +61,10 @@ final class ServerUnderTest: Sendable {
     func run(_ tool: String, _ arguments: [String]) throws -> (status: Int32, output: String)? {
         let path = "/usr/bin/" + tool
         guard FileManager.default.isExecutableFile(atPath: path) else { return nil }
-        let process = Process()
-        process.executableURL = URL(fileURLWithPath: path)
-        process.arguments = arguments
-        let pipe = Pipe()
-        process.standardOutput = pipe
-        process.standardError = pipe
-        process.standardInput = FileHandle.nullDevice
-        try process.run()
-        let output = pipe.fileHandleForReading.readDataToEndOfFile()
-        process.waitUntilExit()
-        return (process.terminationStatus, String(decoding: output, as: UTF8.self))
+        let command = try Command([path] + arguments)
+        try command.input.close()
+        let output = command.output.readDataToEndOfFile()
+        return (command.wait(), String(decoding: output, as: UTF8.self))
     }
 }
 

@@ -132,14 +132,11 @@ import Testing
             return ControlResponse(status: .ok)
         }
         guard FileManager.default.isExecutableFile(atPath: "/usr/bin/curl") else { return }
-        let process = Process()
-        process.executableURL = URL(fileURLWithPath: "/usr/bin/curl")
-        process.arguments = ["-s", "--cacert", test.folder + "/ca.pem", test.url + "/"]
-        try process.run()
+        let curl = try Command(["curl", "-s", "--cacert", test.folder + "/ca.pem", test.url + "/"])
         await started.wait()
-        kill(process.processIdentifier, SIGKILL)
+        curl.signal(SIGKILL)
         await cancelled.wait()
-        process.waitUntilExit()
+        curl.wait()
         await test.server.stop()
     }
 

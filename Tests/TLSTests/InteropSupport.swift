@@ -1,5 +1,6 @@
 import Core
 import Foundation
+import TestSupport
 
 @testable import TLS
 
@@ -31,7 +32,7 @@ final class OpenSSLCommand {
     @discardableResult
     func run(_ arguments: String...) throws -> (status: Int32, text: String) {
         let process = try start(arguments)
-        process.input.closeFile()
+        try process.input.close()
         return process.finish()
     }
 
@@ -43,28 +44,14 @@ final class OpenSSLCommand {
 
 /// A command that runs. It is ended when the test lets go of it.
 final class RunningCommand {
-    let process = Process()
-    let input: FileHandle
-    private let output: FileHandle
+    let command: Command
+    var input: FileHandle { command.input }
     private(set) var text = ""
 
     fileprivate init(_ arguments: [String], folder: URL) throws {
-        let inputPipe = Pipe()
-        let outputPipe = Pipe()
-        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
         // A hanging peer must not hang the test.
-        process.arguments = ["timeout", "--signal=KILL", "60", "openssl"] + arguments
-        process.currentDirectoryURL = folder
-        process.standardInput = inputPipe
-        process.standardOutput = outputPipe
-        process.standardError = outputPipe
-        try process.run()
-        input = inputPipe.fileHandleForWriting
-        output = outputPipe.fileHandleForReading
-    }
-
-    deinit {
-        if process.isRunning { process.terminate() }
+        command = try Command(
+            ["timeout", "--signal=KILL", "60", "openssl"] + arguments, folder: folder.path)
     }
 
     func write(_ text: String) throws { try input.write(contentsOf: Data(text.utf8)) }
@@ -72,7 +59,7 @@ final class RunningCommand {
     /// Reads until the output holds `wanted` that often; false when it ends before that.
     func waitFor(_ wanted: String, times: Int = 1) -> Bool {
         while text.ranges(of: wanted).count < times {
-            let data = output.availableData
+            let data = command.output.availableData
             guard !data.isEmpty else { return false }
             text += String(decoding: data, as: UTF8.self)
         }
@@ -81,9 +68,8 @@ final class RunningCommand {
 
     /// Waits for the end of the command.
     func finish() -> (status: Int32, text: String) {
-        text += String(decoding: output.readDataToEndOfFile(), as: UTF8.self)
-        process.waitUntilExit()
-        return (process.terminationStatus, text)
+        text += String(decoding: command.output.readDataToEndOfFile(), as: UTF8.self)
+        return (command.wait(), text)
     }
 }
 

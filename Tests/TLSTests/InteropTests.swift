@@ -72,14 +72,14 @@ import Testing
         try client.send("live\n")
         #expect(try client.readUntil("\n") == "evil\n")
         try client.finish()
-        server.process.terminate()
+        server.command.signal(SIGTERM)
     }
 
     @Test func aTLS12ServerIsRefused() throws {
         let (server, client) = try startServer(["-tls1_2"])
         let error = #expect(throws: TLSError.self) { try client.handshake() }
         #expect(error == .peerAlert("protocol version"))
-        server.process.terminate()
+        server.command.signal(SIGTERM)
     }
 
     @Test func certificatesPassTheVerificationOfTheCommand() throws {
