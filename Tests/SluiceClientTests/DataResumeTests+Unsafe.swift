@@ -117,4 +117,203 @@ import Wire
             try await group.waitForAll()
         }
     }
+
+    // MARK: What is lost with the session
+
+    /// A ready volume on `volume`, whose connections are cut by `cut`.
+    private func withVolume(
+        _ volume: ResumingPeer, channels: Int = 1,
+        change: (inout VolumeClientOptions) -> Void = { _ in },
+        serve: @escaping @Sendable (PeerConnection) throws -> Void,
+        test: (VolumeHarness) async throws -> Void
+    ) async throws {
+        let identities = try ScriptedPeer.Identities()
+        let peer = try ScriptedPeer(identities, script: serve)
+        var options = try options(identities, peer, channels: channels)
+        change(&options)
+        let harness = try VolumeHarness(options)
+        defer { harness.stop() }
+        guard case .ready? = await harness.next() else {
+            Issue.record("the volume does not become ready")
+            return
+        }
+        try await test(harness)
+    }
+
+    private func write(_ harness: VolumeHarness, tag: UInt64, memory: TestMemory) {
+        harness.on { volume in
+            #expect(
+                unsafe volume.submit(
+                    .write, offset: tag * UInt64(Self.block), count: UInt32(Self.block), buffer: memory.base,
+                    tag: tag))
+        }
+    }
+
+    private func completion(_ harness: VolumeHarness) async -> ChannelCompletion? {
+        if case .completed(let one)? = await harness.next(where: {
+            if case .completed = $0 { true } else { false }
+        }) {
+            return one
+        }
+        return nil
+    }
+
+    @Test func aLostSessionFailsTheNextFlushOnceIfWritesWereNotFlushed() async throws {
+        for isFlushed in [false, true] {
+            let volume = ResumingPeer()
+            let memory = TestMemory(Self.block)
+            try await withVolume(volume) { connection in
+                try volume.serve(
+                    connection,
+                    before: { header in
+                        // The third write is not answered, and the session is forgotten.
+                        guard header.opcode == Opcode.write.rawValue, header.offset == 3 * UInt64(Self.block)
+                        else {
+                            return
+                        }
+                        volume.forgetSession()
+                        try connection.cut()
+                    })
+            } test: { harness in
+                write(harness, tag: 1, memory: memory)
+                #expect(await completion(harness)?.status == .ok)
+                if isFlushed {
+                    harness.on { #expect(unsafe $0.submit(.flush, tag: 2)) }
+                    #expect(await completion(harness)?.status == .ok)
+                }
+                write(harness, tag: 3, memory: memory)
+                #expect(await completion(harness) == ChannelCompletion(tag: 3, value: 0, status: .ioError))
+                _ = await harness.next { if case .resumed = $0 { true } else { false } }
+                for expected in isFlushed ? [Status.ok, .ok] : [.ioError, .ok] {
+                    harness.on { #expect(unsafe $0.submit(.flush, tag: 9)) }
+                    #expect(await completion(harness)?.status == expected)
+                }
+            }
+        }
+    }
+
+    @Test func aLostSessionsReadsAreExecutedByTheNext() async throws {
+        let volume = ResumingPeer()
+        let memory = TestMemory(Self.block)
+        memory.fill([UInt8](repeating: 9, count: Self.block))
+        try await withVolume(volume, channels: 2) { connection in
+            try volume.serve(
+                connection,
+                before: { header in
+                    guard header.opcode == Opcode.read.rawValue, connection.index < 2 else { return }
+                    volume.forgetSession()
+                    try connection.cut()
+                })
+        } test: { harness in
+            harness.on {
+                #expect(unsafe $0.submit(.read, count: UInt32(Self.block), buffer: memory.base, tag: 1))
+            }
+            #expect(await completion(harness)?.status == .ok)
+            #expect(memory.bytes.allSatisfy { $0 == 0 })
+        }
+    }
+
+    @Test func anotherEpochOrAFenceMeansThatTheVolumeIsLost() async throws {
+        for spoil: @Sendable (ResumingPeer) -> Void in [
+            { $0.set(epoch: 2) }, { $0.set(openStatus: .fenced) }, { $0.set(openStatus: .staleEpoch) },
+            { $0.set(openStatus: .writerConflict) },
+        ] {
+            let volume = ResumingPeer()
+            try await withVolume(volume) { connection in
+                try volume.serve(
+                    connection,
+                    before: { header in
+                        guard header.opcode == Opcode.flush.rawValue else { return }
+                        spoil(volume)
+                        try connection.cut()
+                    })
+            } test: { harness in
+                harness.on { #expect(unsafe $0.submit(.flush, tag: 1)) }
+                #expect(await completion(harness)?.status == .ioError)
+                let end = await harness.next { if case .closed = $0 { true } else { false } }
+                guard case .closed(let text)? = end else { return }
+                #expect(text.contains("OPEN"))
+            }
+        }
+    }
+
+    @Test func anExpiredCapabilityIsAskedForAndThenTheVolumeGoesOn() async throws {
+        let volume = ResumingPeer()
+        try await withVolume(volume) { connection in
+            try volume.serve(
+                connection,
+                before: { header in
+                    guard header.opcode == Opcode.flush.rawValue, connection.index == 0 else { return }
+                    volume.set(openStatus: .expired)
+                    try connection.cut()
+                })
+        } test: { harness in
+            harness.on { #expect(unsafe $0.submit(.flush, tag: 1)) }
+            _ = await harness.next { if case .needsCapability = $0 { true } else { false } }
+            volume.set(openStatus: .ok)
+            harness.renew()
+            #expect(await completion(harness)?.status == .ok)
+            #expect(volume.resumes == 1)
+        }
+    }
+
+    @Test func aGivenUpChangeKeepsOthersBackUntilItsChannelIsResumed() async throws {
+        let volume = ResumingPeer()
+        let memory = TestMemory(Self.block)
+        let gate = Mutex(false)
+        try await withVolume(volume, channels: 2) { connection in
+            if connection.index >= 2, !gate.withLock({ $0 }) { try connection.cut() }
+            try volume.serve(
+                connection,
+                before: { header in
+                    guard header.opcode == Opcode.write.rawValue, header.offset == UInt64(Self.block) else {
+                        return
+                    }
+                    try connection.cut()
+                })
+        } test: { harness in
+            write(harness, tag: 1, memory: memory)
+            _ = await harness.next { if case .interrupted = $0 { true } else { false } }
+            harness.on { $0.giveUp(tag: 1) }
+            #expect(await completion(harness) == ChannelCompletion(tag: 1, value: 0, status: .timedOut))
+            harness.on { volume in
+                // The other channel works, and takes what changes nothing.
+                #expect(
+                    unsafe !volume.submit(.write, count: UInt32(Self.block), buffer: memory.base, tag: 2))
+                #expect(unsafe volume.submit(.flush, tag: 3))
+            }
+            #expect(await completion(harness)?.tag == 3)
+            gate.withLock { $0 = true }
+            _ = await harness.next { if case .resumed = $0 { true } else { false } }
+            harness.on { #expect(unsafe $0.submit(.write, count: 512, buffer: memory.base, tag: 4)) }
+            #expect(await completion(harness)?.status == .ok)
+            // The PING in its place goes on a channel of its own time.
+            while volume.pings == 0 { await Task.yield() }
+            #expect(volume.executions[UInt64(Self.block)] == nil)
+        }
+    }
+
+    @Test func reconnectingEndsAfterItsTimeAndClosingEndsItAtOnce() async throws {
+        for closes in [false, true] {
+            let volume = ResumingPeer()
+            try await withVolume(volume) {
+                if !closes { $0.reconnectSeconds = 1 }
+            } serve: { connection in
+                if connection.index > 0 { try connection.cut() }
+                try volume.serve(
+                    connection,
+                    before: { header in
+                        if header.opcode == Opcode.flush.rawValue { try connection.cut() }
+                    })
+            } test: { harness in
+                harness.on { #expect(unsafe $0.submit(.flush, tag: 1)) }
+                _ = await harness.next { if case .interrupted = $0 { true } else { false } }
+                if closes { harness.on { $0.close() } }
+                #expect(await completion(harness)?.status == .ioError)
+                let end = await harness.next { if case .closed = $0 { true } else { false } }
+                guard case .closed(let text)? = end else { return }
+                #expect(closes ? text.contains("is closed") : text.contains("was not back after 1 s"))
+            }
+        }
+    }
 }

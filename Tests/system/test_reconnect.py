@@ -260,9 +260,12 @@ def test_a_successor_that_fails_leaves_the_device_as_it_was(node):
     # Read-only is decided when the device is made.
     refused = node.cli("attach", "volume/disk", "--take-over", "--read-only", credentials=node.node, check=False)
     assert refused.returncode != 0 and "stays so" in refused.stderr
-    node.cli("grant", "delete", "compute-disk")
-    refused = node.cli("attach", "volume/disk", "--take-over", credentials=node.node, check=False)
-    assert refused.returncode != 0
+    # Another key is not let into the session, whatever it may do with the volume.
+    other = node.join("other")
+    node.grant("disk", "other")
+    refused = node.cli("attach", "volume/disk", "--take-over", credentials=other, check=False)
+    assert refused.returncode != 0 and "DENIED" in refused.stderr
+    assert dd(node.device).returncode == 0
     node.stop(signal.SIGKILL)
     await_condition("the loss", lambda: status(node)["state"] == "reconnecting")
     refused = node.cli("attach", "volume/disk", "--take-over", credentials=node.node, check=False)
