@@ -37,7 +37,7 @@ final class AttachedFile: Sendable {
 
     init(
         size: UInt64, blockSize: UInt32 = 512, maximumTransfer: UInt32 = 1 << 20, slots: Int = 32,
-        isReadOnly: Bool = false
+        isReadOnly: Bool = false, timeoutSeconds: UInt64? = nil
     ) throws {
         let parts = Parts()
         self.parts = parts
@@ -53,7 +53,8 @@ final class AttachedFile: Sendable {
         thread = try Reactor.start(Reactor.Options()) { reactor in
             let backend = FileBackend(reactor: reactor, path: backing, slots: slots)
             let volume = FuseVolume(
-                fileName: "db", geometry: geometry, backend: backend, reactor: reactor, owner: parts)
+                fileName: "db", geometry: geometry, backend: backend, reactor: reactor,
+                timeoutSeconds: timeoutSeconds, owner: parts)
             backend.volume = volume
             parts.backend = backend
             parts.volume = volume
@@ -76,6 +77,11 @@ final class AttachedFile: Sendable {
     /// Every request fails so from now on, or works again.
     func fail(_ status: Status?) {
         onReactor { parts in parts.backend!.state.withLock { $0.failure = status } }
+    }
+
+    /// Requests are taken and not executed, or are again.
+    func hold(_ holds: Bool) {
+        onReactor { parts in parts.backend!.state.withLock { $0.holds = holds } }
     }
 
     /// The volume itself fails everything, what waits included.

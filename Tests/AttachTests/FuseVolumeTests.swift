@@ -67,6 +67,21 @@ struct FuseVolumeTests {
         try file.close()
     }
 
+    @Test("a request that takes too long fails, those that wait behind it too, and then the device works")
+    func timeout() throws {
+        let file = try AttachedFile(size: 16 * Self.mebibyte, slots: 2, timeoutSeconds: 1)
+        file.hold(true)
+        let bytes = [UInt8](repeating: 3, count: 8 << 20)
+        // More than the two slots take: some of it is never sent.
+        #expect(throws: (any Error).self) { try Device.write(file.device, bytes, at: 0) }
+        #expect(file.state.givenUp > 0)
+        #expect(file.failures.first == .timedOut)
+        file.hold(false)
+        try Device.write(file.device, bytes, at: 0)
+        #expect(try Device.read(file.device, count: bytes.count, at: 0) == bytes)
+        try file.close()
+    }
+
     @Test("a mounted file system gets an I/O error at once, and the device can be given up by force")
     func failure() throws {
         let file = try AttachedFile(size: 64 * Self.mebibyte)
