@@ -191,9 +191,7 @@ def test_of_several_that_resume_the_last_gets_the_channel(world):
     handle, _ = old.open(world.token(name))
     slot = write(old, handle, 0, b"s")
     await_condition("the write", lambda: world.in_flight(old) == 1)
-    hello = Hello(features=FEATURE_RESUME, session=old.session, secret=old.secret, flags=HELLO_RESUMES).encode()
-    first = world.connect(hello=False)
-    first.send_raw(RequestHeader(length=len(hello), opcode=Opcode.HELLO).encode() + hello)
+    first = ask(world, old)
     await_condition("the fence", lambda: is_closed(old))
     with world.resume(old) as channel:
         reply = first.receive_reply()
@@ -203,6 +201,33 @@ def test_of_several_that_resume_the_last_gets_the_channel(world):
         taken, _ = channel.open(world.token(name))
         channel.repeat(taken)
         assert channel.wait(slot).status == Status.OK
+
+
+def ask(world, old):
+    """A connection that has said HELLO to resume, and has no answer yet."""
+    hello = Hello(features=FEATURE_RESUME, session=old.session, secret=old.secret, flags=HELLO_RESUMES).encode()
+    connection = world.connect(hello=False)
+    connection.send_raw(RequestHeader(length=len(hello), opcode=Opcode.HELLO).encode() + hello)
+    return connection
+
+
+def test_of_a_crowd_that_resumes_one_gets_the_channel(world):
+    name = f"slow-{next(_names)}"
+    log = world.recorded(name, "write: delay 4s")
+    old = world.connect()
+    handle, _ = old.open(world.token(name))
+    slot = write(old, handle, 0, b"s")
+    await_condition("the write", lambda: world.in_flight(old) == 1)
+    crowd = [ask(world, old) for _ in range(50)]
+    statuses = [one.receive_reply().status for one in crowd]
+    assert sorted(statuses) == [Status.OK] + [Status.BUSY] * 49, statuses
+    with world.resume(old) as channel:
+        taken, _ = channel.open(world.token(name))
+        channel.repeat(taken)
+        assert channel.wait(slot).status == Status.OK and writes(log) == [b"s"]
+    for one in crowd:
+        one.drop()
+    log.close()
 
 
 def is_closed(channel):
@@ -223,11 +248,8 @@ def test_one_that_waits_for_the_fence_and_leaves_takes_nothing_with_it(world):
     handle, _ = old.open(world.token(name))
     slot = write(old, handle, 0, b"s")
     await_condition("the write", lambda: world.in_flight(old) == 1)
-    hello = Hello(features=FEATURE_RESUME, session=old.session, secret=old.secret, flags=HELLO_RESUMES).encode()
     for _ in range(3):
-        first = world.connect(hello=False)
-        first.send_raw(RequestHeader(length=len(hello), opcode=Opcode.HELLO).encode() + hello)
-        first.drop(reset=True)
+        ask(world, old).drop(reset=True)
     with world.resume(old) as channel:
         taken, _ = channel.open(world.token(name))
         channel.repeat(taken)
