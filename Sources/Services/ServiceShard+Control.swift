@@ -200,7 +200,10 @@ extension ServiceShard {
             {
                 throw refusal
             }
-            if needsClaim { channel.handles[position].holdsClaim = true }
+            if needsClaim {
+                channel.handles[position].holdsClaim = true
+                services.mayBeKept(session, channel: channel.sessionChannel)
+            }
             if handle.holdsClaim { services.renewClaim(of: handle.volume, session: session, by: authority) }
             channel.handles[position].denial = .ok
             channel.handles[position].take(capability)
