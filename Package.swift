@@ -135,7 +135,8 @@ let package = Package(
 
         // What the tests of several targets need.
         .target(
-            name: "TestSupport", dependencies: ["Reactor"], path: "Tests/TestSupport", swiftSettings: settings),
+            name: "TestSupport", dependencies: ["Reactor"], path: "Tests/TestSupport", swiftSettings: settings
+        ),
         // What simulators share: random numbers that a seed repeats, and the judge of what consumers saw.
         .target(name: "Simulation", path: "Tests/Simulation", swiftSettings: settings),
         // What a sandbox must stop, as C calls.
