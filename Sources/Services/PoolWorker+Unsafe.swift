@@ -47,11 +47,11 @@ final class PoolWorker: Sendable {
     func post(_ work: @escaping Work) -> Bool {
         let isQueued = state.withLock { state in
             guard !state.isStopping, state.queue.count < Limits.poolWorkMax else { return false }
-            state.queue.append(work)
+            if executor == nil { state.queue.append(work) }
             return true
         }
         guard isQueued else { return false }
-        if let executor { executor { [self] in runNext() } } else { available.signal() }
+        if let executor { executor(work) } else { available.signal() }
         return true
     }
 
@@ -77,11 +77,6 @@ final class PoolWorker: Sendable {
     func stop() {
         state.withLock { $0.isStopping = true }
         available.signal()
-    }
-
-    private func runNext() {
-        let work = state.withLock { $0.queue.popFirst() }
-        work?()
     }
 
     private func loop() {

@@ -1,7 +1,99 @@
+import Core
+import Wire
+
+@testable import Services
+
 /// A bug that the simulator must find.
 enum PlantedBug: String, CaseIterable, Sendable {
     /// Whoever takes authority away is answered at once.
     case fenceDoesNotWait
     /// A reactor does not hear of it.
     case fenceMissesReactor
+    /// What is kept of a slot has the next sequence.
+    case replyCacheOffByOne
+    /// What was executed may be executed again.
+    case replyCacheForgets
+    /// What was dropped is answered as if it had been executed.
+    case droppedIsAnswered
+    /// A channel goes on while its old connection still has requests in the driver.
+    case resumeDoesNotWait
+    /// A flush is for the writes of its own reactor.
+    case flushForgetsReactor
+    /// A write that has arrived in part is executed when its connection ends.
+    case halfAWriteIsExecuted
+    /// Sessions are not written down.
+    case storeForgets
+    /// OPEN is answered before its claim is written down.
+    case openDoesNotWaitForStore
+    /// Sessions outlive a loss of power, as what was not flushed does not.
+    case sessionsOutlivePower
+    /// A server begins while the disk still has requests of the one before.
+    case startDoesNotWaitForDisk
+    /// What is withdrawn from a driver is answered, and goes on.
+    case withdrawnGoesOn
+    /// A comparison does not keep others away.
+    case comparisonIsNotAlone
+    /// The claim of a lost session is given to whoever asks.
+    case claimEndsWithConnection
+    /// The client does not say that what it wrote is lost.
+    case clientHidesLoss
+    /// The client repeats writes that others may have overwritten since.
+    case clientRepeatsAmongOthers
+}
+
+/// Bugs that are planted by changing what the server keeps, between two of its steps.
+extension SimulatedServer {
+    func tamper() {
+        switch world.bug {
+        case .replyCacheOffByOne, .replyCacheForgets, .droppedIsAnswered: tamperWithSlots()
+        case .resumeDoesNotWait:
+            for shard in shards {
+                for case let channel? in shard.channels
+                where channel.isLost && channel.slots.unanswered > 0 && channel.session != nil {
+                    shard.partWithSession(channel)
+                    channel.session = nil
+                }
+            }
+        case .comparisonIsNotAlone:
+            for shard in shards { shard.exclusions.removeAll { $0.waitsFor == 0 } }
+        case .claimEndsWithConnection:
+            services.state.withLock { state in
+                for session in state.directory.sessions.sessions.values {
+                    for volume in session.claims {
+                        state.directory.dropKeptClaims(of: session.id, on: volume)
+                    }
+                }
+            }
+        default: break
+        }
+    }
+
+    private func tamperWithSlots() {
+        services.state.withLock { state in
+            for (id, session) in state.directory.sessions.sessions {
+                for (number, channel) in session.channels {
+                    guard case .lost(let kept) = channel, !tampered.contains(kept) else { continue }
+                    let changed = KeptSlots(
+                        entries: kept.entries.map(tampered(_:)), count: kept.count,
+                        resumption: kept.resumption)
+                    tampered.insert(changed)
+                    state.directory.sessions[id]?.channels[number] = .lost(changed)
+                }
+            }
+        }
+    }
+
+    private func tampered(_ entry: KeptSlots.Entry) -> KeptSlots.Entry {
+        var recall = entry.recall
+        var sequence = entry.sequence
+        switch (world.bug, recall) {
+        case (.replyCacheOffByOne, .answer): sequence += 1
+        case (.replyCacheForgets, .answer): recall = .again
+        case (.droppedIsAnswered, .dropped): recall = .answer
+        default: break
+        }
+        return KeptSlots.Entry(
+            index: entry.index, opcode: entry.opcode, status: entry.status, recall: recall,
+            sequence: sequence, value: entry.value, detail: entry.detail)
+    }
 }

@@ -6,6 +6,9 @@ import Testing
 struct SessionSimulationTests {
     private static let environment = ProcessInfo.processInfo.environment
 
+    private static let stepsPerSeed = 600
+    private static let seedsForBug: UInt64 = 2000
+
     @Test("seeds")
     func soak() {
         let count = UInt64(Self.environment["SLUICE_SESSION_SEEDS"] ?? "") ?? 200
@@ -17,7 +20,7 @@ struct SessionSimulationTests {
         let start = ContinuousClock.now
         for seed in seeds {
             let simulator = SessionSimulator(seed: seed)
-            simulator.run(steps: 600)
+            simulator.run(steps: Self.stepsPerSeed)
             for client in simulator.clients { counts.add(client.counts) }
             troubles.merge(simulator.troubles) { $0 + $1 }
             steps += simulator.steps
@@ -26,11 +29,22 @@ struct SessionSimulationTests {
                 return
             }
         }
-        let descriptors = try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count
-        print("descriptors \(descriptors ?? 0)")
         print("\(seeds.count) seeds, \(steps) steps, \(counts), \(ContinuousClock.now - start)")
         print(troubles.map { "\($0.key) \($0.value)" }.sorted().joined(separator: ", "))
         #expect(counts.completed > steps / 100)
+    }
+
+    @Test("a planted bug is found", arguments: PlantedBug.allCases)
+    func finds(bug: PlantedBug) {
+        for seed in 1...Self.seedsForBug {
+            let simulator = SessionSimulator(seed: seed, bug: bug)
+            simulator.run(steps: Self.stepsPerSeed)
+            if let failure = simulator.failure {
+                print("\(bug): \(failure), after \(seed) seeds")
+                return
+            }
+        }
+        Issue.record("\(bug) was not found in \(Self.seedsForBug) seeds")
     }
 }
 

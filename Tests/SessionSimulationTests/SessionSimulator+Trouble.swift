@@ -68,13 +68,14 @@ extension SessionSimulator {
         note(losesPower ? "power is lost" : "server is killed")
         store.lose(random.below(store.waiting + 1))
         server.kill()
+        if bug == .startDoesNotWaitForDisk, !losesPower { zombies.append(server.driver) }
         connections.removeAll { $0.isGone }
         self.server = nil
         serverLife += 1
         serverStart = now + UInt64(random.below(3_000_000))
         if losesPower {
             losePower()
-            store.forgetSessions()
+            if bug != .sessionsOutlivePower { store.forgetSessions() }
         }
     }
 
@@ -113,8 +114,9 @@ extension SessionSimulator {
     private func take(_ action: ServiceAction, _ server: SimulatedServer, _ isMeant: (Grant) -> Bool) {
         let meant = ending(isMeant)
         if bug == .fenceDoesNotWait { over(meant) }
-        let hidden = bug == .fenceMissesReactor ? server.hideShard() : nil
+        let hidden = bug == .fenceMissesReactor && server.calls == 0 ? server.hideShard() : nil
         server.perform(action) { [self] result in
+            hidden?()
             guard !server.driver.isDead else { return }
             switch result {
             case .success:
@@ -124,6 +126,5 @@ extension SessionSimulator {
                 if error.status != .notFound { fail("an administrator heard \(error)") }
             }
         }
-        hidden?()
     }
 }

@@ -24,6 +24,8 @@ final class SessionSimulator {
     private var momentNumber: UInt64 = 1
     var clients: [SimulatedClient] = []
     var server: SimulatedServer?
+    /// What the disk has of dead servers, with a planted bug.
+    var zombies: [SimulatedDriver] = []
     var connections: [SimulatedConnection] = []
     private var connectionCount = 0
     let store = SimulatedStore()
@@ -70,6 +72,7 @@ final class SessionSimulator {
         store.lose(0)
         server?.kill()
         server = nil
+        zombies = []
         connections = []
     }
 
@@ -164,6 +167,7 @@ final class SessionSimulator {
     }
 
     func writeReachesDriver(_ name: UInt64) {
+        if name == BlockBytes.torn { return fail("half a write reaches the driver") }
         note("driver takes", 0, Int(name))
         if writes[Int(name)].doneIn == serverLife { fail("write \(name) is executed twice") }
         if writes[Int(name)].life != life { fail("write \(name) is of before the loss of power") }
@@ -230,19 +234,20 @@ final class SessionSimulator {
         var isIdle = true
         let client = clients[random.below(clients.count)]
         switch random.below(100) {
-        case 0..<15:
-            if faults { for _ in 0..<1 + random.below(3) where client.submit() { isIdle = false } }
-        case 15..<35: isIdle = !deliverToServer()
-        case 35..<50: isIdle = !deliverToClient()
-        case 50..<65: isIdle = !stepReactor()
-        case 65..<83: isIdle = !workInDriver()
-        case 83..<88: isIdle = !(server.map { $0.jobs.runNext() || $0.work.runNext() } ?? false)
-        case 88..<91: isIdle = !store.sync(random.below(3))
+        case 0..<14:
+            if faults { for _ in 0..<1 + random.below(4) where client.submit() { isIdle = false } }
+        case 14..<32: isIdle = !deliverToServer()
+        case 32..<46: isIdle = !deliverToClient()
+        case 46..<64: isIdle = !stepReactor()
+        case 64..<79: isIdle = !workInDriver()
+        case 79..<87: isIdle = !(server.map { $0.jobs.runNext() || $0.work.runNext() } ?? false)
+        case 87..<91: isIdle = !store.sync(random.below(3))
         case 91..<97: isIdle = !client.housekeep(isCalm: !faults)
         default: if faults, random.once(in: scenario.rarity) { makeTrouble(client) }
         }
         if isIdle { now += UInt64(random.below(400_000)) }
         if server == nil, now >= serverStart { startServer() }
+        if bug != nil { server?.tamper() }
         serverClock.monotonic = now
         latestWall = max(latestWall, serverClock.now())
         if steps & 15 == 0 { checkBounds() }
@@ -281,6 +286,9 @@ final class SessionSimulator {
     }
 
     private func workInDriver() -> Bool {
+        for driver in zombies where random.once(in: 64) {
+            for queue in driver.queues { _ = queue.work(faults: false) }
+        }
         guard let server else { return false }
         let first = random.below(2)
         var moved = false
@@ -365,7 +373,7 @@ struct Scenario {
     init(_ random: inout SplitMix) {
         isShared = random.once(in: 4)
         requestsFail = random.once(in: 4)
-        rarity = 1 << random.below(4)
+        rarity = 1 << random.below(5)
         clientSkew = Int64(random.below(21)) - 10
     }
 }

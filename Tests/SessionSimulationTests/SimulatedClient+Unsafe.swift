@@ -134,7 +134,9 @@ final class SimulatedClient {
     func housekeep(isCalm: Bool) -> Bool {
         switch phase {
         case .detached:
-            guard !isCalm, world.issuesCapabilities else { return false }
+            // Where only one may write, the other asks now and then.
+            guard !isCalm, world.issuesCapabilities, world.scenario.isShared || world.random.once(in: 8)
+            else { return false }
             attach()
         case .attaching: return connectMore()
         case .attached:
@@ -392,7 +394,7 @@ final class SimulatedClient {
 
     private func opened(_ channel: SimulatedChannel, _ handle: UInt32, _ state: ResourceState) {
         if epoch != 0, phase != .attaching, state.epoch != epoch {
-            world.mustBeEnding(grant, .staleEpoch)
+            if state.epoch < epoch { world.fail("the volume's epoch went back") }
             return detach("finds that the volume was given to others")
         }
         epoch = state.epoch
@@ -407,7 +409,8 @@ final class SimulatedClient {
         channel.handle = handle
         channel.state = .open
         channel.isRenewing = false
-        while let next = unsafe channel.core.nextRepeat(handle: handle, isShared: isShared) {
+        let minds = isShared && world.bug != .clientRepeatsAmongOthers
+        while let next = unsafe channel.core.nextRepeat(handle: handle, isShared: minds) {
             counts.repeated += 1
             let payload = unsafe next.payload.map { unsafe Array($0) } ?? []
             world.note("repeats", number, Int(unsafe next.header.slot))
@@ -479,7 +482,7 @@ final class SimulatedClient {
         guard phase != .attaching else { return detach("has not come to open the volume") }
         world.mustHaveEnded(grant)
         let isLossy = ledger.lose()
-        if isLossy { owesFlushFailure = true }
+        if isLossy, world.bug != .clientHidesLoss { owesFlushFailure = true }
         session = nil
         grant = world.grant(to: self, by: capability)
         for channel in channels {

@@ -1,8 +1,9 @@
 import Core
-import Reactor
 import Services
 import Simulation
 import Wire
+
+@testable import Reactor
 
 /// A connection without TLS: two streams of bytes, and the server's end of it.
 ///
@@ -249,6 +250,10 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
     /// The server notices that the client's end is closed.
     private func end() -> Bool {
         server.world.note("server hears the end of connection", number)
+        if server.world.bug == .halfAWriteIsExecuted, case .payload(let slot, _) = part, let channel {
+            shard.payloadArrived(channel, slot: slot)
+            reactor.step(now: server.world.now)
+        }
         teardown()
         return true
     }

@@ -51,6 +51,8 @@ final class SimulatedQueue: DriverQueue {
         var mustSync: Bool
         var status = Status.ok
         var hasBegun = false
+        /// With a planted bug: nobody waits for it any more.
+        var isAnswered = false
         /// What a write writes.
         var name: UInt64 = 0
 
@@ -65,6 +67,8 @@ final class SimulatedQueue: DriverQueue {
     private let completions: CompletionRing
     private let onCompletions: () -> Void
     private(set) var operations: [Operation] = []
+    /// Blocks that were written through this queue.
+    private var written: Set<Int> = []
 
     init(
         driver: SimulatedDriver, world: SessionSimulator, arena: Arena, submissions: SubmissionRing,
@@ -102,7 +106,9 @@ final class SimulatedQueue: DriverQueue {
 
     func withdraw(_ tags: Set<UInt64>, status: Status) {
         for index in operations.indices.reversed() where tags.contains(operations[index].request.tag) {
-            if !operations[index].hasBegun {
+            if world.bug == .withdrawnGoesOn, operations[index].name != 0, completions.room > 0 {
+                answerEarly(index, status)
+            } else if !operations[index].hasBegun {
                 operations[index].left = 0
                 operations[index].mustSync = false
                 operations[index].status = status
@@ -116,7 +122,8 @@ final class SimulatedQueue: DriverQueue {
     func work(faults: Bool) -> Bool {
         guard !operations.isEmpty else { return false }
         let index = world.random.below(operations.count)
-        if driver.isDead {
+        let isZombie = world.zombies.contains { $0 === driver }
+        if driver.isDead, !isZombie {
             operations[index].left = 0
             operations[index].mustSync = false
             operations[index].status = .driverFailed
@@ -133,8 +140,14 @@ final class SimulatedQueue: DriverQueue {
             operations[index].mustSync = false
             let operation = operations[index]
             let isFlush = operation.request.opcode == .flush
+            if isFlush, world.bug == .flushForgetsReactor {
+                for block in written { world.disk.sync(block..<block + 1) }
+                return true
+            }
             world.disk.sync(
                 isFlush ? 0..<SimulatedDisk.blocks : operation.first..<operation.first + operation.count)
+        } else if isZombie {
+            operations.remove(at: index)
         } else {
             complete(index)
         }
@@ -148,6 +161,7 @@ final class SimulatedQueue: DriverQueue {
         let operation = operations[index]
         if operation.request.opcode == .write {
             world.write(operation.name, block: operation.first + bit)
+            written.insert(operation.first + bit)
         } else {
             let name = world.disk.cache[operation.first + bit].name
             let target = unsafe arena.base + Int(operation.request.buffer) + bit * SimulatedDisk.blockBytes
@@ -155,8 +169,17 @@ final class SimulatedQueue: DriverQueue {
         }
     }
 
+    private func answerEarly(_ index: Int, _ status: Status) {
+        guard !operations[index].isAnswered else { return }
+        operations[index].isAnswered = true
+        let tag = operations[index].request.tag
+        _ = completions.push(DriverCompletion(tag: tag, status: status.rawValue, value: 0))
+        onCompletions()
+    }
+
     private func complete(_ index: Int) {
         let operation = operations.remove(at: index)
+        if operation.isAnswered { return }
         if operation.request.opcode == .write { world.writeEnds(operation.name) }
         let isPushed = completions.push(
             DriverCompletion(

@@ -16,6 +16,8 @@ final class SimulatedServer {
     private(set) var shards: [ServiceShard] = []
     let work = SteppedWork()
     let jobs = SteppedExecutor()
+    /// What a planted bug has changed already.
+    var tampered: Set<KeptSlots> = []
     /// Administrative calls that have not returned.
     private(set) var calls = 0
 
@@ -32,7 +34,7 @@ final class SimulatedServer {
         configuration.slotsMax = 4
         configuration.arenaBytes = 8 * Limits.arenaGranule
         configuration.poolExecutor = work.add
-        configuration.sessionStore = StoreOfLife(world.store, driver, work)
+        configuration.sessionStore = StoreOfLife(world.store, driver, work, world.bug)
         services = IOServices(configuration: configuration)
         var options = Reactor.Options()
         options.entries = 4

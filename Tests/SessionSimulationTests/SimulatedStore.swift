@@ -52,17 +52,25 @@ final class StoreOfLife: SessionStore, @unchecked Sendable {
     private let driver: SimulatedDriver
     private let work: SteppedWork
 
-    init(_ store: SimulatedStore, _ driver: SimulatedDriver, _ work: SteppedWork) {
+    private let bug: PlantedBug?
+
+    init(_ store: SimulatedStore, _ driver: SimulatedDriver, _ work: SteppedWork, _ bug: PlantedBug?) {
+        self.bug = bug
         self.store = store
         self.driver = driver
         self.work = work
     }
 
     func save(_ id: Identifier, _ session: SavedSession?) {
-        if !driver.isDead { store.save(id, session) }
+        if !driver.isDead, bug != .storeForgets { store.save(id, session) }
     }
 
     func afterSaving(_ body: @escaping @Sendable (Bool) -> Void) {
-        if driver.isDead { work.add { body(false) } } else { store.afterSaving(body) }
+        let isDead = driver.isDead
+        if isDead || bug == .openDoesNotWaitForStore {
+            work.add { body(!isDead) }
+        } else {
+            store.afterSaving(body)
+        }
     }
 }
