@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long an application waits when its server or its network goes away under it.
+"""How long an application waits when its server, its network or its client is replaced under it.
 
 It writes and reads 4 KiB of an attached device, one request after the other, past the page cache. Each event happens
 some times; what is reported is the longest single request around it. Between client and server is a router, in network
@@ -95,8 +95,9 @@ class Supervisor(threading.Thread):
             self.starts += 1
 
 
-def attach(server, node):
-    command = [*node.command, str(BINARIES / "sluice"), "--credentials", str(server.node), "attach", "volume/disk"]
+def attach(server, node, *options):
+    command = [*node.command, str(BINARIES / "sluice"), "--credentials", str(server.node), "attach", "volume/disk",
+               *options]
     result = subprocess.run(command, env=server.environment, capture_output=True, text=True, timeout=60)
     if result.returncode:
         raise SystemExit(result.stderr)
@@ -119,10 +120,14 @@ def measure(server, partition, options):
         with partition.broken():
             time.sleep(CUT_SECONDS)
 
+    def upgrade():
+        attach(server, partition.node, "--take-over")
+
     events = {
         "graceful restart of the server (SIGTERM)": lambda: end(signal.SIGTERM),
         "kill -9 of the server": lambda: end(signal.SIGKILL),
-        f"network silent for {CUT_SECONDS} s": cut}
+        f"network silent for {CUT_SECONDS} s": cut,
+        "upgrade of the client (attach --take-over)": upgrade}
     figures = {}
     try:
         os.pwrite(application.file, mmap.mmap(-1, 1 << 20), 0)

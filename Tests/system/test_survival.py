@@ -156,6 +156,11 @@ def test_fio_on_a_mounted_file_system_sees_nothing_of_all_this(server, far):
          "--output-format=json"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     chaos = Chaos(server, far.data, random.Random(SEED))
 
+    def upgrade():
+        assert far.sluice("attach", "--channels", "2", "--take-over", "volume/disk").split()[-1] == device
+
+    chaos.deeds["upgrade"] = upgrade
+
     def goes_on():
         before = sectors(device)
         await_condition("I/O on the device", lambda: sectors(device) > before + 8192 or fio.poll() is not None,
