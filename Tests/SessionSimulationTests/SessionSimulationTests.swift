@@ -40,6 +40,7 @@ struct SessionSimulationTests {
             let simulator = SessionSimulator(seed: seed, bug: bug)
             simulator.run(steps: Self.stepsPerSeed)
             if let failure = simulator.failure {
+                if failure.contains("not settled") { print(simulator.account) }
                 print("\(bug): \(failure), after \(seed) seeds")
                 return
             }

@@ -16,8 +16,8 @@ extension SessionSimulator {
         troubles[trouble, default: 0] += 1
         switch trouble {
         case .connectionLostByClient:
-            guard let channel = client.channels.first(where: { $0.connection != nil }) else { return }
-            client.lose(random.once(in: 2) ? channel : client.channels[client.channels.count - 1])
+            let channels = client.channels.filter { $0.connection != nil }
+            if !channels.isEmpty { client.lose(channels[random.below(channels.count)]) }
         case .connectionLostByServer:
             guard !connections.isEmpty else { return }
             connections[random.below(connections.count)].breakServer()

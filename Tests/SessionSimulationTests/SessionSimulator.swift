@@ -227,30 +227,38 @@ final class SessionSimulator {
         return request
     }
 
-    /// One thing happens.
+    /// One thing happens, unless nothing can just now.
     func step() {
         steps += 1
         now += UInt64(random.below(20_000))
-        var isIdle = true
-        let client = clients[random.below(clients.count)]
-        switch random.below(100) {
-        case 0..<14:
-            if faults { for _ in 0..<1 + random.below(4) where client.submit() { isIdle = false } }
-        case 14..<32: isIdle = !deliverToServer()
-        case 32..<46: isIdle = !deliverToClient()
-        case 46..<64: isIdle = !stepReactor()
-        case 64..<79: isIdle = !workInDriver()
-        case 79..<87: isIdle = !(server.map { $0.jobs.runNext() || $0.work.runNext() } ?? false)
-        case 87..<91: isIdle = !store.sync(random.below(3))
-        case 91..<97: isIdle = !client.housekeep(isCalm: !faults)
-        default: if faults, random.once(in: scenario.rarity) { makeTrouble(client) }
-        }
-        if isIdle { now += UInt64(random.below(400_000)) }
+        var tries = 1
+        while !act(), tries < 4 { tries += 1 }
+        if tries == 4 { now += UInt64(random.below(400_000)) }
         if server == nil, now >= serverStart { startServer() }
         if bug != nil { server?.tamper() }
         serverClock.monotonic = now
         latestWall = max(latestWall, serverClock.now())
         if steps & 15 == 0 { checkBounds() }
+    }
+
+    private func act() -> Bool {
+        let client = clients[random.below(clients.count)]
+        switch random.below(100) {
+        case 0..<14:
+            var moved = false
+            if faults { for _ in 0..<1 + random.below(4) where client.submit() { moved = true } }
+            return moved
+        case 14..<32: return deliverToServer()
+        case 32..<46: return deliverToClient()
+        case 46..<64: return stepReactor()
+        case 64..<79: return workInDriver()
+        case 79..<87: return server.map { $0.jobs.runNext() || $0.work.runNext() } ?? false
+        case 87..<91: return store.sync(random.below(3))
+        case 91..<97: return client.housekeep(isCalm: !faults)
+        default:
+            if faults, random.once(in: scenario.rarity) { makeTrouble(client) }
+            return false
+        }
     }
 
     /// Some connection on which there is something for the server.
@@ -282,7 +290,8 @@ final class SessionSimulator {
     private func stepReactor() -> Bool {
         guard let server else { return false }
         server.reactors[random.below(2)].step(now: now)
-        return true
+        // Whether it had anything to do is not known.
+        return random.once(in: 3)
     }
 
     private func workInDriver() -> Bool {
@@ -327,7 +336,10 @@ final class SessionSimulator {
             connections.removeAll { $0.isGone }
             if failure != nil || clients.allSatisfy({ $0.isSettled }) && server?.calls == 0 { return }
         }
-        fail("not settled: \(clients.map(\.openRequests)) requests open, \(server?.calls ?? -1) calls")
+        let channels = clients.map { $0.channels.map { "\($0.state) \($0.connection?.number ?? 0)" } }
+        fail(
+            "not settled: \(clients.map(\.openRequests)) requests open, \(channels), "
+                + "\(server?.description ?? "no server")")
     }
 
     // MARK: The trace
