@@ -77,8 +77,7 @@ extension Directory {
             changed.handles = max(0, changed.handles - 1)
             switch end {
             case .undone: break
-            case .closed, .authorityEnded:
-                changed.kept.removeAll { $0.channel == nil || $0.channel == channel }
+            case .closed: changed.kept.removeAll { $0.channel == nil || $0.channel == channel }
             case .lost(let authority):
                 changed.kept.removeAll {
                     $0.channel == channel && $0.authority.capability == authority.capability
@@ -89,12 +88,8 @@ extension Directory {
             }
             writer = changed
         }
-        // Who lost the authority before the connection was gone may not repeat anything either.
-        switch end {
-        case .authorityEnded: sessions.leaveNothing(of: session, channel: channel)
-        case .lost where !isKept: sessions.leaveNothing(of: session, channel: channel)
-        case .lost, .closed, .undone: break
-        }
+        // Who lost the authority while the connection was on its way out may not repeat anything either.
+        if case .lost = end, !isKept { sessions.leaveNothing(of: session, channel: channel) }
     }
 
     /// Takes in a claim of before a restart of the server, unless its authority has ended or another has it.

@@ -184,11 +184,6 @@ extension IOServices {
         withDirectory { $0.renewClaim(of: volume, session: session, by: authority) }
     }
 
-    /// Notes that a channel has its authority back, and with it what its client may repeat.
-    func mayBeKept(_ session: Identifier, channel: UInt16) {
-        withDirectory { $0.sessions.leaveSomething(of: session, channel: channel) }
-    }
-
     func endClaim(of volume: Identifier, session: Identifier, channel: UInt16, _ end: ClaimEnd) {
         withDirectory { $0.endClaim(of: volume, session: session, channel: channel, end) }
     }

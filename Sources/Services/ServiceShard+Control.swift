@@ -200,10 +200,7 @@ extension ServiceShard {
             {
                 throw refusal
             }
-            if needsClaim {
-                channel.handles[position].holdsClaim = true
-                services.mayBeKept(session, channel: channel.sessionChannel)
-            }
+            if needsClaim { channel.handles[position].holdsClaim = true }
             if handle.holdsClaim { services.renewClaim(of: handle.volume, session: session, by: authority) }
             channel.handles[position].denial = .ok
             channel.handles[position].take(capability)

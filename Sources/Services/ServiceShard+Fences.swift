@@ -190,14 +190,7 @@ extension ServiceShard {
     func releaseClaim(_ channel: ServiceChannel, _ position: UInt8) {
         guard channel.handles[position].holdsClaim, let session = channel.session else { return }
         channel.handles[position].holdsClaim = false
-        let end: ClaimEnd =
-            if channel.isLost {
-                .lost(WriteAuthority(channel.handles[position]))
-            } else if channel.handles[position].isClosing {
-                .closed
-            } else {
-                .authorityEnded
-            }
+        let end: ClaimEnd = channel.isLost ? .lost(WriteAuthority(channel.handles[position])) : .closed
         services.endClaim(
             of: channel.handles[position].volume, session: session, channel: channel.sessionChannel, end)
     }

@@ -71,11 +71,6 @@ extension SessionRegistry {
         self[id]?.leavesNothing.insert(channel)
     }
 
-    /// Takes `leaveNothing` back.
-    mutating func leaveSomething(of id: Identifier, channel: UInt16) {
-        self[id]?.leavesNothing.remove(channel)
-    }
-
     /// Forgets a channel whose connection was lost; nothing happens to one that has a connection.
     mutating func dropLost(of id: Identifier, channel: UInt16) {
         guard case .lost? = sessions[id]?.channels[channel] else { return }

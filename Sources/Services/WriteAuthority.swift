@@ -41,10 +41,8 @@ struct WriteAuthority: Sendable, Hashable {
 
 /// How a handle stops to count among a volume's writers.
 enum ClaimEnd {
-    /// Its client closed it.
+    /// Its client closed it, or its authority ended.
     case closed
-    /// Its authority ended while it was in use.
-    case authorityEnded
     /// OPEN did not come to a handle: as if it had not been asked.
     case undone
     /// Its connection was lost, and its session goes on: the claim stays.
