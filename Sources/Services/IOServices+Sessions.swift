@@ -126,6 +126,11 @@ extension IOServices {
         return withDirectory { $0.keepChannel(session, channel: channel, kept, now: now) }
     }
 
+    /// Has a channel be forgotten when its connection, which is going, is gone.
+    func leaveNothing(of session: Identifier, channel: UInt16) {
+        withDirectory { $0.sessions.leaveNothing(of: session, channel: channel) }
+    }
+
     /// Takes a channel out of its session; true when that ended the session.
     func leave(_ session: Identifier, channel: UInt16, isClosed: Bool) -> Bool {
         let now = configuration.wallClock.now()

@@ -188,7 +188,16 @@ extension ServiceShard {
 
     /// Gives up the writer's place that the handle counts for.
     func releaseClaim(_ channel: ServiceChannel, _ position: UInt8) {
-        guard channel.handles[position].holdsClaim, let session = channel.session else { return }
+        guard let session = channel.session else { return }
+        guard channel.handles[position].holdsClaim else {
+            // It could write once and cannot any more: others may write, and what its client would repeat comes too late.
+            let handle = channel.handles[position]
+            if channel.isLost, handle.accessMode == .singleWriter, !handle.rights.isDisjoint(with: .mutating)
+            {
+                services.leaveNothing(of: session, channel: channel.sessionChannel)
+            }
+            return
+        }
         channel.handles[position].holdsClaim = false
         let end: ClaimEnd = channel.isLost ? .lost(WriteAuthority(channel.handles[position])) : .closed
         services.endClaim(

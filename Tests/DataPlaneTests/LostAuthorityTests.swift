@@ -70,6 +70,24 @@ struct LostAuthorityTests {
         }
     }
 
+    @Test func whoLosesTheConnectionAfterTheAuthorityIsNotResumedEither() async throws {
+        try await withServer { server async throws in
+            let (key, rivalKey) = (PrivateKey.generateP256(), PrivateKey.generateP256())
+            let old = try server.client(key, features: .resume)
+            let handle = try old.open(try token(server, key))
+            server.clock.advance(4000)
+            let rival = try server.client(rivalKey)
+            let bytes = try token(server, rivalKey)
+            try await untilTrue { try rival.openReply(bytes).status == .ok }
+            try rival.closeInOrder()
+            // What is sent now, and not answered, must not be repeated after what the rival wrote.
+            let header = old.nextHeader(.write, slot: 1, handle: handle, count: 4096, length: 4096)
+            try old.sendRaw(header.bytes + pattern(100))
+            old.disconnect()
+            #expect(try resumes(server, key, old) == .notFound)
+        }
+    }
+
     @Test func aReaderKeepsItsChannel() async throws {
         try await withServer { server async throws in
             let key = PrivateKey.generateP256()
