@@ -14,6 +14,8 @@ struct ServeCommand: AsyncParsableCommand {
             Every setting can come from a YAML file, from the environment and from a flag; the later wins:
               sluice: { control: ["0.0.0.0:7480"], channel: ["0.0.0.0:7481"], reactors: 2 }
               SLUICE_CONTROL=0.0.0.0:7480 SLUICE_CHANNEL=0.0.0.0:7481 SLUICE_REACTORS=2
+            SLUICE_SESSION_LINGER (session.linger) is how many seconds a session that may write nothing outlives its last
+            connection (default: 300).
             Port 0 lets the system choose; DIR/run/endpoints.json says what it chose.
 
             EXAMPLE
