@@ -157,7 +157,10 @@ def test_fio_on_a_mounted_file_system_sees_nothing_of_all_this(server, far):
     chaos = Chaos(server, far.data, random.Random(SEED))
 
     def upgrade():
-        assert far.sluice("attach", "--channels", "2", "--take-over", "volume/disk").split()[-1] == device
+        """As soon as the device works: one that waits for its server is not taken over."""
+        said = await_condition("the upgrade", lambda: far.sluice(
+            "attach", "--channels", "2", "--take-over", "volume/disk", check=False), seconds=PATIENCE)
+        assert said.split()[-1] == device
 
     chaos.deeds["upgrade"] = upgrade
 
