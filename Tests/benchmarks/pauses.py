@@ -33,8 +33,9 @@ PAGE = 4096
 # As RestartSec in Deploy/systemd/sluiced.service.
 RESTART_SECONDS = 0.1
 CUT_SECONDS = 5
-# I/O on either side of an event, so that the next one finds everything as it was.
-CALM_SECONDS = 1.5
+# I/O on either side of an event. A client whose connection held for less than two seconds takes the next loss for one of
+# the same trouble, and goes on to wait longer and longer before it connects.
+CALM_SECONDS = 3
 
 
 class Application(threading.Thread):
