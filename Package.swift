@@ -199,7 +199,7 @@ let package = Package(
         .testTarget(
             name: "SessionSimulationTests",
             dependencies: [
-                "Simulation", "Services", "SluiceClient", "Capability", "DriverKit", "Reactor", "Wire",
+                "TestSupport", "Simulation", "Services", "SluiceClient", "Capability", "DriverKit", "Reactor", "Wire",
                 "Core",
                 logging,
             ],

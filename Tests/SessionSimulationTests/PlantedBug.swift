@@ -37,6 +37,8 @@ enum PlantedBug: String, CaseIterable, Sendable {
     case claimEndsWithConnection
     /// The client does not say that what it wrote is lost.
     case clientHidesLoss
+    /// The client changes bytes of which an older change is not answered yet.
+    case clientChangesWhatItChanges
     /// The client repeats writes that others may have overwritten since.
     case clientRepeatsAmongOthers
 }

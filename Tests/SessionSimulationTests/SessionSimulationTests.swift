@@ -1,37 +1,64 @@
 import Foundation
+import TestSupport
 import Testing
 
-/// Sessions under a seeded simulator. `SLUICE_SEED` repeats one seed, `SLUICE_SESSION_SEEDS` sets the scale.
-@Suite("Session simulation: what users are promised holds, whatever is lost and whenever")
+/// Sessions under a seeded simulator. `SLUICE_SEED` repeats one seed, `SLUICE_SIMULATION_SEEDS` sets the scale.
+@Suite("Session simulation: what users are promised holds, whatever is lost and whenever", .blocking)
 struct SessionSimulationTests {
     private static let environment = ProcessInfo.processInfo.environment
-
     private static let stepsPerSeed = 600
-    private static let seedsForBug: UInt64 = 2000
+    private static let seedsTotal = UInt64(environment["SLUICE_SIMULATION_SEEDS"] ?? "") ?? 10_000
+    private static let seedsForBug: UInt64 = 3000
+    private static let parts: UInt64 = 4
 
-    @Test("seeds")
-    func soak() {
-        let count = UInt64(Self.environment["SLUICE_SESSION_SEEDS"] ?? "") ?? 200
-        var seeds = Array(1...max(1, count))
-        if let seed = UInt64(Self.environment["SLUICE_SEED"] ?? "") { seeds = [seed] }
+    /// The seeds of one part, so that the processors share the work.
+    private func seeds(_ part: UInt64) -> [UInt64] {
+        if let seed = UInt64(Self.environment["SLUICE_SEED"] ?? "") { return part == 0 ? [seed] : [] }
+        let count = max(1, Self.seedsTotal / Self.parts)
+        return Array(part * count + 1...(part + 1) * count)
+    }
+
+    @Test("10,000 seeds", arguments: 0..<parts)
+    func holds(part: UInt64) {
         var counts = SimulatedClient.Counts()
         var troubles: [Trouble: Int] = [:]
-        var steps = 0
-        let start = ContinuousClock.now
+        let seeds = seeds(part)
         for seed in seeds {
             let simulator = SessionSimulator(seed: seed)
             simulator.run(steps: Self.stepsPerSeed)
             for client in simulator.clients { counts.add(client.counts) }
             troubles.merge(simulator.troubles) { $0 + $1 }
-            steps += simulator.steps
             guard simulator.failure == nil else {
-                Issue.record("\(simulator.account)")
+                let small = Shrinker.shrink(simulator, steps: Self.stepsPerSeed)
+                Issue.record(
+                    "SLUICE_SEED=\(seed): \(simulator.failure ?? ""); the least that does it:\n\(small.account)"
+                )
                 return
             }
         }
-        print("\(seeds.count) seeds, \(steps) steps, \(counts), \(ContinuousClock.now - start)")
-        print(troubles.map { "\($0.key) \($0.value)" }.sorted().joined(separator: ", "))
-        #expect(counts.completed > steps / 100)
+        print("\(seeds.count) seeds, \(counts), \(troubles.map { "\($0.key) \($0.value)" }.sorted())")
+        // A run in which nothing happens would prove nothing.
+        guard seeds.count >= 500 else { return }
+        #expect(counts.completed > seeds.count * 20)
+        #expect(counts.resumed > seeds.count && counts.repeated > seeds.count)
+        for count in [
+            counts.compared, counts.miscompared, counts.sessionsLost, counts.unknown, counts.givenUp,
+        ] {
+            #expect(count > seeds.count / 10)
+        }
+        for trouble in Trouble.allCases { #expect(troubles[trouble, default: 0] > seeds.count / 10) }
+    }
+
+    @Test("a seed repeats a run to the step")
+    func repeats() {
+        for seed: UInt64 in 1...20 {
+            let runs = (0..<2).map { _ in
+                let simulator = SessionSimulator(seed: seed)
+                simulator.run(steps: Self.stepsPerSeed)
+                return simulator
+            }
+            #expect(runs[0].steps == runs[1].steps && runs[0].trace == runs[1].trace, "seed \(seed)")
+        }
     }
 
     @Test("a planted bug is found", arguments: PlantedBug.allCases)
@@ -39,13 +66,25 @@ struct SessionSimulationTests {
         for seed in 1...Self.seedsForBug {
             let simulator = SessionSimulator(seed: seed, bug: bug)
             simulator.run(steps: Self.stepsPerSeed)
-            if let failure = simulator.failure {
-                if failure.contains("not settled") { print(simulator.account) }
-                print("\(bug): \(failure), after \(seed) seeds")
-                return
-            }
+            guard let failure = simulator.failure else { continue }
+            print("\(bug): \(failure), after \(seed) seeds")
+            return
         }
         Issue.record("\(bug) was not found in \(Self.seedsForBug) seeds")
+    }
+
+    @Test("a failure is told in few steps")
+    func shrinks() throws {
+        let failing = try #require(
+            (1...Self.seedsForBug).lazy.map { seed in
+                let simulator = SessionSimulator(seed: seed, bug: .replyCacheForgets)
+                simulator.run(steps: Self.stepsPerSeed)
+                return simulator
+            }.first { $0.failure != nil })
+        let small = Shrinker.shrink(failing, steps: Self.stepsPerSeed)
+        print(small.account)
+        #expect(small.failure != nil && small.trace.count < failing.trace.count)
+        #expect(small.trace.count < 60)
     }
 }
 

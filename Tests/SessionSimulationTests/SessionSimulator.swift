@@ -48,13 +48,20 @@ final class SessionSimulator {
     let scenario: Scenario
     let bug: PlantedBug?
     var steps = 0
+    /// The step from which on there was no more trouble.
+    private(set) var calm = 0
     private(set) var failure: String?
     private(set) var trace: [Trace] = []
     var troubles: [Trouble: Int] = [:]
 
-    init(seed: UInt64, bug: PlantedBug? = nil) {
+    /// Steps in which nothing is to happen; every step has random numbers of its own, so that the others stay as
+    /// they are.
+    let skipped: Set<Int>
+
+    init(seed: UInt64, bug: PlantedBug? = nil, skipping skipped: Set<Int> = []) {
         self.seed = seed
         self.bug = bug
+        self.skipped = skipped
         random = SplitMix(seed: seed)
         identifiers = SimulatedRandom(seed: seed)
         scenario = Scenario(&random)
@@ -68,7 +75,9 @@ final class SessionSimulator {
     /// Runs a scenario: trouble, and then calm in which all must end well.
     func run(steps total: Int) {
         while steps < total, failure == nil { step() }
+        calm = steps
         if failure == nil { settle() }
+        if failure == nil { windDown() }
         store.lose(0)
         server?.kill()
         server = nil
@@ -230,10 +239,13 @@ final class SessionSimulator {
     /// One thing happens, unless nothing can just now.
     func step() {
         steps += 1
+        random = SplitMix(seed: seed << 20 ^ UInt64(steps))
         now += UInt64(random.below(20_000))
-        var tries = 1
-        while !act(), tries < 4 { tries += 1 }
-        if tries == 4 { now += UInt64(random.below(400_000)) }
+        if !skipped.contains(steps) {
+            var tries = 1
+            while !act(), tries < 4 { tries += 1 }
+            if tries == 4 { now += UInt64(random.below(400_000)) }
+        }
         if server == nil, now >= serverStart { startServer() }
         if bug != nil { server?.tamper() }
         serverClock.monotonic = now
@@ -342,10 +354,26 @@ final class SessionSimulator {
                 + "\(server?.description ?? "no server")")
     }
 
+    /// When all clients have gone and every time is over, the server has nothing of them any more.
+    private func windDown() {
+        for client in clients where client.phase != .detached { client.detach("goes home") }
+        for _ in 0..<40 {
+            for _ in 0..<20 where failure == nil { step() }
+            for connection in connections { while connection.receive() {} }
+            connections.removeAll { $0.isGone }
+            // More than a capability lasts, and a session without a claim.
+            now += 20_000_000_000
+        }
+        guard failure == nil, let server else { return }
+        if let left = server.remains { fail("the server keeps \(left)") }
+        if !store.sessions.isEmpty { fail("\(store.sessions.count) sessions stay written down") }
+        if !connections.isEmpty { fail("\(connections.count) connections stay") }
+    }
+
     // MARK: The trace
 
     /// A step, for the account of a failure.
-    struct Trace {
+    struct Trace: Equatable {
         var step = 0
         var now: UInt64 = 0
         var what = ""
@@ -361,10 +389,10 @@ final class SessionSimulator {
         trace.append(Trace(step: steps, now: now, what: opcode.name, number: number, detail: detail))
     }
 
-    /// Seed, what went wrong, and the last steps.
+    /// Seed, what went wrong, and what had happened.
     var account: String {
         var lines = ["SLUICE_SEED=\(seed) step \(steps): \(failure ?? "nothing wrong")"]
-        for entry in trace.suffix(80) {
+        for entry in trace.suffix(120) {
             lines.append(
                 "  \(entry.step) at \(entry.now / 1000) us: \(entry.number) \(entry.what) \(entry.detail)")
         }

@@ -250,7 +250,7 @@ final class SimulatedClient {
             let tag = requests.firstIndex(where: { !$0.isOpen })
         else { return false }
         var request = world.nextRequest()
-        if request.opcode.isChange, ledger.unsettled > 0 { return false }
+        if request.opcode.isChange, ledger.unsettled > 0 || overlaps(request) { return false }
         request.isOpen = true
         request.start = world.moment()
         request.life = world.life
@@ -289,6 +289,16 @@ final class SimulatedClient {
         }
         world.note(request.opcode, number, Int(request.name))
         return true
+    }
+
+    /// Whether a change of the same bytes is open. A restarted server does not know what became of it, so that it is
+    /// repeated, on top of what came after it: no kernel has two writes of a page under way.
+    private func overlaps(_ request: SimulatedRequest) -> Bool {
+        guard world.bug != .clientChangesWhatItChanges else { return false }
+        return requests.contains {
+            $0.isOpen && $0.opcode.isChange && $0.first < request.first + request.count
+                && request.first < $0.first + $0.count
+        }
     }
 
     /// Sends a request on some channel that takes it.

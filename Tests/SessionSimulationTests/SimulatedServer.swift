@@ -113,6 +113,30 @@ final class SimulatedServer {
         dismantle()
     }
 
+    /// What there is of clients, when there are none; nil if nothing.
+    var remains: String? {
+        let (sessions, kept, writers) = services.state.withLock { state in
+            (
+                state.directory.sessions.sessions.count, state.directory.sessions.keptChannels,
+                state.directory.volumes.values.reduce(0) { $0 + $1.writers.count }
+            )
+        }
+        if sessions > 0 || kept > 0 || writers > 0 {
+            return "\(sessions) sessions, \(kept) lost channels, \(writers) writers"
+        }
+        for shard in shards {
+            let channels = shard.channels.count { $0 != nil }
+            let bytes = shard.ports.reduce(0) { $0 + ($1?.allocator.usedBytes ?? 0) }
+            if channels + bytes + shard.greetings.count + shard.fences.count > 0
+                || shard.compares.count + shard.exclusions.count + shard.held.count > 0
+                || shard.delayed.count + shard.stalled.count > 0
+            {
+                return "\(channels) channels, \(bytes) bytes of buffers; \(description)"
+            }
+        }
+        return nil
+    }
+
     /// What there is of it, for the account of a failure.
     var description: String {
         var parts = [
