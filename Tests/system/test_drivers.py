@@ -196,7 +196,6 @@ def test_a_follower_that_sleeps_keeps_no_other_from_hearing(server):
 
 
 def test_following_with_the_command_line_survives_a_restart_of_the_server(server):
-    port = server.control
     environment = {"SLUICE_SERVER": server.url, "SLUICE_CREDENTIALS": str(server.data / "admin"), "PATH": "/usr/bin"}
     node = server.join("node")
     server.volume("disk", node="node")
@@ -220,7 +219,7 @@ def test_following_with_the_command_line_survives_a_restart_of_the_server(server
     try:
         assert next_revocation() == first
         assert server.stop() == 0
-        server.start("--control", port)
+        server.start()
         second = revoke()
         assert next_revocation() == second
         assert "waiting for it to come back" in follower.stderr.readline()
