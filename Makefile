@@ -35,7 +35,8 @@ test: $(PYTHON) ## every test, from a fresh clone
 soak: $(PYTHON) ## the long campaigns: hours, where `make test` takes minutes
 	@$(MAKE) --no-print-directory build
 	swift build --build-tests
-	SLUICE_SIMULATION_STEPS=200000000 swift test --skip-build --filter SimulationTests
+	SLUICE_SIMULATION_STEPS=200000000 SLUICE_SIMULATION_SEEDS=2000000 \
+		swift test --skip-build --filter SimulationTests
 	SLUICE_CRASH_KILLS=2000 SLUICE_FUZZ_CHANNELS=20000 \
 		$(PYTHON) -m pytest -q --timeout 36000 Tests/system/test_crash.py Tests/system/test_data_channel.py
 	SLUICE_DRIVER_KILLS=150 $(PYTHON) -m pytest -q -s --timeout 36000 Tests/system/test_isolation.py
