@@ -217,6 +217,8 @@ extension HostKeeper {
         pauseBegan = nil
         hasServed = true
         feed(.activated(host: host.number, pause: pause, replayed: 0))
+        // Whoever waits for the start sees a pool that runs.
+        publish()
         firstStart.give(.success(()))
     }
 
