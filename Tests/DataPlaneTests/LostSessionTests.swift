@@ -135,7 +135,8 @@ struct LostSessionTests {
             let next = try server.client(keys.1)
             let handle = try next.open(try token(server, keys.1, epoch: epoch))
             #expect(try next.write(handle, at: 0, pattern(512)) == .ok)
-            let back = try server.resumed(lost, keys.0)
+            #expect(try server.connect(keys.0).resumeReply(lost).status == .notFound)
+            let back = try server.client(keys.0, features: .resume)
             #expect(try back.openReply(try token(server, keys.0)).status == .staleEpoch)
             #expect(
                 try back.openReply(try token(server, keys.0, epoch: epoch)).status == .writerConflict)
@@ -152,7 +153,8 @@ struct LostSessionTests {
             _ = try await server.services.perform(
                 .revokeCapability(id, expiry: server.clock.now() + 3600, reason: "test"))
             #expect(try rival.openReply(try token(server, keys.1)).status == .ok)
-            let back = try server.resumed(first, keys.0)
+            #expect(try server.connect(keys.0).resumeReply(first).status == .notFound)
+            let back = try server.client(keys.0)
             #expect(try back.openReply(try token(server, keys.0, id: id)).status == .revoked)
             rival.disconnect()
             try await server.waitForSessions { $0.contains { $0.disconnectedSince != nil } }
