@@ -8,9 +8,9 @@ struct Grant {
     /// The capabilities that it may have handles of.
     var capabilities: [Identifier] = []
     var session: Identifier?
-    /// The volume's epoch and the node's, in the oldest of its capabilities.
-    let epoch: UInt64
-    let nodeEpoch: UInt64
+    /// The volume's epoch and the node's, in the newest of its capabilities.
+    var epoch: UInt64
+    var nodeEpoch: UInt64
     /// The machine's life.
     let life: Int
     /// The earliest end of its capabilities.
@@ -19,6 +19,8 @@ struct Grant {
     var wasOpened = false
     /// Somebody began to take it away.
     var isEnding = false
+    /// The session itself is to end.
+    var isDisconnected = false
     /// Whoever did was told that this is in force.
     var isOver = false
 }
@@ -77,12 +79,20 @@ extension SessionSimulator {
         return issued
     }
 
-    /// A session may have handles of a capability from now on.
+    /// A session may have handles of a capability from now on. One that is newer than what was taken away gives the
+    /// session its authority back, unless the session itself was ended.
     func mayUse(_ capability: SimulatedCapability, _ grant: Int) {
         if !grants[grant].capabilities.contains(capability.id) {
             grants[grant].capabilities.append(capability.id)
         }
         grants[grant].expiry = min(grants[grant].expiry, capability.expiry)
+        let isGood =
+            capability.epoch == volume.epoch && !revoked.contains { $0.id == capability.id }
+            && capability.nodeEpoch == clients[grants[grant].client].nodeEpoch
+        guard isGood, !grants[grant].isDisconnected else { return }
+        grants[grant].isOver = false
+        grants[grant].epoch = capability.epoch
+        grants[grant].nodeEpoch = capability.nodeEpoch
     }
 
     func begins(_ session: Identifier, _ grant: Int) { grants[grant].session = session }

@@ -100,6 +100,9 @@ extension SessionSimulator {
         case .disconnect:
             guard let session = client.session else { return }
             note("administrator disconnects", client.number)
+            for index in grants.indices where grants[index].session == session {
+                grants[index].isDisconnected = true
+            }
             take(.disconnectSession(session, reason: "test"), server) { $0.session == session }
         default:
             note("node is enrolled anew", client.number)
