@@ -84,6 +84,13 @@ extension IOServices {
         configuration.logger.notice(
             "session disconnected", metadata: ["session": "\(id)", "reason": "\(reason)"])
         await onEveryShard { shard, done in shard.disconnect(id, reason: reason, done: done) }
+        // Or the next start of the server would bring it back.
+        guard await isSaved() else {
+            throw ServiceError(
+                .internalError,
+                "the session has ended, but that cannot be written down: it comes back when the server is started "
+                    + "again; see the server's log")
+        }
     }
 
     /// Takes the authority of handles away on every reactor, and waits until it has had its effect.

@@ -193,6 +193,14 @@ extension IOServices {
         withDirectory { $0.endClaim(of: volume, session: session, channel: channel, end) }
     }
 
+    /// Returns when all changes of sessions until now outlive the server; false when they cannot.
+    func isSaved() async -> Bool {
+        guard let store = configuration.sessionStore else { return true }
+        return await withCheckedContinuation { continuation in
+            store.afterSaving { continuation.resume(returning: $0) }
+        }
+    }
+
     /// Does what an OPEN has to wait for: has its claim saved, and its volume opened. `completion` is called on any
     /// thread.
     func prepare(

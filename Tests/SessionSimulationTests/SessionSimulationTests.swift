@@ -49,6 +49,15 @@ struct SessionSimulationTests {
         for trouble in Trouble.allCases { #expect(troubles[trouble, default: 0] > seeds.count / 10) }
     }
 
+    /// 658: a newer capability for a session whose older one was revoked. 27676: a disconnected session that came back
+    /// with the server.
+    @Test("seeds that failed once", arguments: [658, 27676] as [UInt64])
+    func holdsAgain(seed: UInt64) {
+        let simulator = SessionSimulator(seed: seed)
+        simulator.run(steps: Self.stepsPerSeed)
+        #expect(simulator.failure == nil, "\(simulator.account)")
+    }
+
     @Test("a seed repeats a run to the step")
     func repeats() {
         for seed: UInt64 in 1...20 {
