@@ -86,10 +86,9 @@ def test_limits_change_under_load_and_survive_a_restart(volume):
     wider = rate(server)
     server.cli("volume", "set", "db", "--iops", "none")
     free = rate(server)
-    # A busy machine can be slower than a limit, never faster.
-    assert 200 < limited < 500
-    assert 2 * limited < wider < 5000
-    assert free > wider
+    assert 300 < limited < 500
+    assert 2800 < wider < 5000
+    assert free > 1.5 * wider
     output, errors = load.communicate(timeout=60)
     assert load.returncode == 0, errors
     assert json.loads(output)["errors"] == 0
