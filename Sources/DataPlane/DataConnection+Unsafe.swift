@@ -46,18 +46,19 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     /// Whether the client said that it closes; without that the connection is lost.
     private var isClosedByClient = false
     /// Whether no further request is taken, and the connection ends when those before are answered.
-    private var isFinishing = false
+    private(set) var isFinishing = false
     /// Whether the last of those requests has not arrived whole, so that it is never answered.
-    private var hasHalfRequest = false
+    private(set) var hasHalfRequest = false
     /// Whether it is received from piece by piece, in its turn, because it sends much and others are there.
     private var isMetered = false
     private var isInputScheduled = false
     private var isPolling = false
 
-    private var sending: OutputBuffer?
-    private var isSending = false
-    private var isFlushScheduled = false
-    private var recordUsed = 0
+    var sending: OutputBuffer?
+    var isSending = false
+    var isFlushScheduled = false
+    /// Bytes of the shard's record that are filled, while it is this connection's.
+    var recordUsed = 0
 
     let begunAt: UInt64
     var sendBegunAt: UInt64 = 0
@@ -144,6 +145,13 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         guard !isMetered, phase == .open, services.isShared, let target else { return }
         isMetered = true
         guard isReceiving, !isCancellingReceive else { return }
+        isCancellingReceive = true
+        reactor.cancel(target: target, token: Token.receive)
+    }
+
+    /// Stops receiving while a request waits for room.
+    func pauseIfWaiting() {
+        guard reader.part == .waiting, isReceiving, !isCancellingReceive, let target else { return }
         isCancellingReceive = true
         reactor.cancel(target: target, token: Token.receive)
     }
@@ -376,126 +384,6 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         readOn()
     }
 
-    // MARK: Output
-
-    /// Whose turn counts for it: its session's, or that of all who have none.
-    var flow: Int { channel?.sessionNumber.map { $0 + 1 } ?? 0 }
-
-    private func scheduleFlush() {
-        guard !isFlushScheduled else { return }
-        isFlushScheduled = true
-        shard.scheduleOutput(self)
-    }
-
-    /// Sends what waits, up to `piece` bytes and a reply more, and returns how many bytes that are; stops receiving
-    /// while a request waits for room.
-    func flush(_ piece: Int) -> Int {
-        isFlushScheduled = false
-        let bytes = startSending(piece)
-        pauseIfWaiting()
-        return bytes
-    }
-
-    private func pauseIfWaiting() {
-        guard reader.part == .waiting, isReceiving, !isCancellingReceive, let target else { return }
-        isCancellingReceive = true
-        reactor.cancel(target: target, token: Token.receive)
-    }
-
-    /// Encrypts what waits, as far as one send goes, and sends it.
-    private func startSending(_ piece: Int) -> Int {
-        guard !isSending, phase != .closed else { return 0 }
-        if let channel, phase != .lingering, tls.isOpen {
-            do throws(TLSError) { try encrypt(channel, piece) } catch {
-                teardown()
-                return 0
-            }
-        }
-        let bytes = tls.output.pendingBytes
-        if bytes > 0 {
-            send()
-            return bytes
-        }
-        if isFinishing, phase == .open, isAnswered { close(nil) }
-        if phase == .closing { linger() }
-        return 0
-    }
-
-    /// Whether everything that was taken is answered and the answers are on their way.
-    private var isAnswered: Bool {
-        guard let channel else { return true }
-        return !channel.hasOutput && channel.unansweredRequests <= (hasHalfRequest ? 1 : 0)
-    }
-
-    /// Gathers replies into full records until there is nothing more, or enough for one send.
-    private func encrypt(_ channel: ServiceChannel, _ piece: Int) throws(TLSError) {
-        recordUsed = 0
-        while tls.output.pendingBytes < piece {
-            if let frame = services.takeFrame(channel) {
-                try unsafe frame.span.withUnsafeBytes { bytes throws(TLSError) in try unsafe gather(bytes) }
-                continue
-            }
-            guard let reply = unsafe services.takeReply(channel) else { break }
-            if Limits.recordBytes - recordUsed < Limits.headerBytes { try flushRecord() }
-            guard let base = unsafe shard.record.baseAddress else { return }
-            unsafe reply.header.store(base + recordUsed)
-            recordUsed += Limits.headerBytes
-            if unsafe reply.payload.count > 0 { try unsafe gather(reply.payload) }
-            unsafe services.release(channel, slot: reply.slot)
-        }
-        try flushRecord()
-    }
-
-    /// Adds bytes to the record in hand; whole records' worth of a long payload is encrypted from where it lies.
-    private func gather(_ bytes: UnsafeRawBufferPointer) throws(TLSError) {
-        var at = 0
-        while at < bytes.count {
-            let left = bytes.count - at
-            if recordUsed == 0, left >= Limits.recordBytes {
-                let whole = left & ~(Limits.recordBytes - 1)
-                try unsafe tls.write(UnsafeRawBufferPointer(rebasing: bytes[at..<at + whole]))
-                at += whole
-                continue
-            }
-            let count = min(left, Limits.recordBytes - recordUsed)
-            let target = unsafe UnsafeMutableRawBufferPointer(rebasing: shard.record[recordUsed...])
-            unsafe target.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[at..<at + count]))
-            recordUsed += count
-            at += count
-            if recordUsed == Limits.recordBytes { try flushRecord() }
-        }
-    }
-
-    private func flushRecord() throws(TLSError) {
-        guard recordUsed > 0 else { return }
-        let count = recordUsed
-        recordUsed = 0
-        try unsafe tls.write(UnsafeRawBufferPointer(rebasing: shard.record[..<count]))
-    }
-
-    private func send() {
-        guard let target else { return }
-        let buffer = tls.takeOutput()
-        isSending = true
-        sendBegunAt = reactor.now
-        unsafe reactor.send(fd: fd, buffer.bytes, target: target, token: Token.send)
-        sending = consume buffer
-        armTimer()
-    }
-
-    private func sent(_ result: Int32) {
-        isSending = false
-        guard let buffer = sending.take() else { return }
-        let isComplete = Int(result) == buffer.count
-        tls.giveBack(buffer)
-        guard phase != .closed else { return }
-        guard isComplete else { return teardown() }
-        // What has become ready meanwhile goes out at the end of this batch, together.
-        if tls.output.pendingBytes > 0 || channel?.hasOutput == true || phase == .closing || isFinishing {
-            scheduleFlush()
-        }
-    }
-
     // MARK: Time
 
     /// The next moment at which something is late; nil when nothing is awaited.
@@ -524,7 +412,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     }
 
     /// Has the timer fire no later than the next deadline; one that fires earlier looks again.
-    private func armTimer() {
+    func armTimer() {
         guard let due = deadline, due < timerDue, let target else { return }
         if let timer { reactor.cancelTimer(timer) }
         timerDue = due
@@ -588,7 +476,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     }
 
     /// Everything was sent: says so, and leaves the peer time to read it before the descriptor goes.
-    private func linger() {
+    func linger() {
         if tls.isOpen {
             tls.close()
             if tls.output.pendingBytes > 0 { return send() }
@@ -600,7 +488,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     }
 
     /// Ends the connection now.
-    private func teardown() {
+    func teardown() {
         guard phase != .closed, let target else { return }
         phase = .closed
         reader.part = .ended
