@@ -13,8 +13,12 @@ public struct BlockFlags: OptionSet, Sendable, Hashable {
     @inlinable public static var allocated: BlockFlags { BlockFlags(rawValue: 1 << 0) }
     /// They read as zero. Where it is not set, they may all the same.
     @inlinable public static var zero: BlockFlags { BlockFlags(rawValue: 1 << 1) }
+    /// They were changed since the marker that was asked about, or may have been.
+    @inlinable public static var changed: BlockFlags { BlockFlags(rawValue: 1 << 2) }
+    /// What devices can say.
+    @inlinable public static var ofDevices: BlockFlags { [.allocated, .zero] }
     /// All that have a meaning.
-    @inlinable public static var all: BlockFlags { [.allocated, .zero] }
+    @inlinable public static var all: BlockFlags { [.allocated, .zero, .changed] }
 }
 
 /// Bytes that follow one another and of which the same is known: 16 bytes, little-endian, on the wire and in an

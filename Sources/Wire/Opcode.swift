@@ -87,7 +87,9 @@ public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
                 countMax: UInt32(Limits.copyRangeBytesMax), isIdempotent: false)
         case .blockStatus:
             OpcodeRule(
-                rights: .read, covers: .range, replyBytesMax: UInt32(Limits.blockStatusBytesMax))
+                rights: .read, payload: .optionalBody, covers: .range,
+                bodyBytesMax: UInt32(Identifier.byteCount),
+                replyBytesMax: UInt32(Limits.blockStatusBytesMax))
         }
     }
 
@@ -98,7 +100,7 @@ public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
         switch rule.payload {
         case .covered: count
         case .coveredTwice: 2 * count
-        case .none, .body: 0
+        case .none, .body, .optionalBody: 0
         }
     }
 }
@@ -117,6 +119,8 @@ public struct OpcodeRule: Sendable, Hashable {
         case coveredTwice
         /// A structure of 1 to `bodyBytesMax` bytes.
         case body
+        /// Nothing, or a structure of exactly `bodyBytesMax` bytes.
+        case optionalBody
     }
 
     /// What `offset` and `count` mean.

@@ -55,6 +55,8 @@ requests = [
         length=16, opcode=Opcode.COPY_RANGE, slot=7, sequence=1, handle=257, count=64 << 20, offset=1 << 30)),
     ("BLOCK_STATUS of all that fits", RequestHeader(
         opcode=Opcode.BLOCK_STATUS, slot=7, sequence=2, handle=257, count=0xFFFFFFFF, offset=0)),
+    ("BLOCK_STATUS since a marker", RequestHeader(
+        length=16, opcode=Opcode.BLOCK_STATUS, slot=7, sequence=3, handle=257, count=1 << 20, offset=1 << 30)),
 ]
 
 replies = [
@@ -118,6 +120,8 @@ maps = [
     ("data, a hole, zeroes that have their space", BlockMap([
         (65_536, Blocks.ALLOCATED), (1 << 40, Blocks.ZERO), (4096, Blocks.ALLOCATED | Blocks.ZERO)])),
     ("nothing is known of it", BlockMap([(512, 0)])),
+    ("what was changed since a marker", BlockMap([
+        (65_536, Blocks.ALLOCATED | Blocks.CHANGED), (65_536, Blocks.ALLOCATED), (1 << 30, Blocks.ZERO | Blocks.CHANGED)])),
     ("as many as fit", BlockMap([(512, 1 + index % 2) for index in range(256)])),
 ]
 renew = [("a capability", RenewRequest(b"capability")), ("the longest", RenewRequest(b"c" * 8192))]
@@ -169,7 +173,8 @@ reject_headers = [
      good(opcode=Opcode.COPY_RANGE, length=16, count=(64 << 20) + 1), "TOO_LARGE"),
     ("COPY_RANGE with FUA", "request", good(opcode=Opcode.COPY_RANGE, length=16, flags=Flags.FUA), "BAD_FRAME"),
     ("BLOCK_STATUS of nothing", "request", good(opcode=Opcode.BLOCK_STATUS, count=0), "BAD_LENGTH"),
-    ("BLOCK_STATUS with a payload", "request", good(opcode=Opcode.BLOCK_STATUS, length=16), "BAD_LENGTH"),
+    ("BLOCK_STATUS with half a marker", "request", good(opcode=Opcode.BLOCK_STATUS, length=8), "BAD_LENGTH"),
+    ("BLOCK_STATUS with more than a marker", "request", good(opcode=Opcode.BLOCK_STATUS, length=17), "BAD_LENGTH"),
     ("opcode 0xffff", "request", good(opcode=0xFFFF), "UNKNOWN_OPCODE"),
     ("READ of nothing", "request", good(count=0), "BAD_LENGTH"),
     ("WRITE of nothing", "request", good(opcode=Opcode.WRITE, count=0), "BAD_LENGTH"),

@@ -381,9 +381,11 @@ class Channel:
         self.call(Opcode.COPY_RANGE, CopySource(source, source_offset).encode(), handle=handle, offset=offset,
                   count=count).check()
 
-    def block_status(self, handle: int, offset: int, count: int) -> list[tuple[int, int]]:
-        """Extents (length, flags) from `offset` on: all of `count`, or less where there are many."""
-        reply = self.call(Opcode.BLOCK_STATUS, handle=handle, offset=offset, count=count).check()
+    def block_status(self, handle: int, offset: int, count: int, marker: bytes = b"") -> list[tuple[int, int]]:
+        """Extents (length, flags) from `offset` on: all of `count`, or less where there are many.
+
+        With a marker's id, `Blocks.CHANGED` says what was changed since."""
+        reply = self.call(Opcode.BLOCK_STATUS, marker, handle=handle, offset=offset, count=count).check()
         if not 0 < reply.header.value <= count:
             raise ChannelClosed("the server said more than it was asked")
         return BlockMap.decode(reply.payload, reply.header.value).extents

@@ -69,6 +69,7 @@ class Blocks(enum.IntFlag):
     NONE = 0
     ALLOCATED = 1
     ZERO = 2
+    CHANGED = 4
 
 
 class Rights(enum.IntFlag):
@@ -144,7 +145,7 @@ class Status(enum.IntEnum):
 class Rule:
     """What an opcode's header and payload may hold (the table in section 2)."""
 
-    payload: str = "none"  # none, covered, twice, body
+    payload: str = "none"  # none, covered, twice, body, optional: nothing or exactly body_max bytes
     covers: str = "nothing"  # nothing, transfer, range
     flags: int = 0
     body_max: int = 0
@@ -166,7 +167,7 @@ RULES = {
     Opcode.FLUSH: Rule(),
     Opcode.COMPARE_AND_WRITE: Rule(payload="twice", covers="range", flags=Flags.FUA, count_max=COMPARE_MAX),
     Opcode.COPY_RANGE: Rule(payload="body", body_max=_COPY.size, covers="range", count_max=COPY_MAX),
-    Opcode.BLOCK_STATUS: Rule(covers="range"),
+    Opcode.BLOCK_STATUS: Rule(payload="optional", body_max=len(ZERO_ID), covers="range"),
 }
 
 
@@ -224,6 +225,7 @@ class RequestHeader:
             "covered": self.length == self.count,
             "twice": self.length == 2 * self.count,
             "body": 0 < self.length <= rule.body_max,
+            "optional": self.length in (0, rule.body_max),
         }[rule.payload]
         if not right_length:
             return Status.BAD_LENGTH
@@ -453,7 +455,7 @@ class BlockMap:
             raise FrameError(Status.BAD_FRAME, "the reply to BLOCK_STATUS holds no whole extents")
         extents = []
         for length, flags, reserved in _EXTENT.iter_unpack(data):
-            if reserved or flags & ~int(Blocks.ALLOCATED | Blocks.ZERO) or not length:
+            if reserved or flags & ~int(Blocks.ALLOCATED | Blocks.ZERO | Blocks.CHANGED) or not length:
                 raise FrameError(Status.BAD_FRAME, "the reply to BLOCK_STATUS has an impossible extent")
             extents.append((length, flags))
         if sum(length for length, _ in extents) != covered:
