@@ -9,7 +9,8 @@ import Wire
         #expect(Set(Opcode.allCases.map(\.name)).count == Opcode.allCases.count)
         for opcode in Opcode.allCases {
             let rule = opcode.rule
-            #expect((rule.payload == .body) == (rule.bodyBytesMax > 0), "\(opcode.name)")
+            let hasBody = rule.payload == .body || rule.payload == .optionalBody
+            #expect(hasBody == (rule.bodyBytesMax > 0), "\(opcode.name)")
             #expect(rule.payload != .covered || rule.covers == .transfer, "\(opcode.name)")
             #expect(rule.rights.isEmpty == (opcode.rawValue < 0x100), "\(opcode.name)")
             #expect(Int(rule.bodyBytesMax) <= Limits.payloadBytesMin, "\(opcode.name)")
