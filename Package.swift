@@ -92,7 +92,9 @@ let package = Package(
         // Layer 6
         .target(
             name: "Services",
-            dependencies: ["Core", "Wire", "Capability", "Reactor", "DriverKit", collections, logging],
+            dependencies: [
+                "Core", "Wire", "Capability", "Reactor", "DriverKit", atomics, collections, logging,
+            ],
             swiftSettings: settings),
 
         // Layer 7
@@ -197,6 +199,7 @@ let package = Package(
             name: "ServicesTests",
             dependencies: [
                 "Services", "Capability", "DriverKit", "Drivers", "Reactor", "Wire", "TLS", "Core",
+                logging,
             ],
             swiftSettings: settings),
         .testTarget(

@@ -15,6 +15,11 @@ final class DriverPort: BatchTarget {
     private(set) var queue: (any DriverQueue)?
     /// What sessions want of the driver and it does not have yet.
     private var fair = FairQueue()
+    /// What notes changes of its volumes.
+    private var markers = MarkerTable()
+    /// Flushes of the server's own, by number, and who waits for them.
+    private var flushes: [UInt64: (Status) -> Void] = [:]
+    private var flushesBegun: UInt64 = 0
     /// Let go of by `ServiceShard.stop`, which drops its ports.
     private let shard: ServiceShard
     private let reactor: Reactor
@@ -66,6 +71,8 @@ final class DriverPort: BatchTarget {
     /// is the session's turn.
     @inline(__always)
     func submit(_ request: DriverRequest, flow: UInt32, bytes: UInt32) {
+        // Before the driver can do any of it: whatever happens then, it is noted.
+        markers.mark(request)
         fair.touch(flow, now: reactor.now)
         fair.append(request, flow: flow, bytes: bytes)
         schedule()
@@ -139,9 +146,40 @@ final class DriverPort: BatchTarget {
         return unstarted
     }
 
-    /// Ends the queue; nothing is in flight.
+    /// Ends the queue; nothing of any channel is in flight.
     func stop() {
         queue?.stop()
         queue = nil
+        for done in flushes.values { done(.busy) }
+        flushes = [:]
+    }
+
+    // MARK: Markers
+
+    /// Sets the markers of a volume; returns those that it did not have.
+    func setMarkers(_ list: [Marker], volume: UInt32) -> [Marker] { markers.set(list, volume: volume) }
+
+    /// A marker of a volume.
+    func marker(_ id: Identifier, volume: UInt32) -> Marker? { markers.find(id, volume: volume) }
+
+    /// Makes durable whatever was written to a volume, for the server itself; `done` runs here when that is so.
+    func flush(volume: UInt32, done: @escaping (Status) -> Void) {
+        guard let queue else { return done(.driverFailed) }
+        flushesBegun += 1
+        let tag = UInt64(ServiceShard.ownChannel) << 40 | flushesBegun
+        guard submissions.push(DriverRequest(opcode: .flush, volume: volume, tag: tag)) else {
+            return done(.busy)
+        }
+        flushes[tag] = done
+        queue.volumeChanged(volume)
+        hasSubmissions = true
+        schedule()
+    }
+
+    /// Takes in the end of a request of the server's own; false when it is none.
+    func ownCompleted(_ completion: DriverCompletion) -> Bool {
+        guard let done = flushes.removeValue(forKey: completion.tag) else { return false }
+        done(Status(rawValue: completion.status) ?? .driverFailed)
+        return true
     }
 }

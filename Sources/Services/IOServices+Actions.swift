@@ -16,7 +16,14 @@ extension IOServices {
         case .upgradeDriver(let name): return .pause(try await upgradeDriver(of: name))
         case .configurePool(let name, let settings): try await configure(name, settings: settings)
         case .createVolume(let descriptor): return .geometry(try await create(descriptor))
-        case .publishVolume(let descriptor): try publish(descriptor)
+        case .publishVolume(let descriptor, let markers, let contentsLost):
+            try await restoreMarkers(markers, of: descriptor, contentsLost: contentsLost)
+            try publish(descriptor)
+        case .createMarker(let id, let volume):
+            return .markers([try await createMarker(id, of: volume)])
+        case .deleteMarker(let id, let volume): try await deleteMarker(id, of: volume)
+        case .volumeMarkers(let volume): return .markers(try markerInfos(of: volume))
+        case .sweepMarkers(let known): sweepMarkers(keeping: known)
         case .resizeVolume(let id, let size): return .geometry(try await resize(id, to: size))
         case .updateVolume(let descriptor): try await update(descriptor)
         case .fenceVolume(let descriptor, let reason):

@@ -57,6 +57,7 @@ extension IOServices {
         await withTaskGroup { group in
             for pool in pools { group.addTask { await self.end(pool) } }
         }
+        sealMarkers()
     }
 
     /// Ends a pool's host, after what the pool's thread was asked to do before, and that thread.

@@ -194,6 +194,7 @@ extension IOServices {
             shard.volumeClosed(index: known.index, port: pool.number)
             done()
         }
+        try await deleteMarkers(of: id, pool: pool)
         try await onDriver(of: pool) { driver throws(DriverError) in try driver.deleteVolume(id) }
         withDirectory { $0.unpublish(id) }
     }
@@ -207,7 +208,7 @@ extension IOServices {
         return pool
     }
 
-    private func volume(_ id: Identifier) throws(ServiceError) -> Directory.Volume {
+    func volume(_ id: Identifier) throws(ServiceError) -> Directory.Volume {
         guard let volume = state.withLock({ $0.directory.volumes[id] }), !volume.isGoing else {
             throw ServiceError(.notFound, "there is no volume \(id)")
         }

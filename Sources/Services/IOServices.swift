@@ -39,6 +39,8 @@ public final class IOServices: Sendable {
         public var lingerSeconds: UInt32 = Limits.lingerSeconds
         /// Where sessions that may write are written down; nil where none has to outlive the server.
         public var sessionStore: (any SessionStore)?
+        /// Where the files of markers are; nil where there are to be none.
+        public var markers: MarkerFolder?
         /// Bytes of the arena of one reactor and pool.
         public var arenaBytes = Limits.arenaBytes
         /// Runs what blocks in drivers; nil gives each pool a thread of its own.
@@ -68,6 +70,8 @@ public final class IOServices: Sendable {
     struct State {
         var directory = Directory()
         var budgets = RateBudgets()
+        /// By volume, the oldest first.
+        var markers: [Identifier: [Marker]] = [:]
         var verifier: CapabilityVerifier
         var shards: [ShardLink] = []
         var poolCount: UInt8 = 0

@@ -13,6 +13,13 @@ extension Limits {
     public static let sessionSweepNanoseconds: UInt64 = 1_000_000_000
     /// The most volumes that can be published.
     public static let volumesMax = 65536
+    /// The most markers of one volume.
+    public static let markersPerVolumeMax = 8
+    /// Base-2 logarithm of the finest unit, in bytes, in which changes since a marker are noted: 64 KiB. No block is
+    /// larger.
+    static let markerShiftMin: UInt8 = 16
+    /// The most units of one marker: larger volumes have larger units.
+    static let markerBitsMax = 1 << 24
     /// The most revoked capability ids that are remembered; expired ones are forgotten first.
     public static let revocationsMax = 1 << 20
     /// The most pools.

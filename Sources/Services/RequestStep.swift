@@ -33,7 +33,7 @@ enum RequestRoom {
         case .coveredTwice: return 2 * granules(count) + count
         // A piece, and before that what is known about it.
         case .body: return max(Limits.blockStatusBytesMax, min(count, Limits.copyPieceBytes))
-        case .none, .covered: return Int(rule.replyBytesMax)
+        case .none, .covered, .optionalBody: return Int(rule.replyBytesMax)
         }
     }
 

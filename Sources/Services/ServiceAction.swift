@@ -82,8 +82,18 @@ public enum ServiceAction: Sendable {
     case configurePool(String, [String: String])
     /// Makes the volume on its device and publishes it; repeating it is harmless. → `geometry`
     case createVolume(VolumeDescriptor)
-    /// Makes a volume that exists on its device known to the data path.
-    case publishVolume(VolumeDescriptor)
+    /// Makes a volume that exists on its device known to the data path, with its markers of before the server's start;
+    /// they are not complete where the volume's contents are not those of before.
+    case publishVolume(VolumeDescriptor, markers: [Identifier] = [], contentsLost: Bool = false)
+    /// Sets a marker: from now on it is noted what of the volume is changed. What was acknowledged before is durable when
+    /// this returns. → `markers`
+    case createMarker(Identifier, volume: Identifier)
+    /// Removes a marker; repeating it is harmless.
+    case deleteMarker(Identifier, volume: Identifier)
+    /// → `markers`
+    case volumeMarkers(Identifier)
+    /// Removes what is left of markers but those, by volume.
+    case sweepMarkers([Identifier: [Identifier]])
     /// Grows a volume. → `geometry`
     case resizeVolume(Identifier, UInt64)
     /// Changes name, access mode, limits or epoch; pool and size stay.
@@ -122,6 +132,8 @@ public enum ServiceOutcome: Sendable {
     case done
     /// A volume's shape.
     case geometry(VolumeGeometry)
+    /// A volume's markers, the oldest first.
+    case markers([MarkerInfo])
     /// A pool's space.
     case capacity(PoolCapacity)
     /// By pool: how its driver host is; nil for a driver that runs in the server.

@@ -23,6 +23,7 @@ extension ServiceShard {
         case .close: close(channel, header)
         case .ping: answerControl(channel, header, .ok)
         case .copyRange: copy(channel, header, body)
+        case .blockStatus: blockStatus(channel, header, body)
         default: answerControl(channel, header, .unknownOpcode)
         }
     }
@@ -128,6 +129,7 @@ extension ServiceShard {
                 Refusal(.driverFailed, "the pool does not run on this reactor"))
         }
         port.queue?.volumeChanged(admission.index)
+        markersChanged(of: admission.volume.id, index: admission.index, port: port.number)
         joinFlow(channel)
         var handle = Handle()
         handle.denial = .ok

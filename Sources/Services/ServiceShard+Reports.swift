@@ -29,7 +29,9 @@ extension ServiceShard {
 
     /// Tells the driver's queue that a volume number names nothing any more.
     func volumeClosed(index: UInt32, port: UInt8) {
-        if Int(port) < ports.count { ports[Int(port)]?.queue?.volumeChanged(index) }
+        guard Int(port) < ports.count, let port = ports[Int(port)] else { return }
+        port.queue?.volumeChanged(index)
+        _ = port.setMarkers([], volume: index)
     }
 
     /// Tells the clients of a pool that its driver is being replaced, or (not `isRecovering`) is not any more.

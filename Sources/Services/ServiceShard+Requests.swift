@@ -54,7 +54,8 @@ extension ServiceShard {
         switch rule.payload {
         case .covered, .coveredTwice: return .payload(slot: header.slot)
         case .body: return .body
-        case .none:
+        case .optionalBody where header.length > 0: return .body
+        case .none, .optionalBody:
             submit(channel, header.slot)
             return .done
         }
@@ -144,6 +145,9 @@ extension ServiceShard {
         UInt64(channel) << 40 | UInt64(slot) << 32 | UInt64(sequence)
     }
 
+    /// In place of a channel's number, in tags of requests of the server's own; no channel has it.
+    static let ownChannel: UInt32 = 0xFF_FFFF
+
     /// The slot in a tag.
     static func slot(of tag: UInt64) -> UInt16 {
         UInt16(truncatingIfNeeded: tag >> 32) & 0xFF
@@ -160,6 +164,7 @@ extension ServiceShard {
             channel.slots[slot].state == .running, channel.slots[slot].port == port.number,
             channel.slots[slot].sequence == UInt32(truncatingIfNeeded: completion.tag)
         else {
+            if port.ownCompleted(completion) { return }
             accessLog.warning(
                 "the driver completed a request that it does not have",
                 ["pool": "\(port.pool.descriptor.name)", "tag": "\(completion.tag)"])
@@ -187,8 +192,12 @@ extension ServiceShard {
         let count = channel.slots[slot].count
         let status = Status(rawValue: completion.status) ?? .driverFailed
         if status == .miscompare { return answer(channel, slot, status, value: completion.value) }
-        if channel.slots[slot].opcode == Opcode.blockStatus.rawValue, status == .ok {
-            return finishMap(channel, slot, position, completion)
+        if channel.slots[slot].opcode == Opcode.blockStatus.rawValue {
+            let isSinceMarker = channel.slots[slot].marker != .zero
+            if isSinceMarker, status == .ok || status == .notSupported {
+                return finishMarkedMap(channel, slot, position, completion, isKnown: status == .ok)
+            }
+            if status == .ok { return finishMap(channel, slot, position, completion) }
         }
         let isRead = channel.slots[slot].opcode == Opcode.read.rawValue
         // Data read for a handle that was revoked meanwhile does not leave; a write is answered as it happened.
@@ -217,13 +226,37 @@ extension ServiceShard {
         _ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8, _ completion: DriverCompletion
     ) {
         guard isSoundMap(channel.slots[slot], completion) else {
-            accessLog.warning(
-                "the driver's extents do not add up", ["volume": "\(channel.handles[position].volume)"])
-            return answer(channel, slot, .driverFailed)
+            return refuseMap(channel, slot, position)
         }
+        answerMap(channel, slot, position, bytes: completion.mapBytes, covered: completion.value)
+    }
+
+    /// Likewise, with what was changed since the marker that it names.
+    private func finishMarkedMap(
+        _ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8, _ completion: DriverCompletion,
+        isKnown: Bool
+    ) {
+        guard let marker = marker(of: channel.slots[slot], channel) else {
+            return answer(channel, slot, .notFound)
+        }
+        guard let map = mapChanges(channel.slots[slot], completion, isKnown: isKnown, since: marker) else {
+            return refuseMap(channel, slot, position)
+        }
+        answerMap(channel, slot, position, bytes: map.bytes, covered: map.covered)
+    }
+
+    private func refuseMap(_ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8) {
+        accessLog.warning(
+            "the driver's extents do not add up", ["volume": "\(channel.handles[position].volume)"])
+        answer(channel, slot, .driverFailed)
+    }
+
+    private func answerMap(
+        _ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8, bytes: UInt32, covered: UInt64
+    ) {
         let denial = channel.handles[position].denial
-        if denial == .ok { channel.slots[slot].replyBytes = completion.mapBytes }
-        answer(channel, slot, denial, value: denial == .ok ? completion.value : 0)
+        if denial == .ok { channel.slots[slot].replyBytes = bytes }
+        answer(channel, slot, denial, value: denial == .ok ? covered : 0)
     }
 
     /// Sets the answer of a request; only one with a payload keeps its buffer. Without a connection it is kept for

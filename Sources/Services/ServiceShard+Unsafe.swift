@@ -93,16 +93,28 @@ extension ServiceShard {
 
     /// Whether the extents that a driver found are whole, known, and cover what it says.
     func isSoundMap(_ request: Slot, _ completion: DriverCompletion) -> Bool {
+        guard let port = ports[Int(request.port)], completion.mapBytes <= request.bufferBytes else {
+            return false
+        }
+        // SAFETY: the request's buffer has at least `mapBytes`.
+        let extents = unsafe UnsafeRawPointer(port.arena.base + Int(request.bufferOffset))
+        return unsafe ServiceShard.isSoundMap(extents, completion, count: request.count)
+    }
+
+    /// Likewise, for extents that lie at `extents`, of a request for `count` bytes.
+    ///
+    /// - Safety: `extents` points at `completion.mapBytes` readable bytes, if they are not more than an answer may have.
+    static func isSoundMap(
+        _ extents: UnsafeRawPointer, _ completion: DriverCompletion, count: UInt32
+    ) -> Bool {
         let bytes = Int(completion.mapBytes)
-        guard let port = ports[Int(request.port)], bytes > 0, bytes <= Limits.blockStatusBytesMax,
-            bytes <= Int(request.bufferBytes), bytes.isMultiple(of: BlockExtent.byteCount),
-            completion.value <= UInt64(request.count)
+        guard bytes > 0, bytes <= Limits.blockStatusBytesMax, bytes.isMultiple(of: BlockExtent.byteCount),
+            completion.value <= UInt64(count)
         else { return false }
         var left = completion.value
         for at in stride(from: 0, to: bytes, by: BlockExtent.byteCount) {
-            // SAFETY: `bytes` is not more than the request's buffer has.
-            let extent = unsafe BlockExtent.load(port.arena.base + Int(request.bufferOffset) + at)
-            guard let extent, extent.flags.isSubset(of: .all), extent.length > 0, extent.length <= left
+            guard let extent = unsafe BlockExtent.load(extents + at), extent.flags.isSubset(of: .ofDevices),
+                extent.length > 0, extent.length <= left
             else { return false }
             left -= extent.length
         }

@@ -71,6 +71,8 @@ struct Slot {
     var copied: UInt32 = 0
     var extentLeft: UInt32 = 0
     var piece: UInt32 = 0
+    /// BLOCK_STATUS: the marker that it names; zero for none.
+    var marker = Identifier.zero
     /// COMPARE_AND_WRITE: its number in the shard's `compares`.
     var compare: UInt64 = 0
 }
