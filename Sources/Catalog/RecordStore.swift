@@ -123,6 +123,7 @@ public final class RecordStore: Sendable {
         tables[KeyRecord.prefix] = try await Self.load(KeyRecord.self, from: catalog)
         tables[PoolRecord.prefix] = try await Self.load(PoolRecord.self, from: catalog)
         tables[VolumeRecord.prefix] = try await Self.load(VolumeRecord.self, from: catalog)
+        tables[MarkerRecord.prefix] = try await Self.load(MarkerRecord.self, from: catalog)
         tables[NodeRecord.prefix] = try await Self.load(NodeRecord.self, from: catalog)
         tables[TokenRecord.prefix] = try await Self.load(TokenRecord.self, from: catalog)
         tables[GrantRecord.prefix] = try await Self.load(GrantRecord.self, from: catalog)

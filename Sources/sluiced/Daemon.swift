@@ -29,7 +29,8 @@ struct Daemon {
         let catalog = try SQLiteCatalog(path: folder.catalogFile)
         let store = try await RecordStore(catalog: catalog)
         let authority = try Authority.load(folder, store: store, now: SystemWallClock().now())
-        let keeper = SessionKeeper(store: store, bootID: try bootID(), logger: logger)
+        let boot = try bootID()
+        let keeper = SessionKeeper(store: store, bootID: boot, logger: logger)
         let events = EventLog(
             wallClock: SystemWallClock(), start: UInt64(Date().timeIntervalSince1970 * 1_000_000))
         let drivers = DriverFactory(
@@ -41,6 +42,10 @@ struct Daemon {
         configuration.events = events
         configuration.lingerSeconds = settings.lingerSeconds
         configuration.sessionStore = keeper
+        configuration.markers = MarkerFolder(
+            path: folder.markersFolder,
+            boot: Identifier(hex: boot.filter { $0 != "-" }) ?? .random(using: SystemRandom()),
+            logger: logger)
         let services = IOServices(configuration: configuration)
         var planeConfiguration = ControlPlane.Configuration(
             authority: authority, store: store, services: services, events: events,

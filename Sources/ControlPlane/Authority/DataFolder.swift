@@ -22,6 +22,8 @@ public struct DataFolder: Sendable, Hashable {
     public var catalogFile: String { "\(path)/catalog.sqlite" }
     /// Where each pool has a folder.
     public var poolsFolder: String { "\(path)/pools" }
+    /// Where what was changed since markers is noted.
+    public var markersFolder: String { "\(path)/markers" }
     /// Where the running server tells tools its ports.
     public var endpointsFile: String { "\(path)/run/endpoints.json" }
     var runFolder: String { "\(path)/run" }

@@ -163,7 +163,7 @@ extension ControlPlane {
 
 extension PoolRecord {
     /// Whether its volumes are gone with the server.
-    fileprivate var isVolatile: Bool {
+    var isVolatile: Bool {
         driver == "memory" || driver == "fault" && settings["driver"] == "memory"
     }
 }

@@ -25,6 +25,8 @@ extension ControlPlane {
             await publish(stored.record)
         }
         for stored in store.all(IntentRecord.self) { await settle(stored) }
+        let markers = Dictionary(grouping: store.all(MarkerRecord.self).map(\.record), by: \.volume)
+        try await perform(.sweepMarkers(markers.mapValues { $0.map(\.id) }))
         try await restoreSessions()
         await sweep(force: true)
         let now = wallClock.now()
@@ -91,7 +93,11 @@ extension ControlPlane {
 
     private func publish(_ volume: VolumeRecord) async {
         do throws(Problem) {
-            try await perform(.publishVolume(descriptor(of: volume)))
+            let pool = store.get(PoolRecord.self, volume.pool)?.record
+            try await perform(
+                .publishVolume(
+                    descriptor(of: volume), markers: markers(of: volume.id).map(\.record.id),
+                    contentsLost: pool?.isVolatile == true))
         } catch {
             live.withLock { $0.volumeFaults[volume.id] = error.detail }
             logger.error(
@@ -130,6 +136,7 @@ extension ControlPlane {
         if let stored = store.get(VolumeRecord.self, volume.name), stored.record.id == volume.id {
             changes.delete(stored)
         }
+        for marker in markers(of: volume.id) { changes.delete(marker) }
         try await commit(changes)
     }
 

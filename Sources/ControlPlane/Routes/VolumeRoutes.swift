@@ -151,6 +151,7 @@ extension ControlPlane {
             changes.delete(intent)
             let grants = store.all(GrantRecord.self) { $0.resourceID == marked.record.id }
             for grant in grants.prefix(Limits.cascadeRecordsMax) { changes.delete(grant) }
+            for marker in markers(of: marked.record.id) { changes.delete(marker) }
             try await commit(changes)
             live.withLock { live in
                 live.readyAnswers[marked.record.name] = nil

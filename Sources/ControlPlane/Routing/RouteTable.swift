@@ -31,6 +31,10 @@ public enum RouteTable {
         Route(.patch, "/v1/volumes/{name}", admin, ControlPlane.patchVolume),
         Route(.post, "/v1/volumes/{name}/fence", admin, idempotent: true, ControlPlane.fenceVolume),
         Route(.delete, "/v1/volumes/{name}", admin, query: ["force"], ControlPlane.deleteVolume),
+        Route(.get, "/v1/volumes/{name}/markers", everyRole, query: page, ControlPlane.listMarkers),
+        Route(.post, "/v1/volumes/{name}/markers", admin, idempotent: true, ControlPlane.createMarker),
+        Route(.get, "/v1/volumes/{name}/markers/{marker}", everyRole, ControlPlane.showMarker),
+        Route(.delete, "/v1/volumes/{name}/markers/{marker}", admin, ControlPlane.deleteMarker),
 
         Route(.get, "/v1/nodes", readers, query: page, ControlPlane.listNodes),
         Route(.post, "/v1/nodes", admin, idempotent: true, ControlPlane.createNode),
