@@ -16,7 +16,7 @@ struct VolumeMapperTests {
     /// The map of a volume whose server answers BLOCK_STATUS so, one answer after the other.
     private func map(
         _ answers: [(extents: [BlockExtent], value: UInt64)], size: UInt64 = VolumeMapperTests.size,
-        range: ByteRange? = nil
+        range: ByteRange? = nil, since marker: Identifier? = nil
     ) throws -> [VolumeExtent] {
         let identities = try ScriptedPeer.Identities()
         let seen = SeenRequests()
@@ -24,8 +24,9 @@ struct VolumeMapperTests {
             try connection.greet()
             try connection.answerOpen(PeerConnection.volume(size: size))
             for answer in answers {
-                let (header, _) = try connection.nextRequest()
+                let (header, payload) = try connection.nextRequest()
                 seen.add(header)
+                #expect(payload == marker?.bytes ?? [])
                 try connection.reply(
                     header, payload: BlockMap(extents: answer.extents).bytes, value: answer.value)
             }
@@ -34,7 +35,7 @@ struct VolumeMapperTests {
         let options = VolumeClientOptions(
             addresses: [peer.address], serverName: "127.0.0.1", tls: try identities.clientContext(),
             capability: [1])
-        let extents = try VolumeMapper.map(options, range: range)
+        let extents = try VolumeMapper.map(options, range: range, since: marker)
         #expect(seen.all.allSatisfy { $0.opcode == Opcode.blockStatus.rawValue && $0.handle == 7 })
         #expect(seen.all.count == answers.count)
         return extents
@@ -42,6 +43,24 @@ struct VolumeMapperTests {
 
     private func extent(_ length: UInt64, _ flags: BlockFlags) -> BlockExtent {
         BlockExtent(length: length, flags: flags)
+    }
+
+    @Test func aMarkerIsNamedInEveryRequest() throws {
+        let map = try map(
+            [
+                ([extent(65536, .allocated), extent(65536, [.allocated, .changed])], 131_072),
+                ([extent(Self.size - 131_072, [.zero, .changed])], Self.size - 131_072),
+            ], since: Identifier(high: 0x0102_0304_0506_0708, low: 9))
+        #expect(
+            map == [
+                VolumeExtent(offset: 0, length: 65536, flags: .allocated),
+                VolumeExtent(offset: 65536, length: 65536, flags: [.allocated, .changed]),
+                VolumeExtent(offset: 131_072, length: Self.size - 131_072, flags: [.zero, .changed]),
+            ])
+    }
+
+    @Test func nothingIsChangedSinceNoMarker() {
+        #expect(throws: ChannelError.self) { try map([([extent(Self.size, [.zero, .changed])], Self.size)]) }
     }
 
     @Test func answersAreJoinedWhereTheySayTheSame() throws {

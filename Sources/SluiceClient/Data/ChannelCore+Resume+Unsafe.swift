@@ -81,7 +81,7 @@ extension ChannelCore {
             let header = header(of: slot, handle: handle)
             let payload =
                 unsafe header.length == 0
-                ? nil : UnsafeRawBufferPointer(start: flight.pointee.buffer, count: Int(header.length))
+                ? nil : UnsafeRawBufferPointer(start: flight.pointee.payload, count: Int(header.length))
             return unsafe (header, payload)
         }
         isOpen = true
@@ -137,7 +137,7 @@ extension ChannelCore {
             unsafe kept.append(
                 ChannelRequest(
                     flight.opcode, flags: flight.flags, handle: 0, offset: flight.offset, count: flight.count,
-                    buffer: flight.buffer, tag: flight.tag))
+                    buffer: flight.buffer, namesMarker: flight.namesMarker, tag: flight.tag))
             unsafe flights[slot].phase = .free
         }
         abandon(.ioError)

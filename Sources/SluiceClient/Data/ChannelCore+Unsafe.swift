@@ -51,12 +51,19 @@ final class ChannelCore {
         var opcode = Opcode.ping
         var flags = RequestFlags()
         var phase = Phase.free
+        /// BLOCK_STATUS: the marker's id follows the extents in the buffer.
+        var namesMarker = false
         /// Its owner was told that it failed; only the slot waits.
         var isGivenUp = false
         /// It may still change something, so no other change may be sent.
         var isUnsettled = false
         /// It was sent to a server that was restarted since.
         var isOfOldServer = false
+
+        /// Where the bytes that are sent with it begin.
+        var payload: UnsafeMutableRawPointer? {
+            unsafe namesMarker ? buffer.map { unsafe $0 + Limits.blockStatusBytesMax } : buffer
+        }
     }
 
     /// I/O requests without a completion.
@@ -142,7 +149,7 @@ final class ChannelCore {
         unsafe flight.pointee = unsafe Flight(
             tag: request.tag, buffer: request.buffer, offset: request.offset, covered: ledger.acknowledged,
             count: request.count, sequence: sequence, opcode: request.opcode, flags: request.flags,
-            phase: .awaited)
+            phase: .awaited, namesMarker: request.namesMarker)
         return unsafe header(of: slot, handle: request.handle)
     }
 
@@ -151,7 +158,9 @@ final class ChannelCore {
     func header(of slot: UInt16, handle: UInt32) -> RequestHeader {
         let flight = unsafe flights + Int(slot)
         return unsafe RequestHeader(
-            length: flight.pointee.opcode.payloadBytes(count: flight.pointee.count),
+            length: flight.pointee.namesMarker
+                ? UInt32(Identifier.byteCount)
+                : flight.pointee.opcode.payloadBytes(count: flight.pointee.count),
             opcode: flight.pointee.opcode.rawValue, flags: flight.pointee.flags, slot: slot,
             sequence: flight.pointee.sequence, handle: handle, count: flight.pointee.count,
             offset: flight.pointee.offset)

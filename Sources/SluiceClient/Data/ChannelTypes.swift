@@ -19,6 +19,8 @@ public struct ChannelRequest {
     /// `Limits.blockStatusBytesMax` bytes for the extents of a BLOCK_STATUS. Valid until the completion; nil for
     /// the others.
     public var buffer: UnsafeMutableRawPointer?
+    /// BLOCK_STATUS since a marker: the marker's id follows the extents in the buffer.
+    public var namesMarker: Bool
     /// Comes back with the completion.
     public var tag: UInt64
 
@@ -26,7 +28,7 @@ public struct ChannelRequest {
     @inlinable
     public init(
         _ opcode: Opcode, flags: RequestFlags = [], handle: UInt32, offset: UInt64 = 0, count: UInt32 = 0,
-        buffer: UnsafeMutableRawPointer? = nil, tag: UInt64
+        buffer: UnsafeMutableRawPointer? = nil, namesMarker: Bool = false, tag: UInt64
     ) {
         unsafe self.opcode = opcode
         unsafe self.flags = flags
@@ -34,7 +36,13 @@ public struct ChannelRequest {
         unsafe self.offset = offset
         unsafe self.count = count
         unsafe self.buffer = unsafe buffer
+        unsafe self.namesMarker = namesMarker
         unsafe self.tag = tag
+    }
+
+    /// Where the bytes that are sent with it begin.
+    var payload: UnsafeMutableRawPointer? {
+        unsafe namesMarker ? buffer.map { unsafe $0 + Limits.blockStatusBytesMax } : buffer
     }
 }
 

@@ -139,7 +139,7 @@ public final class DataChannel: CompletionTarget, BatchTarget {
         guard let header = unsafe core.begin(request) else { return false }
         if header.length > 0 {
             unsafe outgoing.append(
-                header, UnsafeRawBufferPointer(start: request.buffer, count: Int(header.length)))
+                header, UnsafeRawBufferPointer(start: request.payload, count: Int(header.length)))
         } else {
             outgoing.append(header)
         }
@@ -268,7 +268,8 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     }
 
     private func isWellFormed(_ request: ChannelRequest) -> Bool {
-        switch unsafe request.opcode {
+        if unsafe request.namesMarker && request.opcode != .blockStatus { return false }
+        return switch unsafe request.opcode {
         case .read, .write:
             unsafe request.count > 0 && request.count <= core.payloadBytesMax && request.buffer != nil
         case .compareAndWrite:

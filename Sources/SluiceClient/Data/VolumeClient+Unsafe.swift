@@ -92,7 +92,7 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
     ///   or when the client is not ready.
     public func submit(
         _ opcode: Opcode, flags: RequestFlags = [], offset: UInt64 = 0, count: UInt32 = 0,
-        buffer: UnsafeMutableRawPointer? = nil, tag: UInt64
+        buffer: UnsafeMutableRawPointer? = nil, namesMarker: Bool = false, tag: UInt64
     ) -> Bool {
         guard isReady, ending == nil, unsafe leftovers.isEmpty else { return false }
         if ledger.unsettled > 0, opcode.isChange { return false }
@@ -103,7 +103,8 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
         }
         return unsafe route(
             ChannelRequest(
-                opcode, flags: flags, handle: 0, offset: offset, count: count, buffer: buffer, tag: tag))
+                opcode, flags: flags, handle: 0, offset: offset, count: count, buffer: buffer,
+                namesMarker: namesMarker, tag: tag))
     }
 
     /// Hands the request to the next channel that takes it.

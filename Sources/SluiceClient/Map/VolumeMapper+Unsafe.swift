@@ -21,11 +21,13 @@ public enum VolumeMapper {
     /// The extents of a volume, or of a range of it, in order; neighbours differ in what is known. Blocks the calling
     /// thread, which must not be a reactor's.
     ///
-    /// - Throws: `tooLarge` for more than `extentsMax` extents, `outOfRange` for a range beyond the volume's end.
+    /// - Parameter marker: the marker's id since which is asked what was changed.
+    /// - Throws: `tooLarge` for more than `extentsMax` extents, `outOfRange` for a range beyond the volume's end,
+    ///   `notFound` for a marker that the volume does not have.
     public static func map(
-        _ options: VolumeClientOptions, range: ByteRange? = nil
+        _ options: VolumeClientOptions, range: ByteRange? = nil, since marker: Identifier? = nil
     ) throws(ChannelError) -> [VolumeExtent] {
-        let task = VolumeMapTask(options, range: range)
+        let task = VolumeMapTask(options, range: range, marker: marker)
         var setup = Reactor.Options()
         setup.name = "map"
         let thread: ReactorThread
@@ -47,6 +49,9 @@ public enum VolumeMapper {
 private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
     private let options: VolumeClientOptions
     private let range: ByteRange?
+    private let marker: Identifier?
+    /// What an answer may say.
+    private let known: BlockFlags
     private let done = ThreadSemaphore()
     private let outcome = Mutex<Result<[VolumeExtent], ChannelError>?>(nil)
     private var volume: VolumeClient?
@@ -57,10 +62,17 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
     private var failure: ChannelError?
     private let buffer: UnsafeMutableRawBufferPointer
 
-    init(_ options: VolumeClientOptions, range: ByteRange?) {
+    init(_ options: VolumeClientOptions, range: ByteRange?, marker: Identifier?) {
         self.options = options
         self.range = range
-        unsafe buffer = .allocate(byteCount: Limits.blockStatusBytesMax, alignment: 8)
+        self.marker = marker
+        known = marker == nil ? .ofDevices : .all
+        unsafe buffer = .allocate(
+            byteCount: Limits.blockStatusBytesMax + Identifier.byteCount, alignment: 8)
+        if let marker {
+            let end = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[Limits.blockStatusBytesMax...])
+            unsafe end.copyBytes(from: marker.bytes)
+        }
     }
 
     deinit { unsafe buffer.deallocate() }
@@ -101,7 +113,7 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
         let most = UInt64(UInt32.max) / UInt64(state.blockSize) * UInt64(state.blockSize)
         let isTaken = unsafe volume.submit(
             .blockStatus, offset: position, count: UInt32(min(end - position, most)),
-            buffer: buffer.baseAddress, tag: position)
+            buffer: buffer.baseAddress, namesMarker: marker != nil, tag: position)
         if !isTaken { fail(.lost("the channel takes no request")) }
     }
 
@@ -130,7 +142,7 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
         while left > 0 {
             guard at < Limits.blockStatusBytesMax,
                 let extent = unsafe buffer.baseAddress.flatMap({ unsafe BlockExtent.load($0 + at) }),
-                extent.length > 0, extent.length <= left, extent.flags.isSubset(of: .all)
+                extent.length > 0, extent.length <= left, extent.flags.isSubset(of: known)
             else { return "its extents do not add up" }
             if let last = extents.last, last.flags == extent.flags {
                 extents[extents.count - 1].length += extent.length

@@ -7,7 +7,7 @@ struct VolumeCommand: ParsableCommand {
         commandName: "volume", abstract: "Create, show, change and delete volumes.",
         subcommands: [
             Create.self, List.self, Show.self, Set.self, Resize.self, Label.self, Mode.self, Fence.self,
-            Map.self, Delete.self,
+            Map.self, Mark.self, Unmark.self, Markers.self, Delete.self,
         ])
 
     @OptionGroup var global: GlobalOptions
