@@ -36,61 +36,56 @@ public struct MarkerInfo: Sendable, Hashable {
 ///
 /// A request that changes something costs one comparison while no volume of the pool has a marker.
 struct MarkerTable {
-    private struct Entry {
-        let bits: MarkerBits
-        let next: Int32
-    }
-
-    /// By volume index: the first of `entries`, or -1. Empty when there are none at all.
-    private var heads: [Int32] = []
-    private var entries: [Entry] = []
+    /// `Limits.markersPerVolumeMax` places for each volume index up to the highest that ever had a marker, filled from
+    /// the first on; empty while there is none at all.
+    private var bits: [MarkerBits?] = []
     /// Keeps the bits' memory.
     private var markers: [UInt32: [Marker]] = [:]
 
     /// Notes what a request is about to change.
     @inline(__always)
     func mark(_ request: DriverRequest) {
-        guard !heads.isEmpty else { return }
+        guard !bits.isEmpty else { return }
         switch request.opcode {
         case .write, .writeZeroes, .discard: mark(request.volume, request.offset, request.length)
         case .read, .flush, .blockStatus, nil: return
         }
     }
 
-    /// Notes that bytes of a volume are about to be changed.
-    func mark(_ volume: UInt32, _ offset: UInt64, _ length: UInt64) {
-        guard Int(volume) < heads.count else { return }
-        var at = heads[Int(volume)]
-        while at >= 0 {
-            let entry = entries[Int(at)]
-            entry.bits.mark(offset, length)
-            at = entry.next
+    private func mark(_ volume: UInt32, _ offset: UInt64, _ length: UInt64) {
+        var at = Int(volume) * Limits.markersPerVolumeMax
+        let end = at + Limits.markersPerVolumeMax
+        guard end <= bits.count else { return }
+        while at < end, let bits = bits[at] {
+            bits.mark(offset, length)
+            at += 1
         }
     }
 
     /// Sets the markers of a volume; returns those that it did not have.
     mutating func set(_ list: [Marker], volume: UInt32) -> [Marker] {
-        let known = Set((markers[volume] ?? []).map(\.id))
-        if list.isEmpty, known.isEmpty { return [] }
+        let known = (markers[volume] ?? []).map(\.id)
+        if list.map(\.id) == known { return [] }
         markers[volume] = list.isEmpty ? nil : list
-        rebuild()
+        if markers.isEmpty {
+            bits = []
+        } else {
+            fill(volume, list.compactMap { $0.bitmap?.bits })
+        }
         return list.filter { !known.contains($0.id) }
+    }
+
+    private mutating func fill(_ volume: UInt32, _ list: [MarkerBits]) {
+        precondition(list.count <= Limits.markersPerVolumeMax, "a volume has more markers than it may")
+        let start = Int(volume) * Limits.markersPerVolumeMax
+        while bits.count < start + Limits.markersPerVolumeMax { bits.append(nil) }
+        for index in 0..<Limits.markersPerVolumeMax {
+            bits[start + index] = index < list.count ? list[index] : nil
+        }
     }
 
     /// A marker of a volume; nil when there is none with this id.
     func find(_ id: Identifier, volume: UInt32) -> Marker? {
         markers[volume]?.first { $0.id == id }
-    }
-
-    private mutating func rebuild() {
-        entries = []
-        heads = markers.keys.max().map { Array(repeating: -1, count: Int($0) + 1) } ?? []
-        for (volume, list) in markers {
-            for marker in list {
-                guard let bits = marker.bitmap?.bits else { continue }
-                entries.append(Entry(bits: bits, next: heads[Int(volume)]))
-                heads[Int(volume)] = Int32(entries.count - 1)
-            }
-        }
     }
 }
