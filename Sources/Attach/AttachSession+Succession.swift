@@ -44,7 +44,9 @@ extension AttachSession {
     private func take(
         _ offer: SuccessionOffer, _ channel: SuccessionChannel
     ) throws(AttachError) -> AttachmentRecord {
-        guard let session = Identifier(hex: offer.session), let secret = Hex.decode(offer.secret) else {
+        guard let session = Identifier(hex: offer.session), let secret = Hex.decode(offer.secret),
+            let instance = Identifier(hex: offer.instance)
+        else {
             throw AttachError(.system, "the other process does not speak as this version does")
         }
         var record = offer.record
@@ -56,7 +58,9 @@ extension AttachSession {
         }
         let (capability, rights) = try authorise()
         var clientOptions = try access.clientOptions(capability, rights: rights, channels: options.channels)
-        clientOptions.channel.ticket = SessionTicket(session: session, secret: SecretBytes(secret))
+        clientOptions.channel.ticket = SessionTicket(
+            session: session, secret: SecretBytes(secret), instance: instance)
+        clientOptions.knownGeneration = offer.writerGeneration
         clientOptions.succeedsSession = true
         let thread = try startReactor(clientOptions)
         self.thread = thread

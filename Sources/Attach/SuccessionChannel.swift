@@ -138,6 +138,9 @@ struct SuccessionOffer: Codable, Sendable {
     /// The session, 32 hex digits, and its secret, 64.
     var session: String
     var secret: String
+    /// Who began it, 32 hex digits, and the generation of the volume's writer.
+    var instance: String
+    var writerGeneration: UInt64
     /// Where the device's first byte is in the volume.
     var base: UInt64
     /// The kernel's first message on /dev/fuse, from which libfuse learns what was agreed on.

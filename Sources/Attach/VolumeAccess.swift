@@ -236,7 +236,7 @@ extension AttachError {
             switch error {
             case .unreachable, .timedOut, .lost: .unreachable
             case .closed, .violation: .system
-            case .tls, .refused:
+            case .tls, .refused, .superseded:
                 switch error.kind {
                 case .denied: .denied
                 case .busy: .busy

@@ -108,11 +108,11 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
 
     /// What a successor must know; its record is the supervisor's to add. Nil when it cannot be had now.
     func offer(_ record: AttachmentRecord) -> SuccessionOffer? {
-        guard let client, let volume, let ticket = client.ticket else { return nil }
+        guard let client, let volume, let ticket = client.ticket, let state = client.state else { return nil }
         let secret = unsafe ticket.secret.withBytes { unsafe Hex.encode(Array($0)) }
         return SuccessionOffer(
-            record: record, session: ticket.session.hex, secret: secret, base: base, greeting: volume.greeting
-        )
+            record: record, session: ticket.session.hex, secret: secret, instance: ticket.instance.hex,
+            writerGeneration: state.writerGeneration, base: base, greeting: volume.greeting)
     }
 
     /// Takes nothing more from the kernel; `drained` follows when everything is answered.

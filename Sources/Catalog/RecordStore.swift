@@ -130,6 +130,7 @@ public final class RecordStore: Sendable {
         tables[CapabilityRecord.prefix] = try await Self.load(CapabilityRecord.self, from: catalog)
         tables[IntentRecord.prefix] = try await Self.load(IntentRecord.self, from: catalog)
         tables[SessionRecord.prefix] = try await Self.load(SessionRecord.self, from: catalog)
+        tables[WriterRecord.prefix] = try await Self.load(WriterRecord.self, from: catalog)
         tables[IdempotencyRecord.prefix] = try await Self.load(IdempotencyRecord.self, from: catalog)
         self.tables = Mutex(tables)
     }

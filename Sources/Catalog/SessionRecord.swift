@@ -53,6 +53,8 @@ public struct SessionRecord: Record, Hashable {
     public let since: UInt64
     /// The node whose capability it used first.
     public let node: Identifier?
+    /// Who began it, as its client says; nil if it does not.
+    public let instance: Identifier?
     /// At least one.
     public let claims: [Claim]
     /// Of the machine's run, `/proc/sys/kernel/random/boot_id`: what was not flushed does not outlive that.
@@ -61,7 +63,7 @@ public struct SessionRecord: Record, Hashable {
     /// A record.
     public init(
         id: Identifier, secret: String, thumbprint: Digest32, clientName: String, peerAddress: String,
-        since: UInt64, node: Identifier?, claims: [Claim], bootID: String
+        since: UInt64, node: Identifier?, instance: Identifier?, claims: [Claim], bootID: String
     ) {
         self.id = id
         self.secret = secret
@@ -70,6 +72,7 @@ public struct SessionRecord: Record, Hashable {
         self.peerAddress = peerAddress
         self.since = since
         self.node = node
+        self.instance = instance
         self.claims = claims
         self.bootID = bootID
     }

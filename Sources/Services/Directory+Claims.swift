@@ -37,6 +37,7 @@ extension Directory {
                 return Refusal(.writerConflict, conflict(volume.descriptor.name, other))
             }
         }
+        if volume.writers[session] == nil { noteWriter(session, of: id) }
         changeClaim(of: id, session: session) { writer in
             var changed = writer ?? Writer(since: now, authority: authority)
             changed.handles += 1
@@ -44,6 +45,20 @@ extension Directory {
             writer = changed
         }
         return nil
+    }
+
+    /// Notes who has a volume for writing from now on. What a client knows of it holds on as long as the generation is
+    /// the same.
+    mutating func noteWriter(_ session: Identifier, of id: Identifier) {
+        guard let volume = volumes[id], let session = sessions.sessions[session] else { return }
+        let instance = session.instance == .zero ? session.id : session.instance
+        let holder =
+            volume.descriptor.accessMode == .shared
+            ? nil : VolumeWriter.Holder(thumbprint: session.thumbprint, instance: instance)
+        guard volume.writer.holder != holder else { return }
+        volumes[id]?.writer = VolumeWriter(generation: volume.writer.generation + 1, holder: holder)
+        volumes[id]?.isWriterSaved = false
+        changedWriters.insert(id)
     }
 
     private func conflict(_ name: String, _ other: WriterInfo) -> String {

@@ -16,6 +16,10 @@ struct Directory {
         var geometry: VolumeGeometry?
         /// Sessions that may write; kept in every access mode.
         var writers: [Identifier: Writer] = [:]
+        /// Who writes, or did last.
+        var writer = VolumeWriter.none
+        /// Whether `writer` outlives the server by now.
+        var isWriterSaved = true
         /// Set when it is being deleted: nobody may open it any more.
         var isGoing = false
     }
@@ -33,6 +37,8 @@ struct Directory {
     var sessions = SessionRegistry()
     /// Sessions whose claims have changed since somebody last saved them.
     var changedSessions: Set<Identifier> = []
+    /// Volumes that have got another writer since somebody last saved that.
+    var changedWriters: Set<Identifier> = []
     /// What `IOServices` has yet to tell others.
     var effects = Effects()
     /// The next volume number of each pool, and those that can be used again.
@@ -54,6 +60,8 @@ struct Admission {
     let holdsClaim: Bool
     /// Whether the claim has to be saved before the client may know of it.
     let needsSaving: Bool
+    /// The volume's, with this handle.
+    let writerGeneration: UInt64
 }
 
 extension Rights {
@@ -116,7 +124,8 @@ extension Directory {
                 capability: capability, rights: rights, volume: volume.descriptor, index: volume.index,
                 geometry: volume.geometry, pool: pool,
                 nodeName: nodes[capability.subject]?.name ?? "", holdsClaim: holdsClaim,
-                needsSaving: holdsClaim && needsSaving(session, on: capability.resource)))
+                needsSaving: holdsClaim && needsSaving(session, on: capability.resource),
+                writerGeneration: volumes[capability.resource]?.writer.generation ?? 0))
     }
 
     /// The node whose capability a session used first; nil when there is none, or not any more.
@@ -154,6 +163,7 @@ extension Directory {
             sessions[session]?.claims.remove(id)
             changedSessions.insert(session)
         }
+        changedWriters.insert(id)
         freeIndices[volume.descriptor.pool, default: []].append(volume.index)
     }
 }

@@ -37,6 +37,8 @@ struct Handle {
     var subject = Identifier.zero
     var resourceEpoch: UInt64 = 0
     var nodeEpoch: UInt64 = 0
+    /// The volume's when the handle was opened or renewed.
+    var writerGeneration: UInt64 = 0
 
     /// Where its requests wait for the ceilings of its capability and of its volume, in `ServiceShard.gates`.
     var capabilityGate = RateGates.none

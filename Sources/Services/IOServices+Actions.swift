@@ -35,7 +35,7 @@ extension IOServices {
         case .removeNode(let id): await removeNode(id)
         case .revokeCapability(let id, let expiry, let reason):
             try await revoke(id, expiry: expiry, reason: reason)
-        case .restoreSessions(let saved): restore(saved)
+        case .restoreSessions(let saved, let writers): restore(saved, writers: writers)
         case .listSessions: return .sessions(await sessions())
         case .disconnectSession(let id, let reason): try await disconnect(id, reason: reason)
         case .drain(let drain): await set(drain)

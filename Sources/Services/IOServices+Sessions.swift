@@ -34,6 +34,12 @@ extension IOServices {
                 for id in state.directory.changedSessions { store.save(id, state.directory.saved(id)) }
             }
             state.directory.changedSessions.removeAll(keepingCapacity: true)
+            if let store = configuration.sessionStore {
+                for id in state.directory.changedWriters {
+                    store.save(volume: id, state.directory.volumes[id]?.writer)
+                }
+            }
+            state.directory.changedWriters.removeAll(keepingCapacity: true)
             return (value, effects)
         }
         for event in effects.events {
@@ -74,7 +80,7 @@ extension IOServices {
         var session = SessionRegistry.Session(
             id: id, secret: SecretBytes(secret), thumbprint: channel.thumbprint,
             clientName: hello.clientName, peerAddress: channel.peerAddress,
-            since: configuration.wallClock.now())
+            since: configuration.wallClock.now(), instance: hello.instance)
         session.isResumable = hello.features.contains(.resume)
         let status = withDirectory { [session] in $0.startSession(session, by: connection) }
         guard status == .ok else {
@@ -148,9 +154,10 @@ extension IOServices {
 
     /// Takes in sessions of before a restart of the server, without a connection; earlier claims give way to later
     /// ones on the same volume.
-    func restore(_ saved: [SavedSession]) {
+    func restore(_ saved: [SavedSession], writers: [Identifier: VolumeWriter]) {
         let now = configuration.wallClock.now()
         let restored = withDirectory { directory in
+            for (id, writer) in writers { directory.volumes[id]?.writer = writer }
             let inOrder = saved.sorted {
                 ($0.claims.map(\.since).max() ?? 0) > ($1.claims.map(\.since).max() ?? 0)
             }
@@ -178,15 +185,54 @@ extension IOServices {
         state.withLock { $0.directory.standing(capability) }
     }
 
-    func claimWriter(
-        of volume: Identifier, session: Identifier, by authority: WriteAuthority
-    ) -> Refusal? {
-        let now = configuration.wallClock.now()
-        return withDirectory { $0.claimWriter(of: volume, session: session, by: authority, now: now) }
+    /// What a handle's new capability comes to.
+    struct Renewal {
+        let writerGeneration: UInt64
+        /// Whether the claim has to be saved before the client may know of it.
+        let needsSaving: Bool
     }
 
-    func renewClaim(of volume: Identifier, session: Identifier, by authority: WriteAuthority) {
-        withDirectory { $0.renewClaim(of: volume, session: session, by: authority) }
+    /// Has a session write by another capability; `claims` if the handle does not count among the writers yet.
+    func renewClaim(
+        of volume: Identifier, session: Identifier, by authority: WriteAuthority, claims: Bool
+    ) -> Result<Renewal, Refusal> {
+        let now = configuration.wallClock.now()
+        return withDirectory { directory in
+            if claims,
+                let refusal = directory.claimWriter(of: volume, session: session, by: authority, now: now)
+            {
+                return .failure(refusal)
+            }
+            directory.renewClaim(of: volume, session: session, by: authority)
+            return .success(
+                Renewal(
+                    writerGeneration: directory.volumes[volume]?.writer.generation ?? 0,
+                    needsSaving: configuration.sessionStore != nil
+                        && directory.needsSaving(session, on: volume)))
+        }
+    }
+
+    /// The generation of a volume's writer now.
+    func writerGeneration(of volume: Identifier) -> UInt64 {
+        state.withLock { $0.directory.volumes[volume]?.writer.generation ?? 0 }
+    }
+
+    /// Calls `body`, on any thread, when a claim and who the volume's writer is outlive the server, or cannot.
+    func afterSaving(
+        claimOf session: Identifier, on volume: Identifier, generation: UInt64,
+        _ body: @escaping @Sendable (ServiceError?) -> Void
+    ) {
+        guard let store = configuration.sessionStore else { return body(nil) }
+        store.afterSaving { [self] isSaved in
+            guard isSaved else {
+                return body(
+                    ServiceError(
+                        .internalError,
+                        "the claim of the session cannot be written down: see the server's log"))
+            }
+            state.withLock { $0.directory.claimIsSaved(session, on: volume, generation: generation) }
+            body(nil)
+        }
     }
 
     func endClaim(of volume: Identifier, session: Identifier, channel: UInt16, _ end: ClaimEnd) {
@@ -207,16 +253,11 @@ extension IOServices {
         _ admission: Admission, session: Identifier,
         completion: @escaping @Sendable (Result<VolumeGeometry, ServiceError>) -> Void
     ) {
-        guard admission.needsSaving, let store = configuration.sessionStore else {
-            return open(admission, completion: completion)
-        }
-        store.afterSaving { [self] isSaved in
-            guard isSaved else {
-                let error = ServiceError(
-                    .internalError, "the claim of the session cannot be written down: see the server's log")
-                return completion(.failure(error))
-            }
-            state.withLock { $0.directory.volumes[admission.volume.id]?.writers[session]?.isSaved = true }
+        guard admission.needsSaving else { return open(admission, completion: completion) }
+        afterSaving(
+            claimOf: session, on: admission.volume.id, generation: admission.writerGeneration
+        ) { [self] error in
+            if let error { return completion(.failure(error)) }
             open(admission, completion: completion)
         }
     }

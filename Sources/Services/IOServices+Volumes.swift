@@ -258,6 +258,12 @@ extension Directory {
         volumes[descriptor.id]?.descriptor.accessMode = descriptor.accessMode
         volumes[descriptor.id]?.descriptor.epoch = descriptor.epoch
         volumes[descriptor.id]?.descriptor.limits = descriptor.limits
+        // Who wrote with others before has it alone from now on.
+        if known.descriptor.accessMode == .shared, descriptor.accessMode == .singleWriter,
+            let only = known.writers.keys.first, known.writers.count == 1
+        {
+            noteWriter(only, of: descriptor.id)
+        }
         return known.descriptor.epoch
     }
 }

@@ -142,6 +142,7 @@ extension ServiceShard {
         handle.volume = admission.volume.id
         handle.accessMode = admission.volume.accessMode
         handle.holdsClaim = admission.holdsClaim
+        handle.writerGeneration = admission.writerGeneration
         handle.take(admission.capability)
         guard let (id, position) = channel.handles.insert(handle) else {
             giveUp(channel, admission)
@@ -195,15 +196,19 @@ extension ServiceShard {
                 throw Refusal(.denied, "the capability lacks a right that the handle has")
             }
             if let refusal = services.standing(capability) { throw refusal }
-            let needsClaim = !handle.rights.isDisjoint(with: .mutating) && !handle.holdsClaim
-            let authority = WriteAuthority(capability)
-            if needsClaim,
-                let refusal = services.claimWriter(of: handle.volume, session: session, by: authority)
-            {
-                throw refusal
+            if !handle.rights.isDisjoint(with: .mutating) {
+                let renewal = try services.renewClaim(
+                    of: handle.volume, session: session, by: WriteAuthority(capability),
+                    claims: !handle.holdsClaim
+                ).get()
+                channel.handles[position].holdsClaim = true
+                if renewal.needsSaving {
+                    return renewWhenSaved(channel, header, body, session, handle.volume, renewal)
+                }
+                channel.handles[position].writerGeneration = renewal.writerGeneration
+            } else {
+                channel.handles[position].writerGeneration = services.writerGeneration(of: handle.volume)
             }
-            if needsClaim { channel.handles[position].holdsClaim = true }
-            if handle.holdsClaim { services.renewClaim(of: handle.volume, session: session, by: authority) }
             channel.handles[position].denial = .ok
             channel.handles[position].take(capability)
             limit(channel, position, by: capability)
@@ -213,6 +218,38 @@ extension ServiceShard {
         armSweep()
         runDelayed()
         answerControl(channel, header, .ok, payload: channel.handles[position].state.bytes)
+    }
+
+    /// Renews once more when the claim that the first time has taken is saved: meanwhile it may have been lost again.
+    private func renewWhenSaved(
+        _ channel: ServiceChannel, _ header: RequestHeader, _ body: [UInt8], _ session: Identifier,
+        _ volume: Identifier, _ renewal: IOServices.Renewal
+    ) {
+        channel.slots[header.slot].state = .deciding
+        let place = Confined((shard: self, channel: channel))
+        let remote = reactor.remote
+        services.afterSaving(claimOf: session, on: volume, generation: renewal.writerGeneration) { error in
+            remote.post {
+                let (shard, channel) = place.value
+                shard.renewed(channel, header, body, error)
+            }
+        }
+    }
+
+    private func renewed(
+        _ channel: ServiceChannel, _ header: RequestHeader, _ body: [UInt8], _ error: ServiceError?
+    ) {
+        guard !channel.isDetached else {
+            channel.slots.abandon(header.slot)
+            return finishIfEnded(channel)
+        }
+        guard let error else { return renew(channel, header, body) }
+        if let position = channel.handles.find(header.handle),
+            channel.handles[position].denial == .expired
+        {
+            releaseClaim(channel, position)
+        }
+        refuse("renew failed", channel, header, Refusal(error.status, error.message))
     }
 
     private func close(_ channel: ServiceChannel, _ header: RequestHeader) {
@@ -268,7 +305,8 @@ extension Handle {
             size: size, blockSize: blockSize, transferBytesMax: maximumTransfer, rights: rights,
             kind: .volume,
             accessMode: accessMode, range: range, expiry: expiry, resource: volume,
-            capability: capability, epoch: resourceEpoch, limits: limits)
+            capability: capability, epoch: resourceEpoch, limits: limits,
+            writerGeneration: writerGeneration)
     }
 }
 

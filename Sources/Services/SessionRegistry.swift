@@ -35,6 +35,8 @@ struct SessionRegistry {
         let clientName: String
         var peerAddress: String
         let since: UInt64
+        /// Who began it, as its client says; `.zero` if it does not.
+        let instance: Identifier
         /// The node whose capability was accepted first.
         var node: Identifier?
         /// Its channels by number.

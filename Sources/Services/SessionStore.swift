@@ -48,13 +48,15 @@ public struct SavedSession: Sendable {
     public let since: UInt64
     /// The node whose capability it used first.
     public let node: Identifier?
+    /// Who began it.
+    public let instance: Identifier
     /// At least one.
     public let claims: [Claim]
 
     /// A session.
     public init(
         id: Identifier, secret: SecretBytes, thumbprint: Digest32, clientName: String, peerAddress: String,
-        since: UInt64, node: Identifier?, claims: [Claim]
+        since: UInt64, node: Identifier?, instance: Identifier, claims: [Claim]
     ) {
         self.id = id
         self.secret = secret
@@ -63,8 +65,40 @@ public struct SavedSession: Sendable {
         self.peerAddress = peerAddress
         self.since = since
         self.node = node
+        self.instance = instance
         self.claims = claims
     }
+}
+
+/// Who has a volume for writing, or had it last.
+public struct VolumeWriter: Sendable, Hashable {
+    /// What makes one writer another than the one before, in mode single-writer.
+    public struct Holder: Sendable, Hashable {
+        /// SHA-256 of the client key's SubjectPublicKeyInfo.
+        public let thumbprint: Digest32
+        /// The client's instance; its session's id if it named none.
+        public let instance: Identifier
+
+        /// A holder.
+        public init(thumbprint: Digest32, instance: Identifier) {
+            self.thumbprint = thumbprint
+            self.instance = instance
+        }
+    }
+
+    /// Rises by one with each change of `holder`; 0 when nobody has ever written.
+    public var generation: UInt64
+    /// nil for nobody, and for all those who write to a shared volume.
+    public var holder: Holder?
+
+    /// A writer.
+    public init(generation: UInt64, holder: Holder?) {
+        self.generation = generation
+        self.holder = holder
+    }
+
+    /// Of a volume that nobody has ever written to.
+    public static let none = VolumeWriter(generation: 0, holder: nil)
 }
 
 /// Where sessions that may write are written down, so that they outlive the server.
@@ -74,6 +108,8 @@ public struct SavedSession: Sendable {
 public protocol SessionStore: Sendable {
     /// Writes a session down, or (nil) forgets it.
     func save(_ id: Identifier, _ session: SavedSession?)
+    /// Notes a volume's writer, or (nil) forgets it with the volume.
+    func save(volume: Identifier, _ writer: VolumeWriter?)
     /// Calls `body` when everything is durable that was saved before; with false when it cannot be now.
     func afterSaving(_ body: @escaping @Sendable (Bool) -> Void)
 }
@@ -94,12 +130,21 @@ extension Directory {
         }
         return SavedSession(
             id: id, secret: session.secret, thumbprint: session.thumbprint, clientName: session.clientName,
-            peerAddress: session.peerAddress, since: session.since, node: session.node, claims: claims)
+            peerAddress: session.peerAddress, since: session.since, node: session.node,
+            instance: session.instance, claims: claims)
     }
 
-    /// Whether a claim would be forgotten in a restart though its session would not.
+    /// Whether a claim would be forgotten in a restart though its session would not, or who the volume's writer is.
     func needsSaving(_ session: Identifier, on volume: Identifier) -> Bool {
-        sessions.sessions[session]?.isResumable == true && volumes[volume]?.writers[session]?.isSaved == false
+        guard let volume = volumes[volume] else { return false }
+        return !volume.isWriterSaved
+            || sessions.sessions[session]?.isResumable == true && volume.writers[session]?.isSaved == false
+    }
+
+    /// Notes that everything about a claim outlives the server by now.
+    mutating func claimIsSaved(_ session: Identifier, on volume: Identifier, generation: UInt64) {
+        volumes[volume]?.writers[session]?.isSaved = true
+        if volumes[volume]?.writer.generation == generation { volumes[volume]?.isWriterSaved = true }
     }
 }
 
@@ -109,7 +154,7 @@ extension Directory {
     mutating func restore(_ saved: SavedSession, now: UInt64) -> Bool {
         var session = SessionRegistry.Session(
             id: saved.id, secret: saved.secret, thumbprint: saved.thumbprint, clientName: saved.clientName,
-            peerAddress: saved.peerAddress, since: saved.since, node: saved.node)
+            peerAddress: saved.peerAddress, since: saved.since, instance: saved.instance, node: saved.node)
         session.isResumable = true
         guard sessions.restore(session, lostAt: now) else { return false }
         for claim in saved.claims { restore(claim, of: saved.id, now: now) }

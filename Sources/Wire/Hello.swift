@@ -15,7 +15,8 @@ import Core
 /// | 30..<32 | reserved, 0 |
 /// | 32..<48 | session to join, or zero for a new one |
 /// | 48..<80 | that session's secret, or zero |
-/// | 80… | client name: 16-bit length and UTF-8 |
+/// | 80..<96 | client instance, or zero |
+/// | 96… | client name: 16-bit length and UTF-8 |
 public struct Hello: Sendable, Hashable {
     /// What every HELLO and its reply start with.
     public static let magic = Array("SLUICE/1".utf8)
@@ -24,7 +25,7 @@ public struct Hello: Sendable, Hashable {
     /// The length of a session's secret, in bytes.
     public static let secretByteCount = 32
     /// The payload's length without a name, in bytes.
-    public static let byteCountMin = 82
+    public static let byteCountMin = 98
     private static let resumesFlag: UInt16 = 1 << 0
 
     /// The lowest version that the client speaks.
@@ -43,13 +44,16 @@ public struct Hello: Sendable, Hashable {
     public var session: Identifier
     /// The secret of the session to join, `secretByteCount` long; all zero for a new one.
     public var secret: [UInt8]
+    /// Who begins a session: sessions of one instance, and of one TLS key, are one writer. `.zero` makes every session
+    /// an instance of its own. Only in a HELLO that begins a session.
+    public var instance: Identifier
     /// The client's name for lists and logs: at most `Limits.peerNameBytesMax` bytes, no control character.
     public var clientName: String
 
     /// A HELLO that speaks version 1.
     public init(
         payloadBytesMax: UInt32 = 0, features: Features = [], slots: UInt16 = 0, session: Identifier = .zero,
-        secret: [UInt8]? = nil, resumes: UInt16? = nil, clientName: String = ""
+        secret: [UInt8]? = nil, resumes: UInt16? = nil, instance: Identifier = .zero, clientName: String = ""
     ) {
         versionMin = Hello.version
         versionMax = Hello.version
@@ -59,6 +63,7 @@ public struct Hello: Sendable, Hashable {
         self.resumes = resumes
         self.session = session
         self.secret = secret ?? Array(repeating: 0, count: Hello.secretByteCount)
+        self.instance = instance
         self.clientName = clientName
     }
 
@@ -78,7 +83,8 @@ public struct Hello: Sendable, Hashable {
             let payload = reader.read(UInt32.self), let features = reader.read(UInt64.self),
             let slots = reader.read(UInt16.self), let channel = reader.read(UInt16.self),
             let flags = reader.read(UInt16.self), let reserved = reader.read(UInt16.self),
-            let session = reader.readIdentifier(), let secret = reader.read(count: Hello.secretByteCount)
+            let session = reader.readIdentifier(), let secret = reader.read(count: Hello.secretByteCount),
+            let instance = reader.readIdentifier()
         else { throw WireError(.badFrame, "HELLO is shorter than its fields") }
         guard versionMin <= versionMax, reserved == 0, flags & ~Hello.resumesFlag == 0 else {
             throw WireError(.badFrame, "HELLO has reserved bits set or its versions reversed")
@@ -108,6 +114,7 @@ public struct Hello: Sendable, Hashable {
         self.slots = slots
         self.session = session
         self.secret = secret
+        self.instance = instance
         clientName = name
     }
 
@@ -127,6 +134,7 @@ public struct Hello: Sendable, Hashable {
         writer.write(UInt16(0))
         writer.write(session)
         writer.write(bytes: secret)
+        writer.write(instance)
         writer.writeText(Hello.shortened(clientName))
         return writer.bytes
     }

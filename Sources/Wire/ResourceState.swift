@@ -18,9 +18,10 @@ import Core
 /// | 80..<88 | epoch of the resource |
 /// | 88..<96 | operations per second, 0 without limit |
 /// | 96..<104 | payload bytes per second, 0 without limit |
+/// | 104..<112 | writer generation |
 public struct ResourceState: Sendable, Hashable {
     /// The payload's length, in bytes.
-    public static let byteCount = 104
+    public static let byteCount = 112
 
     /// The size of the resource, in bytes.
     public var size: UInt64
@@ -46,13 +47,15 @@ public struct ResourceState: Sendable, Hashable {
     public var epoch: UInt64
     /// Ceilings that the server enforces.
     public var limits: IOLimits
+    /// Rises when the volume gets another writer than its last one; 0 before the first.
+    public var writerGeneration: UInt64
 
     /// A state from its fields.
     public init(
         size: UInt64, blockSize: UInt32, transferBytesMax: UInt32, rights: Rights, kind: ResourceKind,
         accessMode: AccessMode, range: ByteRange, expiry: UInt64, resource: Identifier,
         capability: Identifier,
-        epoch: UInt64, limits: IOLimits = .none
+        epoch: UInt64, limits: IOLimits = .none, writerGeneration: UInt64 = 0
     ) {
         self.size = size
         self.blockSize = blockSize
@@ -66,6 +69,7 @@ public struct ResourceState: Sendable, Hashable {
         self.capability = capability
         self.epoch = epoch
         self.limits = limits
+        self.writerGeneration = writerGeneration
     }
 
     /// Parses a payload from a server, which a client does not trust to be well-formed.
@@ -80,8 +84,9 @@ public struct ResourceState: Sendable, Hashable {
             let start = reader.read(UInt64.self), let length = reader.read(UInt64.self),
             let expiry = reader.read(UInt64.self), let resource = reader.readIdentifier(),
             let capability = reader.readIdentifier(), let epoch = reader.read(UInt64.self),
-            let iops = reader.read(UInt64.self), let bandwidth = reader.read(UInt64.self)
-        else { throw WireError(.badFrame, "the description of the resource is not 104 bytes long") }
+            let iops = reader.read(UInt64.self), let bandwidth = reader.read(UInt64.self),
+            let generation = reader.read(UInt64.self)
+        else { throw WireError(.badFrame, "the description of the resource is not 112 bytes long") }
         guard reserved == 0, size <= Limits.volumeBytesMax, let knownKind = ResourceKind(rawValue: kind),
             let knownMode = AccessMode(wire: mode), let range = ByteRange(offset: start, length: length)
         else { throw WireError(.badFrame, "the description of the resource holds impossible values") }
@@ -92,7 +97,8 @@ public struct ResourceState: Sendable, Hashable {
             size: size, blockSize: block, transferBytesMax: transfer, rights: Rights(rawValue: rights),
             kind: knownKind, accessMode: knownMode, range: range, expiry: expiry, resource: resource,
             capability: capability, epoch: epoch,
-            limits: IOLimits(iops: iops == 0 ? nil : iops, bytesPerSecond: bandwidth == 0 ? nil : bandwidth))
+            limits: IOLimits(iops: iops == 0 ? nil : iops, bytesPerSecond: bandwidth == 0 ? nil : bandwidth),
+            writerGeneration: generation)
     }
 
     /// The payload's bytes.
@@ -113,6 +119,7 @@ public struct ResourceState: Sendable, Hashable {
         writer.write(epoch)
         writer.write(limits.iops ?? 0)
         writer.write(limits.bytesPerSecond ?? 0)
+        writer.write(writerGeneration)
         return writer.bytes
     }
 }

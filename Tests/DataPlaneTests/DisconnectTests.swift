@@ -34,6 +34,8 @@ private final class SlowStore: SessionStore {
 
     func save(_ id: Identifier, _ session: SavedSession?) { state.withLock { $0.saved[id] = session } }
 
+    func save(volume: Identifier, _ writer: VolumeWriter?) {}
+
     func afterSaving(_ body: @escaping @Sendable (Bool) -> Void) {
         let isHeld = state.withLock { state in
             if state.isHeld { state.waiting.append(body) }

@@ -11,7 +11,7 @@ import Testing
     private func session(_ number: UInt64) -> SessionRegistry.Session {
         SessionRegistry.Session(
             id: Identifier(high: 0, low: number), secret: SecretBytes(secret), thumbprint: key,
-            clientName: "", peerAddress: "", since: 0)
+            clientName: "", peerAddress: "", since: 0, instance: .zero)
     }
 
     private final class Shard {}

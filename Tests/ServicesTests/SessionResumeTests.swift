@@ -19,6 +19,7 @@ import Testing
     private func session(_ id: Identifier, node: Bool = true) -> SessionRegistry.Session {
         SessionRegistry.Session(
             id: id, secret: SecretBytes(secret), thumbprint: key, clientName: "", peerAddress: "", since: 0,
+            instance: .zero,
             node: node ? Identifier(high: 5, low: 5) : nil)
     }
 

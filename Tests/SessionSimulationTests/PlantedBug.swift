@@ -41,6 +41,10 @@ enum PlantedBug: String, CaseIterable, Sendable {
     case clientChangesWhatItChanges
     /// The client repeats writes that others may have overwritten since.
     case clientRepeatsAmongOthers
+    /// The client goes on with a volume that somebody else has written to.
+    case clientIgnoresWriters
+    /// Nobody sees that a volume has got another writer.
+    case writersAreNotCounted
 }
 
 /// Bugs that are planted by changing what the server keeps, between two of its steps.
@@ -64,6 +68,12 @@ extension SimulatedServer {
                     for volume in session.claims {
                         state.directory.dropKeptClaims(of: session.id, on: volume)
                     }
+                }
+            }
+        case .writersAreNotCounted:
+            services.state.withLock { state in
+                for id in state.directory.volumes.keys {
+                    state.directory.volumes[id]?.writer = VolumeWriter(generation: 1, holder: nil)
                 }
             }
         default: break

@@ -46,6 +46,7 @@ struct SessionSimulationTests {
         ] {
             #expect(count > seeds.count / 10)
         }
+        #expect(counts.superseded > seeds.count / 1000)
         for trouble in Trouble.allCases { #expect(troubles[trouble, default: 0] > seeds.count / 10) }
     }
 
@@ -106,6 +107,7 @@ extension SimulatedClient.Counts {
         repeated += other.repeated
         sessionsLost += other.sessionsLost
         unknown += other.unknown
+        superseded += other.superseded
         givenUp += other.givenUp
         compared += other.compared
         miscompared += other.miscompared

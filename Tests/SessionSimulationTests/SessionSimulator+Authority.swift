@@ -5,6 +5,8 @@ import Services
 /// What a session was allowed, and what became of that.
 struct Grant {
     let client: Int
+    /// Which of the client's attachments it is of: what a file system above it remembers lasts as long as that.
+    let attachment: Int
     /// The capabilities that it may have handles of.
     var capabilities: [Identifier] = []
     var session: Identifier?
@@ -41,7 +43,7 @@ extension SessionSimulator {
     /// What the writes of a client's next session are named after.
     func grant(to client: SimulatedClient, by capability: SimulatedCapability) -> Int {
         var grant = Grant(
-            client: client.number, capabilities: [capability.id], epoch: capability.epoch,
+            client: client.number, attachment: client.counts.attachments, capabilities: [capability.id], epoch: capability.epoch,
             nodeEpoch: capability.nodeEpoch, life: life, expiry: capability.expiry)
         grant.isEnding = isTakenAway(grant)
         grants.append(grant)

@@ -7,7 +7,7 @@ enum Trouble: String, CaseIterable {
     case connectionLostByClient, connectionLostByServer, connectionStalls, networkParts
     case serverKilled, powerLost, clientKilled, givenUp
     case fence, revoke, disconnect, nodeEnrolledAnew
-    case timePasses, clockJumps
+    case timePasses, clockJumps, nodeIsAway
 }
 
 extension SessionSimulator {
@@ -38,6 +38,16 @@ extension SessionSimulator {
         case .timePasses:
             note("time passes")
             now += UInt64(random.below(8)) * 1_000_000_000
+        case .nodeIsAway:
+            // For longer than a capability lasts, so that the other may write meanwhile.
+            let absent = clients.first { $0.phase == .attached } ?? client
+            note("is away", absent.number)
+            now += 100_000_000_000
+            absent.cutOffUntil = now + UInt64(random.below(8_000_000))
+            for connection in connections where connection.client == absent.number {
+                connection.frozenUntil = absent.cutOffUntil
+            }
+            clients[1 - absent.number].visit()
         case .clockJumps:
             note("clock jumps")
             serverClock.skew += Int64(random.below(21)) - 10
@@ -58,7 +68,8 @@ extension SessionSimulator {
         case 33: .revoke
         case 34: .disconnect
         case 35: .nodeEnrolledAnew
-        case 36..<38: .timePasses
+        case 36: .timePasses
+        case 37: .nodeIsAway
         default: .clockJumps
         }
     }

@@ -44,6 +44,9 @@ final class SessionSimulator {
     var revoked: [(id: Identifier, expiry: UInt64)] = []
     /// Writes whose clients do not wait for them, and which may still be done.
     private var ghosts: [SimulatedRequest] = []
+    /// The client and attachment that wrote last, and those that did before.
+    private var lastWriter: [Int] = []
+    private var formerWriters: Set<[Int]> = []
     private var faults = true
     let scenario: Scenario
     let bug: PlantedBug?
@@ -185,6 +188,7 @@ final class SessionSimulator {
 
     func write(_ name: UInt64, block: Int) {
         authorize(name)
+        noteWriter(grants[writes[Int(name)].grant])
         if disk.cache[block].name != name { writes[Int(name)].replaced = disk.cache[block].name }
         let version = disk.write(block, name)
         if block & 1 == 0 {
@@ -197,6 +201,15 @@ final class SessionSimulator {
     func writeEnds(_ name: UInt64) {
         note("driver ends", 0, Int(name))
         writes[Int(name)].doneIn = serverLife
+    }
+
+    /// Whoever has written, and then somebody else has, does not write again: it would go by what it remembers.
+    private func noteWriter(_ grant: Grant) {
+        let writer = [grant.client, grant.attachment]
+        guard !scenario.isShared, writer != lastWriter else { return }
+        formerWriters.insert(lastWriter)
+        lastWriter = writer
+        if formerWriters.contains(writer) { fail("client \(grant.client) goes on though another has written") }
     }
 
     private func authorize(_ name: UInt64) {

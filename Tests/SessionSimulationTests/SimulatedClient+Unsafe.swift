@@ -82,7 +82,13 @@ final class SimulatedClient {
     private(set) var grant = 0
     private var capability = SimulatedCapability()
     private var epoch: UInt64 = 0
+    /// Of the process that has the volume attached.
+    private var instance = Identifier.zero
+    /// What it knows of the volume's writer.
+    private var writerGeneration: UInt64?
     private var isShared = false
+    private var isVisiting = false
+    private var visitedAt = 0
     var ledger = SessionLedger()
     private var owesFlushFailure = false
     private var leftovers: [ChannelRequest] = unsafe []
@@ -105,6 +111,7 @@ final class SimulatedClient {
         var repeated = 0
         var sessionsLost = 0
         var unknown = 0
+        var superseded = 0
         var givenUp = 0
         var compared = 0
         var miscompared = 0
@@ -140,7 +147,7 @@ final class SimulatedClient {
             attach()
         case .attaching: return connectMore()
         case .attached:
-            if !isCalm, world.random.once(in: 60) {
+            if !isCalm, isVisiting ? counts.completed > visitedAt + 2 : world.random.once(in: 60) {
                 world.note("leaves", number)
                 phase = .leaving
                 return true
@@ -153,10 +160,21 @@ final class SimulatedClient {
         return true
     }
 
+    /// Attaches, does a little, and leaves.
+    func visit() {
+        guard phase == .detached, world.issuesCapabilities else { return }
+        attach()
+        isVisiting = true
+        visitedAt = counts.completed
+    }
+
     private func attach() {
+        isVisiting = false
         world.note("attaches", number)
         phase = .attaching
         counts.attachments += 1
+        instance = Identifier.random(using: world.identifiers)
+        writerGeneration = nil
         ledger = SessionLedger()
         capability = world.issue(to: self)
         grant = world.grant(to: self, by: capability)
@@ -172,7 +190,7 @@ final class SimulatedClient {
         world.note("connects", number, connection.number)
         channel.connection = connection
         channel.state = .greeting
-        var hello = Hello(features: .resume, slots: 4)
+        var hello = Hello(features: .resume, slots: 4, instance: instance)
         if let session {
             hello.session = session
             hello.secret = secret
@@ -395,11 +413,23 @@ final class SimulatedClient {
             }
             channel.connection?.send(header.bytes + body)
         case .state(let handle, let state):
+            guard !isStale(state) else {
+                counts.superseded += 1
+                return detach("finds that somebody else has written")
+            }
             if channel.state == .opening { opened(channel, handle, state) } else { renewed(channel) }
         case .done, .event: break
         case .settled: settle()
         case .refused(let opcode, let status, _): refused(channel, opcode, status)
         }
+    }
+
+    /// Whether somebody else has had the volume for writing since this client knew who had.
+    private func isStale(_ state: ResourceState) -> Bool {
+        guard state.accessMode == .singleWriter else { return false }
+        let known = writerGeneration ?? state.writerGeneration
+        writerGeneration = state.writerGeneration
+        return known != state.writerGeneration && world.bug != .clientIgnoresWriters
     }
 
     private func opened(_ channel: SimulatedChannel, _ handle: UInt32, _ state: ResourceState) {

@@ -57,7 +57,9 @@ final class SimulatedServer {
         for (id, expiry) in world.revoked {
             set(.revokeCapability(id, expiry: expiry, reason: "test"))
         }
-        set(.restoreSessions(world.store.sessions.values.sorted { $0.id < $1.id }))
+        set(
+            .restoreSessions(
+                world.store.sessions.values.sorted { $0.id < $1.id }, writers: world.store.writers))
     }
 
     /// Performs an action to its end, before anything else happens.

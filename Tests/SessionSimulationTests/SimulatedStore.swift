@@ -7,16 +7,20 @@ import Core
 final class SimulatedStore {
     private enum Entry {
         case save(Identifier, SavedSession?)
+        case saveWriter(Identifier, VolumeWriter?)
         case call(@Sendable (Bool) -> Void)
     }
 
     private var queue = Deque<Entry>()
     private(set) var sessions: [Identifier: SavedSession] = [:]
+    private(set) var writers: [Identifier: VolumeWriter] = [:]
 
     /// Saves and calls that wait.
     var waiting: Int { queue.count }
 
     func save(_ id: Identifier, _ session: SavedSession?) { queue.append(.save(id, session)) }
+
+    func save(volume: Identifier, _ writer: VolumeWriter?) { queue.append(.saveWriter(volume, writer)) }
 
     func afterSaving(_ body: @escaping @Sendable (Bool) -> Void) { queue.append(.call(body)) }
 
@@ -26,6 +30,7 @@ final class SimulatedStore {
         for _ in 0..<count + 1 {
             switch queue.popFirst() {
             case .save(let id, let session): sessions[id] = session
+            case .saveWriter(let id, let writer): writers[id] = writer
             case .call(let body): body(true)
             case nil: break
             }
@@ -63,6 +68,10 @@ final class StoreOfLife: SessionStore, @unchecked Sendable {
 
     func save(_ id: Identifier, _ session: SavedSession?) {
         if !driver.isDead, bug != .storeForgets { store.save(id, session) }
+    }
+
+    func save(volume: Identifier, _ writer: VolumeWriter?) {
+        if !driver.isDead { store.save(volume: volume, writer) }
     }
 
     func afterSaving(_ body: @escaping @Sendable (Bool) -> Void) {

@@ -66,6 +66,7 @@ import Wire
             #expect(hello.session == (try vector.identifier("session")))
             #expect(hello.secret == (try vector.data("secret")))
             #expect(hello.clientName == (try vector.text("client_name")))
+            #expect(hello.instance == (try vector.identifier("instance")))
             #expect((hello.resumes ?? 0) == (try vector.number("channel")))
             #expect((hello.resumes == nil ? 0 : 1) == (try vector.number("flags") as UInt16))
             #expect(hello.bytes == vector.bytes, "\(vector.name)")
@@ -123,6 +124,7 @@ import Wire
             #expect(state.epoch == (try vector.number("epoch")))
             #expect((state.limits.iops ?? 0) == (try vector.number("iops")))
             #expect((state.limits.bytesPerSecond ?? 0) == (try vector.number("bytes_per_second")))
+            #expect(state.writerGeneration == (try vector.number("writer_generation")))
             #expect(state.bytes == vector.bytes, "\(vector.name)")
         }
     }

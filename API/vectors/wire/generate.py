@@ -26,7 +26,7 @@ def vectors(values):
 
 
 requests = [
-    ("HELLO without a name", RequestHeader(length=82, opcode=Opcode.HELLO)),
+    ("HELLO without a name", RequestHeader(length=98, opcode=Opcode.HELLO)),
     ("OPEN", RequestHeader(length=310, opcode=Opcode.OPEN, slot=0, sequence=1)),
     ("OPEN with the largest body", RequestHeader(length=8202, opcode=Opcode.OPEN, slot=0, sequence=2)),
     ("STAT", RequestHeader(opcode=Opcode.STAT, slot=1, sequence=1, handle=257)),
@@ -90,7 +90,8 @@ events = [
 
 hello = [
     ("everything left to the server", Hello()),
-    ("a new session", Hello(payload_max=1 << 20, slots=64, client_name="node-1 sluice/1.0")),
+    ("a new session", Hello(payload_max=1 << 20, slots=64, client_name="node-1 sluice/1.0",
+                            instance=ID_B)),
     ("joining a session", Hello(1, 3, 131_072, 1, 32, ID_A, SECRET, "knoten-ü")),
     ("the longest name", Hello(client_name="n" * 128)),
     ("resuming channel 3", Hello(features=1, slots=64, session=ID_A, secret=SECRET, client_name="c", channel=3,
@@ -126,11 +127,12 @@ maps = [
 ]
 renew = [("a capability", RenewRequest(b"capability")), ("the longest", RenewRequest(b"c" * 8192))]
 state = [
-    ("a volume", ResourceState(1 << 30, 4096, 1 << 20, 15, 1, 0, 0, 1 << 30, 1_800_000_000, ID_A, ID_B, 3, 0, 0)),
+    ("a volume", ResourceState(1 << 30, 4096, 1 << 20, 15, 1, 0, 0, 1 << 30, 1_800_000_000, ID_A, ID_B, 3, 0, 0,
+                                 7)),
     ("read only, with limits and a range after the end", ResourceState(
         4096, 512, 512, 1, 1, 1, 2048, 1 << 40, 1, ID_A, ID_B, 0, 1000, 10 << 20)),
     ("the largest", ResourceState((1 << 63) - 4096, 65_536, 1 << 20, 1023, 3, 2, 0, (1 << 64) - 1,
-                                  (1 << 64) - 1, ID_A, ID_B, (1 << 64) - 1, 1, 1)),
+                                  (1 << 64) - 1, ID_A, ID_B, (1 << 64) - 1, 1, 1, (1 << 64) - 1)),
 ]
 
 
@@ -143,13 +145,13 @@ reject_headers = [
                                                       count=(1 << 20) + 1), "PROTOCOL_VIOLATION"),
     ("all ones", "request", RequestHeader(0xFFFFFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF,
                                           0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF), "PROTOCOL_VIOLATION"),
-    ("HELLO a second time", "request", RequestHeader(length=82, opcode=Opcode.HELLO), "PROTOCOL_VIOLATION"),
+    ("HELLO a second time", "request", RequestHeader(length=98, opcode=Opcode.HELLO), "PROTOCOL_VIOLATION"),
     ("READ before HELLO", "greeting", good(), "PROTOCOL_VIOLATION"),
     ("all zero before HELLO", "greeting", RequestHeader(), "PROTOCOL_VIOLATION"),
     ("HELLO longer than allowed", "greeting", RequestHeader(length=513, opcode=Opcode.HELLO), "PROTOCOL_VIOLATION"),
     ("HELLO without a body", "greeting", RequestHeader(opcode=Opcode.HELLO), "BAD_LENGTH"),
-    ("HELLO on a slot", "greeting", RequestHeader(length=82, opcode=Opcode.HELLO, slot=1), "BAD_FRAME"),
-    ("HELLO with a sequence", "greeting", RequestHeader(length=82, opcode=Opcode.HELLO, sequence=1), "BAD_FRAME"),
+    ("HELLO on a slot", "greeting", RequestHeader(length=98, opcode=Opcode.HELLO, slot=1), "BAD_FRAME"),
+    ("HELLO with a sequence", "greeting", RequestHeader(length=98, opcode=Opcode.HELLO, sequence=1), "BAD_FRAME"),
     ("reserved field", "request", good(reserved=1), "BAD_FRAME"),
     ("unknown flag", "request", good(opcode=Opcode.WRITE, length=4096, flags=4), "BAD_FRAME"),
     ("FUA on READ", "request", good(flags=Flags.FUA), "BAD_FRAME"),
@@ -202,7 +204,7 @@ reject_bodies = [
     ("hello", "empty", b"", "BAD_FRAME"),
     ("hello", "another magic", patched(h, 0, b"SLUICE/2"), "BAD_FRAME"),
     ("hello", "HTTP", b"GET / HTTP/1.1\r\nHost: sluice\r\n\r\n".ljust(120, b" "), "BAD_FRAME"),
-    ("hello", "cut short", h.encode()[:81], "BAD_FRAME"),
+    ("hello", "cut short", h.encode()[:97], "BAD_FRAME"),
     ("hello", "cut in the name", h.encode()[:-1], "BAD_FRAME"),
     ("hello", "a byte too many", h.encode() + b"x", "BAD_FRAME"),
     ("hello", "reserved bits", patched(h, 31, b"\1"), "BAD_FRAME"),
@@ -214,7 +216,7 @@ reject_bodies = [
     ("hello", "versions reversed", Hello(version_min=2, version_max=1).encode(), "BAD_FRAME"),
     ("hello", "a later version only", Hello(version_min=2, version_max=9).encode(), "VERSION_MISMATCH"),
     ("hello", "name too long", Hello(client_name="n" * 129).encode(), "BAD_FRAME"),
-    ("hello", "name is not UTF-8", patched(Hello(client_name="nn"), 82, b"\xc3\x28"), "BAD_FRAME"),
+    ("hello", "name is not UTF-8", patched(Hello(client_name="nn"), 98, b"\xc3\x28"), "BAD_FRAME"),
     ("hello", "name with an escape", Hello(client_name="\x1b[2J").encode(), "BAD_REQUEST"),
     ("hello", "secret without a session", Hello(secret=SECRET).encode(), "BAD_REQUEST"),
     ("helloReply", "another magic", patched(r, 0, b"SLUICE/2"), "BAD_FRAME"),

@@ -102,7 +102,7 @@ class Channel:
                  server_name: str | None = None, timeout: float = 30.0, hello: bool = True,
                  client_name: str = "python", slots: int = 0, payload_max: int = 0,
                  session: bytes = frames.ZERO_ID, secret: bytes = frames.ZERO_SECRET, features: int = 0,
-                 lost: "Channel | None" = None):
+                 instance: bytes = frames.ZERO_ID, lost: "Channel | None" = None):
         self._dialled = {"address": address, "cafile": cafile, "certfile": certfile, "keyfile": keyfile,
                          "server_name": server_name, "timeout": timeout, "client_name": client_name}
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -136,7 +136,7 @@ class Channel:
                     channel=lost.granted.channel, flags=frames.HELLO_RESUMES))
             elif hello:
                 self.hello(Hello(payload_max=payload_max, slots=slots, session=session, secret=secret,
-                                 client_name=client_name, features=features))
+                                 client_name=client_name, features=features, instance=instance))
         except BaseException:
             self.socket.close()
             raise

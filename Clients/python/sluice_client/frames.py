@@ -34,12 +34,12 @@ ZERO_SECRET = bytes(32)
 
 _REQUEST = struct.Struct("<IHHHHIIIQ")
 _REPLY = struct.Struct("<IHHHHIQQ")
-_HELLO = struct.Struct("<8sHHIQHHHH16s32s")
+_HELLO = struct.Struct("<8sHHIQHHHH16s32s16s")
 _HELLO_REPLY = struct.Struct("<8sHHIQ16s32sHHHHII16s")
 _OPEN = struct.Struct("<BBHI")
 _COPY = struct.Struct("<IIQ")
 _EXTENT = struct.Struct("<QII")
-_STATE = struct.Struct("<QIIIBBHQQQ16s16sQQQ")
+_STATE = struct.Struct("<QIIIBBHQQQ16s16sQQQQ")
 
 
 class Opcode(enum.IntEnum):
@@ -304,11 +304,13 @@ class Hello:
     client_name: str = ""
     channel: int = 0
     flags: int = 0
+    instance: bytes = ZERO_ID
 
     def encode(self) -> bytes:
         return _HELLO.pack(
             MAGIC, self.version_min, self.version_max, self.payload_max,
             self.features, self.slots, self.channel, self.flags, 0, self.session, self.secret,
+            self.instance,
         ) + _text(self.client_name)
 
     @classmethod
@@ -316,7 +318,7 @@ class Hello:
         if data[:8] != MAGIC or len(data) < _HELLO.size:
             raise FrameError(Status.BAD_FRAME, "HELLO has another magic or is too short")
         (_, low, high, payload, features, slots, channel, flags, reserved, session,
-         secret) = _HELLO.unpack_from(data)
+         secret, instance) = _HELLO.unpack_from(data)
         if low > high or reserved or flags & ~HELLO_RESUMES:
             raise FrameError(Status.BAD_FRAME, "HELLO has reserved bits set or its versions reversed")
         if not low <= VERSION <= high:
@@ -329,7 +331,8 @@ class Hello:
                 raise FrameError(Status.BAD_REQUEST, "HELLO resumes a channel without session or RESUME")
         elif channel:
             raise FrameError(Status.BAD_REQUEST, "HELLO names a channel that it does not resume")
-        return cls(low, high, payload, features, slots, session, secret, name, channel, flags)
+        return cls(low, high, payload, features, slots, session, secret, name, channel, flags,
+                   instance)
 
 
 @dataclass
@@ -479,25 +482,26 @@ class ResourceState:
     epoch: int = 0
     iops: int = 0
     bytes_per_second: int = 0
+    writer_generation: int = 0
 
     def encode(self) -> bytes:
         return _STATE.pack(
             self.size, self.block_size, self.transfer_max, self.rights, self.kind, self.access_mode, 0,
             self.range_offset, self.range_length, self.expiry, self.resource, self.capability,
-            self.epoch, self.iops, self.bytes_per_second,
+            self.epoch, self.iops, self.bytes_per_second, self.writer_generation,
         )
 
     @classmethod
     def decode(cls, data: bytes) -> "ResourceState":
         if len(data) != _STATE.size:
-            raise FrameError(Status.BAD_FRAME, "the resource state is not 104 bytes long")
+            raise FrameError(Status.BAD_FRAME, "the resource state is not 112 bytes long")
         (size, block, transfer, rights, kind, mode, reserved, start, length,
-         expiry, resource, capability, epoch, iops, bandwidth) = _STATE.unpack(data)
+         expiry, resource, capability, epoch, iops, bandwidth, generation) = _STATE.unpack(data)
         if (reserved or size > VOLUME_MAX or not 1 <= kind <= 3 or mode > 2 or start + length >= 1 << 64
                 or not 1 <= block <= 65_536 or block & (block - 1) or not block <= transfer <= PAYLOAD_MAX):
             raise FrameError(Status.BAD_FRAME, "the resource state holds impossible values")
         return cls(size, block, transfer, rights, kind, mode, start, length, expiry,
-                   resource, capability, epoch, iops, bandwidth)
+                   resource, capability, epoch, iops, bandwidth, generation)
 
 
 @dataclass

@@ -18,7 +18,8 @@ BACKOFF_MAX = 1.0
 _TRY_AGAIN = frozenset({Status.BUSY, Status.DRAINING, Status.WRITER_CONFLICT, Status.TOO_MANY_CHANNELS})
 
 
-_SHARED = 2
+_SINGLE_WRITER, _SHARED = 0, 2
+_MUTATING = Rights.WRITE | Rights.DISCARD
 _RESTARTED = 2
 _CHANGES = (Opcode.WRITE, Opcode.WRITE_ZEROES, Opcode.DISCARD, Opcode.COPY_RANGE)
 
@@ -156,6 +157,8 @@ class Session:
             handle, state = self._open(channel)
             if state.epoch != self.state.epoch:
                 raise SessionLost("the volume was taken from the session")
+            if self._is_stale(state):
+                raise SessionLost("another node wrote to the volume while this one was away")
             if channel.granted.resumption == _RESTARTED:
                 self._conclude_unknown(channel, state)
             channel.repeat(handle)
@@ -168,6 +171,11 @@ class Session:
         self.resumptions += 1
         if self._on_resume:
             self._on_resume(channel.granted.resumption)
+
+    def _is_stale(self, state: ResourceState) -> bool:
+        """Whether the session had lost its claim, and somebody else has had it since."""
+        return (state.access_mode == self.state.access_mode == _SINGLE_WRITER and state.rights & _MUTATING != 0
+                and state.writer_generation != self.state.writer_generation)
 
     @staticmethod
     def _conclude_unknown(channel: Channel, state: ResourceState) -> None:

@@ -4,14 +4,29 @@ import Logging
 import Services
 import Synchronization
 
-/// Writes sessions that may write into the catalog: whatever has come together while the last transaction was written
+/// Writes sessions that may write, and the writers of volumes, into the catalog: whatever has come together while the last transaction was written
 /// goes into the next one.
 ///
 /// Any thread; nothing waits.
 public final class SessionKeeper: SessionStore {
+    /// What is to be written.
+    private struct Batch: Sendable {
+        /// The latest of each session, nil to forget it.
+        var sessions: [Identifier: SavedSession?] = [:]
+        /// The latest of each volume, nil to forget it.
+        var writers: [Identifier: VolumeWriter?] = [:]
+
+        var isEmpty: Bool { sessions.isEmpty && writers.isEmpty }
+
+        /// Takes in what was to be written before, where nothing newer is.
+        mutating func merge(older: Batch) {
+            sessions.merge(older.sessions) { newer, _ in newer }
+            writers.merge(older.writers) { newer, _ in newer }
+        }
+    }
+
     private struct State {
-        /// What is to be written: the latest of each session, nil to forget it.
-        var pending: [Identifier: SavedSession?] = [:]
+        var pending = Batch()
         /// Who waits for that.
         var waiters: [@Sendable (Bool) -> Void] = []
         /// Who waits for the transaction that is being written.
@@ -35,12 +50,22 @@ public final class SessionKeeper: SessionStore {
     /// Queues a change.
     public func save(_ id: Identifier, _ session: SavedSession?) {
         let isFirst = state.withLock { state in
-            if session == nil, state.pending[id] == nil, !state.isWriting,
+            if session == nil, state.pending.sessions[id] == nil, !state.isWriting,
                 store.get(SessionRecord.self, id.hex) == nil
             {
                 return false
             }
-            state.pending.updateValue(session, forKey: id)
+            state.pending.sessions.updateValue(session, forKey: id)
+            defer { state.isWriting = true }
+            return !state.isWriting
+        }
+        if isFirst { write() }
+    }
+
+    /// Queues a change.
+    public func save(volume: Identifier, _ writer: VolumeWriter?) {
+        let isFirst = state.withLock { state in
+            state.pending.writers.updateValue(writer, forKey: volume)
             defer { state.isWriting = true }
             return !state.isWriting
         }
@@ -70,7 +95,7 @@ public final class SessionKeeper: SessionStore {
                     let all = waiters + state.writingFor
                     state.writingFor = []
                     // What could not be written comes before, or with, whatever is written next.
-                    if !isSaved { state.pending.merge(batch) { newer, _ in newer } }
+                    if !isSaved { state.pending.merge(older: batch) }
                     return all
                 }
                 for waiter in all { waiter(isSaved) }
@@ -80,26 +105,34 @@ public final class SessionKeeper: SessionStore {
     }
 
     /// What is to be written next; nil ends the writing.
-    private func next() -> ([Identifier: SavedSession?], [@Sendable (Bool) -> Void])? {
+    private func next() -> (Batch, [@Sendable (Bool) -> Void])? {
         state.withLock { state in
             guard !state.pending.isEmpty else {
                 state.isWriting = false
                 return nil
             }
             let next = (state.pending, state.waiters)
-            state.pending = [:]
+            state.pending = Batch()
             state.waiters = []
             return next
         }
     }
 
-    private func commit(_ batch: [Identifier: SavedSession?]) async -> Bool {
+    private func commit(_ batch: Batch) async -> Bool {
         do throws(CatalogError) {
             var changes = RecordChanges()
-            for (id, session) in batch {
+            for (id, session) in batch.sessions {
                 let known = store.get(SessionRecord.self, id.hex)
                 if let session {
                     try changes.put(SessionRecord(session, bootID: bootID), over: known?.revision ?? 0)
+                } else if let known {
+                    changes.delete(known)
+                }
+            }
+            for (id, writer) in batch.writers {
+                let known = store.get(WriterRecord.self, id.hex)
+                if let writer {
+                    try changes.put(WriterRecord(id, writer), over: known?.revision ?? 0)
                 } else if let known {
                     changes.delete(known)
                 }
@@ -118,7 +151,7 @@ extension SessionRecord {
         self.init(
             id: session.id, secret: Hex.encode(session.secret.copied), thumbprint: session.thumbprint,
             clientName: session.clientName, peerAddress: session.peerAddress, since: session.since,
-            node: session.node,
+            node: session.node, instance: session.instance == .zero ? nil : session.instance,
             claims: session.claims.map {
                 Claim(
                     volume: $0.volume, since: $0.since, capability: $0.capability, subject: $0.subject,
@@ -132,12 +165,28 @@ extension SessionRecord {
         guard !claims.isEmpty, let secret = Hex.decode(secret) else { return nil }
         return SavedSession(
             id: id, secret: SecretBytes(secret), thumbprint: thumbprint, clientName: clientName,
-            peerAddress: peerAddress, since: since, node: node,
+            peerAddress: peerAddress, since: since, node: node, instance: instance ?? .zero,
             claims: claims.map {
                 SavedSession.Claim(
                     volume: $0.volume, since: $0.since, capability: $0.capability, subject: $0.subject,
                     nodeEpoch: $0.nodeEpoch, resourceEpoch: $0.resourceEpoch, expiry: $0.expiry)
             })
+    }
+}
+
+extension WriterRecord {
+    init(_ volume: Identifier, _ writer: VolumeWriter) {
+        self.init(
+            volume: volume, generation: writer.generation, thumbprint: writer.holder?.thumbprint,
+            instance: writer.holder?.instance)
+    }
+
+    var writer: VolumeWriter {
+        var holder: VolumeWriter.Holder?
+        if let thumbprint, let instance {
+            holder = VolumeWriter.Holder(thumbprint: thumbprint, instance: instance)
+        }
+        return VolumeWriter(generation: generation, holder: holder)
     }
 }
 
@@ -157,7 +206,11 @@ extension ControlPlane {
                 ? record.session { lasting.contains($0.volume) } : nil
             if let session { sessions.append(session) } else { keeper.save(record.id, nil) }
         }
-        try await perform(.restoreSessions(sessions))
+        var writers: [Identifier: VolumeWriter] = [:]
+        for stored in store.all(WriterRecord.self) {
+            writers[stored.record.volume] = stored.record.writer
+        }
+        try await perform(.restoreSessions(sessions, writers: writers))
     }
 }
 

@@ -17,6 +17,8 @@ public enum ChannelError: Error, Sendable, CustomStringConvertible {
     case timedOut(String)
     /// The connection ended, or broke, without this side's doing.
     case lost(String)
+    /// Others may have changed the volume while this side had no claim to it; the text says what tells.
+    case superseded(String)
     /// This side closed the channel.
     case closed
 
@@ -32,6 +34,7 @@ public enum ChannelError: Error, Sendable, CustomStringConvertible {
         case .violation(let text): "the server broke the protocol: \(text)"
         case .timedOut(let what): "the server did not answer in time: \(what)"
         case .lost(let reason): "the connection was lost: \(reason)"
+        case .superseded(let text): text
         case .closed: "the channel is closed"
         }
     }
@@ -43,6 +46,7 @@ public enum ChannelError: Error, Sendable, CustomStringConvertible {
     public var status: Status {
         switch self {
         case .unreachable, .lost, .closed: .ioError
+        case .superseded: .staleEpoch
         case .tls(let error): error.kind == .denied ? .denied : .ioError
         case .refused(_, let status, _): status
         case .violation: .protocolViolation

@@ -1,4 +1,5 @@
 import Core
+import Reactor
 import TLS
 import Wire
 
@@ -72,11 +73,14 @@ public struct SessionTicket: Sendable {
     public let session: Identifier
     /// Its secret.
     public let secret: SecretBytes
+    /// Who began it.
+    public let instance: Identifier
 
     /// A ticket from its parts.
-    public init(session: Identifier, secret: SecretBytes) {
+    public init(session: Identifier, secret: SecretBytes, instance: Identifier) {
         self.session = session
         self.secret = secret
+        self.instance = instance
     }
 }
 
@@ -90,6 +94,8 @@ public struct ChannelOptions: Sendable {
     public var clientName = "sluice"
     /// The session to join; nil starts one.
     public var ticket: SessionTicket?
+    /// Who begins a session: the next session of the same instance is the same writer to the server.
+    public var instance = Identifier.random(using: SystemRandom())
     /// Asks for the feature RESUME: the channel's session goes on when the connection is lost, and requests in
     /// flight wait for another one. For clients that make one.
     var outlivesConnections = false

@@ -33,7 +33,7 @@ extension DataChannel {
         var hello = Hello(
             payloadBytesMax: options.payloadBytesMax, features: options.outlivesConnections ? .resume : [],
             slots: UInt16(min(max(options.depth, 1) + 1, Limits.slotsPerChannelMax)),
-            clientName: options.clientName)
+            instance: options.instance, clientName: options.clientName)
         if core.isSuspended {
             hello.resumes = core.greeting?.channel
             hello.slots = UInt16(core.slots)

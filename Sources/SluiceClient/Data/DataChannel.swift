@@ -160,7 +160,8 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     /// joined.
     public var ticket: SessionTicket? {
         guard let greeting, greeting.secret.contains(where: { $0 != 0 }) else { return nil }
-        return SessionTicket(session: greeting.session, secret: SecretBytes(greeting.secret))
+        return SessionTicket(
+            session: greeting.session, secret: SecretBytes(greeting.secret), instance: options.instance)
     }
 
     /// Turns a capability (binary form) into a handle. `rights` empty: all that it and the access mode allow.

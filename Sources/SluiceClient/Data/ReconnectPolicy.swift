@@ -88,7 +88,10 @@ enum ReconnectVerdict: Equatable {
 
     init(_ error: ChannelError) {
         guard case .refused(let opcode, let status, _) = error else {
-            if case .closed = error { self = .final } else { self = .retry }
+            switch error {
+            case .closed, .superseded: self = .final
+            case .unreachable, .tls, .refused, .violation, .timedOut, .lost: self = .retry
+            }
             return
         }
         switch (opcode, status) {

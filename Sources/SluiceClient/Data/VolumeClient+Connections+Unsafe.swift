@@ -66,6 +66,7 @@ extension VolumeClient {
                     .open, .staleEpoch,
                     message: "the volume was given to others while the connection was lost"))
         }
+        if let stale = staleness(under: resource) { return end(stale) }
         conflictSince = nil
         member.handle = handle
         let grown = state.map { $0.size != resource.size } ?? false
@@ -73,6 +74,16 @@ extension VolumeClient {
         let event = ChannelEvent.resized(handle: handle, size: resource.size)
         if grown, seen.isNew(event) { delegate?.volumeEvent(self, event) }
         channel.repeatUnanswered(handle: handle, isShared: resource.accessMode == .shared)
+    }
+
+    /// Why what this side remembers of the volume is not true any more, if somebody else has had it for writing since.
+    func staleness(under resource: ResourceState) -> ChannelError? {
+        let isAlone = resource.accessMode == .singleWriter && state?.accessMode ?? .singleWriter == .singleWriter
+        guard isAlone, resource.rights.contains(.write) || resource.rights.contains(.discard),
+            let known = state?.writerGeneration ?? options.knownGeneration,
+            known != resource.writerGeneration
+        else { return nil }
+        return .superseded("another node wrote to the volume while this one was away")
     }
 
     private func notOpened(_ member: VolumeMember, _ error: ChannelError) {

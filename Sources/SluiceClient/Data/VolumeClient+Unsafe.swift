@@ -69,6 +69,7 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
         self.delegate = delegate
         places = ServerPlaces(options.addresses)
         ticketOfSession = options.channel.ticket
+        if let ticket = options.channel.ticket { self.options.channel.instance = ticket.instance }
         // Whoever is succeeded may have written what was not flushed.
         if options.succeedsSession { ledger.changed() }
     }
@@ -177,6 +178,10 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
                 guard waiting == 0 else { return }
                 switch outcome {
                 case .success(let renewed):
+                    if let stale = staleness(under: renewed) {
+                        end(stale)
+                        return completion(.failure(stale))
+                    }
                     state = renewed
                     completion(.success(renewed))
                 case .failure(let error): completion(.failure(error))

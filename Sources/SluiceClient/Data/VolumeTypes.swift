@@ -27,6 +27,8 @@ public struct VolumeClientOptions: Sendable {
     /// Whether a session that is lost is followed by a new one, even if it is another's that was joined: its
     /// beginner goes away.
     public var succeedsSession = false
+    /// The writer generation that somebody knew whose place the client takes; nil if it takes nobody's.
+    public var knownGeneration: UInt64?
     /// Whether lost connections are made again, and requests wait for that.
     public var reconnects = true
     /// How long that is tried, in seconds, before the client ends; nil for ever.
