@@ -14,7 +14,7 @@ extension DataConnection {
         shard.scheduleOutput(self)
     }
 
-    /// Sends what waits, up to `piece` bytes and a reply more, and returns how many bytes that are; stops receiving
+    /// Sends what waits, up to `piece` bytes and a record more, and returns how many bytes that are; stops receiving
     /// while a request waits for room.
     func flush(_ piece: Int) -> Int {
         isFlushScheduled = false
@@ -45,13 +45,17 @@ extension DataConnection {
     /// Whether everything that was taken is answered and the answers are on their way.
     private var isAnswered: Bool {
         guard let channel else { return true }
-        return !channel.hasOutput && channel.unansweredRequests <= (hasHalfRequest ? 1 : 0)
+        return unsafe !channel.hasOutput && rest.isEmpty && channel.unansweredRequests <= (hasHalfRequest ? 1 : 0)
     }
 
     /// Gathers replies into full records until there is nothing more, or enough for one send.
     private func encrypt(_ channel: ServiceChannel, _ piece: Int) throws(TLSError) {
         recordUsed = 0
         while tls.output.pendingBytes < piece {
+            if unsafe !rest.isEmpty {
+                try gatherRest(piece, channel)
+                continue
+            }
             if let frame = services.takeFrame(channel) {
                 try unsafe frame.span.withUnsafeBytes { bytes throws(TLSError) in try unsafe gather(bytes) }
                 continue
@@ -61,10 +65,24 @@ extension DataConnection {
             guard let base = unsafe shard.record.baseAddress else { return }
             unsafe reply.header.store(base + recordUsed)
             recordUsed += Limits.headerBytes
-            if unsafe reply.payload.count > 0 { try unsafe gather(reply.payload) }
-            unsafe services.release(channel, slot: reply.slot)
+            if unsafe reply.payload.isEmpty {
+                unsafe services.release(channel, slot: reply.slot)
+            } else {
+                unsafe rest = unsafe reply.payload
+                restSlot = unsafe reply.slot
+            }
         }
         try flushRecord()
+    }
+
+    /// Adds of the payload in hand what fills the record or the piece; the slot is given back after the last of it.
+    private func gatherRest(_ piece: Int, _ channel: ServiceChannel) throws(TLSError) {
+        let room = max(Limits.recordBytes - recordUsed, piece - tls.output.pendingBytes)
+        let count = unsafe min(rest.count, room)
+        let bytes = unsafe UnsafeRawBufferPointer(rebasing: rest[..<count])
+        unsafe rest = unsafe UnsafeRawBufferPointer(rebasing: rest[count...])
+        try unsafe gather(bytes)
+        if unsafe rest.isEmpty { services.release(channel, slot: restSlot) }
     }
 
     /// Adds bytes to the record in hand; whole records' worth of a long payload is encrypted from where it lies.
@@ -112,7 +130,7 @@ extension DataConnection {
         guard phase != .closed else { return }
         guard isComplete else { return teardown() }
         // What has become ready meanwhile goes out at the end of this batch, together.
-        if tls.output.pendingBytes > 0 || channel?.hasOutput == true || phase == .closing || isFinishing {
+        if unsafe tls.output.pendingBytes > 0 || !rest.isEmpty || channel?.hasOutput == true || phase == .closing || isFinishing {
             scheduleFlush()
         }
     }

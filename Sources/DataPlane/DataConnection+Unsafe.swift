@@ -52,6 +52,8 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     /// Whether it is received from piece by piece, in its turn, because it sends much and others are there.
     private var isMetered = false
     private var isInputScheduled = false
+    /// Whether what has arrived waits for its session's turn.
+    private var isInputPutOff = false
     private var isPolling = false
 
     var sending: OutputBuffer?
@@ -59,6 +61,9 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     var isFlushScheduled = false
     /// Bytes of the shard's record that are filled, while it is this connection's.
     var recordUsed = 0
+    /// What is left of the payload of a reply of which a part has been encrypted, and its slot.
+    var rest = unsafe UnsafeRawBufferPointer(start: nil, count: 0)
+    var restSlot: UInt16 = 0
 
     let begunAt: UInt64
     var sendBegunAt: UInt64 = 0
@@ -123,6 +128,8 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         if result > 0, flags.more { return result >= Limits.meteredBytesMin ? meter() : () }
         if result <= 0, result != -ECANCELED, result != -ENOBUFS {
             peerHasClosed = true
+            // What was put off may end with the client's word that it closes.
+            if isInputPutOff, reader.part != .waiting, !isFinishing { pump() }
             // Half a frame that the peer left behind is not executed.
             return teardown()
         }
@@ -156,9 +163,26 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         reactor.cancel(target: target, token: Token.receive)
     }
 
-    /// Receives a piece, of a metered connection; returns how many bytes that were.
+    /// Has what has arrived wait: the wake-up has taken up as many requests as others can be made to wait for.
+    private func putInputOff() {
+        isInputPutOff = true
+        guard !isInputScheduled else { return }
+        isInputScheduled = true
+        shard.scheduleInput(self)
+    }
+
+    /// Takes up what was put off, or receives a piece, of a metered connection; returns how many bytes that were.
     func receivePiece(_ buffer: UnsafeMutableRawBufferPointer) -> Int {
         isInputScheduled = false
+        if isInputPutOff {
+            isInputPutOff = false
+            let count = tls.unreadInputBytes
+            if phase == .open, reader.part != .waiting, !isFinishing {
+                pump()
+                if !isReceiving, reader.part != .waiting { receive() }
+            }
+            return count - tls.unreadInputBytes
+        }
         guard isMetered, !isReceiving, reader.part != .waiting, phase == .open, let target else { return 0 }
         let count = unsafe Glibc.recv(fd, buffer.baseAddress, buffer.count, Int32(MSG_DONTWAIT))
         guard count > 0 else {
@@ -183,7 +207,11 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         guard phase != .closing, phase != .lingering, phase != .closed else { return }
         heardAt = reactor.now
         unsafe tls.feed(ciphertext)
-        if reader.part != .waiting, !isFinishing { pump() }
+        if isInputPutOff || (phase == .open && reader.part != .waiting && !shard.hasTimeForInput) {
+            putInputOff()
+        } else if reader.part != .waiting, !isFinishing {
+            pump()
+        }
         tls.endInput()
         if tls.unreadInputBytes > Limits.unreadBytesMax { close("it sends more than it was told to") }
     }
@@ -292,6 +320,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     /// Offers the header in hand to the services.
     private func accept() {
         guard let channel else { return }
+        shard.acceptedRequests += 1
         if phase == .greeting {
             let status = reader.header.validate(.greeting)
             guard status == .ok else {
@@ -497,6 +526,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         timer = nil
         self.target = nil
         if let channel {
+            unsafe rest = unsafe UnsafeRawBufferPointer(start: nil, count: 0)
             services.detach(channel, isClosedByClient: isClosedByClient)
             self.channel = nil
         }

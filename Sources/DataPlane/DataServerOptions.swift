@@ -45,8 +45,13 @@ extension Limits {
     static let directBytesMin = 4096
     /// What one wake-up sends, and what it receives of those who send much, when several sessions share a reactor.
     static let sharedTurnBytes = 64 << 10
-    /// How much ciphertext is made for one of them before it is another's turn; one further reply may exceed it.
+    /// How much ciphertext is made for one of them before it is another's turn; a record may exceed it.
     static let sharedPieceBytes = 32 << 10
+    /// The same where some of them are gentle.
+    static let mixedTurnBytes = 16 << 10
+    static let mixedPieceBytes = 16 << 10
+    /// Requests that a wake-up takes up then before those of others are put off.
+    static let mixedTurnRequests = 32
     /// What a turn costs beside its bytes.
     static let turnCost = 1024
     /// A connection that sends this much at once is metered, in bytes, when several sessions share a reactor.

@@ -35,6 +35,8 @@ final class DataShard: BatchTarget {
     private var turn: UInt64 = 0
     private var sentBytes = 0
     private var receivedBytes = 0
+    /// Requests that this wake-up has taken up.
+    var acceptedRequests = 0
     private var connections: [ObjectIdentifier: DataConnection] = [:]
     private var isStopping = false
     private var drained: (() -> Void)?
@@ -87,24 +89,49 @@ final class DataShard: BatchTarget {
     /// Sends and receives for as many as a wake-up has time for: others must not wait long for their turn.
     func batchEnded() {
         isScheduled = false
-        if reactor.turn != turn {
-            turn = reactor.turn
-            (sentBytes, receivedBytes) = (0, 0)
-        }
-        let isShared = services.isShared
-        let most = isShared ? Limits.sharedTurnBytes : Int.max
-        let piece = isShared ? Limits.sharedPieceBytes : options.outputBytesTarget
-        while let (connection, flow) = outputs.next(onlyFresh: sentBytes >= most) {
+        beginTurn()
+        let (most, piece) = share
+        // Who wants something for the first time is not to wait for what is sent to others.
+        takeInputs { true }
+        while let (connection, flow, isFresh) = outputs.next(onlyFresh: sentBytes >= most) {
             let bytes = connection.flush(piece)
             outputs.charge(bytes + Limits.turnCost, flow: flow)
             sentBytes += bytes
+            // What is a moment's work to encrypt does not wait for what takes longer.
+            if isFresh, bytes > 0, !outputs.isEmpty { reactor.submit() }
         }
-        while receivedBytes < most, let (connection, flow) = inputs.next(onlyFresh: false) {
+        takeInputs { receivedBytes >= most || !hasTimeForInput }
+        if !outputs.isEmpty || !inputs.isEmpty { schedule() }
+    }
+
+    /// Has connections receive, of whoever's turn it is, or only of those that wanted nothing lately.
+    private func takeInputs(onlyFresh: () -> Bool) {
+        while let (connection, flow, _) = inputs.next(onlyFresh: onlyFresh()) {
             let bytes = unsafe connection.receivePiece(ciphertext)
             inputs.charge(bytes + Limits.turnCost, flow: flow)
             receivedBytes += bytes
         }
-        if !outputs.isEmpty || !inputs.isEmpty { schedule() }
+    }
+
+    /// Whether this wake-up may take up further requests before others had their turn.
+    var hasTimeForInput: Bool {
+        guard services.isMixed else { return true }
+        beginTurn()
+        return acceptedRequests < Limits.mixedTurnRequests
+    }
+
+    private func beginTurn() {
+        guard reactor.turn != turn else { return }
+        turn = reactor.turn
+        (sentBytes, receivedBytes, acceptedRequests) = (0, 0, 0)
+    }
+
+    /// How much a wake-up sends, and receives of those who send much, and how much of that for one connection.
+    private var share: (turn: Int, piece: Int) {
+        if !services.isShared { return (.max, options.outputBytesTarget) }
+        return services.isMixed
+            ? (Limits.mixedTurnBytes, Limits.mixedPieceBytes)
+            : (Limits.sharedTurnBytes, Limits.sharedPieceBytes)
     }
 
     // MARK: Connections

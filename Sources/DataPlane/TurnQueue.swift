@@ -31,8 +31,9 @@ struct TurnQueue<Element> {
         fresh.append(flow)
     }
 
-    /// Takes out what is next; with `onlyFresh`, only of a session that wanted nothing lately.
-    mutating func next(onlyFresh: Bool) -> (element: Element, flow: Int)? {
+    /// Takes out what is next, and says whether it is of a session that wanted nothing lately; with `onlyFresh`, only of
+    /// such a one.
+    mutating func next(onlyFresh: Bool) -> (element: Element, flow: Int, isFresh: Bool)? {
         guard count > 0 else { return nil }
         while true {
             let isFresh = !fresh.isEmpty
@@ -40,7 +41,7 @@ struct TurnQueue<Element> {
             guard let flow = isFresh ? fresh.first : old.first else { return nil }
             guard flows[flow].waiting.isEmpty || flows[flow].deficit <= 0 else {
                 count -= 1
-                return (flows[flow].waiting.removeFirst(), flow)
+                return (flows[flow].waiting.removeFirst(), flow, isFresh)
             }
             if isFresh { fresh.removeFirst() } else { old.removeFirst() }
             if !flows[flow].waiting.isEmpty {

@@ -59,6 +59,13 @@ extension Reactor {
         if result < 0 { handleEnterError(-result) }
     }
 
+    /// Hands what is prepared to the kernel now, where it must not wait for the rest of this wake-up.
+    public func submit() {
+        if unsafe sluice_ring_unsubmitted(ring) == 0 { return }
+        let result = unsafe sluice_ring_enter(ring, state.pointee.registeredDescriptor, 0, 0, -1)
+        if result < 0 { handleEnterError(-result) }
+    }
+
     private func poll() {
         // A target may remove itself or another while it runs.
         for target in unsafe state.pointee.polled { target.poll() }

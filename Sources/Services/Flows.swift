@@ -44,6 +44,10 @@ extension ServiceShard {
     @inline(__always)
     public var isShared: Bool { activity.active > 1 }
 
+    /// Whether some of them have but a few requests under way, so that they feel how long a wake-up of others takes.
+    @inline(__always)
+    public var isMixed: Bool { activity.isMixed }
+
     /// Gives a channel that opens something the number of its session.
     func joinFlow(_ channel: ServiceChannel) {
         guard channel.flow == Flows.none, let session = channel.session else { return }

@@ -73,9 +73,11 @@ extension Limits {
     /// Payload bytes, likewise; a single request may always go.
     public static let sharedBytes = 1 << 20
     /// What a session may take in its turn, in bytes of payload and `fairRequestCost` for each request.
-    public static let fairQuantumBytes = 64 << 10
+    public static let fairQuantumBytes = 16 << 10
     /// What a request costs beside its payload, in bytes.
     public static let fairRequestCost = 4096
+    /// The most requests that a gentle session has under way.
+    public static let gentleRequestsMax = 4
     /// How long a session that wants nothing counts among those that share a driver; twice that at most.
     public static let fairPeriodNanoseconds: UInt64 = 100_000_000
 }

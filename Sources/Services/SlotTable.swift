@@ -115,6 +115,8 @@ struct SlotTable {
     private(set) var replies = SlotQueue()
     /// Requests that have begun and are not answered yet.
     private(set) var unanswered = 0
+    /// Requests that have begun and whose answer is not taken for sending yet.
+    var underWay: Int { unanswered + replies.count }
     /// Slots that have not begun a request since their channel was resumed.
     private(set) var recalls = 0
     /// Whether the client has yet to learn that this server does not know what its last requests came to.

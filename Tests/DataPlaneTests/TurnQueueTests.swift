@@ -10,7 +10,7 @@ import Testing
         queue.append(100, flow: 1)
         var bytes = [0, 0]
         for _ in 0..<4000 {
-            guard let (connection, flow) = queue.next(onlyFresh: false) else { break }
+            guard let (connection, flow, _) = queue.next(onlyFresh: false) else { break }
             bytes[flow] += 16 << 10
             queue.charge(16 << 10, flow: flow)
             queue.append(connection, flow: flow)
@@ -39,7 +39,7 @@ import Testing
         queue.append(1, flow: 1)
         var turns = [0, 0]
         for _ in 0..<1000 {
-            guard let (element, flow) = queue.next(onlyFresh: false) else { break }
+            guard let (element, flow, _) = queue.next(onlyFresh: false) else { break }
             turns[flow] += 1
             queue.charge(64 << 10, flow: flow)
             queue.append(element, flow: flow)
