@@ -6,8 +6,10 @@ of reads or writes of another volume of the same pool. Rounds measure the neighb
 what is printed are medians over the rounds.
 
 Server, driver host and both clients share the cores of one machine. So everything is measured twice: with all processes
-alike, and with the server, its driver host and the neighbour at real-time priority. Then the flooder has what is left of
-the CPUs, as on a machine of its own, and what remains of the neighbour's wait is the server's doing. That needs root.
+alike, and with the flooder on the last CPU and all others on the rest of them at real-time priorities, of which the
+neighbour's is the highest, then the network's and the driver host's, then the server's. Then the neighbour, the host and
+the network have a CPU whenever they want it, as if each had its own, nobody waits for what the kernel does for the
+flooder, and what remains of the neighbour's wait is the server's doing. That needs root and two CPUs.
 
     make bench                      or
     Tests/benchmarks/neighbour.py [--rounds N] [--seconds N] [--channels N] [--json FILE]
@@ -31,18 +33,39 @@ FLOODS = {
 }
 
 
-def prefer(pid, is_preferred):
-    """Gives all threads of a process real-time priority, or takes it away."""
-    policy, priority = (os.SCHED_RR, 5) if is_preferred else (os.SCHED_OTHER, 0)
-    for thread in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setscheduler(int(thread.name), policy, os.sched_param(priority))
+SERVER, NETWORK, HOST, NEIGHBOUR = 5, 6, 6, 7
+CPUS = sorted(os.sched_getaffinity(0))
+
+
+def threads(pid):
+    return [int(folder.name) for folder in pathlib.Path(f"/proc/{pid}/task").iterdir()]
+
+
+def prefer(pid, priority):
+    """Gives all threads of a process a real-time priority; 0 takes it away."""
+    policy = os.SCHED_RR if priority else os.SCHED_OTHER
+    for thread in threads(pid):
+        os.sched_setscheduler(thread, policy, os.sched_param(priority))
+
+
+def pin(pid, cpus):
+    """Has all threads of a process run on these CPUs only."""
+    for thread in threads(pid):
+        os.sched_setaffinity(thread, cpus)
+
+
+def network_threads():
+    """The kernel's threads that receive packets when interrupts have too many."""
+    return [int(folder.name) for folder in pathlib.Path("/proc").iterdir()
+            if folder.name.isdigit() and (folder / "comm").read_text().startswith("ksoftirqd/")]
 
 
 def measure(server, options, is_preferred):
     """The neighbour's figures."""
     process = server.start_bench("gentle", "--rw", "randread", "--bs", "4k", "--iodepth", 1, "--time", options.seconds)
     if is_preferred:
-        prefer(process.pid, True)
+        pin(process.pid, CPUS[:-1])
+        prefer(process.pid, NEIGHBOUR)
     report = json.loads(process.communicate(timeout=60)[0])
     assert report["errors"] == 0, report
     return report["read"]["latency"]
@@ -52,6 +75,8 @@ def beside(server, options, is_preferred, rw, size):
     """The neighbour's figures while a flood runs, and what the flood makes of it."""
     flood = server.start_bench("flooded", "--rw", rw, "--bs", size, "--iodepth", 128, "--channels", options.channels,
                                "--time", options.seconds + 2)
+    if is_preferred:
+        pin(flood.pid, CPUS[-1:])
     time.sleep(1)
     try:
         latency = measure(server, options, is_preferred)
@@ -101,12 +126,20 @@ def main():
                   f"requests, {os.cpu_count()} cores, medians of {options.rounds} rounds")
             print("\nall processes alike")
             result["alike"] = series(server, options, False)
-            if os.geteuid() == 0:
+            if os.geteuid() == 0 and len(CPUS) > 1:
                 host = json.loads(server.admin("driver", "show", "ram", "-o", "json"))["pid"]
-                for pid in (server.process.pid, host):
-                    prefer(pid, True)
-                print("\nserver and neighbour before the flooder")
-                result["preferred"] = series(server, options, True)
+                network = network_threads()
+                for pid, priority in ((server.process.pid, SERVER), (host, HOST)):
+                    pin(pid, CPUS[:-1])
+                    prefer(pid, priority)
+                try:
+                    for pid in network:
+                        prefer(pid, NETWORK)
+                    print("\nthe flooder on a CPU of its own, the others before it")
+                    result["preferred"] = series(server, options, True)
+                finally:
+                    for pid in network:
+                        prefer(pid, 0)
         finally:
             server.stop()
     if options.json:
