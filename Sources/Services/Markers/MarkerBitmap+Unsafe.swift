@@ -6,7 +6,7 @@ import Glibc
 /// they were sealed.
 @safe
 final class MarkerBitmap: @unchecked Sendable {
-    /// Valid as long as this.
+    /// For who keeps this for as long as it uses them.
     let bits: MarkerBits
     private let header: MarkerHeader
     private let memory: UnsafeMutableRawPointer
@@ -38,8 +38,25 @@ final class MarkerBitmap: @unchecked Sendable {
         Glibc.close(fd)
     }
 
+    /// See `MarkerBits`.
+    func mark(_ offset: UInt64, _ length: UInt64) {
+        withExtendedLifetime(self) { bits.mark(offset, length) }
+    }
+
+    /// See `MarkerBits`.
+    func run(from offset: UInt64, to end: UInt64) -> (end: UInt64, isChanged: Bool) {
+        withExtendedLifetime(self) { bits.run(from: offset, to: end) }
+    }
+
+    /// How many bytes of a volume of `size` bytes count as changed.
+    func changedBytes(size: UInt64) -> UInt64 {
+        withExtendedLifetime(self) { bits.changedBytes + (size > bits.size ? size - bits.size : 0) }
+    }
+
     /// Whether the bits are as they were when they were sealed; before anybody sets one.
-    func isAsSealed(_ header: MarkerHeader) -> Bool { bits.checksum == header.bitsChecksum }
+    func isAsSealed(_ header: MarkerHeader) -> Bool {
+        withExtendedLifetime(self) { bits.checksum == header.bitsChecksum }
+    }
 
     /// Makes the bits durable and notes that they are whole, when nobody sets any more; answers the errno.
     func seal() -> Int32 {
@@ -47,7 +64,7 @@ final class MarkerBitmap: @unchecked Sendable {
         guard fdatasync(fd) == 0 else { return errno }
         var sealed = header
         sealed.isClosed = true
-        sealed.bitsChecksum = bits.checksum
+        sealed.bitsChecksum = withExtendedLifetime(self) { bits.checksum }
         return MarkerFile.write(sealed, to: fd)
     }
 }

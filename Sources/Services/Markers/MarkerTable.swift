@@ -22,9 +22,9 @@ public struct MarkerInfo: Sendable, Hashable {
     init(_ marker: Marker, size: UInt64) {
         id = marker.id
         isComplete = marker.bitmap != nil
-        if let bits = marker.bitmap?.bits {
-            granularity = 1 << UInt64(bits.shift)
-            changedBytes = bits.changedBytes + (size > bits.size ? size - bits.size : 0)
+        if let bitmap = marker.bitmap {
+            granularity = 1 << UInt64(bitmap.bits.shift)
+            changedBytes = bitmap.changedBytes(size: size)
         } else {
             granularity = 1 << UInt64(MarkerBits.shift(for: max(size, 1)))
             changedBytes = size

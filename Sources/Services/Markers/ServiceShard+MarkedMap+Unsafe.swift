@@ -40,7 +40,7 @@ extension ServiceShard {
                 guard let extent = unsafe BlockExtent.load(base + at) else { return nil }
                 let end = position + extent.length
                 while position < end, unsafe writer.goesOn {
-                    let (next, isChanged) = marker.bitmap?.bits.run(from: position, to: end) ?? (end, true)
+                    let (next, isChanged) = marker.bitmap?.run(from: position, to: end) ?? (end, true)
                     unsafe writer.append(
                         next - position, isChanged ? extent.flags.union(.changed) : extent.flags)
                     position = next

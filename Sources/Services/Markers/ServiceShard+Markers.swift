@@ -9,11 +9,11 @@ extension ServiceShard {
     func markersChanged(of volume: Identifier, index: UInt32, port number: UInt8) {
         guard Int(number) < ports.count, let port = ports[Int(number)] else { return }
         let fresh = port.setMarkers(services.markers(of: volume), volume: index)
-        let bits = fresh.compactMap { $0.bitmap?.bits }
-        if !bits.isEmpty { markUnfinished(bits, volume: index, port: number) }
+        let bitmaps = fresh.compactMap(\.bitmap)
+        if !bitmaps.isEmpty { markUnfinished(bitmaps, volume: index, port: number) }
     }
 
-    private func markUnfinished(_ bits: [MarkerBits], volume: UInt32, port: UInt8) {
+    private func markUnfinished(_ bitmaps: [MarkerBitmap], volume: UInt32, port: UInt8) {
         for case let channel? in channels where channel.slots.unanswered > 0 {
             for index in 0..<UInt16(channel.slots.count) {
                 let request = channel.slots[index]
@@ -21,7 +21,7 @@ extension ServiceShard {
                     channel.handles[request.handle].volumeIndex == volume
                 else { continue }
                 let (offset, length) = request.beingChanged
-                for bits in bits { bits.mark(offset, length) }
+                for bitmap in bitmaps { bitmap.mark(offset, length) }
             }
         }
     }
