@@ -29,6 +29,8 @@ extension Limits {
     public static let grantLifetimeSecondsDefault: UInt64 = 86400
     /// The longest life that a grant may allow at all, in seconds: 30 days.
     public static let grantLifetimeSecondsMax: UInt64 = 30 * 86400
+    /// How often a capability is made anew when what it is made from changes meanwhile.
+    public static let issueTriesMax = 4
     /// How often a capability may be passed on to another key, at most.
     public static let delegationDepthMax: UInt64 = 8
     /// The longest `Idempotency-Key`, in characters.

@@ -78,11 +78,18 @@ extension Directory {
         guard let node = nodes[capability.subject] else {
             return Refusal(.staleEpoch, "the node that the capability was issued to is not enrolled")
         }
+        // The control plane issues by the catalog, which this side follows.
+        guard node.epoch >= capability.nodeEpoch else {
+            return Refusal(.busy, "the server has yet to hear of the node's new epoch: try again")
+        }
         guard node.epoch == capability.nodeEpoch else {
             return Refusal(.staleEpoch, "the capability was issued before the node was enrolled anew")
         }
         guard capability.kind == .volume, let volume = volumes[capability.resource], !volume.isGoing else {
             return Refusal(.notFound, "there is no such resource any more, or not here")
+        }
+        guard volume.descriptor.epoch >= capability.resourceEpoch else {
+            return Refusal(.busy, "the server has yet to hear of the volume's new epoch: try again")
         }
         guard volume.descriptor.epoch == capability.resourceEpoch else {
             return Refusal(.staleEpoch, "the capability was issued before the volume's epoch changed")

@@ -40,6 +40,9 @@ struct AuthorityTests {
             #expect(try refusal(server, key) { $0.subject = Identifier(high: 1, low: 1) } == .staleEpoch)
             #expect(try refusal(server, key) { $0.nodeEpoch -= 1 } == .staleEpoch)
             #expect(try refusal(server, key) { $0.resourceEpoch -= 1 } == .staleEpoch)
+            // The server has yet to hear of these.
+            #expect(try refusal(server, key) { $0.nodeEpoch += 1 } == .busy)
+            #expect(try refusal(server, key) { $0.resourceEpoch += 1 } == .busy)
             #expect(try refusal(server, key) { $0.resource = Identifier(high: 1, low: 1) } == .notFound)
             #expect(try refusal(server, key) { $0.kind = .fileset } == .denied)
             #expect(try refusal(server, key, rights: [.read, .write]) { $0.rights = .read } == .denied)

@@ -29,14 +29,26 @@ extension ControlPlane {
     /// `POST /v1/capabilities`: a token for a node's key, within what one grant allows.
     func issueCapability(_ context: RequestContext) async throws(Problem) -> ControlResponse {
         let wish = try CapabilityWish(context)
+        for _ in 1..<Limits.issueTriesMax {
+            do throws(Problem) { return try await issue(wish, context) } catch {
+                // The volume was fenced, say, while the capability was made: that would be refused for good.
+                guard error.code == .conflict else { throw error }
+            }
+        }
+        return try await issue(wish, context)
+    }
+
+    private func issue(_ wish: CapabilityWish, _ context: RequestContext) async throws(Problem) -> ControlResponse {
         guard store.count(CapabilityRecord.self) < Limits.capabilityRecordsMax else {
             throw Problem(.limitReached, "the server has its most capabilities on record; some end soon")
         }
-        let node = try node(wish.node).record
+        let storedNode = try node(wish.node)
+        let node = storedNode.record
         guard let holder = node.keyThumbprint else {
             throw Problem(.notEnrolled, "node \(node.name) has not enrolled: it has no key", field: "node")
         }
-        let volume = try readyVolume(wish.volume).record
+        let storedVolume = try readyVolume(wish.volume)
+        let volume = storedVolume.record
         let grant = try choose(wish, node: node, volume: volume)
         return try await locks.withLock("grant/\(grant.name)") { () async throws(Problem) in
             // The grant may have changed while we waited for it.
@@ -62,6 +74,8 @@ extension ControlPlane {
             var changes = RecordChanges()
             try Problem.translating { () throws(CatalogError) in try changes.insert(capability) }
             changes.require(current)
+            changes.require(storedNode)
+            changes.require(storedVolume)
             try record(response, for: context, in: &changes, body: body)
             try await commit(changes)
             counters.update { $0.capabilitiesIssued += 1 }

@@ -7,7 +7,7 @@ import Wire
 extension VolumeClient {
     /// A connection that held for that long was no part of the trouble before it.
     private static let steadyNanoseconds: UInt64 = 2_000_000_000
-    /// How long a holder that has just died may keep the volume from its successor, and how often to ask.
+    /// How long a holder that has just died, or news on its way, may keep the volume from its user, and how often to ask.
     private static let conflictNanoseconds: UInt64 = 3_000_000_000
     private static let conflictPauseNanoseconds: UInt64 = 150_000_000
 
@@ -64,7 +64,7 @@ extension VolumeClient {
             return end(
                 .refused(
                     .open, .staleEpoch,
-                    message: "the volume was given to others while the connection was lost"))
+                    message: "the volume was fenced, or lost what it held, while this node was away"))
         }
         if let stale = staleness(under: resource) { return end(stale) }
         conflictSince = nil
@@ -90,11 +90,7 @@ extension VolumeClient {
         guard case .refused = error else { return }
         switch ReconnectVerdict(error) {
         case .conflict:
-            let since = conflictSince ?? reactor.now
-            conflictSince = since
-            guard options.takesOver, reactor.now - since < VolumeClient.conflictNanoseconds else {
-                return end(error)
-            }
+            guard options.takesOver, isPatient else { return end(error) }
             member.phase = .conflicted
             setTimer(member, after: VolumeClient.conflictPauseNanoseconds)
         case .newCapability where isReady:
@@ -108,8 +104,18 @@ extension VolumeClient {
             member.phase = .conflicted
             setTimer(
                 member, after: max(member.backoff.next(random: randomNumber()), Backoff.firstNanoseconds))
+        case .retry where error.status == .busy && isPatient:
+            member.phase = .conflicted
+            setTimer(member, after: VolumeClient.conflictPauseNanoseconds)
         case .retry, .newSession, .newCapability, .final: end(error)
         }
+    }
+
+    /// Whether an obstacle has been there for so short a time that it may go by itself.
+    private var isPatient: Bool {
+        let since = conflictSince ?? reactor.now
+        conflictSince = since
+        return reactor.now - since < VolumeClient.conflictNanoseconds
     }
 
     /// Everything that was unanswered is on its way again.

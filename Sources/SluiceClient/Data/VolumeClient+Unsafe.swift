@@ -35,7 +35,7 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
     var isReady = false
     var ending: ChannelError?
     var interruption: Interruption?
-    /// The first WRITER_CONFLICT of a row, in the reactor's time.
+    /// The first WRITER_CONFLICT or BUSY of a row, in the reactor's time.
     var conflictSince: UInt64?
     var seen = SeenEvents()
     var target: TargetID?
