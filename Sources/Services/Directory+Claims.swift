@@ -199,6 +199,7 @@ extension Directory {
         if (before == nil) != (after == nil) {
             if after == nil {
                 sessions[session]?.claims.remove(id)
+                effects.spoiled += sessions.spoil(session, without: id)
             } else {
                 sessions[session]?.claims.insert(id)
             }

@@ -8,6 +8,8 @@ extension Directory {
         var events: [(kind: ServerEvent.Kind, session: Identifier, message: String)] = []
         /// What connections hear that have waited for a channel.
         var answers: [(connection: SessionRegistry.Connection, answer: Result<KeptSlots, Refusal>)] = []
+        /// Connections that have nothing to go on with.
+        var spoiled: [SessionRegistry.Connection] = []
     }
 
     /// Starts a session; the least missed one without a connection makes room where that is needed.

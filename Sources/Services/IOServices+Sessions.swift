@@ -47,6 +47,10 @@ extension IOServices {
                 event.kind, subject: "session/\(event.session)", message: event.message)
         }
         for (connection, answer) in effects.answers { deliver(answer, to: connection) }
+        for connection in effects.spoiled {
+            guard let link = link(connection.shard) else { continue }
+            _ = link.remote.post { link.shard.value.closeSpoiled(connection.number) }
+        }
         return value
     }
 
@@ -173,12 +177,22 @@ extension IOServices {
     // MARK: Claims
 
     func admit(
-        _ capability: EffectiveCapability, wanted: Rights, session: Identifier, takesOver: Bool
+        _ capability: EffectiveCapability, wanted: Rights, session: Identifier, channel: UInt16, takesOver: Bool
     ) -> Result<Admission, Refusal> {
         let now = configuration.wallClock.now()
-        return withDirectory {
-            $0.admit(capability, wanted: wanted, session: session, takesOver: takesOver, now: now)
+        return withDirectory { directory in
+            if directory.sessions.sessions[session]?.spoiled.contains(channel) == true {
+                return .failure(
+                    Refusal(.expired, "the authority that the channel was resumed with has ended: start a new session"))
+            }
+            return directory.admit(
+                capability, wanted: wanted, session: session, takesOver: takesOver, now: now)
         }
+    }
+
+    /// Notes that a channel that was resumed has opened a volume again.
+    func opened(_ volume: Identifier, session: Identifier, channel: UInt16) {
+        state.withLock { _ = $0.directory.sessions[session]?.unopened[channel]?.remove(volume) }
     }
 
     func standing(_ capability: EffectiveCapability) -> Refusal? {

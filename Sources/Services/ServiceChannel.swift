@@ -59,6 +59,8 @@ public final class ServiceChannel {
     var isStalled = false
     /// Whether the client may go on with the channel on another connection.
     var isResumable = false
+    /// Whether this connection goes on with what an earlier one left.
+    var isResumed = false
     /// Set when the connection is gone.
     var isDetached = false
     /// Set when it is gone and the channel may go on.

@@ -68,7 +68,8 @@ extension ServiceShard {
                 throw Refusal(.denied, "the capability is for a \(capability.kind.name)")
             }
             admission = try services.admit(
-                capability, wanted: request.rights, session: session, takesOver: request.takesOver
+                capability, wanted: request.rights, session: session, channel: channel.sessionChannel,
+                takesOver: request.takesOver
             ).get()
         } catch {
             return refuse("open refused", channel, header, error)
@@ -150,6 +151,9 @@ extension ServiceShard {
             return refuse(
                 "open refused", channel, header,
                 Refusal(.tooManyHandles, "a channel has at most \(most) handles"))
+        }
+        if channel.isResumed, admission.holdsClaim, let session = channel.session {
+            services.opened(admission.volume.id, session: session, channel: channel.sessionChannel)
         }
         limit(channel, position, by: admission.capability)
         limitByVolume(channel, position)

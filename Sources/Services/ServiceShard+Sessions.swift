@@ -52,6 +52,7 @@ extension ServiceShard {
         channel.isResumable = isResumable
         channel.payloadBytesMax = granted.payloadBytesMax
         if let kept = membership.kept {
+            channel.isResumed = true
             let wanted = hello.slots == 0 ? kept.count : min(Int(hello.slots), kept.count)
             channel.slots = SlotTable(resuming: kept, count: kept.count == 0 ? Int(granted.slots) : wanted)
         } else {
@@ -97,6 +98,13 @@ extension ServiceShard {
             guard !channel.isDetached else { return }
             refuseHello(channel, greeting.header, refusal)
             channel.owner?.channelWasGreeted(isAccepted: false)
+        }
+    }
+
+    /// Closes a connection whose client would repeat writes that come too late.
+    func closeSpoiled(_ connection: UInt64) {
+        for case let channel? in channels where channel.connection == connection && !channel.isDetached {
+            channel.owner?.channelMustClose("its authority to write ended before it opened the volume again")
         }
     }
 

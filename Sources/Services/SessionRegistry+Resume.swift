@@ -71,6 +71,21 @@ extension SessionRegistry {
         self[id]?.leavesNothing.insert(channel)
     }
 
+    /// Spoils the channels whose client would repeat what it wrote to a volume that the session has just lost; returns
+    /// their connections.
+    mutating func spoil(_ id: Identifier, without volume: Identifier) -> [Connection] {
+        var connections: [Connection] = []
+        for (number, volumes) in sessions[id]?.unopened ?? [:] where volumes.contains(volume) {
+            guard case .connected(let connection, _)? = sessions[id]?.channels[number] else { continue }
+            self[id]?.spoiled.insert(number)
+            leaveNothing(of: id, channel: number)
+            connections.append(connection)
+        }
+        // What other channels it had before a restart is not known.
+        self[id]?.isRestored = false
+        return connections
+    }
+
     /// Forgets a channel whose connection was lost; nothing happens to one that has a connection.
     mutating func dropLost(of id: Identifier, channel: UInt16) {
         guard case .lost? = sessions[id]?.channels[channel] else { return }
@@ -87,5 +102,7 @@ extension SessionRegistry {
     private mutating func connect(_ id: Identifier, _ channel: UInt16, by connection: Connection) {
         self[id]?.channels[channel] = .connected(connection, successor: nil)
         self[id]?.lostAt = nil
+        let claims = sessions[id]?.claims
+        self[id]?.unopened[channel] = claims
     }
 }

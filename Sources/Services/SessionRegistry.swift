@@ -51,6 +51,12 @@ struct SessionRegistry {
         var isRestored = false
         /// Channels that are connected, and of which nothing may be kept once they are lost.
         var leavesNothing: Set<UInt16> = []
+        /// Channels that were resumed, with the volumes that the session might write to when they were, and that they
+        /// have not opened since.
+        var unopened: [UInt16: Set<Identifier>] = [:]
+        /// Channels with a connection that may do nothing any more: somebody else may have written to what their client
+        /// would repeat writes to.
+        var spoiled: Set<UInt16> = []
         /// Set when the session was told to go: nobody may join any more.
         var isEnding = false
 
@@ -133,6 +139,8 @@ struct SessionRegistry {
         guard let session = sessions[id], let old = sessions[id]?.channels.removeValue(forKey: channel) else {
             return Departure(endsSession: false, displaced: [])
         }
+        sessions[id]?.unopened[channel] = nil
+        sessions[id]?.spoiled.remove(channel)
         var departure = Departure(endsSession: false, displaced: [])
         switch old {
         case .connected(_, let successor): departure.displaced = successor.map { [$0] } ?? []

@@ -88,6 +88,42 @@ struct LostAuthorityTests {
         }
     }
 
+    @Test func aChannelThatWasResumedOpensNothingOnceSomebodyElseCouldWrite() async throws {
+        try await withServer { server async throws in
+            let keys = (PrivateKey.generateP256(), PrivateKey.generateP256())
+            let old = try server.client(keys.0, features: .resume)
+            _ = try old.open(try token(server, keys.0))
+            old.disconnect()
+            let resumed = try server.resumed(old, keys.0)
+            server.clock.advance(4000)
+            let rival = try server.client(keys.1)
+            #expect(try rival.openReply(try token(server, keys.1)).status == .ok)
+            try rival.closeInOrder()
+            // Whatever it would repeat comes after what the rival may have written.
+            let reply = try? resumed.openReply(try token(server, keys.0), rights: .read)
+            #expect(reply.map { $0.status == .expired } ?? true, "\(String(describing: reply?.status))")
+            resumed.disconnect()
+            try await untilTrue { try resumes(server, keys.0, old) == .notFound }
+        }
+    }
+
+    @Test func aChannelThatWasResumedAndHasOpenedGoesOn() async throws {
+        try await withServer { server async throws in
+            let key = PrivateKey.generateP256()
+            let old = try server.client(key, features: .resume)
+            _ = try old.open(try token(server, key))
+            old.disconnect()
+            let resumed = try server.resumed(old, key)
+            server.clock.advance(1800)
+            let handle = try resumed.open(try token(server, key))
+            server.clock.advance(2000)
+            let rivalKey = PrivateKey.generateP256()
+            let other = try server.client(rivalKey)
+            #expect(try other.openReply(try token(server, rivalKey)).status == .writerConflict)
+            #expect(try resumed.write(handle, at: 0, pattern(512)) == .ok)
+        }
+    }
+
     @Test func aReaderKeepsItsChannel() async throws {
         try await withServer { server async throws in
             let key = PrivateKey.generateP256()
