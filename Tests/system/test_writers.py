@@ -10,7 +10,7 @@ from sluice_client import RequestFailed, Status
 from test_survival import FarNode
 
 pytestmark = needs_root
-LIFETIME = "4s"
+LIFETIME = "15s"
 
 
 @pytest.fixture

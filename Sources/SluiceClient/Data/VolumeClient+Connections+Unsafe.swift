@@ -96,6 +96,10 @@ extension VolumeClient {
         case .newCapability where isReady:
             interrupted(error)
             guard member.phase != .needsCapability else { return }
+            // The one that waits to be taken is the one that has expired meanwhile.
+            let expired = renewal
+            renewal = nil
+            expired?(.failure(error))
             let isFirst = !members.contains { $0.phase == .needsCapability }
             member.phase = .needsCapability
             if isFirst { delegate?.volumeNeedsCapability(self) }
