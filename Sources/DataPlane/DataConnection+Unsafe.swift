@@ -55,6 +55,8 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     /// Whether what has arrived waits for its session's turn.
     private var isInputPutOff = false
     private var isPolling = false
+    /// Whether it is probed often, because another client of the same key waits for its end.
+    private var isDoubted = false
 
     var sending: OutputBuffer?
     var isSending = false
@@ -80,6 +82,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         static let timer: UInt32 = 3
         static let close: UInt32 = 4
         static let readable: UInt32 = 5
+        static let doubt: UInt32 = 6
     }
 
     init(shard: DataShard, fd: Int32, tls: TLSConnection, peerAddress: String) {
@@ -108,6 +111,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         case Token.receive: received(result, flags)
         case Token.send: sent(result)
         case Token.timer: timerFired()
+        case Token.doubt: doubtEnded()
         case Token.readable:
             isPolling = false
             receive()
@@ -404,6 +408,26 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         teardown()
     }
 
+    func channelIsDoubted() {
+        guard phase == .open else { return }
+        if Sockets.isUnheard(fd: fd, milliseconds: Limits.unheardMilliseconds) {
+            shard.logger.info(
+                "channel closed by the server",
+                metadata: ["peer": "\(peerAddress)", "reason": "nobody is at its other end"])
+            return teardown()
+        }
+        guard !isDoubted, let target else { return }
+        isDoubted = true
+        Sockets.setKeepAlive(fd: fd, idleSeconds: 1, intervalSeconds: 1)
+        _ = reactor.setTimer(after: Limits.doubtNanoseconds, target: target, token: Token.doubt)
+    }
+
+    private func doubtEnded() {
+        isDoubted = false
+        Sockets.setKeepAlive(
+            fd: fd, idleSeconds: Limits.keepAliveSeconds, intervalSeconds: Limits.keepAliveIntervalSeconds)
+    }
+
     func channelWasGreeted(isAccepted: Bool) {
         guard phase == .resuming else { return }
         guard isAccepted else { return close("its HELLO was refused") }
@@ -496,7 +520,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     /// the channel, on this server's next start or elsewhere.
     func finish() {
         guard phase == .open, !isFinishing else { return close("the server is stopping") }
-        channel?.announceDraining(seconds: 0, target: "")
+        if let channel { services.announceEnd(channel) }
         isFinishing = true
         hasHalfRequest = reader.part == .payload || reader.part == .body
         reader.part = .ended

@@ -37,6 +37,14 @@ extension Limits {
     static let acceptPauseNanoseconds: UInt64 = 100_000_000
     /// How long a connection that ends with the server may take to do so, in nanoseconds.
     static let lastLingerNanoseconds: UInt64 = 200_000_000
+    /// After how many seconds of silence a client's machine is asked whether it is there, and how often; thrice in vain
+    /// is the end.
+    static let keepAliveSeconds: Int32 = 20
+    static let keepAliveIntervalSeconds: Int32 = 5
+    /// For how long a connection that is in another's way is probed each second.
+    static let doubtNanoseconds: UInt64 = 10_000_000_000
+    /// For how long the machine of a client that is in another's way may acknowledge nothing, in milliseconds.
+    static let unheardMilliseconds: UInt32 = 2000
     /// Decrypted bytes that are looked at in one go.
     static let plaintextBytes = 64 << 10
     /// The plaintext of one full TLS record.

@@ -141,7 +141,8 @@ final class DataShard: BatchTarget {
         guard !isStopping else { return refuse(fd) }
         let peer = (try? Sockets.peerAddress(fd: fd))?.description ?? "unknown"
         Sockets.setNoDelay(fd: fd)
-        Sockets.setKeepAlive(fd: fd, idleSeconds: 60, intervalSeconds: 10)
+        Sockets.setKeepAlive(
+            fd: fd, idleSeconds: Limits.keepAliveSeconds, intervalSeconds: Limits.keepAliveIntervalSeconds)
         do throws(TLSError) {
             let session = try TLSConnection(context: tls, buffers: buffers)
             let accepted = DataConnection(shard: self, fd: fd, tls: session, peerAddress: peer)

@@ -82,6 +82,15 @@ public enum Sockets {
         }
     }
 
+    /// Whether nobody at the other end of a TCP connection acknowledges what is sent again and again, or anything else
+    /// for so long. A peer that only does not read acknowledges.
+    public static func isUnheard(fd: Int32, milliseconds: UInt32) -> Bool {
+        var info = tcp_info()
+        var length = socklen_t(MemoryLayout<tcp_info>.size)
+        guard unsafe getsockopt(fd, Int32(IPPROTO_TCP), TCP_INFO, &info, &length) == 0 else { return false }
+        return info.tcpi_unacked > 0 && info.tcpi_retransmits >= 2 && info.tcpi_last_ack_recv >= milliseconds
+    }
+
     /// Ends both directions of a connection, so that operations on it complete.
     public static func shutdown(fd: Int32) {
         _ = Glibc.shutdown(fd, Int32(SHUT_RDWR))

@@ -48,6 +48,11 @@ extension ServiceShard {
         channel.announceDraining(seconds: seconds(until: drain), target: drain.target)
     }
 
+    /// Tells a channel that its connection ends now, and where a server that is drained sends it.
+    public func announceEnd(_ channel: ServiceChannel) {
+        channel.announceDraining(seconds: 0, target: services.drain?.target ?? "")
+    }
+
     private func seconds(until drain: Drain) -> UInt64 {
         let now = services.configuration.wallClock.now()
         return drain.deadline > now ? min(drain.deadline - now, UInt64(Limits.drainSecondsMax)) : 0

@@ -13,6 +13,8 @@ public protocol ChannelOwner: AnyObject {
     func channelMustClose(_ reason: String)
     /// The client goes on with the channel on another connection: give this one up now, nothing more of it counts.
     func channelWasSuperseded()
+    /// Somebody waits for the end of the connection if its client's machine is gone: find that out soon.
+    func channelIsDoubted()
     /// HELLO is answered, after `Greeting.undecided`; when it was refused, close once the answer is sent.
     func channelWasGreeted(isAccepted: Bool)
 }

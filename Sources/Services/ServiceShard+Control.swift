@@ -72,6 +72,7 @@ extension ServiceShard {
                 takesOver: request.takesOver
             ).get()
         } catch {
+            if error.status == .writerConflict { services.doubt(thumbprint: channel.thumbprint, except: session) }
             return refuse("open refused", channel, header, error)
         }
         if let geometry = admission.geometry, !admission.needsSaving {

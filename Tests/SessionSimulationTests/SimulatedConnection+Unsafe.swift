@@ -194,6 +194,9 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
 
     func channelMustClose(_ reason: String) { close() }
 
+    /// Nothing: the simulated kernel reports a lost peer when the seed has it do so.
+    func channelIsDoubted() {}
+
     func channelWasSuperseded() {
         server.world.note("connection is superseded", number)
         teardown()
