@@ -17,7 +17,7 @@ install: build install-files ## programs to PREFIX/bin, units for systemd; DESTD
 install-files:
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/lib/systemd/system
 	install -m 755 .build/release/sluiced .build/release/sluice .build/release/sluice-driver $(DESTDIR)$(PREFIX)/bin
-	for unit in Deploy/systemd/*.service; do sed 's#/usr/bin/#$(PREFIX)/bin/#' $$unit \
+	for unit in Deploy/systemd/*.service Deploy/systemd/*.socket; do sed 's#/usr/bin/#$(PREFIX)/bin/#' $$unit \
 		> $(DESTDIR)/lib/systemd/system/$$(basename $$unit); done
 
 demo: ## the whole story in one command: a remote disk, mounted, checked, revoked

@@ -30,19 +30,24 @@ public final class DataServer: Sendable {
     private let services: IOServices
     private let tls: TLSContext
     private let listen: [SocketAddress]
+    private let inherited: [Int32]
     private let options: DataServerOptions
     private let running = Mutex(Running())
 
     /// A server that has not started.
     ///
-    /// - Parameter tls: a server context with `ClientAuthentication.anyKey` and ALPN `sluice/1`.
+    /// - Parameters:
+    ///   - tls: a server context with `ClientAuthentication.anyKey` and ALPN `sluice/1`.
+    ///   - listen: where it makes sockets that listen.
+    ///   - inherited: sockets that listen already; the server's to close from `start` on.
     public init(
-        services: IOServices, tls: TLSContext, listen: [SocketAddress],
+        services: IOServices, tls: TLSContext, listen: [SocketAddress], inherited: [Int32] = [],
         options: DataServerOptions = DataServerOptions()
     ) {
         self.services = services
         self.tls = tls
         self.listen = listen
+        self.inherited = inherited
         self.options = options
     }
 
@@ -112,8 +117,11 @@ public final class DataServer: Sendable {
             }
         }
         for listener in running.listeners { _ = Glibc.close(listener) }
-        for (remote, shard) in running.shards {
-            await onReactor(remote) { done in shard.value.stop(done) }
+        // Together: clients wait from when the first is told until the last is answered.
+        await withTaskGroup { group in
+            for (remote, shard) in running.shards {
+                group.addTask { await self.onReactor(remote) { done in shard.value.stop(done) } }
+            }
         }
         for thread in running.threads {
             thread.remote.stop()
@@ -126,6 +134,12 @@ public final class DataServer: Sendable {
     private func openListeners() throws(DataServerError) -> ([Int32], [SocketAddress]) {
         var listeners: [Int32] = []
         var addresses: [SocketAddress] = []
+        for fd in inherited {
+            do throws(ReactorError) { addresses.append(try Sockets.localAddress(fd: fd)) } catch {
+                throw DataServerError(message: "cannot listen on descriptor \(fd): \(error)")
+            }
+            listeners.append(fd)
+        }
         for address in listen {
             do throws(ReactorError) {
                 let socket = try Sockets.listen(address, backlog: Limits.acceptBacklog)

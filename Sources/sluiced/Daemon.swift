@@ -60,12 +60,14 @@ struct Daemon {
             tls: try TLSContext.server(
                 chainPEM: authority.serverChainPEM, key: authority.serverKey, clients: .anyKey,
                 alpn: [DataServer.applicationProtocol]),
-            listen: settings.channel, options: options)
+            listen: settings.channel, inherited: settings.inherited.named[ServiceManager.dataSocket] ?? [],
+            options: options)
         let control = ControlServer(
             tls: try TLSContext.server(
                 chainPEM: authority.serverChainPEM, key: authority.serverKey,
                 clients: .optional(caPEM: authority.certificates.certificate.pem), alpn: ["h2", "http/1.1"]),
-            listen: settings.control, logger: logger, handler: plane)
+            listen: settings.control, inherited: settings.inherited.named[ServiceManager.controlSocket] ?? [],
+            logger: logger, handler: plane)
         // Who comes before pools are there and sessions are known would be told that theirs is gone.
         try data.prepare()
         try await plane.start()

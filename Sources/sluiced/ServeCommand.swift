@@ -16,7 +16,8 @@ struct ServeCommand: AsyncParsableCommand {
               SLUICE_CONTROL=0.0.0.0:7480 SLUICE_CHANNEL=0.0.0.0:7481 SLUICE_REACTORS=2
             SLUICE_SESSION_LINGER (session.linger) is how many seconds a session that may write nothing outlives its last
             connection (default: 300).
-            Port 0 lets the system choose; DIR/run/endpoints.json says what it chose.
+            Port 0 lets the system choose; DIR/run/endpoints.json says what it chose. Sockets that a service manager hands
+            over as "control" and "data" (sd_listen_fds(3)) take the place of the addresses.
 
             EXAMPLE
               sluiced serve --data /var/lib/sluice --control 192.0.2.10:7480 --channel 192.0.2.10:7481

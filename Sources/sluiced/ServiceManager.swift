@@ -1,8 +1,23 @@
 import Foundation
+import Glibc
 import Reactor
 
-/// What systemd, or another that starts services, is told (sd_notify(3)). Nothing happens where nobody asked.
+/// What systemd, or another that starts services, is told (sd_notify(3)) and hands over (sd_listen_fds(3)). Nothing
+/// happens where nobody asked.
 enum ServiceManager {
+    /// The names of sockets that can be handed over.
+    static let controlSocket = "control"
+    static let dataSocket = "data"
+
+    /// The sockets that were handed over; once, since they are this process's from then on.
+    static func sockets() throws -> InheritedSockets {
+        let sockets = try InheritedSockets(
+            environment: ProcessInfo.processInfo.environment, process: getpid(),
+            names: [controlSocket, dataSocket])
+        for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] { unsafe unsetenv(name) }
+        return sockets
+    }
+
     /// The server serves.
     static func tellReady() { tell("READY=1") }
 

@@ -10,6 +10,8 @@ import SystemPackage
 struct Settings {
     let control: [SocketAddress]
     let channel: [SocketAddress]
+    /// Sockets of a service manager, which take the place of the addresses.
+    let inherited: InheritedSockets
     let reactors: Int
     /// The program of driver hosts; nil: `sluice-driver` beside `sluiced`.
     let driverHost: String?
@@ -40,13 +42,21 @@ struct Settings {
         guard (0...Int(UInt32.max)).contains(linger) else {
             throw ValidationError("session.linger is \(linger): seconds from 0 would be right")
         }
+        let inherited = try ServiceManager.sockets()
+        let hasControl = inherited.named[ServiceManager.controlSocket] != nil
+        let hasData = inherited.named[ServiceManager.dataSocket] != nil
         return Settings(
-            control: try addresses(
-                control.isEmpty
-                    ? reader.stringArray(forKey: "sluice.control", default: ["0.0.0.0:7480"]) : control),
-            channel: try addresses(
-                channel.isEmpty
-                    ? reader.stringArray(forKey: "sluice.channel", default: ["0.0.0.0:7481"]) : channel),
+            control: hasControl
+                ? []
+                : try addresses(
+                    control.isEmpty
+                        ? reader.stringArray(forKey: "sluice.control", default: ["0.0.0.0:7480"]) : control),
+            channel: hasData
+                ? []
+                : try addresses(
+                    channel.isEmpty
+                        ? reader.stringArray(forKey: "sluice.channel", default: ["0.0.0.0:7481"]) : channel),
+            inherited: inherited,
             reactors: count,
             driverHost: reader.string(forKey: "sluice.driver.host"), policy: policy,
             lingerSeconds: UInt32(linger))

@@ -3,8 +3,8 @@
 
 It writes and reads 4 KiB of an attached device, one request after the other, past the page cache. Each event happens
 some times; what is reported is the longest single request around it. Between client and server is a router, in network
-namespaces of this program's own, that can lose everything and tell nobody. A supervisor starts the server again as
-Deploy/systemd/sluiced.service has systemd do it. Needs root.
+namespaces of this program's own, that can lose everything and tell nobody. A supervisor holds the server's sockets and
+starts it again as the units of Deploy/systemd have systemd do it. Needs root.
 
     make bench                      or
     Tests/benchmarks/pauses.py [--rounds N] [--json FILE]
@@ -23,19 +23,16 @@ import tempfile
 import threading
 import time
 
-from rig import BINARIES, ROOT, Server, await_condition
-
-sys.path.insert(0, str(ROOT / "Tests/system"))
-from chaos.namespaces import Partition  # noqa: E402
+from rig import BINARIES, Server, await_condition  # also the way to Tests/system
+from chaos.namespaces import Partition
 
 SIZE = 256 << 20
 PAGE = 4096
 # As RestartSec in Deploy/systemd/sluiced.service.
 RESTART_SECONDS = 0.1
 CUT_SECONDS = 5
-# I/O on either side of an event. A client whose connection held for less than two seconds takes the next loss for one of
-# the same trouble, and goes on to wait longer and longer before it connects.
-CALM_SECONDS = 3
+# I/O on either side of an event.
+CALM_SECONDS = 1
 
 
 class Application(threading.Thread):
@@ -163,7 +160,7 @@ def main():
     if os.geteuid():
         raise SystemExit("attaching a device and making network namespaces need root")
     with tempfile.TemporaryDirectory(prefix="sluice-bench.") as folder, Partition() as partition:
-        server = Server(pathlib.Path(folder), partition.server)
+        server = Server(pathlib.Path(folder), partition.server, holds_sockets=True)
         try:
             figures = measure(server, partition, options)
         finally:

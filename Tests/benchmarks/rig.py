@@ -4,9 +4,13 @@ import os
 import pathlib
 import socket
 import subprocess
+import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "Tests/system"))
+from activation import HeldSockets  # noqa: E402
+
 BINARIES = pathlib.Path(os.environ.get("SLUICE_BIN", ROOT / ".build/release"))
 PATIENCE = 20
 
@@ -51,8 +55,10 @@ class CPUTime:
 class Server:
     """`sluiced` in a folder of its own, with an administrator and a node `bench`."""
 
-    def __init__(self, folder, address="127.0.0.1", **settings):
+    def __init__(self, folder, address="127.0.0.1", holds_sockets=False, **settings):
         self.folder = folder
+        # As the .socket units of Deploy/systemd.
+        self.sockets = HeldSockets(control=f"{address}:0", data=f"{address}:0") if holds_sockets else None
         self.environment = {**os.environ, "SLUICE_RUN": str(folder / "run"), **settings}
         self.data = folder / "server"
         self.control = self.channel = f"{address}:0"
@@ -68,10 +74,11 @@ class Server:
         """Starts the process, again where it was before."""
         endpoints = self.data / "run/endpoints.json"
         endpoints.unlink(missing_ok=True)
-        self.process = subprocess.Popen(
-            [BINARIES / "sluiced", "serve", "--data", self.data, "--control", self.control,
-             "--channel", self.channel, *os.environ.get("SLUICE_SERVE_OPTIONS", "").split()],
-            stdout=(self.folder / "sluiced.log").open("a"), stderr=subprocess.STDOUT, env=self.environment)
+        command = [str(BINARIES / "sluiced"), "serve", "--data", self.data, "--control", self.control,
+                   "--channel", self.channel, *os.environ.get("SLUICE_SERVE_OPTIONS", "").split()]
+        output = {"stdout": (self.folder / "sluiced.log").open("a"), "stderr": subprocess.STDOUT}
+        self.process = (self.sockets.popen(command, self.environment, **output) if self.sockets
+                        else subprocess.Popen(command, env=self.environment, **output))
         await_condition("sluiced", endpoints.exists)
         bound = json.loads(endpoints.read_text())
         self.control, self.channel = bound["control"][0], bound["channel"][0]

@@ -42,6 +42,8 @@ class Server:
         # A server that is started again is found where it was.
         self.control = self.channel = "127.0.0.1:0"
         self.environment = {**os.environ}
+        # Set to `HeldSockets`, it is handed its sockets instead of making them.
+        self.sockets = None
         if init:
             subprocess.run(
                 [BINARIES / "sluiced", "init", "--data", self.data, "--name", "localhost", "--address", "127.0.0.1"],
@@ -50,10 +52,11 @@ class Server:
     def start(self, *more):
         endpoints = self.data / "run/endpoints.json"
         endpoints.unlink(missing_ok=True)
-        self.process = subprocess.Popen(
-            [BINARIES / "sluiced", "serve", "--data", self.data, "--control", self.control,
-             "--channel", self.channel, *self.options, *more],
-            stdout=self.log.open("a"), stderr=subprocess.STDOUT, env=self.environment)
+        command = [BINARIES / "sluiced", "serve", "--data", self.data, "--control", self.control,
+                   "--channel", self.channel, *self.options, *more]
+        output = {"stdout": self.log.open("a"), "stderr": subprocess.STDOUT}
+        self.process = (self.sockets.popen(command, self.environment, **output) if self.sockets
+                        else subprocess.Popen(command, env=self.environment, **output))
         await_condition("sluiced", lambda: endpoints.exists() or self.process.poll() is not None)
         assert self.process.poll() is None, self.log.read_text()
         bound = json.loads(endpoints.read_text())

@@ -40,6 +40,7 @@ public final class ControlServer: Sendable {
 
     private let tls: TLSContext
     private let listen: [SocketAddress]
+    private let inherited: [Int32]
     private let reactorOptions: Reactor.Options
     private let limits: ControlServerLimits
     private let handler: any ControlHandler
@@ -58,17 +59,20 @@ public final class ControlServer: Sendable {
 
     /// A server that does not listen yet.
     ///
-    /// - Parameter tls: a server context; its ALPN names should be `h2` and, so that clients of HTTP/1.1 get
-    ///   a
-    ///   readable refusal, `http/1.1`.
+    /// - Parameters:
+    ///   - tls: a server context; its ALPN names should be `h2` and, so that clients of HTTP/1.1 get a readable
+    ///     refusal, `http/1.1`.
+    ///   - listen: where it makes sockets that listen.
+    ///   - inherited: sockets that listen already; the server's to close from `start` on.
     public init(
-        tls: TLSContext, listen: [SocketAddress],
+        tls: TLSContext, listen: [SocketAddress], inherited: [Int32] = [],
         reactorOptions: Reactor.Options = ControlServer.defaultReactorOptions,
         limits: ControlServerLimits = ControlServerLimits(), logger: Logger = Logger(label: "sluice.control"),
         handler: any ControlHandler
     ) {
         self.tls = tls
         self.listen = listen
+        self.inherited = inherited
         self.reactorOptions = reactorOptions
         self.limits = limits
         self.logger = logger
@@ -123,6 +127,11 @@ public final class ControlServer: Sendable {
     private func openListeners() throws(ControlServerError) -> ([Int32], [SocketAddress]) {
         var descriptors: [Int32] = []
         var addresses: [SocketAddress] = []
+        for descriptor in inherited {
+            // A socket that was found to listen has an address.
+            if let address = try? Sockets.localAddress(fd: descriptor) { addresses.append(address) }
+            descriptors.append(descriptor)
+        }
         for address in listen {
             do {
                 let descriptor = try Sockets.listen(address)
