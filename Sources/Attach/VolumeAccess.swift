@@ -86,7 +86,9 @@ public struct VolumeAccess: Sendable {
         let now = SystemWallClock().now()
         let isNode = credentials.config.node != nil
         guard isNode, !CertificateRenewal.isDue(credentials.certificate, now: now) else {
-            return AttachLimits.certificateRetrySeconds
+            let left = credentials.certificate.notAfter > now ? credentials.certificate.notAfter - now : 0
+            let range = AttachLimits.certificateRetrySeconds
+            return min(max(left / 8, range.lowerBound), range.upperBound)
         }
         return CertificateRenewal.secondsUntilDue(credentials.certificate, now: now)
     }
@@ -155,6 +157,10 @@ public struct VolumeAccess: Sendable {
                 capability: capability.bytes, rights: rights)
             options.channels = channels
             options.lookUp = { answer in _ = BackgroundThread { answer(Self.resolve(places)) } }
+            options.resolve = { place, answer in
+                guard let address = try? ServerAddress(text: "https://\(place)") else { return answer([]) }
+                _ = BackgroundThread { answer(Self.resolve([address])) }
+            }
             return options
         } catch {
             throw AttachError(error)

@@ -294,6 +294,73 @@ import Wire
         #expect(next(77) == 0)
     }
 
+    @Test func whileNobodyIsThereTriesAreManyAtFirstAndFewLater() {
+        let second: UInt64 = 1_000_000_000
+        var backoff = Backoff()
+        func waits(after elapsed: UInt64) -> ClosedRange<UInt64> {
+            var all = (0..<100).map { backoff.nextWhenUnreachable(since: elapsed, random: $0 &* 7_919_777_777) }
+            all.sort()
+            return all[0]...all[99]
+        }
+        func next(_ random: UInt64) -> UInt64 { backoff.next(random: random) }
+        #expect(waits(after: 0).lowerBound == 0)
+        #expect(waits(after: 0).lowerBound >= 10_000_000)
+        #expect((10_000_000...50_000_000).contains(waits(after: 0).upperBound))
+        #expect(waits(after: 9 * second).lowerBound >= 10_000_000)
+        #expect((51_000_000...500_000_000).contains(waits(after: 20 * second).upperBound))
+        // None of them counts as a try at a server that answers.
+        #expect(next(50_000_000) == 50_000_000)
+        #expect(waits(after: 30 * second).upperBound > second)
+    }
+
+    @Test func aConnectionThatHeldIsLostForANewReason() {
+        var backoff = Backoff()
+        func next(_ random: UInt64) -> UInt64 { backoff.next(random: random) }
+        for _ in 0..<12 { _ = next(0) }
+        backoff.hasHeld(nanoseconds: 100_000_000)
+        #expect(next(200_000_000) == 200_000_000)
+        for _ in 0..<12 { _ = next(0) }
+        backoff.hasHeld(nanoseconds: 2_000_000_001)
+        #expect(next(.max) == 0)
+    }
+
+    @Test func aConnectionIsGivenMoreTimeTheLongerTheTroubleLastsAndTheFartherTheServerIs() {
+        func dial(_ seconds: UInt64, usual: UInt64 = 1_000_000) -> UInt64 {
+            Backoff.dialMilliseconds(since: seconds * 1_000_000_000, usual: usual, longest: 5000)
+        }
+        #expect([dial(0), dial(9), dial(10), dial(29), dial(30)] == [500, 500, 1000, 1000, 5000])
+        #expect(dial(0, usual: 600_000_000) == 2400)
+        #expect(dial(0, usual: 9_000_000_000) == 5000)
+    }
+
+    @Test func aPlaceWhereTheSessionIsNotKnownIsLeftForTheOthersOnce() throws {
+        let old = try SocketAddress(text: "192.0.2.1:1")
+        let new = try SocketAddress(text: "192.0.2.2:1")
+        var places = ServerPlaces([old])
+        func isGone(_ address: SocketAddress) -> Bool { places.isGone(by: address) }
+        func prefers(_ address: SocketAddress) -> Bool { places.prefer(address) }
+        #expect(isGone(old))
+        #expect(prefers(new))
+        #expect(places.current == new)
+        #expect(!isGone(new))
+        #expect(places.current == old)
+        // The same advice does not help again; when the old place is no more, what the new one says counts.
+        #expect(!prefers(new))
+        let haveAllFailed = places.failed(old)
+        #expect(!haveAllFailed && places.current == new)
+        #expect(isGone(new))
+        // Nor does advice to go to a server of another cluster.
+        let foreign = try SocketAddress(text: "192.0.2.3:1")
+        #expect(prefers(foreign))
+        places.isForeign(foreign)
+        #expect(!prefers(foreign))
+        // A place that has worked is believed.
+        places.worked()
+        #expect(prefers(old))
+        places.worked()
+        #expect(isGone(old))
+    }
+
     @Test func everyAddressIsTriedInTurnBeforeNewOnesAreAskedFor() throws {
         let addresses = try ["192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"].map { try SocketAddress(text: $0) }
         var places = ServerPlaces(addresses)
@@ -311,14 +378,18 @@ import Wire
         #expect(!failed(1))
         #expect(!failed(2))
         let moved = try SocketAddress(text: "192.0.2.9:9")
-        places.prefer(moved)
-        #expect(places.current == moved)
+        let isNew = places.prefer(moved)
+        #expect(isNew && places.current == moved)
         places.replace([])
         #expect(places.current == moved)
         places.replace([addresses[2], moved])
         #expect(places.current == moved)
         places.replace([addresses[2]])
-        #expect(places.current == addresses[2])
+        #expect(places.current == moved)
+        let isEveryPlace = places.failed(moved)
+        #expect(!isEveryPlace && places.current == addresses[2])
+        places.replace([addresses[0]])
+        #expect(places.current == addresses[0])
     }
 
     @Test func whatAFailureMeansIsDecidedByItsStatus() {

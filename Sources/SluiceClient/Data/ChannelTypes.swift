@@ -99,14 +99,14 @@ public struct ChannelOptions: Sendable {
     /// Asks for the feature RESUME: the channel's session goes on when the connection is lost, and requests in
     /// flight wait for another one. For clients that make one.
     var outlivesConnections = false
-    /// From `connect` to the TCP connection, in seconds.
-    public var dialSeconds: UInt64 = 5
+    /// From `connect` to the TCP connection, in milliseconds.
+    public var dialMilliseconds: UInt64 = 5000
     /// From there to HELLO's reply, in seconds.
     public var connectSeconds: UInt64 = 15
     /// From HELLO to its reply, where the server has to end what a lost connection left under way first.
     public var resumeSeconds: UInt64 = 60
-    /// How often the channel looks whether the server is alive, in seconds: while replies are awaited, a look
-    /// that finds silence sends a PING, and the second one after that ends the channel.
+    /// While replies are awaited, a second of silence sends a PING. Two further ones end the connection if the
+    /// network acknowledges nothing, and three times so many seconds in any case.
     public var pulseSeconds: UInt64 = 10
 
     /// The defaults.

@@ -14,6 +14,7 @@ extension DataChannel {
             let reason = ReactorError.text(errno: -result)
             return end(.unreachable(address: address.description, reason: reason))
         }
+        dialled()
         restartDeadline(seconds: options.connectSeconds)
         operations += 1
         reactor.receiveMultishot(fd: fd, target: target, token: Token.receive)
@@ -143,6 +144,7 @@ extension DataChannel {
             for notice in notices { handle(notice) }
         } while core.completionCount > 0 || !core.notices.isEmpty
         isDelivering = false
+        leaveIfAnswered()
         if state == .closed { announceEnd() }
     }
 
@@ -194,30 +196,30 @@ extension DataChannel {
 
     // MARK: Pulse
 
-    private var pulseSeconds: UInt64 {
-        let idle = UInt64(greeting?.idleSeconds ?? 0)
-        let seconds = max(options.pulseSeconds, 1)
-        return idle > 0 ? max(min(seconds, idle / 3), 1) : seconds
-    }
-
     private func armPulse() {
         guard let target else { return }
-        pulse = reactor.setTimer(after: pulseSeconds * 1_000_000_000, target: target, token: Token.pulse)
+        pulse = reactor.setTimer(after: 1_000_000_000, target: target, token: Token.pulse)
     }
 
-    /// Looks whether the server lives: silence while something is awaited is answered with a PING, and
-    /// silence after that with the end. An idle channel says PING often enough for the server's idle limit.
+    /// Looks each second whether the server lives. Silence while something is awaited is answered with a PING; silence
+    /// after that ends the connection, soon if not even the network answers. An idle channel says PING often enough for
+    /// the server's idle limit.
     func pulsed() {
         pulse = nil
         guard state == .ready else { return }
-        quietSeconds = hasHeard ? 0 : quietSeconds + pulseSeconds
+        quietSeconds = hasHeard ? 0 : quietSeconds + 1
         hasHeard = false
         if core.inFlight + core.givenUp > 0 || !controls.isEmpty {
-            quietPulses = quietSeconds == 0 ? 0 : quietPulses + 1
-            if quietPulses > DataChannel.quietPulsesMax { return end(.timedOut("a PING")) }
-            if quietPulses > 0, controls.isEmpty { ping() }
+            awaitedSeconds = quietSeconds == 0 ? 0 : awaitedSeconds + 1
+            if awaitedSeconds >= 3 * max(options.pulseSeconds, 1) { return end(.timedOut("a PING")) }
+            if awaitedSeconds >= DataChannel.unheardSeconds, let fd = socket?.raw,
+                Sockets.isUnheard(fd: fd, milliseconds: UInt32(DataChannel.unheardSeconds * 1000))
+            {
+                return end(.timedOut("the network is silent"))
+            }
+            if awaitedSeconds > 0, controls.isEmpty { ping() }
         } else {
-            quietPulses = 0
+            awaitedSeconds = 0
             if let idle = greeting?.idleSeconds, idle > 0, quietSeconds * 3 >= UInt64(idle) { ping() }
         }
         armPulse()
@@ -227,7 +229,8 @@ extension DataChannel {
         control(.ping, handle: 0, body: []) { _ in }
     }
 
-    private static let quietPulsesMax = 2
+    /// For how long a network may acknowledge nothing before a new connection is tried.
+    private static let unheardSeconds: UInt64 = 2
 
     // MARK: The end
 

@@ -59,8 +59,14 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     var deadline: TimerID?
     var pulse: TimerID?
     var hasHeard = false
-    var quietPulses = 0
     var quietSeconds: UInt64 = 0
+    /// Seconds of silence while a reply is awaited.
+    var awaitedSeconds: UInt64 = 0
+    /// How long it took to connect, in nanoseconds; nil when nobody was reached.
+    private(set) var dialNanoseconds: UInt64?
+    private var dialledAt: UInt64 = 0
+    /// Set when no further request is taken, because it is to go on elsewhere: the end that comes with the last reply.
+    private var departure: ChannelError?
 
     /// A channel that will connect to `address`.
     ///
@@ -122,8 +128,9 @@ public final class DataChannel: CompletionTarget, BatchTarget {
         Sockets.setNoDelay(fd: fd)
         Sockets.setKeepAlive(fd: fd, idleSeconds: 30, intervalSeconds: 10)
         deadline = reactor.setTimer(
-            after: options.dialSeconds * 1_000_000_000, target: target, token: Token.deadline)
+            after: options.dialMilliseconds * 1_000_000, target: target, token: Token.deadline)
         operations += 1
+        dialledAt = reactor.now
         reactor.connect(fd: fd, address: address, target: target, token: Token.connect)
     }
 
@@ -132,7 +139,7 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     /// - Returns: false when no slot is free or too much waits to be sent, which the next completion changes;
     ///   or when the   channel is not ready.
     public func submit(_ request: ChannelRequest) -> Bool {
-        guard state == .ready, ending == nil, outgoing.hasRoom else { return false }
+        guard state == .ready, ending == nil, departure == nil, outgoing.hasRoom else { return false }
         guard unsafe isWellFormed(request) else {
             preconditionFailure("a request without memory, or of more bytes than the server takes")
         }
@@ -228,6 +235,21 @@ public final class DataChannel: CompletionTarget, BatchTarget {
             }
         }
     }
+
+    /// Takes no further request, and ends the connection when those before are answered; the session goes on.
+    func leave(_ why: String) {
+        guard state == .ready, departure == nil else { return }
+        departure = .lost(why)
+        leaveIfAnswered()
+    }
+
+    /// Ends the connection if it is to be left and nothing is unanswered.
+    func leaveIfAnswered() {
+        guard let departure, repeating == nil, core.inFlight + core.givenUp == 0, controls.isEmpty else { return }
+        end(departure)
+    }
+
+    func dialled() { dialNanoseconds = reactor.now - dialledAt }
 
     /// Ends the channel: requests in flight end with `ioError`, then `channelClosed` comes. Safe to call
     /// twice.

@@ -2,13 +2,34 @@ import Core
 import Reactor
 import Wire
 
-/// How long to wait before the next try to connect: none before the first, then a random part of a limit that
-/// doubles from 50 ms to 5 s, so that the clients of a server that comes back do not come all at once.
+/// How long to wait before the next try to connect: none before the first. While nobody is there it costs nobody
+/// anything to ask, so that is done often at first. A server that answers and cannot serve is spared: a random part
+/// of a limit that doubles from 50 ms to 5 s, so that the clients of one that comes back do not come all at once.
 struct Backoff {
     static let firstNanoseconds: UInt64 = 50_000_000
     static let lastNanoseconds: UInt64 = 5_000_000_000
+    /// How long after the loss a server is expected back at any moment, and how long soon.
+    static let presentNanoseconds: UInt64 = 10_000_000_000
+    static let soonNanoseconds: UInt64 = 30_000_000_000
+    /// A connection that held is lost for a new reason; one that did not, for the old one perhaps.
+    static let steadyNanoseconds: UInt64 = 2_000_000_000
+    private static let triesAfterShortConnection = 3
 
     private var tries = 0
+
+    /// The wait in nanoseconds when the last try has reached nobody, so long after the loss; `random` is any number.
+    mutating func nextWhenUnreachable(since elapsed: UInt64, random: UInt64) -> UInt64 {
+        guard tries > 0, elapsed < Backoff.soonNanoseconds else { return next(random: random) }
+        let limit = elapsed < Backoff.presentNanoseconds ? Backoff.firstNanoseconds : 10 * Backoff.firstNanoseconds
+        return limit / 5 + random % (limit * 4 / 5 + 1)
+    }
+
+    /// How long a TCP connection may take to be made, so long after the loss, where the last one took `usual`: the
+    /// kernel sends a lost SYN again after 1, 3 and 7 seconds, and a new connection sends its own at once.
+    static func dialMilliseconds(since elapsed: UInt64, usual: UInt64, longest: UInt64) -> UInt64 {
+        let patience: UInt64 = elapsed < presentNanoseconds ? 500 : elapsed < soonNanoseconds ? 1000 : longest
+        return min(max(patience, usual / 1_000_000 * 4), longest)
+    }
 
     /// The wait in nanoseconds; `random` is any number.
     mutating func next(random: UInt64) -> UInt64 {
@@ -21,8 +42,13 @@ struct Backoff {
         return random % (limit + 1)
     }
 
-    /// The connection has held: the next loss is a new one.
+    /// The next loss is a new one.
     mutating func reset() { tries = 0 }
+
+    /// The channel was open for so long.
+    mutating func hasHeld(nanoseconds: UInt64) {
+        tries = nanoseconds > Backoff.steadyNanoseconds ? 0 : min(tries, Backoff.triesAfterShortConnection)
+    }
 }
 
 /// The addresses of a server, tried in turn.
@@ -30,6 +56,12 @@ struct ServerPlaces {
     private var addresses: [SocketAddress]
     private var index = 0
     private var failures = 0
+    /// Where the server sent its clients, until a server there has shown that it knows the session.
+    private var redirect: SocketAddress?
+    /// Where the server sent its clients last; the name service need not know it.
+    private var advised: SocketAddress?
+    /// Where no server knew the session; not gone to again because of the same advice.
+    private var rejected: SocketAddress?
 
     /// At least one address, the best first.
     init(_ addresses: [SocketAddress]) {
@@ -53,18 +85,44 @@ struct ServerPlaces {
     }
 
     /// A server answered at the current address.
-    mutating func worked() { failures = 0 }
+    mutating func worked() {
+        failures = 0
+        if redirect == current { (redirect, rejected) = (nil, nil) }
+    }
 
-    /// Goes there next, and to the others if it does not work.
-    mutating func prefer(_ address: SocketAddress) {
+    /// Goes there next, and to the others if it does not work; false when that did not help before.
+    mutating func prefer(_ address: SocketAddress) -> Bool {
+        guard address != rejected else { return false }
+        redirect = address
+        advised = address
         addresses.removeAll { $0 == address }
         addresses.insert(address, at: 0)
         index = 0
         failures = 0
+        return true
     }
 
-    /// Takes what the name service says now, if it says anything.
+    /// What is there is none of the cluster's servers.
+    mutating func isForeign(_ address: SocketAddress) {
+        if address == redirect { (redirect, advised, rejected) = (nil, nil, address) }
+    }
+
+    /// The server there does not know the session. True when that says that it is gone; false when the advice to go
+    /// there was wrong, and the others are to be asked first.
+    mutating func isGone(by address: SocketAddress) -> Bool {
+        guard address == redirect, addresses.count > 1 else { return true }
+        (redirect, advised, rejected) = (nil, nil, address)
+        addresses.removeAll { $0 == address }
+        addresses.append(address)
+        index = 0
+        failures = 0
+        return false
+    }
+
+    /// Takes what the name service says now, if it says anything; where the server sent its clients stays.
     mutating func replace(_ found: [SocketAddress]) {
+        var found = found
+        if let advised, !found.isEmpty, !found.contains(advised) { found.append(advised) }
         guard !found.isEmpty, found != addresses else { return }
         let old = current
         addresses = found

@@ -5,11 +5,11 @@ import Wire
 
 /// How the channels of a volume come, go and come back.
 extension VolumeClient {
-    /// A connection that held for that long was no part of the trouble before it.
-    private static let steadyNanoseconds: UInt64 = 2_000_000_000
     /// How long a holder that has just died, or news on its way, may keep the volume from its user, and how often to ask.
-    private static let conflictNanoseconds: UInt64 = 3_000_000_000
+    private static let conflictNanoseconds: UInt64 = 8_000_000_000
     private static let conflictPauseNanoseconds: UInt64 = 150_000_000
+    /// Between two questions to the name service.
+    private static let lookUpNanoseconds: UInt64 = 1_000_000_000
 
     // MARK: Connecting
 
@@ -18,6 +18,10 @@ extension VolumeClient {
         var setup = options.channel
         setup.ticket = ticketOfSession
         setup.outlivesConnections = options.reconnects
+        if let interruption {
+            setup.dialMilliseconds = Backoff.dialMilliseconds(
+                since: reactor.now - interruption.since, usual: usualDial, longest: setup.dialMilliseconds)
+        }
         do throws(ChannelError) {
             let channel = try DataChannel(
                 reactor: reactor, address: places.current, serverName: options.serverName, tls: options.tls,
@@ -25,7 +29,7 @@ extension VolumeClient {
             member.channel = channel
             channel.connect()
         } catch {
-            if isReady { tryAgain(member, error, soon: false) } else { end(error) }
+            if isReady { tryAgain(member, error, reached: true) } else { end(error) }
         }
     }
 
@@ -34,6 +38,7 @@ extension VolumeClient {
     public func channelReady(_ channel: DataChannel) {
         guard let member = member(of: channel), ending == nil else { return }
         places.worked()
+        usualDial = channel.dialNanoseconds ?? usualDial
         if ticketOfSession == nil { ticketOfSession = channel.ticket }
         open(member)
     }
@@ -159,18 +164,23 @@ extension VolumeClient {
         member.timer = nil
         guard ending == nil else { return announceEnd() }
         guard isReady else { return startFailed(member, channel, error) }
-        if reactor.now - member.openedAt > VolumeClient.steadyNanoseconds, member.openedAt > 0 {
+        if member.isTold {
             member.backoff.reset()
+        } else if member.openedAt > 0 {
+            member.backoff.hasHeld(nanoseconds: reactor.now - member.openedAt)
         }
+        member.isTold = false
         member.openedAt = 0
         switch ReconnectVerdict(error) {
         case .final: end(error)
+        case .newSession where !places.isGone(by: channel.address): tryAgain(member, error, reached: true)
         case .newSession: sessionLost(member, error)
         // Without RESUME nobody can say what became of the requests in flight.
         case .retry where channel.greeting != nil && !member.core.isSuspended: end(error)
         case .retry, .newCapability, .conflict:
+            if case .tls = error { places.isForeign(channel.address) }
             if channel.greeting == nil, places.failed(channel.address) { lookUp() }
-            tryAgain(member, error, soon: true)
+            tryAgain(member, error, reached: channel.dialNanoseconds != nil)
         }
     }
 
@@ -182,7 +192,8 @@ extension VolumeClient {
         connect(member)
     }
 
-    private func tryAgain(_ member: VolumeMember, _ error: ChannelError, soon: Bool) {
+    /// - Parameter reached: whether somebody took the connection of the last try.
+    private func tryAgain(_ member: VolumeMember, _ error: ChannelError, reached: Bool) {
         interrupted(error)
         guard ending == nil else { return }
         // Only one may begin a session.
@@ -191,9 +202,12 @@ extension VolumeClient {
             return
         }
         member.phase = .waiting
-        let wait = member.backoff.next(random: randomNumber())
-        if wait == 0, soon { return connect(member) }
-        setTimer(member, after: max(wait, 1_000_000))
+        let since = interruption.map { reactor.now - $0.since } ?? 0
+        let wait =
+            reached
+            ? member.backoff.next(random: randomNumber())
+            : member.backoff.nextWhenUnreachable(since: since, random: randomNumber())
+        setTimer(member, after: wait)
     }
 
     private func setTimer(_ member: VolumeMember, after nanoseconds: UInt64) {
@@ -202,13 +216,14 @@ extension VolumeClient {
         member.timer = reactor.setTimer(after: nanoseconds, target: target, token: UInt32(member.index))
     }
 
-    private func randomNumber() -> UInt64 {
+    func randomNumber() -> UInt64 {
         options.random.bytes(8).reduce(0) { $0 << 8 | UInt64($1) }
     }
 
     private func lookUp() {
-        guard let lookUp = options.lookUp, !isLookingUp else { return }
+        guard let lookUp = options.lookUp, !isLookingUp, reactor.now >= nextLookUp else { return }
         isLookingUp = true
+        nextLookUp = reactor.now + VolumeClient.lookUpNanoseconds
         let remote = reactor.remote
         let answer = LookUpAnswer(self)
         lookUp { found in remote.post { answer.take(found) } }
@@ -236,7 +251,7 @@ extension VolumeClient {
             }
         }
         askForBatchEnd()
-        tryAgain(member, error, soon: true)
+        tryAgain(member, error, reached: true)
     }
 
     private func interrupted(_ error: ChannelError) {
@@ -275,6 +290,8 @@ extension VolumeClient {
     func end(_ error: ChannelError) {
         guard ending == nil else { return }
         ending = error
+        move?.stop()
+        move = nil
         for member in members {
             if let timer = member.timer { reactor.cancelTimer(timer) }
             member.timer = nil

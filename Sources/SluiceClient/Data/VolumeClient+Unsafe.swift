@@ -30,6 +30,12 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
     private var next = 0
     var places: ServerPlaces
     var isLookingUp = false
+    /// Looks whether the place that the server sends its clients to can be reached.
+    var move: PlaceProbe?
+    /// When the name service may be asked again, in the reactor's time.
+    var nextLookUp: UInt64 = 0
+    /// How long the last connection took to be made, in nanoseconds.
+    var usualDial: UInt64 = 0
     var ticketOfSession: SessionTicket?
     /// `volumeReady` was said.
     var isReady = false
@@ -272,9 +278,7 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
     /// For the channels.
     public func channelEvent(_ channel: DataChannel, _ event: ChannelEvent) {
         if case .resized(_, let size) = event { state?.size = size }
-        if case .draining(_, let target) = event, let place = try? SocketAddress(text: target) {
-            places.prefer(place)
-        }
+        if case .draining(let seconds, let target) = event { drains(channel, seconds: seconds, target: target) }
         if seen.isNew(event) { delegate?.volumeEvent(self, event) }
     }
 

@@ -12,6 +12,8 @@ public struct VolumeClientOptions: Sendable {
     public var addresses: [SocketAddress]
     /// Asked when none of the addresses can be reached; nil keeps to those.
     public var lookUp: LookUp?
+    /// Finds the addresses of `NAME:PORT`, where a server sends its clients; nil follows to addresses only.
+    public var resolve: (@Sendable (String, @escaping @Sendable ([SocketAddress]) -> Void) -> Void)?
     /// The DNS name or IP address that the server's certificate must be for.
     public var serverName: String
     /// A client's context with ALPN `sluice/1` and the identity that the capability is bound to.

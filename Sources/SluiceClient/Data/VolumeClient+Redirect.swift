@@ -1,0 +1,60 @@
+import Core
+import Reactor
+import Wire
+
+/// A server that is to be left, and where to go instead.
+extension VolumeClient {
+    /// How long the clients of one server take to leave it, so that they do not come elsewhere all at once.
+    private static let spreadNanoseconds: UInt64 = 2_000_000_000
+    /// For how long after the time that was given the other place may begin to serve.
+    private static let latenessSeconds: UInt64 = 60
+
+    /// The server of the channel goes away within so many seconds.
+    func drains(_ channel: DataChannel, seconds: UInt64, target: String) {
+        if seconds == 0 { members.first { $0.channel === channel }?.isTold = true }
+        guard !target.isEmpty, options.reconnects else { return }
+        let from = channel.address
+        if let place = try? SocketAddress(text: target) { return follow(place, from: from, within: seconds) }
+        guard let resolve = options.resolve else { return }
+        let remote = reactor.remote
+        let answer = ResolvedPlace { [weak self] place in self?.follow(place, from: from, within: seconds) }
+        resolve(target) { found in
+            if let place = found.first { remote.post { answer.take(place) } }
+        }
+    }
+
+    /// Goes to `place` when the server there can be reached; until then the connections that there are do.
+    private func follow(_ place: SocketAddress, from: SocketAddress, within seconds: UInt64) {
+        guard ending == nil, place != from, place.port > 0, places.prefer(place) else { return }
+        guard seconds > 0, isReady, move?.address != place else { return }
+        move?.stop()
+        let spread = min(seconds * 1_000_000_000 / 8, VolumeClient.spreadNanoseconds)
+        move = PlaceProbe(
+            reactor: reactor, address: place, afterNanoseconds: randomNumber() % (spread + 1),
+            forSeconds: seconds + VolumeClient.latenessSeconds
+        ) { [weak self] in self?.leave(for: place) }
+    }
+
+    /// Each connection ends when its requests are answered, and the next one of its channel is made there.
+    private func leave(for place: SocketAddress) {
+        move = nil
+        for member in members {
+            guard let channel = member.channel, channel.address != place else { continue }
+            member.isTold = true
+            channel.leave("its server is drained, the volume is at \(place) from now on")
+        }
+    }
+}
+
+/// Carries an address from the name service to the reactor's thread.
+private final class ResolvedPlace: @unchecked Sendable {
+    // SAFETY: made and taken on the reactor's thread; only the reference passes through others.
+    private var use: ((SocketAddress) -> Void)?
+
+    init(_ use: @escaping (SocketAddress) -> Void) { self.use = use }
+
+    func take(_ place: SocketAddress) {
+        use?(place)
+        use = nil
+    }
+}
