@@ -37,7 +37,7 @@ enum AttachLimits {
     /// How often a command that waits for the server looks whether it is back, in microseconds.
     static let reconnectPollMicroseconds: UInt32 = 100_000
     /// Between two tries to renew the node's certificate, in seconds.
-    static let certificateRetrySeconds: UInt64 = 600
+    static let certificateRetrySeconds: ClosedRange<UInt64> = 10...600
     /// How long a process and its successor wait for each other, and for the requests under way, in seconds.
     static let successionSeconds: UInt64 = 20
     /// Bytes of an attachment's record and of a helper's answer.

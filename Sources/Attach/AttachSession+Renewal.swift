@@ -77,8 +77,14 @@ extension AttachSession {
         }
         renewalTrouble?.reason = why
         let isDue = renewalTrouble?.reports.isDue(now) ?? false
-        if isNew || isDue {
-            logger.warning("\(why); tried again and again, the capability lasts for \(left) seconds")
+        if left == 0, !(renewalTrouble?.isOver ?? true) {
+            renewalTrouble?.isOver = true
+            logger.error("the capability has expired, every request fails until there is another one: \(why)")
+        } else if isNew || isDue {
+            logger.warning(
+                left > 0
+                    ? "\(why); tried again and again, the capability lasts for \(left) seconds"
+                    : "\(why); tried again and again, every request fails until then")
         }
         if record?.state == .attached { update(.attached, renewalMessage) }
     }
@@ -87,8 +93,12 @@ extension AttachSession {
     var renewalMessage: String? {
         guard let renewalTrouble, let capability else { return nil }
         let expiry = Timestamp.text(capability.expiry)
-        return "since \(Timestamp.text(renewalTrouble.since)) the capability cannot be renewed: "
-            + "\(renewalTrouble.reason); I/O goes on until \(expiry)"
+        let trouble =
+            "since \(Timestamp.text(renewalTrouble.since)) the capability cannot be renewed: \(renewalTrouble.reason); "
+        return trouble
+            + (secondsLeft > 0
+                ? "I/O goes on until \(expiry)"
+                : "it expired at \(expiry), and every request fails until it can be renewed")
     }
 
     func certificateRenewed(_ result: Result<UInt64, AttachError>) {

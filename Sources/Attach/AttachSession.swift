@@ -55,6 +55,8 @@ final class AttachSession {
         var since: UInt64
         var reason: String
         var reports: ReportTimes
+        /// The end of it was said: the capability has expired.
+        var isOver = false
     }
 
     init(_ options: AttachOptions, logger: Logger, store: AttachmentStore) throws(AttachError) {

@@ -124,7 +124,7 @@ public enum Attachments {
                 waiting(record.message ?? "")
                 // Not in the kernel, where nothing could interrupt it.
                 while record.state == .reconnecting, record.process.isAlive {
-                    usleep(AttachLimits.reconnectPollMicroseconds)
+                    Pause.microseconds(AttachLimits.reconnectPollMicroseconds)
                     guard let now = store.record(attachment.key), now.mark == record.mark else { return }
                     record = now
                 }

@@ -19,11 +19,15 @@ final class CapabilityRenewer: Sendable {
                     continue
                 }
                 guard isWanted else { return }
+                let expiry = access.certificateExpiry
                 do throws(AttachError) {
                     inbox.post(.issued(.success(try access.issue(rights: rights))))
                 } catch {
                     inbox.post(.issued(.failure(error)))
                 }
+                // The control API is asked with a certificate that is renewed first, when that is due.
+                let now = access.certificateExpiry
+                if now != expiry { inbox.post(.certificate(.success(now))) }
             }
         }
     }

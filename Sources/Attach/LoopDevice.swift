@@ -96,7 +96,7 @@ public enum LoopDevice {
             do throws(AttachError) { return try releaseAtOnce(path, owner, isForced: isForced) } catch {
                 // udev and others open each device for a moment, and children have it from fork to exec.
                 guard error.reason == .busy, DeviceUse.of(path).mayPass else { throw error }
-                usleep(AttachLimits.busyAttemptMicroseconds)
+                Pause.microseconds(AttachLimits.busyAttemptMicroseconds)
             }
         }
         try releaseAtOnce(path, owner, isForced: isForced)
@@ -198,7 +198,7 @@ public enum LoopDevice {
     private static func waitUntilFree(_ path: String, _ owner: Owner) throws(AttachError) {
         for _ in 0..<(AttachLimits.loopReleaseMilliseconds / 10) {
             guard isOurs(path, name: owner.name) || owner.holds(backingFile(path)) else { return }
-            usleep(10_000)
+            Pause.microseconds(10_000)
         }
         throw DeviceUse.of(path).refusal(of: path)
     }

@@ -81,6 +81,9 @@ public struct VolumeAccess: Sendable {
         }
     }
 
+    /// When the node's certificate ends, in Unix seconds.
+    var certificateExpiry: UInt64 { credentials.certificate.notAfter }
+
     /// Seconds until the node's certificate is worth looking at again.
     var secondsUntilCertificateIsDue: UInt64 {
         let now = SystemWallClock().now()

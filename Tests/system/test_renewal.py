@@ -1,0 +1,103 @@
+"""Capabilities and certificates that end: renewed while the device is used, and what is said when that does not work."""
+import datetime
+import os
+import time
+
+import pytest
+from chaos.proxy import Proxy
+from conftest import await_condition, needs_root
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from test_reconnect import Fio, attach, await_progress, dd, log_of, node, status  # noqa: F401
+
+pytestmark = needs_root
+
+
+@pytest.fixture
+def control(node):
+    """The control API as the node reaches it; the data channel is reached without it."""
+    host, port = node.control.rsplit(":", 1)
+    with Proxy(lambda: (host, int(port))) as proxy:
+        yield proxy
+
+
+def attach_by(node, control, *options):
+    return attach(node, *options, SLUICE_SERVER=f"https://{control.text}")
+
+
+def live(node, seconds):
+    with node.api(node.data / "admin") as api:
+        answer = api.patch("/v1/grants/compute-disk", json={"lifetimeSecondsMax": seconds},
+                           headers={"content-type": "application/merge-patch+json"})
+        assert answer.status_code == 200, answer.text
+
+
+def test_a_control_api_that_comes_back_before_the_end_is_no_pause(node, control):
+    live(node, 12)
+    node.device = attach_by(node, control)
+    fio = Fio(node.device, 16)
+    await_progress(node)
+    with control.refusing():
+        message = await_condition("the trouble", lambda: status(node).get("message"))
+        assert "the capability cannot be renewed" in message and "I/O goes on until" in message, message
+        assert status(node)["state"] == "attached"
+        await_progress(node)
+    await_condition("the renewal", lambda: not status(node).get("message"))
+    fio.finish()
+    log = log_of(node)
+    assert "a request failed" not in log and "the connection is lost" not in log
+    assert "tried again and again, the capability lasts for" in log and "capability renewed" in log
+
+
+def test_a_capability_that_expires_says_why_and_the_device_works_again_with_the_next(node, control):
+    live(node, 6)
+    node.device = attach_by(node, control)
+    with control.refusing():
+        message = await_condition("the end", lambda: next(
+            (text for text in [status(node).get("message") or ""] if "it expired at" in text), None))
+        assert "every request fails until it can be renewed" in message
+        refused = dd(node.device)
+        assert refused.returncode != 0 and "Input/output error" in refused.stderr
+    await_condition("the renewal", lambda: not status(node).get("message"))
+    assert dd(node.device).returncode == 0
+    log = log_of(node)
+    assert log.count("the capability has expired, every request fails until there is another one") == 1
+    assert "EXPIRED" in log
+
+
+def shorten(server, name, seconds):
+    """Gives a node a certificate of the same key that began a while ago and ends soon."""
+    authority = server.data / "authority"
+    key = serialization.load_pem_private_key((authority / "ca.key.pem").read_bytes(), None)
+    old = x509.load_pem_x509_certificate((name / "cert.pem").read_bytes())
+    issuer = x509.load_pem_x509_certificate((name / "ca.pem").read_bytes())
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = x509.CertificateBuilder(issuer.subject, old.subject, old.public_key(), x509.random_serial_number(),
+                                   now - datetime.timedelta(seconds=seconds), now + datetime.timedelta(seconds=seconds))
+    for extension in old.extensions:
+        made = made.add_extension(extension.value, extension.critical)
+    pem = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    (name / "cert.pem").write_bytes(pem)
+    return now + datetime.timedelta(seconds=seconds)
+
+
+def end_of(folder):
+    return x509.load_pem_x509_certificate((folder / "cert.pem").read_bytes()).not_valid_after_utc
+
+
+def test_a_certificate_is_renewed_in_the_background_and_used_without_a_restart(node):
+    live(node, 12)
+    ends = shorten(node, node.node, 24)
+    node.device = attach(node)
+    assert abs(end_of(node.node) - ends) < datetime.timedelta(seconds=2), "it is not due yet"
+    fio = Fio(node.device, 30)
+    await_condition("the renewal", lambda: end_of(node.node) > ends + datetime.timedelta(days=1))
+    assert not [name for name in os.listdir(node.node) if name not in ("ca.pem", "cert.pem", "key.pem", "config.json")]
+    # The old one ends, and capabilities are renewed by the new one.
+    await_condition("the old one's end", lambda: time.time() > ends.timestamp() + 1)
+    seen = log_of(node).count("capability renewed")
+    await_condition("a renewal after it", lambda: log_of(node).count("capability renewed") > seen)
+    fio.finish()
+    log = log_of(node)
+    assert log.count("node certificate renewed") == 1 and "a request failed" not in log
+    assert "cannot be renewed" not in log
