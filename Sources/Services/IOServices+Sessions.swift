@@ -177,13 +177,16 @@ extension IOServices {
     // MARK: Claims
 
     func admit(
-        _ capability: EffectiveCapability, wanted: Rights, session: Identifier, channel: UInt16, takesOver: Bool
+        _ capability: EffectiveCapability, wanted: Rights, session: Identifier, channel: UInt16,
+        takesOver: Bool
     ) -> Result<Admission, Refusal> {
         let now = configuration.wallClock.now()
         return withDirectory { directory in
             if directory.sessions.sessions[session]?.spoiled.contains(channel) == true {
                 return .failure(
-                    Refusal(.expired, "the authority that the channel was resumed with has ended: start a new session"))
+                    Refusal(
+                        .expired,
+                        "the authority that the channel was resumed with has ended: start a new session"))
             }
             return directory.admit(
                 capability, wanted: wanted, session: session, takesOver: takesOver, now: now)

@@ -43,7 +43,8 @@ extension SessionSimulator {
     /// What the writes of a client's next session are named after.
     func grant(to client: SimulatedClient, by capability: SimulatedCapability) -> Int {
         var grant = Grant(
-            client: client.number, attachment: client.counts.attachments, capabilities: [capability.id], epoch: capability.epoch,
+            client: client.number, attachment: client.counts.attachments, capabilities: [capability.id],
+            epoch: capability.epoch,
             nodeEpoch: capability.nodeEpoch, life: life, expiry: capability.expiry)
         grant.isEnding = isTakenAway(grant)
         grants.append(grant)

@@ -209,7 +209,9 @@ final class SessionSimulator {
         guard !scenario.isShared, writer != lastWriter else { return }
         formerWriters.insert(lastWriter)
         lastWriter = writer
-        if formerWriters.contains(writer) { fail("client \(grant.client) goes on though another has written") }
+        if formerWriters.contains(writer) {
+            fail("client \(grant.client) goes on though another has written")
+        }
     }
 
     private func authorize(_ name: UInt64) {

@@ -111,7 +111,9 @@ import Wire
         let untilOpen =
             opening + Hello(clientName: ChannelOptions().clientName).bytes.count
             + OpenRequest(kind: .volume, rights: [], capability: [1]).bytes.count
-        let requests = stride(from: opening, to: size.taken, by: 5).map { ($0, false) }.filter { $0.0 != untilOpen }
+        let requests = stride(from: opening, to: size.taken, by: 5).map { ($0, false) }.filter {
+            $0.0 != untilOpen
+        }
         let cuts = replies + requests
         try await withThrowingTaskGroup(of: Void.self) { group in
             for (index, cut) in cuts.enumerated() {

@@ -38,7 +38,9 @@ extension ControlPlane {
         return try await issue(wish, context)
     }
 
-    private func issue(_ wish: CapabilityWish, _ context: RequestContext) async throws(Problem) -> ControlResponse {
+    private func issue(_ wish: CapabilityWish, _ context: RequestContext) async throws(Problem)
+        -> ControlResponse
+    {
         guard store.count(CapabilityRecord.self) < Limits.capabilityRecordsMax else {
             throw Problem(.limitReached, "the server has its most capabilities on record; some end soon")
         }

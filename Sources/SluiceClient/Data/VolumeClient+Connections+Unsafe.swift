@@ -83,7 +83,8 @@ extension VolumeClient {
 
     /// Why what this side remembers of the volume is not true any more, if somebody else has had it for writing since.
     func staleness(under resource: ResourceState) -> ChannelError? {
-        let isAlone = resource.accessMode == .singleWriter && state?.accessMode ?? .singleWriter == .singleWriter
+        let isAlone =
+            resource.accessMode == .singleWriter && state?.accessMode ?? .singleWriter == .singleWriter
         guard isAlone, resource.rights.contains(.write) || resource.rights.contains(.discard),
             let known = state?.writerGeneration ?? options.knownGeneration,
             known != resource.writerGeneration
