@@ -169,6 +169,8 @@ public struct VolumeRecord: NamedRecord, Hashable {
     public var labels: [String: String]
     /// Capabilities of another epoch do not count.
     public var epoch: UInt64
+    /// Why it is not the first any more; nil while it is.
+    public var epochReason: String?
     /// Where it is in its life.
     public var state: State
     /// Unix seconds.
@@ -185,7 +187,8 @@ public struct VolumeRecord: NamedRecord, Hashable {
     }
 
     private enum CodingKeys: String, CodingKey {
-        case id, name, pool, size, accessMode, labels, epoch, state, createdAt, updatedAt, version
+        case id, name, pool, size, accessMode, labels, epoch, epochReason, state, createdAt, updatedAt,
+            version
         case chosenLimits = "limits"
     }
 

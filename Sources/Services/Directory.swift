@@ -92,7 +92,8 @@ extension Directory {
             return Refusal(.busy, "the server has yet to hear of the volume's new epoch: try again")
         }
         guard volume.descriptor.epoch == capability.resourceEpoch else {
-            return Refusal(.staleEpoch, "the capability was issued before the volume's epoch changed")
+            let why = volume.descriptor.epochReason.map { ": \($0)" } ?? ""
+            return Refusal(.staleEpoch, "the capability was issued before the volume's epoch changed\(why)")
         }
         return nil
     }
@@ -102,8 +103,13 @@ extension Directory {
         _ capability: EffectiveCapability, wanted: Rights, session: Identifier, takesOver: Bool, now: UInt64
     ) -> Result<Admission, Refusal> {
         if let refusal = standing(capability) { return .failure(refusal) }
-        guard let volume = volumes[capability.resource], let pool = pools[volume.descriptor.pool] else {
+        guard let volume = volumes[capability.resource] else {
             return .failure(Refusal(.notFound, "there is no such resource here"))
+        }
+        guard let pool = pools[volume.descriptor.pool] else {
+            return .failure(
+                Refusal(.driverFailed, "pool \(volume.descriptor.pool), which holds the volume, does not run")
+            )
         }
         var rights = wanted.isEmpty ? capability.rights : wanted
         guard capability.rights.isSuperset(of: rights) else {
@@ -140,11 +146,9 @@ extension Directory {
         sessions.sessions[session]?.node.flatMap { nodes[$0]?.name }
     }
 
-    /// Adds a volume, or says why not; a volume that is known already stays as it is.
+    /// Adds a volume, or says why not; a volume that is known already stays as it is. One whose pool does not run cannot
+    /// be opened, but who may write to it goes on to have it.
     mutating func publish(_ descriptor: VolumeDescriptor) -> Refusal? {
-        guard pools[descriptor.pool] != nil else {
-            return Refusal(.notFound, "there is no pool \(descriptor.pool)")
-        }
         if let known = volumes[descriptor.id] {
             return known.descriptor.pool == descriptor.pool && !known.isGoing
                 ? nil : Refusal(.alreadyExists, "a volume with this id exists already")

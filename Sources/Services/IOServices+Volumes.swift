@@ -184,7 +184,9 @@ extension IOServices {
         let name = known.descriptor.name
         configuration.logger.notice("volume deleted", metadata: ["volume": "\(name)", "id": "\(id)"])
         await fence(.volume(id, keeping: nil), status: .revoked, reason: "volume \(name) was deleted")
-        let pool = try pool(known.descriptor.pool)
+        guard let pool = state.withLock({ $0.directory.pools[known.descriptor.pool] }) else {
+            return withDirectory { $0.unpublish(id) }
+        }
         try await pool.worker.run { [self] () throws(ServiceError) in
             let isOpen = state.withLock { $0.directory.volumes[id]?.geometry != nil }
             if isOpen { pool.driver.closeVolume(known.index) }
@@ -257,6 +259,7 @@ extension Directory {
         volumes[descriptor.id]?.descriptor.name = descriptor.name
         volumes[descriptor.id]?.descriptor.accessMode = descriptor.accessMode
         volumes[descriptor.id]?.descriptor.epoch = descriptor.epoch
+        volumes[descriptor.id]?.descriptor.epochReason = descriptor.epochReason
         volumes[descriptor.id]?.descriptor.limits = descriptor.limits
         // Who wrote with others before has it alone from now on.
         if known.descriptor.accessMode == .shared, descriptor.accessMode == .singleWriter,

@@ -20,6 +20,8 @@ public struct ServerEvent: Sendable, Hashable {
         case capabilityRevoked = "capability.revoked"
         /// Everybody who had a volume open was cut off.
         case volumeFenced = "volume.fenced"
+        /// What a volume held was lost with the server's last run.
+        case volumeEmptied = "volume.emptied"
         /// A client began a session on the data channel.
         case sessionStarted = "session.started"
         /// A session has lost its last connection, and is kept for a while.
@@ -47,7 +49,7 @@ public struct ServerEvent: Sendable, Hashable {
             switch self {
             case .sessionStarted, .sessionLost, .sessionResumed, .sessionEnded: true
             case .driverStarting, .driverRunning, .driverRecovering, .driverUpgrading, .driverQuarantined,
-                .driverStopped, .capabilityRevoked, .volumeFenced:
+                .driverStopped, .capabilityRevoked, .volumeFenced, .volumeEmptied:
                 false
             }
         }

@@ -41,13 +41,15 @@ public struct VolumeDescriptor: Sendable, Hashable {
     public var accessMode: AccessMode
     /// Capabilities of another epoch do not count.
     public var epoch: UInt64
+    /// Why it is not the first any more, for those who come with an older capability.
+    public var epochReason: String?
     /// What all its users may use together.
     public var limits: RateLimits
 
     /// A volume.
     public init(
         id: Identifier, name: String, pool: String, size: UInt64, accessMode: AccessMode, epoch: UInt64,
-        limits: RateLimits = .none
+        epochReason: String? = nil, limits: RateLimits = .none
     ) {
         self.id = id
         self.name = name
@@ -55,6 +57,7 @@ public struct VolumeDescriptor: Sendable, Hashable {
         self.size = size
         self.accessMode = accessMode
         self.epoch = epoch
+        self.epochReason = epochReason
         self.limits = limits
     }
 }

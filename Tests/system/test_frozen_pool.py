@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 from conftest import await_condition, needs_root
-from resumable import PAGE, World, write
+from resumable import PAGE, World, refused, write
 from sluice_client import Status
 
 
@@ -59,6 +59,40 @@ def device(tmp_path):
     made = FrozenDevice(tmp_path)
     yield made
     made.remove()
+
+
+@needs_root
+def test_an_inline_pool_waits_for_the_io_of_a_killed_server(tmp_path, device):
+    world = World(tmp_path)
+    server = world.server
+    server.cli("pool", "create", "slow", "--driver", "file", "--isolation", "inline", "--setting",
+               f"path={device.path}")
+    world.volume("slow", pool="slow", size="8MiB")
+    channel = world.connect()
+    handle, _ = channel.open(world.token("slow"))
+    channel.write(handle, 0, b"a" * PAGE)
+    device.freeze()
+    slot = write(channel, handle, 0, b"b")
+    await_condition("the write to hang in the kernel", device.in_flight)
+    server.stop(signal.SIGKILL)
+    # The device has one user, and that is the killed server's write: the pool does not start.
+    server.start()
+    assert "in use" in server.json("volume", "show", "slow")["message"]
+    channel.drop()
+    with world.resume(channel) as back:
+        assert back.granted.resumption == 2
+        refused(Status.DRIVER_FAILED, back.open, world.token("slow"))
+        with world.connect(world.other) as rival:
+            refused(Status.DRIVER_FAILED, rival.open, world.token("slow", world.other))
+        assert device.in_flight()
+        device.thaw()
+        await_condition("the pool", lambda: server.cli("pool", "restart", "slow", check=False).returncode == 0)
+        assert not device.in_flight(), "the pool serves and the old write is not over"
+        handle, _ = back.open(world.token("slow"))
+        back.repeat(handle)
+        assert back.wait(slot).status == Status.OK
+        assert back.read(handle, 0, PAGE) == b"b" * PAGE
+    assert server.stop() == 0
 
 
 @needs_root

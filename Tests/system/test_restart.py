@@ -90,6 +90,45 @@ def test_a_reader_without_a_claim_starts_anew_after_a_restart(lonely):
     refused(Status.NOT_FOUND, world.resume, channel)
 
 
+def test_a_pool_that_does_not_start_keeps_others_away_from_its_writers(lonely):
+    world = lonely
+    world.server.cli("pool", "create", "extra", "--driver", "file")
+    world.volume("more", pool="extra")
+    channel = world.connect()
+    handle, _ = channel.open(world.token("more"))
+    channel.write(handle, 0, b"a" * PAGE)
+    slot = write(channel, handle, 1, b"b")
+    await_condition("the write", lambda: world.in_flight(channel) == 0)
+    folder = world.server.data / "pools/extra"
+    world.server.stop(signal.SIGKILL)
+    folder.rename(folder.with_name("aside"))
+    folder.touch()
+    for _ in range(2):
+        world.server.start()
+        shown = world.server.json("volume", "show", "more")
+        assert shown["state"] == "unavailable" and "pool extra does not run" in shown["message"]
+        with world.connect(world.other) as rival:
+            assert "does not run" in refused(
+                Status.DRIVER_FAILED, rival.open, world.token("more", world.other)).message
+        assert channel.session.hex() in world.sessions()
+        world.server.stop(signal.SIGKILL)
+    world.server.start()
+    channel.drop()
+    channel = world.resume(channel)
+    assert channel.granted.resumption == 2
+    refused(Status.DRIVER_FAILED, channel.open, world.token("more"))
+    folder.unlink()
+    folder.with_name("aside").rename(folder)
+    world.server.cli("pool", "restart", "extra")
+    with world.connect(world.other) as rival:
+        refused(Status.WRITER_CONFLICT, rival.open, world.token("more", world.other))
+    handle, _ = channel.open(world.token("more"))
+    channel.repeat(handle)
+    assert channel.wait(slot).status == Status.OK
+    assert channel.read(handle, 0, 2 * PAGE) == b"a" * PAGE + b"b" * PAGE
+    channel.close()
+
+
 def test_what_was_in_memory_is_not_gone_on_with(lonely):
     world = lonely
     world.server.memory_pool()
@@ -102,8 +141,13 @@ def test_what_was_in_memory_is_not_gone_on_with(lonely):
     world.server.start()
     refused(Status.NOT_FOUND, world.resume, channel)
     with world.connect() as anew:
-        gone = refused(Status.NOT_FOUND, anew.open, token)
-        assert "what is in memory ends with the server" in gone.message
+        gone = refused(Status.STALE_EPOCH, anew.open, token)
+        assert "was lost when the server was started again" in gone.message
+        handle, state = anew.open(world.token("ram"))
+        assert state.epoch == 2 and anew.read(handle, 0, PAGE) == bytes(PAGE)
+        anew.write(handle, 0, b"n" * PAGE)
+    assert world.server.json("volume", "show", "ram")["state"] == "ready"
+    assert "volume.emptied" in [event["kind"] for event in world.server.json("events")]
 
 
 @pytest.mark.parametrize("how", ["fence", "disconnect"])

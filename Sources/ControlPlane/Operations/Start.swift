@@ -92,17 +92,54 @@ extension ControlPlane {
     }
 
     private func publish(_ volume: VolumeRecord) async {
+        let volume = await refilled(volume)
+        var fault = live.withLock { $0.poolFaults[volume.pool] }.map {
+            "pool \(volume.pool) does not run: \($0)"
+        }
         do throws(Problem) {
+            // Also without its pool: who may write to it keeps others away until the pool runs.
             let pool = store.get(PoolRecord.self, volume.pool)?.record
             try await perform(
                 .publishVolume(
                     descriptor(of: volume), markers: markers(of: volume.id).map(\.record.id),
                     contentsLost: pool?.isVolatile == true))
         } catch {
-            live.withLock { $0.volumeFaults[volume.id] = error.detail }
+            fault = error.detail
+        }
+        guard let fault else { return }
+        live.withLock { $0.volumeFaults[volume.id] = fault }
+        logger.error(
+            "volume is not available", metadata: ["volume": "\(volume.name)", "reason": "\(fault)"])
+    }
+
+    /// A volume that was in memory is there again, empty: with a new epoch, so that nobody goes on with what is lost.
+    private func refilled(_ volume: VolumeRecord) async -> VolumeRecord {
+        guard let pool = store.get(PoolRecord.self, volume.pool)?.record, pool.isVolatile,
+            live.withLock({ $0.poolFaults[pool.name] }) == nil
+        else { return volume }
+        do throws(Problem) {
+            guard case .volumes(let there) = try await perform(.volumesOnDevice(pool.name)),
+                there[volume.id] == nil, let stored = store.get(VolumeRecord.self, volume.name)
+            else { return volume }
+            var empty = stored.record
+            empty.epoch += 1
+            empty.epochReason = "what it held was in memory, and was lost when the server was started again"
+            empty.touch(wallClock.now())
+            let changed = empty
+            var changes = RecordChanges()
+            try Problem.translating { () throws(CatalogError) in
+                try changes.put(changed, over: stored.revision)
+            }
+            try await commit(changes)
+            try await perform(.createVolume(descriptor(of: empty)))
+            events.append(
+                .volumeEmptied, subject: "volume/\(empty.name)", message: empty.epochReason ?? "")
+            return empty
+        } catch {
             logger.error(
-                "volume is not available",
+                "a volume in memory cannot be made again",
                 metadata: ["volume": "\(volume.name)", "reason": "\(error.detail)"])
+            return store.get(VolumeRecord.self, volume.name)?.record ?? volume
         }
     }
 
@@ -110,6 +147,9 @@ extension ControlPlane {
     private func settle(_ stored: Stored<IntentRecord>) async {
         let intent = stored.record
         do throws(Problem) {
+            if let fault = live.withLock({ $0.poolFaults[intent.volume.pool] }) {
+                throw Problem(.deviceFailed, "pool \(intent.volume.pool) does not run: \(fault)")
+            }
             switch intent.action {
             case .createVolume, .deleteVolume: try await settleRemoval(stored)
             case .resizeVolume: try await settleResize(stored)
@@ -171,6 +211,7 @@ extension ControlPlane {
     func descriptor(of volume: VolumeRecord) -> VolumeDescriptor {
         VolumeDescriptor(
             id: volume.id, name: volume.name, pool: volume.pool, size: volume.size,
-            accessMode: volume.accessMode, epoch: volume.epoch, limits: volume.limits)
+            accessMode: volume.accessMode, epoch: volume.epoch, epochReason: volume.epochReason,
+            limits: volume.limits)
     }
 }

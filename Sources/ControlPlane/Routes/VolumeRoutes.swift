@@ -171,7 +171,9 @@ extension ControlPlane {
         return try await locks.withLock("volume/\(context.name)") { () async throws(Problem) in
             let stored = try readyVolume(context.name)
             var volume = stored.record
+            let words = "fenced by \(context.caller.name)" + (reason.map { ": \($0)" } ?? "")
             volume.epoch += 1
+            volume.epochReason = words
             volume.touch(wallClock.now())
             let fenced = volume
             var changes = RecordChanges()
@@ -179,7 +181,6 @@ extension ControlPlane {
                 try changes.put(fenced, over: stored.revision)
             }
             try await commit(changes)
-            let words = "fenced by \(context.caller.name)" + (reason.map { ": \($0)" } ?? "")
             guard
                 case .fenced(let sessions) = try await perform(
                     .fenceVolume(descriptor(of: fenced), reason: words))

@@ -63,7 +63,7 @@ extension IOServices {
     ) async throws(ServiceError) {
         guard !ids.isEmpty, state.withLock({ $0.markers[descriptor.id] == nil }) else { return }
         let folder = try markerFolder()
-        let markers = try await pool(descriptor.pool).worker.run { () throws(ServiceError) in
+        let restore: @Sendable () throws(ServiceError) -> [Marker] = { () throws(ServiceError) in
             var markers: [Marker] = []
             for id in ids {
                 let bitmap = try folder.restore(
@@ -72,6 +72,9 @@ extension IOServices {
             }
             return markers
         }
+        // Where the pool does not run, nobody can change the volume yet.
+        let pool = state.withLock { $0.directory.pools[descriptor.pool] }
+        let markers = if let pool { try await pool.worker.run(restore) } else { try restore() }
         state.withLock { $0.markers[descriptor.id] = markers }
     }
 
