@@ -6,17 +6,14 @@ Runs on loopback in one temporary folder, pair by pair, and reports; it does not
     make bench                      or
     Tests/benchmarks/isolation.py [--pairs N] [--seconds N] [--kills N] [--json FILE]
 """
-import argparse
 import json
 import os
-import pathlib
 import signal
 import statistics
 import sys
-import tempfile
 import time
 
-from rig import CPUTime, Server, await_condition
+from rig import CPUTime, await_condition, command_line, running_server, save
 
 SIZE = 1 << 29
 
@@ -26,7 +23,7 @@ def cost(server, options):
     for isolation in ("isolated", "inline"):
         server.volume(f"disk-{isolation}", SIZE, f"ram-{isolation}", "--driver", "memory", "--setting", f"size={SIZE}",
                       "--isolation", isolation)
-    clocks = {"inline": [server.cpu], "isolated": [server.cpu, CPUTime(driver(server, "ram-isolated")["pid"])]}
+    clocks = {"inline": [server.cpu], "isolated": [server.cpu, CPUTime(server.driver("ram-isolated")["pid"])]}
     rounds = []
     for number in range(options.pairs):
         pair = {}
@@ -61,10 +58,6 @@ def cost(server, options):
     return rounds
 
 
-def driver(server, pool):
-    return json.loads(server.admin("driver", "show", pool, "-o", "json"))
-
-
 def recovery(server, options):
     """SIGKILL of a host under load: the longest wait of any request, which is the time to the first completed I/O."""
     server.volume("victim", SIZE, "victim", "--driver", "file", "--setting", "direct=false")
@@ -75,14 +68,14 @@ def recovery(server, options):
     calm = server.bench("neighbour", "--rw", "randread", "--bs", "4k", "--iodepth", 1, "--time", options.seconds)
     for _ in range(options.kills):
         load = server.start_bench("victim", "--rw", "randread", "--bs", "4k", "--iodepth", 4, "--time", 1)
-        pid = driver(server, "victim")["pid"]
+        pid = server.driver("victim")["pid"]
         time.sleep(0.5)
         os.kill(pid, signal.SIGKILL)
         report = json.loads(load.communicate(timeout=60)[0])
-        await_condition("the next host", lambda: driver(server, "victim").get("pid") not in (None, pid))
+        await_condition("the next host", lambda: server.driver("victim").get("pid") not in (None, pid))
         assert report["errors"] == 0
         seen.append(report["read"]["latency"]["max"])
-        pauses.append(driver(server, "victim")["lastPauseMilliseconds"])
+        pauses.append(server.driver("victim")["lastPauseMilliseconds"])
     seen.sort()
     print(f"\n{options.kills} kills of a host under random reads, depth 4: kill to first completed I/O, in ms")
     print(f"  median {statistics.median(seen) / 1000:.1f}, p99 {seen[min(len(seen) - 1, int(len(seen) * 0.99))] / 1000:.1f}"
@@ -102,10 +95,10 @@ def neighbour(server, options):
                                         options.seconds)
             if name == "kills":
                 time.sleep(options.seconds / 2)
-                os.kill(driver(server, "victim")["pid"], signal.SIGKILL)
+                os.kill(server.driver("victim")["pid"], signal.SIGKILL)
             pair[name] = json.loads(load.communicate(timeout=60)[0])["read"]["latency"]
             victim.communicate(timeout=60)
-            await_condition("the next host", lambda: driver(server, "victim")["state"] == "running")
+            await_condition("the next host", lambda: server.driver("victim")["state"] == "running")
         rounds.append(pair)
     print("\na neighbour's 4 KiB reads, depth 1, in another pool, while a host is killed, medians in us")
     for field in ("p50", "p99"):
@@ -115,22 +108,12 @@ def neighbour(server, options):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--json", type=pathlib.Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sluice-bench.") as folder:
-        server = Server(pathlib.Path(folder), SLUICE_DRIVER_QUARANTINE_LOSSES="1000000")
-        try:
-            result = {
-                "cost": cost(server, options), "recovery": recovery(server, options),
-                "neighbour": neighbour(server, options)}
-        finally:
-            server.stop()
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2))
+    arguments = command_line(__doc__, pairs=5, seconds=4, kills=20)
+    with running_server(SLUICE_DRIVER_QUARANTINE_LOSSES="1000000") as server:
+        result = {
+            "cost": cost(server, arguments), "recovery": recovery(server, arguments),
+            "neighbour": neighbour(server, arguments)}
+    save(result, arguments.json)
 
 
 if __name__ == "__main__":

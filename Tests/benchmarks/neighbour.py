@@ -14,16 +14,14 @@ flooder, and what remains of the neighbour's wait is the server's doing. That ne
     make bench                      or
     Tests/benchmarks/neighbour.py [--rounds N] [--seconds N] [--channels N] [--json FILE]
 """
-import argparse
 import json
 import os
 import pathlib
 import statistics
 import sys
-import tempfile
 import time
 
-from rig import Server
+from rig import command_line, running_server, save
 
 SIZE = 1 << 29
 FLOODS = {
@@ -108,42 +106,36 @@ def series(server, options, is_preferred):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=2)
-    parser.add_argument("--channels", type=int, default=8)
-    parser.add_argument("--json", type=pathlib.Path)
-    options = parser.parse_args()
+    arguments = command_line(__doc__, rounds=5, seconds=2, channels=8)
     result = {}
-    with tempfile.TemporaryDirectory(prefix="sluice-bench.") as folder:
-        server = Server(pathlib.Path(folder))
-        try:
-            server.volume("gentle", SIZE, "ram", "--driver", "memory", "--setting", f"size={3 * SIZE}")
-            server.further_volume("flooded", SIZE, "ram")
-            for volume in ("gentle", "flooded"):
-                server.bench(volume, "--rw", "write", "--bs", "1m", "--iodepth", 8, "--total", SIZE)
-            print(f"a neighbour's 4 KiB reads, depth 1, beside one session with {options.channels} channels of 128 "
-                  f"requests, {os.cpu_count()} cores, medians of {options.rounds} rounds")
-            print("\nall processes alike")
-            result["alike"] = series(server, options, False)
-            if os.geteuid() == 0 and len(CPUS) > 1:
-                host = json.loads(server.admin("driver", "show", "ram", "-o", "json"))["pid"]
-                network = network_threads()
-                for pid, priority in ((server.process.pid, SERVER), (host, HOST)):
-                    pin(pid, CPUS[:-1])
-                    prefer(pid, priority)
-                try:
-                    for pid in network:
-                        prefer(pid, NETWORK)
-                    print("\nthe flooder on a CPU of its own, the others before it")
-                    result["preferred"] = series(server, options, True)
-                finally:
-                    for pid in network:
-                        prefer(pid, 0)
-        finally:
-            server.stop()
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2))
+    with running_server() as server:
+        server.volume("gentle", SIZE, "ram", "--driver", "memory", "--setting", f"size={3 * SIZE}")
+        server.further_volume("flooded", SIZE, "ram")
+        for volume in ("gentle", "flooded"):
+            server.bench(volume, "--rw", "write", "--bs", "1m", "--iodepth", 8, "--total", SIZE)
+        print(f"a neighbour's 4 KiB reads, depth 1, beside one session with {arguments.channels} channels of 128 "
+              f"requests, {os.cpu_count()} cores, medians of {arguments.rounds} rounds")
+        print("\nall processes alike")
+        result["alike"] = series(server, arguments, False)
+        if os.geteuid() == 0 and len(CPUS) > 1:
+            result["preferred"] = apart(server, arguments)
+    save(result, arguments.json)
+
+
+def apart(server, arguments):
+    """All rounds with the flooder on a CPU of its own."""
+    network = network_threads()
+    for pid, priority in ((server.process.pid, SERVER), (server.driver("ram")["pid"], HOST)):
+        pin(pid, CPUS[:-1])
+        prefer(pid, priority)
+    try:
+        for pid in network:
+            prefer(pid, NETWORK)
+        print("\nthe flooder on a CPU of its own, the others before it")
+        return series(server, arguments, True)
+    finally:
+        for pid in network:
+            prefer(pid, 0)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """What the benchmarks share: processes, waiting, CPU time, and a server with volumes in memory."""
+import argparse
+import contextlib
 import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -39,6 +42,32 @@ def await_condition(what, condition):
 def accepts(port):
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def running_server(**settings):
+    """A server in a temporary folder, which goes with it."""
+    with tempfile.TemporaryDirectory(prefix="sluice-bench.") as folder:
+        server = Server(pathlib.Path(folder), **settings)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def command_line(document, **numbers):
+    """The command line of a benchmark: numbers with their defaults, and where the figures go."""
+    parser = argparse.ArgumentParser(description=document.splitlines()[0])
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--json", type=pathlib.Path)
+    return parser.parse_args()
+
+
+def save(figures, path):
+    """Writes the figures where the command line said, if it did."""
+    if path:
+        path.write_text(json.dumps(figures, indent=2))
 
 
 class CPUTime:
@@ -109,6 +138,10 @@ class Server:
         """`sluice bench` in the background."""
         command = [BINARIES / "sluice", "--credentials", self.node, "bench", f"volume/{volume}", *arguments, "-o", "json"]
         return subprocess.Popen([str(part) for part in command], env=self.environment, stdout=subprocess.PIPE, text=True)
+
+    def driver(self, pool):
+        """What the API says of a pool's driver."""
+        return json.loads(self.admin("driver", "show", pool, "-o", "json"))
 
     def stop(self):
         self.process.terminate()
