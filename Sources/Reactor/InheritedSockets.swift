@@ -22,15 +22,18 @@ public struct InheritedSockets: Sendable {
     public init(
         environment: [String: String], process: Int32, names: Set<String>, first: Int32 = 3
     ) throws(Failure) {
-        guard let owner = environment["LISTEN_PID"], owner == "\(process)", let text = environment["LISTEN_FDS"]
+        guard let owner = environment["LISTEN_PID"], owner == "\(process)",
+            let text = environment["LISTEN_FDS"]
         else {
             named = [:]
             return
         }
         guard let count = Int32(text), (0...Int32(Self.socketsMax)).contains(count) else {
-            throw Failure(description: "LISTEN_FDS is \(text): a number up to \(Self.socketsMax) would be right")
+            throw Failure(
+                description: "LISTEN_FDS is \(text): a number up to \(Self.socketsMax) would be right")
         }
-        let given = (environment["LISTEN_FDNAMES"] ?? "").split(separator: ":", omittingEmptySubsequences: false)
+        let given = (environment["LISTEN_FDNAMES"] ?? "").split(
+            separator: ":", omittingEmptySubsequences: false)
         guard given.count == count || count == 0 else {
             throw Failure(description: "LISTEN_FDNAMES has \(given.count) names for \(count) descriptors")
         }
@@ -39,7 +42,8 @@ public struct InheritedSockets: Sendable {
             guard names.contains(name) else {
                 let right = names.sorted().joined(separator: " and ")
                 throw Failure(
-                    description: "a socket is called '\(name)': \(right) would be right (FileDescriptorName=)")
+                    description: "a socket is called '\(name)': \(right) would be right (FileDescriptorName=)"
+                )
             }
             let descriptor = first + Int32(index)
             try Self.check(descriptor, name)
@@ -53,11 +57,14 @@ public struct InheritedSockets: Sendable {
         guard option(fd, SO_TYPE) == Int32(SOCK_STREAM.rawValue), option(fd, SO_ACCEPTCONN) == 1,
             let family = option(fd, SO_DOMAIN), family == AF_INET || family == AF_INET6
         else {
-            throw Failure(description: "descriptor \(fd), the socket '\(name)', is no TCP socket that listens")
+            throw Failure(
+                description: "descriptor \(fd), the socket '\(name)', is no TCP socket that listens")
         }
         let flags = fcntl(fd, F_GETFL)
-        guard flags >= 0, fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) == 0, fcntl(fd, F_SETFD, FD_CLOEXEC) == 0 else {
-            throw Failure(description: "descriptor \(fd), the socket '\(name)': \(ReactorError.text(errno: errno))")
+        guard flags >= 0, fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) == 0, fcntl(fd, F_SETFD, FD_CLOEXEC) == 0
+        else {
+            throw Failure(
+                description: "descriptor \(fd), the socket '\(name)': \(ReactorError.text(errno: errno))")
         }
     }
 

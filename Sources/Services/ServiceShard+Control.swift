@@ -72,7 +72,9 @@ extension ServiceShard {
                 takesOver: request.takesOver
             ).get()
         } catch {
-            if error.status == .writerConflict { services.doubt(thumbprint: channel.thumbprint, except: session) }
+            if error.status == .writerConflict {
+                services.doubt(thumbprint: channel.thumbprint, except: session)
+            }
             return refuse("open refused", channel, header, error)
         }
         if let geometry = admission.geometry, !admission.needsSaving {

@@ -25,7 +25,8 @@ import Testing
     }
 
     @Test(arguments: [
-        ("", "data"), ("-1", "data"), ("1x", "data"), ("65", "data"), ("99999999999", "data"), ("1", ""), ("1", "other"),
+        ("", "data"), ("-1", "data"), ("1x", "data"), ("65", "data"), ("99999999999", "data"), ("1", ""),
+        ("1", "other"),
         ("1", "data:control"), ("2", "data"), ("1", "data:"),
     ])
     func whatIsSaidWronglyIsRefused(count: String, names: String) {

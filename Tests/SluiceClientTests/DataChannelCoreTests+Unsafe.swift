@@ -298,7 +298,9 @@ import Wire
         let second: UInt64 = 1_000_000_000
         var backoff = Backoff()
         func waits(after elapsed: UInt64) -> ClosedRange<UInt64> {
-            var all = (0..<100).map { backoff.nextWhenUnreachable(since: elapsed, random: $0 &* 7_919_777_777) }
+            var all = (0..<100).map {
+                backoff.nextWhenUnreachable(since: elapsed, random: $0 &* 7_919_777_777)
+            }
             all.sort()
             return all[0]...all[99]
         }

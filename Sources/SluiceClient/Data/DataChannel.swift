@@ -245,7 +245,9 @@ public final class DataChannel: CompletionTarget, BatchTarget {
 
     /// Ends the connection if it is to be left and nothing is unanswered.
     func leaveIfAnswered() {
-        guard let departure, repeating == nil, core.inFlight + core.givenUp == 0, controls.isEmpty else { return }
+        guard let departure, repeating == nil, core.inFlight + core.givenUp == 0, controls.isEmpty else {
+            return
+        }
         end(departure)
     }
 

@@ -67,7 +67,9 @@ final class PlaceProbe: CompletionTarget {
             Sockets.shutdown(fd: fd)
             return reactor.cancel(target: target, token: Token.connect)
         }
-        guard reactor.now < until, let made = try? Sockets.stream(family: address.family) else { return finish() }
+        guard reactor.now < until, let made = try? Sockets.stream(family: address.family) else {
+            return finish()
+        }
         let fd = made.raw
         socket = consume made
         timer = reactor.setTimer(after: PlaceProbe.pauseNanoseconds, target: target, token: Token.timer)

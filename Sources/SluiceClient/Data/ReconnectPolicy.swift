@@ -20,7 +20,8 @@ struct Backoff {
     /// The wait in nanoseconds when the last try has reached nobody, so long after the loss; `random` is any number.
     mutating func nextWhenUnreachable(since elapsed: UInt64, random: UInt64) -> UInt64 {
         guard tries > 0, elapsed < Backoff.soonNanoseconds else { return next(random: random) }
-        let limit = elapsed < Backoff.presentNanoseconds ? Backoff.firstNanoseconds : 10 * Backoff.firstNanoseconds
+        let limit =
+            elapsed < Backoff.presentNanoseconds ? Backoff.firstNanoseconds : 10 * Backoff.firstNanoseconds
         return limit / 5 + random % (limit * 4 / 5 + 1)
     }
 

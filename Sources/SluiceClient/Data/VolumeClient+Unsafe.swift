@@ -278,7 +278,9 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
     /// For the channels.
     public func channelEvent(_ channel: DataChannel, _ event: ChannelEvent) {
         if case .resized(_, let size) = event { state?.size = size }
-        if case .draining(let seconds, let target) = event { drains(channel, seconds: seconds, target: target) }
+        if case .draining(let seconds, let target) = event {
+            drains(channel, seconds: seconds, target: target)
+        }
         if seen.isNew(event) { delegate?.volumeEvent(self, event) }
     }
 
