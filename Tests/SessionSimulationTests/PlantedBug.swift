@@ -43,8 +43,6 @@ enum PlantedBug: String, CaseIterable, Sendable {
     case clientRepeatsAmongOthers
     /// The client goes on with a volume that somebody else has written to.
     case clientIgnoresWriters
-    /// Nobody sees that a volume has got another writer.
-    case writersAreNotCounted
 }
 
 /// Bugs that are planted by changing what the server keeps, between two of its steps.
@@ -68,12 +66,6 @@ extension SimulatedServer {
                     for volume in session.claims {
                         state.directory.dropKeptClaims(of: session.id, on: volume)
                     }
-                }
-            }
-        case .writersAreNotCounted:
-            services.state.withLock { state in
-                for id in state.directory.volumes.keys {
-                    state.directory.volumes[id]?.writer = VolumeWriter(generation: 1, holder: nil)
                 }
             }
         default: break

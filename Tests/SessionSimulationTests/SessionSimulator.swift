@@ -44,8 +44,7 @@ final class SessionSimulator {
     var revoked: [(id: Identifier, expiry: UInt64)] = []
     /// Writes whose clients do not wait for them, and which may still be done.
     private var ghosts: [SimulatedRequest] = []
-    /// The client and attachment that wrote last, and those that did before.
-    private var lastWriter: [Int] = []
+    /// Clients, with the number of their attachment, that others have written after.
     private var formerWriters: Set<[Int]> = []
     private var faults = true
     let scenario: Scenario
@@ -203,12 +202,13 @@ final class SessionSimulator {
         writes[Int(name)].doneIn = serverLife
     }
 
-    /// Whoever has written, and then somebody else has, does not write again: it would go by what it remembers.
+    /// Whoever has the volume while somebody else writes does not write later: it would go by what it remembers.
     private func noteWriter(_ grant: Grant) {
         let writer = [grant.client, grant.attachment]
-        guard !scenario.isShared, writer != lastWriter else { return }
-        formerWriters.insert(lastWriter)
-        lastWriter = writer
+        guard !scenario.isShared else { return }
+        for client in clients where client.phase == .attached && client.number != grant.client {
+            formerWriters.insert([client.number, client.counts.attachments])
+        }
         if formerWriters.contains(writer) {
             fail("client \(grant.client) goes on though another has written")
         }
