@@ -225,6 +225,10 @@ class World:
         self.admin.delete("/v1/server/drain")
         self.make("/v1/volumes", name="disk-1", size="64MiB")
         self.admin.patch("/v1/volumes/disk-1", json={"accessMode": "single-writer"})
+        for marker in self.admin.get("/v1/volumes/disk-1/markers").json()["items"]:
+            if marker["name"] != "monday":
+                self.admin.delete(f"/v1/volumes/disk-1/markers/{marker['name']}")
+        self.make("/v1/volumes/disk-1/markers", name="monday")
         node = self.make("/v1/nodes", name="web-1")
         if "node" not in self.clients or self.clients["node"].get("/v1/nodes/web-1").status_code != 200:
             self.enrol(node)
