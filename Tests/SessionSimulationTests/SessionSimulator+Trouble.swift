@@ -43,7 +43,7 @@ extension SessionSimulator {
             let absent = clients.first { $0.phase == .attached } ?? client
             note("is away", absent.number)
             now += 100_000_000_000
-            absent.cutOffUntil = now + UInt64(random.below(3_000_000))
+            absent.cutOffUntil = now + UInt64(random.below(20_000_000))
             for connection in connections where connection.client == absent.number {
                 connection.frozenUntil = absent.cutOffUntil
             }

@@ -44,7 +44,7 @@ final class SessionSimulator {
     var revoked: [(id: Identifier, expiry: UInt64)] = []
     /// Writes whose clients do not wait for them, and which may still be done.
     private var ghosts: [SimulatedRequest] = []
-    /// Clients, with the number of their attachment, that others have written after.
+    /// Clients, with the number of their attachment, that had the volume when another got it.
     private var formerWriters: Set<[Int]> = []
     private var faults = true
     let scenario: Scenario
@@ -102,6 +102,12 @@ final class SessionSimulator {
         server = SimulatedServer(world: self)
         // What was taken away is in force from the start.
         for index in grants.indices where isTakenAway(grants[index]) { grants[index].isOver = true }
+    }
+
+    /// A client reaches the server again.
+    func comesBack(_ number: Int) {
+        clients[number].cutOffUntil = 0
+        for connection in connections where connection.client == number { connection.frozenUntil = 0 }
     }
 
     /// A connection to the server; nil when there is none.
@@ -187,7 +193,10 @@ final class SessionSimulator {
 
     func write(_ name: UInt64, block: Int) {
         authorize(name)
-        noteWriter(grants[writes[Int(name)].grant])
+        let grant = grants[writes[Int(name)].grant]
+        if formerWriters.contains([grant.client, grant.attachment]) {
+            fail("client \(grant.client) goes on though another has had the volume")
+        }
         if disk.cache[block].name != name { writes[Int(name)].replaced = disk.cache[block].name }
         let version = disk.write(block, name)
         if block & 1 == 0 {
@@ -202,15 +211,12 @@ final class SessionSimulator {
         writes[Int(name)].doneIn = serverLife
     }
 
-    /// Whoever has the volume while somebody else writes does not write later: it would go by what it remembers.
-    private func noteWriter(_ grant: Grant) {
-        let writer = [grant.client, grant.attachment]
+    /// Whoever has the volume while somebody else gets it for writing does not write later: it would go by what it
+    /// remembers.
+    func takes(_ number: Int) {
         guard !scenario.isShared else { return }
-        for client in clients where client.phase == .attached && client.number != grant.client {
+        for client in clients where client.phase == .attached && client.number != number {
             formerWriters.insert([client.number, client.counts.attachments])
-        }
-        if formerWriters.contains(writer) {
-            fail("client \(grant.client) goes on though another has written")
         }
     }
 

@@ -147,7 +147,7 @@ final class SimulatedClient {
             attach()
         case .attaching: return connectMore()
         case .attached:
-            if !isCalm, isVisiting ? counts.completed > visitedAt + 2 : world.random.once(in: 60) {
+            if !isCalm, isVisiting ? counts.completed > visitedAt : world.random.once(in: 60) {
                 world.note("leaves", number)
                 phase = .leaving
                 return true
@@ -250,6 +250,8 @@ final class SimulatedClient {
     }
 
     private func forget() {
+        if isVisiting { world.comesBack(1 - number) }
+        isVisiting = false
         unsafe leftovers = unsafe []
         channels = []
         session = nil
@@ -443,6 +445,7 @@ final class SimulatedClient {
         if phase == .attaching {
             // Whatever an older process of this machine had under way is over now.
             if !isShared { world.settleGhosts() }
+            world.takes(number)
             phase = .attached
         }
         world.note("is open", number)
