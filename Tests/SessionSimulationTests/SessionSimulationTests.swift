@@ -8,7 +8,7 @@ struct SessionSimulationTests {
     private static let environment = ProcessInfo.processInfo.environment
     private static let stepsPerSeed = 600
     private static let seedsTotal = UInt64(environment["SLUICE_SIMULATION_SEEDS"] ?? "") ?? 10_000
-    private static let seedsForBug: UInt64 = 3000
+    private static let seedsForBug: UInt64 = 10_000
     private static let parts: UInt64 = 4
 
     /// The seeds of one part, so that the processors share the work.
@@ -50,9 +50,9 @@ struct SessionSimulationTests {
         for trouble in Trouble.allCases { #expect(troubles[trouble, default: 0] > seeds.count / 10) }
     }
 
-    /// 658: a newer capability for a session whose older one was revoked. 27676: a disconnected session that came back
-    /// with the server.
-    @Test("seeds that failed once", arguments: [658, 27676] as [UInt64])
+    /// 658, 4271: a newer capability for a session whose older one was revoked, or was being revoked. 27676: a
+    /// disconnected session that came back with the server.
+    @Test("seeds that failed once", arguments: [658, 4271, 27676] as [UInt64])
     func holdsAgain(seed: UInt64) {
         let simulator = SessionSimulator(seed: seed)
         simulator.run(steps: Self.stepsPerSeed)

@@ -108,9 +108,11 @@ extension SessionSimulator {
         return meant
     }
 
-    /// It was said that nothing of these runs or will run.
+    /// It was said that nothing of these runs or will run, unless it was given authority anew meanwhile.
     func over(_ meant: [Int]) {
-        for index in meant { grants[index].isOver = true }
+        for index in meant where grants[index].isDisconnected || isTakenAway(grants[index]) {
+            grants[index].isOver = true
+        }
     }
 
     /// Whether the time of a session's authority may be over.
