@@ -45,7 +45,8 @@ extension DataConnection {
     /// Whether everything that was taken is answered and the answers are on their way.
     private var isAnswered: Bool {
         guard let channel else { return true }
-        return unsafe !channel.hasOutput && rest.isEmpty && channel.unansweredRequests <= (hasHalfRequest ? 1 : 0)
+        let most = hasHalfRequest ? 1 : 0
+        return unsafe !channel.hasOutput && rest.isEmpty && channel.unansweredRequests <= most
     }
 
     /// Gathers replies into full records until there is nothing more, or enough for one send.
@@ -130,7 +131,8 @@ extension DataConnection {
         guard phase != .closed else { return }
         guard isComplete else { return teardown() }
         // What has become ready meanwhile goes out at the end of this batch, together.
-        if unsafe tls.output.pendingBytes > 0 || !rest.isEmpty || channel?.hasOutput == true || phase == .closing || isFinishing {
+        let hasMore = unsafe tls.output.pendingBytes > 0 || !rest.isEmpty || channel?.hasOutput == true
+        if hasMore || phase == .closing || isFinishing {
             scheduleFlush()
         }
     }
