@@ -115,8 +115,8 @@ public enum ServiceAction: Sendable {
     case removeNode(Identifier)
     /// Ends a capability for good; `expiry` (unix seconds) is when it would have ended by itself.
     case revokeCapability(Identifier, expiry: UInt64, reason: String)
-    /// Takes in sessions of before a restart of the server, and who wrote to which volume last; once, when volumes are published and before the first
-    /// channel comes.
+    /// Takes in sessions of before a restart of the server, and who wrote to which volume last; once, when volumes are
+    /// published and before the first channel comes.
     case restoreSessions([SavedSession], writers: [Identifier: VolumeWriter])
     /// → `sessions`
     case listSessions

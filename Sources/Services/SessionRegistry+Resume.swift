@@ -35,7 +35,9 @@ extension SessionRegistry {
             connect(id, channel, by: connection)
             return .granted(kept)
         case nil:
-            guard sessions[id]?.isRestored == true, Int(channel) < Limits.channelsPerSessionMax else {
+            guard let session = sessions[id], session.isRestored, !session.forgotten.contains(channel),
+                Int(channel) < Limits.channelsPerSessionMax
+            else {
                 return .refused(Refusal(.notFound, "the session has no such channel: start a new session"))
             }
             connect(id, channel, by: connection)
@@ -90,6 +92,7 @@ extension SessionRegistry {
     mutating func dropLost(of id: Identifier, channel: UInt16) {
         guard case .lost? = sessions[id]?.channels[channel] else { return }
         self[id]?.channels[channel] = nil
+        self[id]?.forgotten.insert(channel)
         countKept(-1)
     }
 

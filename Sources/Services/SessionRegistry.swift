@@ -49,6 +49,9 @@ struct SessionRegistry {
         var isResumable = false
         /// Whether it is of a server that was restarted: what channels it had is not known.
         var isRestored = false
+        /// Channels that this server has had and kept nothing of: their requests may have been executed, so that none is
+        /// taken for one of before the restart.
+        var forgotten: Set<UInt16> = []
         /// Channels that are connected, and of which nothing may be kept once they are lost.
         var leavesNothing: Set<UInt16> = []
         /// Channels that were resumed, with the volumes that the session might write to when they were, and that they
@@ -119,14 +122,15 @@ struct SessionRegistry {
         let numbers = Array(0..<UInt16(Limits.channelsPerSessionMax))
         // The low numbers of a session that outlived its server may be in use: their client has yet to come back.
         let candidates = session.isRestored ? numbers.reversed() : numbers
-        guard session.channels.count < Limits.channelsPerSessionMax,
-            let number = candidates.first(where: { session.channels[$0] == nil })
-        else {
+        let free = candidates.filter { session.channels[$0] == nil }
+        // Who still asks for one that was forgotten is not to find another's.
+        guard let number = free.first(where: { !session.forgotten.contains($0) }) ?? free.first else {
             return .failure(
                 Refusal(
                     .tooManyChannels, "a session has at most \(Limits.channelsPerSessionMax) channels"))
         }
         sessions[id]?.channels[number] = .connected(connection, successor: nil)
+        sessions[id]?.forgotten.remove(number)
         sessions[id]?.lostAt = nil
         return .success(number)
     }
@@ -141,6 +145,8 @@ struct SessionRegistry {
         }
         sessions[id]?.unopened[channel] = nil
         sessions[id]?.spoiled.remove(channel)
+        // A client that closed it does not come back for it.
+        if !isClosed { sessions[id]?.forgotten.insert(channel) }
         var departure = Departure(endsSession: false, displaced: [])
         switch old {
         case .connected(_, let successor): departure.displaced = successor.map { [$0] } ?? []

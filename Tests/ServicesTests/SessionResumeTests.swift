@@ -153,4 +153,26 @@ import Testing
             return
         }
     }
+
+    /// What such a channel had executed is not known any more: taken for one of before the restart it would do it twice.
+    @Test func aChannelThatWasForgottenIsNotTakenForOneOfBeforeTheRestart() throws {
+        var registry = SessionRegistry()
+        let isRestored = registry.restore(session(id), lostAt: 3)
+        #expect(isRestored)
+        let joined = try registry.join(id, secret: secret, thumbprint: key, by: connection(3)).get()
+        _ = resume(&registry, channel: 5, by: 2)
+        registry.leaveNothing(of: id, channel: 5)
+        for channel in [5, joined] {
+            if channel == joined { registry.leaveNothing(of: id, channel: joined) }
+            guard case .gone = registry.keep(id, channel: channel, .ofRestartedServer, now: 4) else {
+                Issue.record("channel \(channel) was kept")
+                return
+            }
+            _ = try registry.join(id, secret: secret, thumbprint: key, by: connection(9)).get()
+            guard case .refused = resume(&registry, channel: channel, by: 4) else {
+                Issue.record("channel \(channel) is there again")
+                return
+            }
+        }
+    }
 }

@@ -4,8 +4,8 @@ import Logging
 import Services
 import Synchronization
 
-/// Writes sessions that may write, and the writers of volumes, into the catalog: whatever has come together while the last transaction was written
-/// goes into the next one.
+/// Writes sessions that may write, and the writers of volumes, into the catalog: whatever has come together while the
+/// last transaction was written goes into the next one.
 ///
 /// Any thread; nothing waits.
 public final class SessionKeeper: SessionStore {
