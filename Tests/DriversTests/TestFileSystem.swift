@@ -56,18 +56,18 @@ final class TestFileSystem: Sendable {
     /// Runs a command and returns the first line that it prints.
     @discardableResult
     static func run(_ command: [String]) throws -> String {
-        var ends: [Int32] = [-1, -1]
-        unsafe pipe(&ends)
-        defer { _ = close(ends[0]) }
+        // Close-on-exec, or a program that another test starts meanwhile keeps the other end open.
+        let (ours, childs) = try Sockets.pair()
+        defer { _ = close(ours) }
         let child = try ChildProcess(
             executable: command[0], arguments: Array(command.dropFirst()),
             environment: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
-            descriptors: [(ends[1], 1)])
-        _ = close(ends[1])
+            descriptors: [(childs, 1)])
+        _ = close(childs)
         var output: [UInt8] = []
         var room = [UInt8](repeating: 0, count: 1024)
         while true {
-            let count = unsafe read(ends[0], &room, room.count)
+            let count = unsafe read(ours, &room, room.count)
             if count <= 0 { break }
             output += room.prefix(count)
         }

@@ -32,11 +32,10 @@ struct RestrictedRingTests {
 
     @Test("I/O on open descriptors works as on any ring")
     func allowed() throws {
-        var ends: [Int32] = [-1, -1]
-        unsafe pipe(&ends)
+        let (end, heldEnd) = try Sockets.pair()
         let file = try unsafe #require(tmpfile())
         defer {
-            closeAll(ends[0])
+            closeAll(end)
             _ = unsafe fclose(file)
         }
         let fd = unsafe fileno(file)
@@ -49,8 +48,8 @@ struct RestrictedRingTests {
             reactor.fsync(fd: fd, dataOnly: true, target: target, token: 2)
             reactor.fallocate(
                 fd: fd, mode: .reserve, offset: 4096, length: 4096, target: target, token: 3)
-            reactor.poll(fd: ends[0], events: UInt32(POLLIN | POLLHUP), target: target, token: 4)
-            reactor.close(fd: ends[1], target: target, token: 5)
+            reactor.poll(fd: end, events: UInt32(POLLIN | POLLHUP), target: target, token: 4)
+            reactor.close(fd: heldEnd, target: target, token: 5)
             unsafe reactor.read(fd: fd, into: room.bytes, at: 8192, target: target, token: 6)
         }
         #expect(results[0] == 0 && results[1] == 512 && results[2] == 0)
@@ -103,27 +102,26 @@ struct RestrictedRingTests {
 
     @Test("what a ring holds stays open until the ring is gone, whatever the process closes and asks")
     func hold() throws {
-        var ends: [Int32] = [-1, -1]
-        unsafe pipe(&ends)
-        defer { closeAll(ends[0]) }
+        let (end, heldEnd) = try Sockets.pair()
+        defer { closeAll(end) }
         var asked: [Int32] = []
         var openWhileRunning = false
         do {
             let reactor = try Reactor(Self.restricted)
-            try reactor.hold(fds: [ends[1]])
-            closeAll(ends[1])
-            _ = reactor.remote.postWithReactor { [end = ends[0]] (reactor: Reactor) in
+            try reactor.hold(fds: [heldEnd])
+            closeAll(heldEnd)
+            _ = reactor.remote.postWithReactor { (reactor: Reactor) in
                 Self.tryToLetGo(reactor, end)
             }
             let thread = try reactor.launch { _ in }
             thread.join()
             (openWhileRunning, asked) = unsafe Self.record
-            #expect(!Self.hasEnded(ends[0], milliseconds: 0))
+            #expect(!Self.hasEnded(end, milliseconds: 0))
             withExtendedLifetime(reactor) {}
         }
         #expect(openWhileRunning)
         #expect(asked == [-EACCES, -EACCES])
-        #expect(Self.hasEnded(ends[0], milliseconds: 20_000))
+        #expect(Self.hasEnded(end, milliseconds: 20_000))
     }
 
     // SAFETY: written on the reactor's thread, read when that was joined; the suite is serialized.

@@ -171,6 +171,8 @@ final class SimulatedServer {
             shard.exclusions.removeAll()
             shard.fences.removeAll()
         }
+        // Who waits for bytes keeps its reactor, and that everything.
+        services.reservations.withLock { $0 = RangeReservations() }
         work.drop()
         for reactor in reactors { reactor.abandon() }
         shards = []

@@ -54,6 +54,12 @@ final class RunningCommand {
             ["timeout", "--signal=KILL", "60", "openssl"] + arguments, folder: folder.path)
     }
 
+    // `timeout` hands on every signal but the one that ends it outright.
+    deinit {
+        command.signal(SIGTERM)
+        command.wait()
+    }
+
     func write(_ text: String) throws { try input.write(contentsOf: Data(text.utf8)) }
 
     /// Reads until the output holds `wanted` that often; false when it ends before that.
@@ -150,7 +156,7 @@ final class SocketConnection {
 enum Loopback {
     /// A listening socket on a free port.
     static func listen() throws -> (fd: Int32, port: UInt16) {
-        let fd = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        let fd = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
         var address = self.address(port: 0)
         var length = socklen_t(MemoryLayout<sockaddr_in>.size)
         let done = unsafe withUnsafeMutablePointer(to: &address) { pointer in
@@ -166,11 +172,12 @@ enum Loopback {
     static func accept(_ fd: Int32) throws -> Int32 {
         let accepted = Glibc.accept(fd, nil, nil)
         guard accepted >= 0 else { throw TestFailure("accept: errno \(errno)") }
+        _ = fcntl(accepted, F_SETFD, FD_CLOEXEC)
         return accepted
     }
 
     static func connect(port: UInt16) throws -> Int32 {
-        let fd = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        let fd = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
         var address = self.address(port: port)
         let done = unsafe withUnsafePointer(to: &address) { pointer in
             unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
