@@ -58,6 +58,10 @@ extension Limits {
     /// The same where some of them are gentle.
     static let mixedTurnBytes = 16 << 10
     static let mixedPieceBytes = 16 << 10
+    /// What is received then at once: a full record.
+    static let mixedInputBytes = recordBytes + 22
+    /// For how long those that want much give way to the others, in nanoseconds.
+    static let mixedPatience: UInt64 = 50_000
     /// Requests that a wake-up takes up then before those of others are put off.
     static let mixedTurnRequests = 32
     /// What a turn costs beside its bytes.

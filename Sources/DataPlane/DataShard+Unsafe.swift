@@ -33,6 +33,10 @@ final class DataShard: BatchTarget {
     private var isScheduled = false
     /// The wake-up that the next two count for.
     private var turn: UInt64 = 0
+    private var isTurnBegun = false
+    /// When somebody who wants much had a turn last, and in which wake-up they gave way to what had just arrived.
+    private var tookTurnAt: UInt64 = 0
+    private var gaveWayTurn: UInt64 = 0
     private var sentBytes = 0
     private var receivedBytes = 0
     /// Requests that this wake-up has taken up.
@@ -91,25 +95,48 @@ final class DataShard: BatchTarget {
         isScheduled = false
         beginTurn()
         let (most, piece) = share
+        let givesWay = givesWay
         // Who wants something for the first time is not to wait for what is sent to others.
         takeInputs { true }
-        while let (connection, flow, isFresh) = outputs.next(onlyFresh: sentBytes >= most) {
+        while let (connection, flow, isFresh) = outputs.next(onlyFresh: givesWay || sentBytes >= most) {
             let bytes = connection.flush(piece)
             outputs.charge(bytes + Limits.turnCost, flow: flow)
             sentBytes += bytes
+            if !isFresh { tookTurnAt = reactor.now }
             // What is a moment's work to encrypt does not wait for what takes longer.
             if isFresh, bytes > 0, !outputs.isEmpty { reactor.submit() }
         }
-        takeInputs { receivedBytes >= most || !hasTimeForInput }
+        takeInputs { givesWay || receivedBytes >= most || !hasTimeForInput }
         if !outputs.isEmpty || !inputs.isEmpty { schedule() }
+    }
+
+    /// Whether those that want much wait, because others want little just now: what drivers are to be given for them is
+    /// given before this runs again in the same wake-up, what drivers have of them comes back soon, and what has arrived
+    /// meanwhile may be of them.
+    private var givesWay: Bool {
+        guard services.isMixed else { return false }
+        if !isTurnBegun {
+            isTurnBegun = true
+            return true
+        }
+        if reactor.now &- tookTurnAt > Limits.mixedPatience { return false }
+        if services.hasLoneRequests { return true }
+        if reactor.turn &- gaveWayTurn <= 1 || !reactor.hasMore { return false }
+        gaveWayTurn = reactor.turn
+        return true
     }
 
     /// Has connections receive, of whoever's turn it is, or only of those that wanted nothing lately.
     private func takeInputs(onlyFresh: () -> Bool) {
-        while let (connection, flow, _) = inputs.next(onlyFresh: onlyFresh()) {
-            let bytes = unsafe connection.receivePiece(ciphertext)
+        let most = unsafe services.isMixed ? Limits.mixedInputBytes : ciphertext.count
+        let piece = unsafe UnsafeMutableRawBufferPointer(rebasing: ciphertext[..<most])
+        while let (connection, flow, isFresh) = inputs.next(onlyFresh: onlyFresh()) {
+            // Nor does what is encrypted wait for what takes longer to decrypt.
+            if !isFresh, services.isMixed { reactor.submit() }
+            let bytes = unsafe connection.receivePiece(piece)
             inputs.charge(bytes + Limits.turnCost, flow: flow)
             receivedBytes += bytes
+            if !isFresh { tookTurnAt = reactor.now }
         }
     }
 
@@ -123,6 +150,7 @@ final class DataShard: BatchTarget {
     private func beginTurn() {
         guard reactor.turn != turn else { return }
         turn = reactor.turn
+        isTurnBegun = false
         (sentBytes, receivedBytes, acceptedRequests) = (0, 0, 0)
     }
 

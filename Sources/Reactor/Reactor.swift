@@ -103,6 +103,9 @@ import Glibc
     /// The number of this wake-up.
     public var turn: UInt64 { unsafe state.pointee.turns }
 
+    /// Whether there is something for this thread that the present wake-up does not know of.
+    public var hasMore: Bool { unsafe sluice_ring_has_work(ring) != 0 || !remote.isEmpty }
+
     /// Reads the clock anew and returns `now`.
     @discardableResult
     public func refreshNow() -> UInt64 {

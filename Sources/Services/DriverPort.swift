@@ -55,6 +55,13 @@ final class DriverPort: BatchTarget {
         return buffer
     }
 
+    /// What a session has of the arena, in bytes.
+    @inline(__always)
+    func held(flow: UInt32) -> Int { fair.held(flow) }
+
+    /// Small requests that the driver has, each its session's only one.
+    var loneRequests: Int { fair.loneRequests }
+
     /// Takes a session's buffer back.
     @inline(__always)
     func free(_ buffer: ArenaBuffer, flow: UInt32) {
@@ -81,7 +88,7 @@ final class DriverPort: BatchTarget {
     /// Notes that a session's request has come back.
     @inline(__always)
     func completed(flow: UInt32, bytes: UInt32) {
-        fair.completed(flow: flow, bytes: bytes)
+        fair.completed(flow: flow, bytes: bytes, now: reactor.now)
     }
 
     private func schedule() {
@@ -113,7 +120,8 @@ final class DriverPort: BatchTarget {
     /// Gives the driver what it may have now; false when that is nothing.
     private func give() -> Bool {
         var given = false
-        while submissions.count < submissions.capacity, let request = fair.next() {
+        let now = reactor.now
+        while submissions.count < submissions.capacity, let request = fair.next(now: now) {
             let isPushed = submissions.push(request)
             precondition(isPushed, "the ring has room")
             given = true

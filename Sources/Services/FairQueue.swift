@@ -5,7 +5,8 @@ import DriverKit
 /// for each.
 ///
 /// A session that is alone gets all that the driver takes. As soon as others want something too, each has only its
-/// share of a small window in the driver, so that whoever comes meets a short queue there, however much waits here.
+/// share of a small window in the driver (`DelayWindow`), so that whoever comes meets a short queue there, however much
+/// waits here.
 /// A session that wanted nothing lately goes first, once (as in RFC 8290, "new flows"). No clock, no I/O.
 struct FairQueue {
     /// How much may be in the driver.
@@ -13,7 +14,7 @@ struct FairQueue {
         /// Requests and payload bytes of one session that is alone.
         var aloneRequests = Limits.sessionRequestsAlone
         var aloneBytes = Limits.sessionBytesAlone
-        /// Requests and payload bytes of all sessions together, in equal shares, when there are several.
+        /// The most requests and payload bytes of all sessions together, in equal shares, when there are several.
         var sharedRequests = Limits.sharedRequests
         var sharedBytes = Limits.sharedBytes
     }
@@ -29,6 +30,8 @@ struct FairQueue {
         /// What of it is in the driver.
         var requests = 0
         var bytes = 0
+        /// Since when its only request, a small one, is there, in nanoseconds; 0 when there is another.
+        var loneSince: UInt64 = 0
         /// What it holds of the arena, in bytes.
         var credit = 0
     }
@@ -48,6 +51,12 @@ struct FairQueue {
     private static let none: Int32 = -1
 
     private let window: Window
+    /// How much of that they may have just now.
+    private var shared = DelayWindow()
+    /// Small requests in the driver that are their session's only ones.
+    private(set) var loneRequests = 0
+    /// The latest moment that was heard of, in nanoseconds.
+    private var now: UInt64 = 0
     private var flows: [Flow] = []
     private var nodes: [Node] = []
     private var freeNode = FairQueue.none
@@ -80,6 +89,7 @@ struct FairQueue {
     /// Notes that a session wants something, now in nanoseconds.
     @inline(__always)
     mutating func touch(_ flow: UInt32, now: UInt64) {
+        self.now = now
         meter.touch(flow, now: now)
     }
 
@@ -98,6 +108,10 @@ struct FairQueue {
     mutating func charge(_ bytes: Int, flow: UInt32) {
         flows[Int(flow)].credit += bytes
     }
+
+    /// What a session holds of the arena, in bytes.
+    @inline(__always)
+    func held(_ flow: UInt32) -> Int { flows[Int(flow)].credit }
 
     // MARK: Requests
 
@@ -127,9 +141,10 @@ struct FairQueue {
         }
     }
 
-    /// The next request for the driver; nil when nothing waits whose session has room in the driver.
-    mutating func next() -> DriverRequest? {
+    /// The next request for the driver, now in nanoseconds; nil when nothing waits whose session has room in the driver.
+    mutating func next(now: UInt64) -> DriverRequest? {
         guard count > 0 else { return nil }
+        self.now = now
         while true {
             let isFresh = fresh.first != FairQueue.none
             let first = isFresh ? fresh.first : old.first
@@ -162,15 +177,25 @@ struct FairQueue {
         if flows[index].first == FairQueue.none { flows[index].last = FairQueue.none }
         release(node)
         flows[index].deficit -= bytes + Limits.fairRequestCost
+        if flows[index].loneSince > 0 { loneRequests -= 1 }
+        let isLone = flows[index].requests == 0 && bytes <= Limits.loneBytesMax
+        flows[index].loneSince = isLone ? now : 0
+        if isLone { loneRequests += 1 }
         flows[index].requests += 1
         flows[index].bytes += bytes
         return request
     }
 
-    /// Notes that a request which `next` returned has left the driver.
+    /// Notes that a request which `next` returned has left the driver, now in nanoseconds.
     @inline(__always)
-    mutating func completed(flow: UInt32, bytes: UInt32) {
+    mutating func completed(flow: UInt32, bytes: UInt32, now: UInt64) {
         let index = Int(flow)
+        self.now = now
+        if flows[index].loneSince > 0 {
+            shared.note(delay: now &- flows[index].loneSince, isShared: active > 1, now: now)
+            flows[index].loneSince = 0
+            loneRequests -= 1
+        }
         flows[index].requests -= 1
         flows[index].bytes -= Int(bytes)
         if !flows[index].isListed, flows[index].first != FairQueue.none, hasRoom(index) {
@@ -195,6 +220,8 @@ struct FairQueue {
                         nodes[Int(last)].next = next
                     }
                     if next == FairQueue.none { flows[index].last = last }
+                    if flows[index].loneSince > 0 { loneRequests -= 1 }
+                    flows[index].loneSince = 0
                     flows[index].requests += 1
                     flows[index].bytes += Int(nodes[Int(node)].bytes)
                     release(Int(node))
@@ -216,11 +243,13 @@ struct FairQueue {
         if requests == 0 { return true }
         let active = active
         let isAlone = active <= 1
-        let requestsMax = isAlone ? window.aloneRequests : max(window.sharedRequests / active, 1)
+        let requestsMax =
+            isAlone ? window.aloneRequests : max(shared.part(of: window.sharedRequests, now: now) / active, 1)
         guard requests < requestsMax else { return false }
         let first = flows[index].first
         let bytes = first == FairQueue.none ? 0 : Int(nodes[Int(first)].bytes)
-        return flows[index].bytes + bytes <= (isAlone ? window.aloneBytes : window.sharedBytes / active)
+        let bytesMax = isAlone ? window.aloneBytes : shared.part(of: window.sharedBytes, now: now) / active
+        return flows[index].bytes + bytes <= bytesMax
     }
 
     private mutating func release(_ node: Int) {

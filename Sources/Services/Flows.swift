@@ -48,6 +48,9 @@ extension ServiceShard {
     @inline(__always)
     public var isMixed: Bool { activity.isMixed }
 
+    /// Whether a driver has a small request that is its session's only one: somebody waits for just that.
+    public var hasLoneRequests: Bool { ports.contains { ($0?.loneRequests ?? 0) > 0 } }
+
     /// Gives a channel that opens something the number of its session.
     func joinFlow(_ channel: ServiceChannel) {
         guard channel.flow == Flows.none, let session = channel.session else { return }

@@ -72,12 +72,24 @@ extension Limits {
     public static let sharedRequests = 64
     /// Payload bytes, likewise; a single request may always go.
     public static let sharedBytes = 1 << 20
+    /// The largest request whose delay counts, in bytes.
+    static let loneBytesMax = 16 << 10
+    /// The wait behind others that nobody minds, in nanoseconds, however little the work itself takes.
+    static let delayNanosecondsMin: UInt64 = 20_000
+    /// How long the least delay is remembered, in nanoseconds; twice that at most.
+    static let delayPeriodNanoseconds: UInt64 = 10_000_000_000
+    /// For how long what a request shows of the delay counts, in nanoseconds.
+    static let delayValidNanoseconds: UInt64 = 50_000_000
+    /// For how many requests of each period the window is at its smallest.
+    static let delayProbes = 16
     /// What a session may take in its turn, in bytes of payload and `fairRequestCost` for each request.
     public static let fairQuantumBytes = 16 << 10
     /// What a request costs beside its payload, in bytes.
     public static let fairRequestCost = 4096
     /// The most requests that a gentle session has under way.
     public static let gentleRequestsMax = 4
+    /// What counts as one of them at least, in bytes of payload.
+    static let gentleBytes = 16 << 10
     /// How long a session that wants nothing counts among those that share a driver; twice that at most.
     public static let fairPeriodNanoseconds: UInt64 = 100_000_000
 }

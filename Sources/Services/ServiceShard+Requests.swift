@@ -29,7 +29,9 @@ extension ServiceShard {
         guard verdict == .ok, let port = ports[Int(channel.handles[position].port)] else {
             return refuse(channel, header, verdict == .ok ? .driverFailed : verdict)
         }
-        activity.touch(channel.flow, underWay: channel.slots.underWay, now: reactor.now)
+        // Of all channels of the session together, of which each may have little.
+        let held = port.held(flow: channel.flow) / Limits.gentleBytes
+        activity.touch(channel.flow, underWay: max(channel.slots.underWay, held), now: reactor.now)
         var buffer = ArenaBuffer(offset: 0, bytes: 0)
         let room = RequestRoom.bytes(rule, count: Int(header.count))
         if room > 0 {

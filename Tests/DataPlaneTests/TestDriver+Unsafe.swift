@@ -130,8 +130,9 @@ final class TestDriver: Driver {
         for link in queues { link.remote.post { link.queue.executeHeld() } }
     }
 
-    /// Returns when `count` requests are held, on all reactors together.
-    func waitUntilHeld(_ count: Int) async {
+    /// Returns when `count` requests are held, on all reactors together, or more, and how many.
+    @discardableResult
+    func waitUntilHeld(_ count: Int) async -> Int {
         while true {
             let queues = state.withLock { $0.queues }
             var held = 0
@@ -143,7 +144,7 @@ final class TestDriver: Driver {
                     if !isPosted { continuation.resume(returning: 0) }
                 }
             }
-            if held >= count { return }
+            if held >= count { return held }
             await Task.yield()
         }
     }

@@ -31,7 +31,7 @@ import Testing
 
     private func drain(_ queue: inout FairQueue) -> [UInt32] {
         var owners: [UInt32] = []
-        while let next = queue.next() { owners.append(owner(next)) }
+        while let next = queue.next(now: 1) { owners.append(owner(next)) }
         return owners
     }
 
@@ -39,7 +39,7 @@ import Testing
         var queue = queue()
         add(&queue, 0, count: 1000)
         #expect(drain(&queue).count == Limits.sessionRequestsAlone)
-        queue.completed(flow: 0, bytes: 4096)
+        queue.completed(flow: 0, bytes: 4096, now: 1)
         #expect(drain(&queue) == [0])
         #expect(queue.count == 1000 - Limits.sessionRequestsAlone - 1)
     }
@@ -48,7 +48,7 @@ import Testing
         var queue = queue()
         add(&queue, 2, count: 100)
         var numbers: [UInt64] = []
-        while let next = queue.next() { numbers.append(next.tag & 0xFFFF_FFFF) }
+        while let next = queue.next(now: 1) { numbers.append(next.tag & 0xFFFF_FFFF) }
         #expect(numbers == Array(0..<100))
         #expect(queue.isEmpty)
     }
@@ -97,7 +97,7 @@ import Testing
         add(&queue, 1, count: 20_000, bytes: 4096)
         var costs = [0, 0]
         for _ in 0..<5000 {
-            guard let next = queue.next() else { break }
+            guard let next = queue.next(now: 1) else { break }
             costs[Int(owner(next))] += (owner(next) == 0 ? 128 << 10 : 4096) + Limits.fairRequestCost
         }
         #expect(abs(costs[0] - costs[1]) <= 2 * ((128 << 10) + Limits.fairQuantumBytes))
@@ -111,7 +111,7 @@ import Testing
         for _ in 0..<400 {
             add(&queue, 1, count: 1, bytes: 64 << 10)
             // It always wants one more as soon as it got one.
-            while let next = queue.next() {
+            while let next = queue.next(now: 1) {
                 taken[Int(owner(next))] += 1
                 if owner(next) == 1 { break }
             }
@@ -126,10 +126,10 @@ import Testing
         let withdrawn = queue.withdraw { $0 >> 32 == 0 && $0 % 2 == 0 || $0 >> 32 == 1 }
         #expect(withdrawn.count == 8)
         var left: [UInt64] = []
-        while let next = queue.next() { left.append(next.tag) }
+        while let next = queue.next(now: 1) { left.append(next.tag) }
         #expect(left == [1, 3, 5, 7, 9])
-        for _ in withdrawn.prefix(5) { queue.completed(flow: 0, bytes: 4096) }
-        for _ in 0..<3 { queue.completed(flow: 1, bytes: 4096) }
+        for _ in withdrawn.prefix(5) { queue.completed(flow: 0, bytes: 4096, now: 1) }
+        for _ in 0..<3 { queue.completed(flow: 1, bytes: 4096, now: 1) }
         add(&queue, 0, count: 1)
         #expect(drain(&queue) == [0])
         #expect(queue.isEmpty)
@@ -184,10 +184,12 @@ import Testing
                 queue.touch(1, now: now)
                 queue.append(request(1), flow: 1, bytes: 4096)
             }
-            while let next = queue.next() { driver.append((owner(next), owner(next) == 0 ? bytes : 4096)) }
+            while let next = queue.next(now: now + 1) {
+                driver.append((owner(next), owner(next) == 0 ? bytes : 4096))
+            }
             let done = driver.removeFirst()
             now += 1000 + UInt64(done.bytes) / 5
-            queue.completed(flow: done.flow, bytes: done.bytes)
+            queue.completed(flow: done.flow, bytes: done.bytes, now: now + 1)
             if done.flow == 0 {
                 flooded -= 1
             } else if let start = begun {
@@ -200,6 +202,38 @@ import Testing
         let longest = waits.dropFirst().max() ?? 0
         let share = UInt64(Limits.sharedBytes / 2 / 5 + Limits.sharedRequests / 2 * 1000 + 2000)
         #expect(longest <= share)
+        // The window follows the delay: not many wait longer than what is borne, and a request of the flood.
+        let borne = Limits.delayNanosecondsMin + 2000 + UInt64(bytes) / 5 + 1000
+        #expect(waits.suffix(1000).count { $0 > borne } < 200)
+    }
+
+    @Test func aWindowFollowsTheDelayOfLoneRequests() {
+        var window = DelayWindow()
+        var now: UInt64 = 1
+        // The first find it small.
+        window.note(delay: 8_000_000, isShared: true, now: now)
+        #expect(window.part(of: 64, now: now) == 4)
+        for _ in 0..<100 { window.note(delay: 8_000_000, isShared: true, now: now) }
+        #expect(window.part(of: 64, now: now) == 64)
+        // What takes long while nobody else is there is how the device is.
+        for _ in 0..<100 { window.note(delay: 8_000_000, isShared: false, now: now) }
+        for _ in 0..<100 { window.note(delay: 9_000_000, isShared: true, now: now) }
+        #expect(window.part(of: 64, now: now) == 64)
+        // A queue shows.
+        for _ in 0..<100 { window.note(delay: 30_000_000, isShared: true, now: now) }
+        #expect(window.part(of: 64, now: now) == 4)
+        for _ in 0..<1000 { window.note(delay: 9_000_000, isShared: true, now: now) }
+        #expect(window.part(of: 64, now: now) == 64)
+        // A device that has become slower is so after two periods.
+        for _ in 0..<3 {
+            now += Limits.delayPeriodNanoseconds
+            for _ in 0..<1000 { window.note(delay: 30_000_000, isShared: true, now: now) }
+        }
+        #expect(window.part(of: 64, now: now) == 64)
+        // Nobody who is gone keeps it small.
+        for _ in 0..<100 { window.note(delay: 90_000_000, isShared: true, now: now) }
+        #expect(window.part(of: 64, now: now) == 4)
+        #expect(window.part(of: 64, now: now + Limits.delayValidNanoseconds) == 64)
     }
 }
 
