@@ -14,6 +14,9 @@ public struct AttachOptions: Sendable {
     public var channels: Int
     /// Requests under way at once on each connection, 1 to 256; the server may grant fewer.
     public var queueDepth: Int
+    /// For how long the process looks for something to do before it sleeps, in microseconds, 0 to 1000; only while that
+    /// usually is long enough.
+    public var pollMicroseconds: UInt64 = 0
     /// `umount` of what is on the device detaches it.
     public var detachesOnUnmount: Bool
     /// Goes on with the device of the process that serves the volume now, if one does.

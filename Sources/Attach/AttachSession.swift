@@ -175,8 +175,10 @@ final class AttachSession {
         clientOptions.channel.clientName = "sluice attach"
         clientOptions.reconnectSeconds = options.reconnectTimeoutSeconds
         clientOptions.takesOver = true
+        var reactorOptions = Reactor.Options()
+        reactorOptions.pollNanoseconds = options.pollMicroseconds * 1000
         do {
-            return try Reactor.start(Reactor.Options()) { [server, inbox, clientOptions] reactor in
+            return try Reactor.start(reactorOptions) { [server, inbox, clientOptions] reactor in
                 do {
                     try Signals.forward(AttachProcess.signals, on: reactor) { inbox.post(.signal($0)) }
                 } catch {

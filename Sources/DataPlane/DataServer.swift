@@ -157,6 +157,7 @@ public final class DataServer: Sendable {
         var reactorOptions = Reactor.Options()
         reactorOptions.name = "data-\(number)"
         reactorOptions.receiveBufferCount = options.receiveBufferCount
+        reactorOptions.pollNanoseconds = options.pollNanoseconds
         reactorOptions.cpu = number < options.cpus.count ? options.cpus[number] : nil
         let (handOver, receive) = HandOver<Result<Held<DataShard>, ServiceError>>.pair()
         let (services, tls, options) = (services, tls, options)

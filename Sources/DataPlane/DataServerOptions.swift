@@ -7,6 +7,9 @@ public struct DataServerOptions: Sendable {
     public var reactors = 1
     /// Pins reactor `i` to CPU `i` of this list; empty leaves placing to the scheduler.
     public var cpus: [Int] = []
+    /// For how long a reactor looks for something to do before it sleeps, in nanoseconds; only while that usually is
+    /// long enough.
+    public var pollNanoseconds: UInt64 = 0
     /// Connections at once; what comes above is closed at once.
     public var connectionsMax = 4096
     /// From accepting a connection to its HELLO, the TLS handshake included, in nanoseconds.

@@ -39,7 +39,9 @@ extension Reactor {
 
         var wait: UInt32 = 0
         var timeout: Int64 = -1
-        if mayWait() && !lookAgain() && remote.prepareToSleep() && preparePolled() {
+        let isIdle = mayWait()
+        let idleSince = isIdle ? refreshNow() : 0
+        if isIdle && !lookAgain(since: idleSince) && remote.prepareToSleep() && preparePolled() {
             wait = 1
             timeout = nextTimeout(longest: longestWait)
             if timeout == 0 { wait = 0 }
@@ -48,7 +50,15 @@ extension Reactor {
         remote.awake()
         awakePolled()
         releaseAddresses()
-        refreshNow()
+        let now = refreshNow()
+        if isIdle { noteIdle(now &- idleSince) }
+    }
+
+    /// Remembers how long it usually takes until there is something to do again.
+    @inline(__always)
+    private func noteIdle(_ time: UInt64) {
+        let time = min(time, 16 * options.pollNanoseconds)
+        unsafe state.pointee.usualIdle = unsafe (state.pointee.usualIdle * 7 + time) / 8
     }
 
     /// Submits, lets the kernel complete, and waits; does nothing where there is nothing of that to do, as in
@@ -72,14 +82,13 @@ extension Reactor {
     }
 
     /// Looks at the polled targets for as long as one of them finds that worth it; true when there is something.
-    private func lookAgain() -> Bool {
-        var patience: UInt64 = 0
+    private func lookAgain(since start: UInt64) -> Bool {
+        var patience = unsafe state.pointee.usualIdle <= options.pollNanoseconds ? options.pollNanoseconds : 0
         for target in unsafe state.pointee.polled { patience = max(patience, target.worthWaitingNanoseconds) }
         if patience == 0 { return false }
         // Others must not wait for what is prepared, or for what the kernel has for us.
         enter(wait: 0, timeout: -1)
         releaseAddresses()
-        let start = SystemClock.monotonic()
         repeat {
             if unsafe sluice_ring_has_work(ring) != 0 || !remote.isEmpty { return true }
             for target in unsafe state.pointee.polled where target.hasSomething { return true }

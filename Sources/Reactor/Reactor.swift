@@ -22,6 +22,9 @@ import Glibc
         public var receiveBufferCount = 128
         /// The CPU to pin the thread to; nil leaves it to the scheduler.
         public var cpu: Int?
+        /// For how long the thread looks for something to do before it sleeps, in nanoseconds; 0: not at all. It does so
+        /// only while what comes next usually comes within that time: waking a processor that sleeps takes longer.
+        public var pollNanoseconds: UInt64 = 0
         /// Whether the ring takes only I/O on descriptors that are open: once it runs, other operations
         /// complete with -EACCES. A seccomp filter does not see what a ring is asked to do.
         public var isRestricted = false
@@ -208,6 +211,8 @@ struct SpilledCompletion {
     var now: UInt64
     /// Wake-ups so far.
     var turns: UInt64 = 0
+    /// How long it usually takes from having nothing to do to having something, in nanoseconds.
+    var usualIdle: UInt64 = 0
     /// Operations whose last completion was not dispatched yet.
     var operations = 0
     var registeredDescriptor: Int32 = -1

@@ -55,6 +55,8 @@ struct Daemon {
         let plane = ControlPlane(planeConfiguration)
         var options = DataServerOptions()
         options.reactors = settings.reactors
+        options.cpus = settings.cpus
+        options.pollNanoseconds = settings.pollMicroseconds * 1000
         let data = DataServer(
             services: services,
             tls: try TLSContext.server(

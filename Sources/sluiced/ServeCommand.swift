@@ -14,6 +14,9 @@ struct ServeCommand: AsyncParsableCommand {
             Every setting can come from a YAML file, from the environment and from a flag; the later wins:
               sluice: { control: ["0.0.0.0:7480"], channel: ["0.0.0.0:7481"], reactors: 2 }
               SLUICE_CONTROL=0.0.0.0:7480 SLUICE_CHANNEL=0.0.0.0:7481 SLUICE_REACTORS=2
+            SLUICE_POLL (poll) is for how many microseconds a reactor with work under way looks for more before it sleeps
+            (default: 50, at most 1000; 0 for a server that shares its processors with others), SLUICE_CPUS (cpus) the CPUs
+            that its reactors run on, in their order (default: any).
             SLUICE_SESSION_LINGER (session.linger) is how many seconds a session that may write nothing outlives its last
             connection (default: 300).
             Port 0 lets the system choose; DIR/run/endpoints.json says what it chose. Sockets that a service manager hands

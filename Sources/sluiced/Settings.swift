@@ -13,6 +13,10 @@ struct Settings {
     /// Sockets of a service manager, which take the place of the addresses.
     let inherited: InheritedSockets
     let reactors: Int
+    /// The CPUs of the reactors, in their order; empty: wherever the system likes.
+    let cpus: [Int]
+    /// For how long a reactor looks for something to do before it sleeps.
+    let pollMicroseconds: UInt64
     /// The program of driver hosts; nil: `sluice-driver` beside `sluiced`.
     let driverHost: String?
     /// When driver hosts are started again, and when not any more.
@@ -31,6 +35,15 @@ struct Settings {
         let count = reactors ?? reader.int(forKey: "sluice.reactors", default: 1)
         guard (1...64).contains(count) else {
             throw ValidationError("reactors is \(count): 1 to 64 would be right")
+        }
+        let poll = reader.int(forKey: "sluice.poll", default: Settings.pollMicrosecondsDefault)
+        guard (0...Settings.pollMicrosecondsMax).contains(poll) else {
+            throw ValidationError(
+                "poll is \(poll): 0 to \(Settings.pollMicrosecondsMax) microseconds would be right")
+        }
+        let cpus = reader.intArray(forKey: "sluice.cpus", default: [])
+        guard cpus.allSatisfy({ (0..<1024).contains($0) }) else {
+            throw ValidationError("cpus is \(cpus): numbers of CPUs, from 0, would be right")
         }
         var policy = HostPolicy()
         policy.lossesMax = reader.int(
@@ -57,10 +70,13 @@ struct Settings {
                     channel.isEmpty
                         ? reader.stringArray(forKey: "sluice.channel", default: ["0.0.0.0:7481"]) : channel),
             inherited: inherited,
-            reactors: count,
+            reactors: count, cpus: cpus, pollMicroseconds: UInt64(poll),
             driverHost: reader.string(forKey: "sluice.driver.host"), policy: policy,
             lingerSeconds: UInt32(linger))
     }
+
+    private static let pollMicrosecondsDefault = 50
+    private static let pollMicrosecondsMax = 1000
 
     private static func addresses(_ texts: [String]) throws -> [SocketAddress] {
         try texts.map { text in

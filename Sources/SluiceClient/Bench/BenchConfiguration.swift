@@ -37,6 +37,8 @@ public struct BenchConfiguration: Sendable {
     public var channels = 1
     /// Threads that the channels are spread over, at most `channels`.
     public var reactors = 1
+    /// For how long a thread looks for answers before it sleeps, in microseconds; only while they usually come so soon.
+    public var pollMicroseconds: UInt64 = 0
     /// Reads among the requests of `randrw`, in percent.
     public var readPercent = 50
     /// How long to run, in seconds; nil only where `totalBytes` is set.
@@ -71,6 +73,7 @@ public struct BenchConfiguration: Sendable {
             return "there are 1 to 64 channels"
         }
         guard (1...channels).contains(reactors) else { return "there are 1 to as many reactors as channels" }
+        guard pollMicroseconds <= 1000 else { return "polling takes 0 to 1000 microseconds" }
         guard (0...100).contains(readPercent) else { return "the share of reads is 0 to 100 percent" }
         guard seconds != nil || totalBytes != nil else { return "a run needs a time or an amount to end at" }
         if let seconds {

@@ -43,6 +43,7 @@ private final class BenchCrew {
             let ticket = board.ticket
             var options = Reactor.Options()
             options.name = "bench-\(index)"
+            options.pollNanoseconds = configuration.pollMicroseconds * 1000
             do throws(ReactorError) {
                 threads.append(
                     try Reactor.start(options) { reactor in worker.open(reactor: reactor, ticket: ticket) })

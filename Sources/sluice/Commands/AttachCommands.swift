@@ -67,6 +67,7 @@ struct AttachCommand: ParsableCommand {
         if options.takesOver { command.append("--take-over") }
         if options.isReadOnly { command.append("--read-only") }
         if let seconds = options.ioTimeoutSeconds { command += ["--io-timeout", "\(seconds)s"] }
+        if options.pollMicroseconds > 0 { command += ["--poll", "\(options.pollMicroseconds)"] }
         if let seconds = options.reconnectTimeoutSeconds {
             command += ["--reconnect-timeout", "\(seconds)s"]
         }

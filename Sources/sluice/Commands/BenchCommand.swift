@@ -29,6 +29,9 @@ struct BenchCommand: ParsableCommand {
     @Option(name: .customLong("iodepth"), help: "Requests under way on each channel.") var depth = 32
     @Option(help: "Connections to the server.") var channels = 1
     @Option(help: "Threads that share the connections; at most as many.") var threads = 1
+    @Option(
+        help: ArgumentHelp("For how long a thread looks for answers before it sleeps.", valueName: "us"))
+    var poll: UInt64 = 0
     @Option(help: ArgumentHelp("How long to run. Default: 10s.", valueName: "time")) var time:
         DurationArgument?
     @Option(help: ArgumentHelp("How much to move at most, such as 1GiB.", valueName: "size")) var total:
@@ -78,6 +81,7 @@ struct BenchCommand: ParsableCommand {
         configuration.ioDepth = depth
         configuration.channels = channels
         configuration.reactors = threads
+        configuration.pollMicroseconds = poll
         configuration.readPercent = readPercent
         configuration.seconds = time.map { Double($0.seconds) } ?? (total == nil ? 10 : nil)
         configuration.totalBytes = total?.bytes
