@@ -85,16 +85,20 @@ extension Reactor {
     private func lookAgain(since start: UInt64) -> Bool {
         var patience = unsafe state.pointee.usualIdle <= options.pollNanoseconds ? options.pollNanoseconds : 0
         for target in unsafe state.pointee.polled { patience = max(patience, target.worthWaitingNanoseconds) }
-        if patience == 0 { return false }
+        if patience == 0 || remote.isStopRequested { return false }
         // Others must not wait for what is prepared, or for what the kernel has for us.
         enter(wait: 0, timeout: -1)
         releaseAddresses()
+        let deadline = unsafe state.pointee.timers.nextDeadline ?? .max
+        var now: UInt64
         repeat {
             if unsafe sluice_ring_has_work(ring) != 0 || !remote.isEmpty { return true }
             for target in unsafe state.pointee.polled where target.hasSomething { return true }
             // The other side may be waiting for this very CPU.
             sched_yield()
-        } while SystemClock.monotonic() &- start < patience
+            now = SystemClock.monotonic()
+            if now >= deadline { return true }
+        } while now &- start < patience
         return false
     }
 

@@ -28,6 +28,49 @@ struct ReactorTests {
         #expect(seen == [7, 0, .max])
     }
 
+    @Test("a reactor looks for work only while work usually comes soon")
+    func polling() throws {
+        var options = Reactor.Options.small
+        options.pollNanoseconds = 1_000_000
+        // 60 sleeps of 5 ms: each would begin with a millisecond of looking.
+        var (left, begun, used) = (60, UInt64(0), UInt64.max)
+        try withReactor(options) { reactor, finish in
+            let probe = Probe()
+            let target = reactor.register(probe)
+            probe.onCompletion = { _, _, _ in
+                if left == 60 { begun = Self.processorTime() }
+                left -= 1
+                if left > 0 {
+                    _ = reactor.setTimer(after: 5_000_000, target: target, token: 0)
+                } else {
+                    used = Self.processorTime() - begun
+                    finish()
+                }
+            }
+            _ = reactor.setTimer(after: 0, target: target, token: 0)
+        }
+        #expect(used < 30_000_000)
+    }
+
+    /// Nanoseconds that this thread has used.
+    private static func processorTime() -> UInt64 {
+        var time = timespec()
+        unsafe clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+    }
+
+    @Test("a timer that is due while the reactor looks for work is not late")
+    func pollingAndTimers() throws {
+        var options = Reactor.Options.small
+        options.pollNanoseconds = 5_000_000_000
+        let begun = SystemClock.monotonic()
+        try withReactor(options) { reactor, finish in
+            let target = reactor.register(Probe { _, _, _ in finish() })
+            _ = reactor.setTimer(after: 1_000_000, target: target, token: 0)
+        }
+        #expect(SystemClock.monotonic() - begun < 4_000_000_000)
+    }
+
     @Test("more operations than the submission queue holds all complete")
     func fullSubmissionQueue() throws {
         var seen = Set<UInt32>()
