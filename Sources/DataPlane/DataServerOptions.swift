@@ -24,6 +24,9 @@ public struct DataServerOptions: Sendable {
     public var finishNanoseconds: UInt64 = 10_000_000_000
     /// How much ciphertext is made before it is sent, in bytes; one further reply may exceed it.
     public var outputBytesTarget = 256 << 10
+    /// Of less that is under way it is half, so that one end works at one half while the other works at the other; but
+    /// no less than this, in bytes.
+    public var outputBytesLeast = 64 << 10
     /// Receive buffers of one reactor, a power of two, of 64 KiB each.
     public var receiveBufferCount = 128
 

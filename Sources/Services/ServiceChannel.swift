@@ -57,6 +57,8 @@ public final class ServiceChannel {
     var payloadBytesMax: UInt32 = 0
     /// Arena bytes that its requests hold.
     var chargedBytes = 0
+    /// Payload bytes of its requests that are under way, in buffers.
+    public var bytesUnderWay: Int { chargedBytes }
     var isOutputAnnounced = false
     var isStalled = false
     /// Whether the client may go on with the channel on another connection.

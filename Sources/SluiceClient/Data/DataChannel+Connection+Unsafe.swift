@@ -173,6 +173,12 @@ extension DataChannel {
         sendPending()
     }
 
+    /// Sends what is encrypted already, now, while the rest of this wake-up's requests is being gathered.
+    func sendEarly() {
+        sendPending()
+        reactor.submit()
+    }
+
     private func sendPending() {
         guard let target, let fd = socket?.raw, outgoing.beginSend() else { return }
         operations += 1

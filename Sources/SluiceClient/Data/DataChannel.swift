@@ -147,6 +147,7 @@ public final class DataChannel: CompletionTarget, BatchTarget {
         if header.length > 0 {
             unsafe outgoing.append(
                 header, UnsafeRawBufferPointer(start: request.payload, count: Int(header.length)))
+            if outgoing.isWorthSending { sendEarly() }
         } else {
             outgoing.append(header)
         }

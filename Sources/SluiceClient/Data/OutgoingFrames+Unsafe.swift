@@ -10,6 +10,8 @@ struct OutgoingFrames: ~Copyable {
     private static let stagingBytes = 64 << 10
     /// Payloads up to this size are copied: that costs less than the records that a split would add.
     private static let copiedBytesMax = 8 << 10
+    /// So many bytes are sent before more is gathered.
+    private static let earlyBytes = 48 << 10
     /// Beyond this many bytes waiting, no more requests are taken.
     private static let waitingBytesMax = 8 << 20
 
@@ -30,6 +32,9 @@ struct OutgoingFrames: ~Copyable {
 
     /// Whether another request may be appended.
     var hasRoom: Bool { tls.output.pendingBytes < OutgoingFrames.waitingBytesMax }
+
+    /// Whether so much waits, and nothing is being sent, that the server should begin with it.
+    var isWorthSending: Bool { sending == nil && tls.output.pendingBytes >= OutgoingFrames.earlyBytes }
 
     /// Whether a send is in flight.
     var isSending: Bool { sending != nil }
