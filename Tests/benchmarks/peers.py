@@ -216,9 +216,11 @@ class Sluice:
     reactors = 1
     driver = "memory"
     settings = ()
+    server_settings = {}
+    bench_options = ()
 
     def __init__(self, folder, size, certificates):
-        self.server = Server(folder, SLUICE_REACTORS=str(self.reactors))
+        self.server = Server(folder, SLUICE_REACTORS=str(self.reactors), **self.server_settings)
         settings = [part for setting in self.settings for part in ("--setting", setting)]
         if self.driver == "memory":
             settings += ["--setting", f"size={size}"]
@@ -236,7 +238,7 @@ class Sluice:
         used = os.times()
         report = self.server.bench(
             "bench", "--rw", workload.rw, *mix, "--bs", workload.block_size, "--iodepth", workload.depth,
-            "--channels", workload.channels, "--time", seconds)
+            "--channels", workload.channels, "--time", seconds, *self.bench_options)
         client = os.times()
         operations = sum(report[kind]["operations"] for kind in ("read", "write") if report.get(kind))
         iops = sum(report[kind]["iops"] for kind in ("read", "write") if report.get(kind))
@@ -246,6 +248,20 @@ class Sluice:
 
     def stop(self):
         self.server.stop()
+
+
+class SluicePolling(Sluice):
+    """The client, too, looks for work before it sleeps."""
+
+    name = "sluice, client polls too"
+    bench_options = ("--poll", 50)
+
+
+class SluiceSleeping(Sluice):
+    """Nobody looks for work before sleeping."""
+
+    name = "sluice, nobody polls"
+    server_settings = {"SLUICE_POLL": "0"}
 
 
 class SluiceInline(Sluice):
@@ -277,5 +293,5 @@ class SluiceBuffered(Sluice):
     settings = ("direct=false",)
 
 
-ALL = (Sluice, SluiceInline, SluiceTwoReactors, SluiceDirect, SluiceBuffered, NBDKit, NBDKitClear, StorageDaemon,
-       StorageDaemonClear, Echo, EchoClear)
+ALL = (Sluice, SluicePolling, SluiceSleeping, SluiceInline, SluiceTwoReactors, SluiceDirect, SluiceBuffered, NBDKit,
+       NBDKitClear, StorageDaemon, StorageDaemonClear, Echo, EchoClear)

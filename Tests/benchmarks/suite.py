@@ -32,6 +32,17 @@ WORKLOADS = [
     *(Workload(rw, 4 * KIB, 32, channels=4) for rw in ("randread", "randwrite")),
 ]
 
+# What we mean to reach: the workloads, the figure, whose, beside whose, and its least ratio.
+TARGETS = [
+    *((f"{rw} 4k depth {depth}", "iops", "sluice", peer, least) for rw in ("randread", "randwrite")
+      for depth, peer, least in ((32, "nbdkit TLS", 4), (128, "nbdkit TLS", 5), (32, "qemu-storage-daemon TLS", 8),
+                                 (128, "qemu-storage-daemon TLS", 8))),
+    ("randread 4k depth 1", "iops", "sluice, nobody polls", "bare TLS echo", 0.8),
+    ("randread 4k depth 32", "serverCPUMicroseconds", "nbdkit TLS", "sluice, nobody polls", 3),
+    ("randread 4k depth 128", "serverCPUMicroseconds", "nbdkit TLS", "sluice", 3),
+    *((f"read {size}", "iops", "sluice", "bare TLS echo", 0.9) for size in ("128k depth 8", "1m depth 4")),
+]
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -52,10 +63,10 @@ def main():
                 "figures": summarise(contenders, workloads, rounds)}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "figures.json").write_text(json.dumps(document, indent=1) + "\n")
-    (options.out / "figures.md").write_text(table(document))
+    (options.out / "figures.md").write_text(table(document) + targets(document))
     for name, text in plot.charts(document).items():
         (options.out / name).write_text(text)
-    print(table(document))
+    print(table(document) + targets(document))
 
 
 def chosen(things, texts):
@@ -131,6 +142,18 @@ def table(document):
             f"{figure['bytesPerSecond'] / 1e6:,.0f} | {figure['iops'] / base:.2f} | "
             f"{figure['serverCPUMicroseconds']:.1f} | {figure['clientCPUMicroseconds']:.1f} |")
     return "\n".join(lines) + "\n"
+
+
+def targets(document):
+    """What we mean to reach, and what was, for all that was measured."""
+    known = {(figure["workload"], figure["contender"]): figure for figure in document["figures"]}
+    lines = ["", "| | of | beside | at least | measured |", "|---|---|---|---|---|"]
+    for workload, figure, mine, other, least in TARGETS:
+        if (workload, mine) in known and (workload, other) in known:
+            ratio = known[workload, mine][figure] / known[workload, other][figure]
+            name = "IOPS" if figure == "iops" else "server CPU"
+            lines.append(f"| {workload}, {name} | {mine} | {other} | {least:g} times | {ratio:.2f} times |")
+    return "\n".join(lines) + "\n" if len(lines) > 3 else ""
 
 
 if __name__ == "__main__":
