@@ -120,7 +120,7 @@ final class DataShard: BatchTarget {
             return true
         }
         if reactor.now &- tookTurnAt > Limits.mixedPatience { return false }
-        if services.hasLoneRequests { return true }
+        if services.expectsLoneRequest { return true }
         if reactor.turn &- gaveWayTurn <= 1 || !reactor.hasMore { return false }
         gaveWayTurn = reactor.turn
         return true

@@ -29,6 +29,10 @@ struct DelayWindow {
         return most * (probes > 0 ? DelayWindow.least : size) / DelayWindow.whole
     }
 
+    /// The least that a lone request took lately, in nanoseconds.
+    @inline(__always)
+    var leastDelay: UInt64 { min(leastNow, leastBefore) }
+
     /// Notes how long a small request, its session's only one, was in the driver, in nanoseconds; `isShared` when others
     /// have something there too.
     mutating func note(delay: UInt64, isShared: Bool, now: UInt64) {
@@ -45,7 +49,7 @@ struct DelayWindow {
             probes -= 1
             return
         }
-        let least = min(leastNow, leastBefore)
+        let least = leastDelay
         if delay > least + max(least, Limits.delayNanosecondsMin) {
             size = max(size - size >> 2, DelayWindow.least)
         } else {

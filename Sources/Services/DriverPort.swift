@@ -59,8 +59,8 @@ final class DriverPort: BatchTarget {
     @inline(__always)
     func held(flow: UInt32) -> Int { fair.held(flow) }
 
-    /// Small requests that the driver has, each its session's only one.
-    var loneRequests: Int { fair.loneRequests }
+    /// Whether the driver is about to answer a small request that is its session's only one.
+    var expectsLoneRequest: Bool { fair.expectsLoneRequest }
 
     /// Takes a session's buffer back.
     @inline(__always)

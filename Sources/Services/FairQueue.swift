@@ -54,7 +54,9 @@ struct FairQueue {
     /// How much of that they may have just now.
     private var shared = DelayWindow()
     /// Small requests in the driver that are their session's only ones.
-    private(set) var loneRequests = 0
+    private var loneRequests = 0
+    /// Whether one of these is there and likely to come back before a sleeping thread would be awake.
+    var expectsLoneRequest: Bool { loneRequests > 0 && shared.leastDelay <= Limits.loneDelayMax }
     /// The latest moment that was heard of, in nanoseconds.
     private var now: UInt64 = 0
     private var flows: [Flow] = []

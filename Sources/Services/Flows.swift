@@ -48,8 +48,8 @@ extension ServiceShard {
     @inline(__always)
     public var isMixed: Bool { activity.isMixed }
 
-    /// Whether a driver has a small request that is its session's only one: somebody waits for just that.
-    public var hasLoneRequests: Bool { ports.contains { ($0?.loneRequests ?? 0) > 0 } }
+    /// Whether a driver is about to answer a small request that is its session's only one: somebody waits for just that.
+    public var expectsLoneRequest: Bool { ports.contains { $0?.expectsLoneRequest == true } }
 
     /// Gives a channel that opens something the number of its session.
     func joinFlow(_ channel: ServiceChannel) {

@@ -74,6 +74,8 @@ extension Limits {
     public static let sharedBytes = 1 << 20
     /// The largest request whose delay counts, in bytes.
     static let loneBytesMax = 16 << 10
+    /// How long a driver takes at most for lone requests, in nanoseconds, where others give way to them meanwhile.
+    static let loneDelayMax: UInt64 = 50_000
     /// The wait behind others that nobody minds, in nanoseconds, however little the work itself takes.
     static let delayNanosecondsMin: UInt64 = 20_000
     /// How long the least delay is remembered, in nanoseconds; twice that at most.

@@ -207,6 +207,24 @@ import Testing
         #expect(waits.suffix(1000).count { $0 > borne } < 200)
     }
 
+    @Test func onlyOfAFastDriverALoneRequestIsExpectedSoon() {
+        for (delay, isExpected) in [(Limits.loneDelayMax, true), (Limits.loneDelayMax + 1, false)] {
+            var queue = queue()
+            // The first shows how long it takes.
+            add(&queue, 0, count: 1)
+            _ = queue.next(now: 1)
+            queue.completed(flow: 0, bytes: 4096, now: 1 + delay)
+            #expect(!queue.expectsLoneRequest)
+            add(&queue, 0, count: 1)
+            _ = queue.next(now: 1 + delay)
+            #expect(queue.expectsLoneRequest == isExpected)
+            // Two are not lone.
+            add(&queue, 0, count: 1)
+            _ = queue.next(now: 2 + delay)
+            #expect(!queue.expectsLoneRequest)
+        }
+    }
+
     @Test func aWindowFollowsTheDelayOfLoneRequests() {
         var window = DelayWindow()
         var now: UInt64 = 1
