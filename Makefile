@@ -62,8 +62,10 @@ bench: ## Sluice and its peers, what isolation costs, a flood beside a gentle ne
 format: ## rewrite the sources in the project's format
 	swift format -i -r -p Package.swift Sources Tests
 
-lint: ## swift-format, strictly
+lint: ## swift-format, strictly, and the machine code of what every data request goes through
 	swift format lint --strict -r -p Package.swift Sources Tests
+	@$(MAKE) --no-print-directory build
+	python3 Tests/lint/hot_functions.py
 
 clean:
 	rm -rf .build .venv-test
