@@ -33,34 +33,6 @@ import Testing
         #expect(queue.next(onlyFresh: false) == nil)
     }
 
-    @Test func whoWantsLittleIsFirstUntilItHasHadAsMuchAsOthersInTheirTurn() {
-        var queue = TurnQueue<Int>()
-        queue.append(0, flow: 0)
-        // Between two turns of the flood it wants half of what those are: it is always first.
-        for _ in 0..<100 {
-            #expect(queue.next(onlyFresh: false)?.flow == 0)
-            queue.charge(Limits.fairQuantumBytes, flow: 0)
-            queue.append(0, flow: 0)
-            for _ in 0..<2 {
-                queue.append(1, flow: 1)
-                let next = queue.next(onlyFresh: true)
-                #expect(next?.flow == 1 && next?.isFresh == true)
-                queue.charge(Limits.fairQuantumBytes / 4, flow: 1)
-            }
-        }
-        // It wants more and more, and gets no more than the flood.
-        var bytes = [0, 0]
-        queue.append(1, flow: 1)
-        for _ in 0..<1000 {
-            guard let (element, flow, _) = queue.next(onlyFresh: false) else { break }
-            let cost = flow == 0 ? Limits.fairQuantumBytes : Limits.fairQuantumBytes / 4
-            queue.charge(cost, flow: flow)
-            bytes[flow] += cost
-            queue.append(element, flow: flow)
-        }
-        #expect(abs(bytes[0] - bytes[1]) <= 3 * Limits.fairQuantumBytes)
-    }
-
     @Test func whoComesAgainAndAgainDoesNotStarveOthers() {
         var queue = TurnQueue<Int>()
         queue.append(0, flow: 0)
