@@ -20,6 +20,8 @@ public enum Limits {
     public static let errorMessageBytesMax = 512
     /// The longest answer to a question about the status of blocks, in bytes: 256 extents.
     public static let blockStatusBytesMax = 4096
+    /// The longest that a thread looks for work before it sleeps, in microseconds.
+    public static let pollMicrosecondsMax: UInt64 = 1000
     /// How far clocks of server and issuer may differ, in seconds.
     public static let clockSkewSeconds: UInt64 = 30
 }

@@ -18,7 +18,7 @@ extension DataConnection {
     /// while a request waits for room.
     func flush(_ piece: Int) -> Int {
         isFlushScheduled = false
-        let half = (channel?.bytesUnderWay ?? 0) / 2
+        let half = (channel?.chargedBytes ?? 0) / 2
         let bytes = startSending(min(piece, max(half, shard.options.outputBytesLeast)))
         pauseIfWaiting()
         return bytes

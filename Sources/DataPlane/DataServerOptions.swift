@@ -1,4 +1,5 @@
 import Core
+import TLS
 import Wire
 
 /// How the data server is sized and how patient it is.
@@ -65,7 +66,7 @@ extension Limits {
     static let mixedTurnBytes = 16 << 10
     static let mixedPieceBytes = 16 << 10
     /// What is received then at once: a full record.
-    static let mixedInputBytes = recordBytes + 22
+    static let mixedInputBytes = recordBytes + TLSConnection.recordOverheadBytes
     /// For how long those that want much give way to the others, in nanoseconds.
     static let mixedPatience: UInt64 = 50_000
     /// Requests that a wake-up takes up then before those of others are put off.

@@ -31,16 +31,17 @@ final class DataShard: BatchTarget {
     /// Connections that are metered and have something to receive.
     private var inputs = TurnQueue<DataConnection>()
     private var isScheduled = false
-    /// The wake-up that the next two count for.
+    /// The wake-up that the next four are of.
     private var turn: UInt64 = 0
+    /// Whether `batchEnded` has run in it.
     private var isTurnBegun = false
+    private var sentBytes = 0
+    private var receivedBytes = 0
+    /// Requests that it has taken up.
+    var acceptedRequests = 0
     /// When somebody who wants much had a turn last, and in which wake-up they gave way to what had just arrived.
     private var tookTurnAt: UInt64 = 0
     private var gaveWayTurn: UInt64 = 0
-    private var sentBytes = 0
-    private var receivedBytes = 0
-    /// Requests that this wake-up has taken up.
-    var acceptedRequests = 0
     private var connections: [ObjectIdentifier: DataConnection] = [:]
     private var isStopping = false
     private var drained: (() -> Void)?
@@ -95,7 +96,7 @@ final class DataShard: BatchTarget {
         isScheduled = false
         beginTurn()
         let (most, piece) = share
-        let givesWay = givesWay
+        let givesWay = giveWay()
         // Who wants something for the first time is not to wait for what is sent to others.
         takeInputs { true }
         while let (connection, flow, isFresh) = outputs.next(onlyFresh: givesWay || sentBytes >= most) {
@@ -113,7 +114,7 @@ final class DataShard: BatchTarget {
     /// Whether those that want much wait, because others want little just now: what drivers are to be given for them is
     /// given before this runs again in the same wake-up, what drivers have of them comes back soon, and what has arrived
     /// meanwhile may be of them.
-    private var givesWay: Bool {
+    private func giveWay() -> Bool {
         guard services.isMixed else { return false }
         if !isTurnBegun {
             isTurnBegun = true

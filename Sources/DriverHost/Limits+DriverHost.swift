@@ -22,8 +22,6 @@ extension Limits {
     static let storedNameBytesMax = 128
     /// How many packets that answer nothing a host may send at once: those of a pool whose volumes are all open.
     static let unaskedPacketsBurst = 2 * openVolumesPerPoolMax
-    /// And one more for each such time, in nanoseconds.
-    static let unaskedPacketNanoseconds: UInt64 = 200_000
     /// How many volumes and queues a new host is asked for before it has answered: both sides must find room in
     /// the socket for what the other has not taken yet.
     static let openingsAtOnceMax = 16

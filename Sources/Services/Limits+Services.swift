@@ -73,7 +73,7 @@ extension Limits {
     /// Payload bytes, likewise; a single request may always go.
     public static let sharedBytes = 1 << 20
     /// The largest request whose delay counts, in bytes.
-    static let loneBytesMax = 16 << 10
+    public static let loneBytesMax = 16 << 10
     /// How long a driver takes at most for lone requests, in nanoseconds, where others give way to them meanwhile.
     static let loneDelayMax: UInt64 = 50_000
     /// The wait behind others that nobody minds, in nanoseconds, however little the work itself takes.

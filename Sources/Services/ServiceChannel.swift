@@ -56,9 +56,7 @@ public final class ServiceChannel {
     var eventNumber: UInt32 = 0
     var payloadBytesMax: UInt32 = 0
     /// Arena bytes that its requests hold.
-    var chargedBytes = 0
-    /// Payload bytes of its requests that are under way, in buffers.
-    public var bytesUnderWay: Int { chargedBytes }
+    public internal(set) var chargedBytes = 0
     var isOutputAnnounced = false
     var isStalled = false
     /// Whether the client may go on with the channel on another connection.

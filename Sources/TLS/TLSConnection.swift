@@ -8,6 +8,9 @@ import Core
 /// connection is finished; `output` may still hold the alert that tells the peer why.
 @safe
 public final class TLSConnection {
+    /// What a record is longer than its content, in bytes.
+    public static let recordOverheadBytes = RecordCipher.overheadBytes
+
     /// The ciphertext that waits to be sent.
     public let output: TLSOutput
 

@@ -37,9 +37,9 @@ struct Settings {
             throw ValidationError("reactors is \(count): 1 to 64 would be right")
         }
         let poll = reader.int(forKey: "sluice.poll", default: Settings.pollMicrosecondsDefault)
-        guard (0...Settings.pollMicrosecondsMax).contains(poll) else {
+        guard let poll = UInt64(exactly: poll), poll <= Limits.pollMicrosecondsMax else {
             throw ValidationError(
-                "poll is \(poll): 0 to \(Settings.pollMicrosecondsMax) microseconds would be right")
+                "poll is \(poll): 0 to \(Limits.pollMicrosecondsMax) microseconds would be right")
         }
         let cpus = reader.intArray(forKey: "sluice.cpus", default: [])
         guard cpus.allSatisfy({ (0..<1024).contains($0) }) else {
@@ -70,13 +70,12 @@ struct Settings {
                     channel.isEmpty
                         ? reader.stringArray(forKey: "sluice.channel", default: ["0.0.0.0:7481"]) : channel),
             inherited: inherited,
-            reactors: count, cpus: cpus, pollMicroseconds: UInt64(poll),
+            reactors: count, cpus: cpus, pollMicroseconds: poll,
             driverHost: reader.string(forKey: "sluice.driver.host"), policy: policy,
             lingerSeconds: UInt32(linger))
     }
 
     private static let pollMicrosecondsDefault = 50
-    private static let pollMicrosecondsMax = 1000
 
     private static func addresses(_ texts: [String]) throws -> [SocketAddress] {
         try texts.map { text in

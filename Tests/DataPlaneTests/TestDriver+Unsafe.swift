@@ -130,7 +130,7 @@ final class TestDriver: Driver {
         for link in queues { link.remote.post { link.queue.executeHeld() } }
     }
 
-    /// Returns when `count` requests are held, on all reactors together, or more, and how many.
+    /// Returns when `count` requests or more are held, on all reactors together, and how many.
     @discardableResult
     func waitUntilHeld(_ count: Int) async -> Int {
         while true {

@@ -70,7 +70,7 @@ def demangled(names):
 
 def main():
     binary = sys.argv[1] if len(sys.argv) > 1 else ROOT / ".build/release/sluiced"
-    counts = {name: calls for name, calls in calls(binary).items() if name.startswith("$s")}
+    counts = {name: called for name, called in calls(binary).items() if name.startswith("$s")}
     faults = []
     found = dict.fromkeys(HOT, None)
     for name, called in zip(demangled(counts), counts.values(), strict=True):

@@ -61,7 +61,9 @@ def test_what_was_written_is_there_after_detach_and_attach(attached):
     mount = attached.folder / "mnt"
     mount.mkdir()
     attached.cli("detach", "volume/disk", credentials=attached.node)
-    attached.cli("mount", "volume/disk", mount, "--mkfs", "ext4", credentials=attached.node)
+    refused = attached.cli("mount", "volume/disk", mount, "--poll", "1001", credentials=attached.node, check=False)
+    assert refused.returncode == 64 and "--poll is 0 to 1000" in refused.stderr
+    attached.cli("mount", "volume/disk", mount, "--mkfs", "ext4", "--poll", "50", credentials=attached.node)
     content = os.urandom(3 << 20)
     (mount / "file").write_bytes(content)
     attached.cli("umount", mount, credentials=attached.node)
@@ -139,5 +141,5 @@ def test_bench_verifies_what_it_wrote(server):
     server.volume("ram", pool="ram", node="bencher")
     for rw in ("write", "randwrite", "randrw", "read", "randread"):
         result = server.json("bench", "volume/ram", "--rw", rw, "--bs", "4k", "--iodepth", "16", "--channels", "2",
-                             "--time", "1", *(["--verify"] if "w" in rw else []), credentials=node)
+                             "--poll", "50", "--time", "1", *(["--verify"] if "w" in rw else []), credentials=node)
         assert result["errors"] == 0

@@ -1,6 +1,7 @@
 """Starting, refusing to start, enrolment, and what curl sees."""
 import json
 import os
+import pathlib
 import shutil
 import signal
 import socket
@@ -110,6 +111,34 @@ def test_sigterm_and_start_again_keeps_everything(server):
     assert server.stop() == 0
     server.start()
     assert server.json("volume", "show", "kept")["size"] == 10 << 20
+
+
+def threads(server):
+    """The CPUs that each thread of the server may run on, by its name."""
+    tasks = pathlib.Path(f"/proc/{server.process.pid}/task").iterdir()
+    return {(task / "comm").read_text().strip(): os.sched_getaffinity(int(task.name)) for task in tasks}
+
+
+def test_reactors_run_on_the_cpus_that_are_set(tmp_path):
+    cpus = sorted(os.sched_getaffinity(0))
+    server = Server(tmp_path, "--reactors", "2")
+    server.environment |= {"SLUICE_CPUS": f"{cpus[-1]},{cpus[0]}", "SLUICE_POLL": "0"}
+    try:
+        server.start()
+        placed = threads(server)
+        assert (placed["data-0"], placed["data-1"]) == ({cpus[-1]}, {cpus[0]})
+    finally:
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("SLUICE_POLL", "1001", "poll is 1001"), ("SLUICE_POLL", "-1", "poll is -1"),
+    ("SLUICE_CPUS", "0,-1", "cpus is"), ("SLUICE_CPUS", "0,5000", "cpus is")])
+def test_a_setting_out_of_bounds_is_refused(server, name, value, words):
+    assert server.stop() == 0
+    result = run(BINARIES / "sluiced", "serve", "--data", server.data, "--control", "127.0.0.1:0",
+                 "--channel", "127.0.0.1:0", env={**os.environ, name: value})
+    assert result.returncode != 0 and words in result.stderr
 
 
 # Enrolment

@@ -90,12 +90,12 @@ final class HostInstance {
         }
     }
 
-    /// Counts a packet that answers nothing; false when there are too many of them.
-    func maySpeak(now: UInt64) -> Bool {
-        let earned = (now &- allowanceSince) / Limits.unaskedPacketNanoseconds
+    /// Counts a packet that answers nothing, of which one is allowed each `interval`; false when there are too many.
+    func maySpeak(now: UInt64, interval: UInt64) -> Bool {
+        let earned = (now &- allowanceSince) / interval
         if earned > 0 {
             allowance = min(Limits.unaskedPacketsBurst, allowance + Int(clamping: earned))
-            allowanceSince &+= earned &* Limits.unaskedPacketNanoseconds
+            allowanceSince &+= earned &* interval
         }
         allowance -= 1
         return allowance >= 0

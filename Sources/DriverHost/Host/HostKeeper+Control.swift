@@ -124,10 +124,10 @@ extension HostKeeper {
         case .keep(let name):
             guard host === current || host.phase == .starting else { return false }
             let most = shared.withLock { $0.storedMax }
-            return host.maySpeak(now: now) && store.keep(descriptors.take(), as: name, most: most)
+            return maySpeak(host) && store.keep(descriptors.take(), as: name, most: most)
         case .forget(let name):
             guard host === current || host.phase == .starting else { return false }
-            guard host.maySpeak(now: now) else { return false }
+            guard maySpeak(host) else { return false }
             store.forget(name)
         case .done, .failed:
             if host.phase == .ending { return true }
@@ -138,6 +138,10 @@ extension HostKeeper {
             return answer(call, from: host, message)
         }
         return true
+    }
+
+    private func maySpeak(_ host: HostInstance) -> Bool {
+        host.maySpeak(now: now, interval: options.policy.unaskedPacketInterval)
     }
 
     private func answer(_ call: UInt64, from host: HostInstance, _ message: HostMessage) -> Bool {

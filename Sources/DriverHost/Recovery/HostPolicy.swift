@@ -16,6 +16,8 @@ public struct HostPolicy: Sendable, Hashable {
     public var openDeadline: UInt64 = 60_000_000_000
     /// How long an upgrade waits for the old host to finish what it has, before it takes over anyway.
     public var quiesceDeadline: UInt64 = 500_000_000
+    /// Beside a burst, a host may send one packet that answers nothing in each such time.
+    public var unaskedPacketInterval: UInt64 = 200_000
 
     /// The defaults.
     public init() {}

@@ -73,7 +73,9 @@ public struct BenchConfiguration: Sendable {
             return "there are 1 to 64 channels"
         }
         guard (1...channels).contains(reactors) else { return "there are 1 to as many reactors as channels" }
-        guard pollMicroseconds <= 1000 else { return "polling takes 0 to 1000 microseconds" }
+        guard pollMicroseconds <= Limits.pollMicrosecondsMax else {
+            return "polling takes 0 to \(Limits.pollMicrosecondsMax) microseconds"
+        }
         guard (0...100).contains(readPercent) else { return "the share of reads is 0 to 100 percent" }
         guard seconds != nil || totalBytes != nil else { return "a run needs a time or an amount to end at" }
         if let seconds {

@@ -9,7 +9,7 @@ struct DeviceOptions: ParsableArguments {
     @Option(help: "Connections to the server, 1 to \(Limits.channelsPerSessionMax).") var channels = 1
     @Option(
         help: ArgumentHelp(
-            "For how long to look for answers before sleeping, 0 to 1000 microseconds.",
+            "For how long to look for answers before sleeping, 0 to \(Limits.pollMicrosecondsMax) microseconds.",
             discussion: "It costs a processor while requests are under way, and halves their latency.",
             valueName: "us"))
     var poll: UInt64 = 0
@@ -49,7 +49,9 @@ struct DeviceOptions: ParsableArguments {
         guard (1...Limits.channelsPerSessionMax).contains(channels) else {
             throw ValidationError("--channels is 1 to \(Limits.channelsPerSessionMax)")
         }
-        guard poll <= 1000 else { throw ValidationError("--poll is 0 to 1000 microseconds") }
+        guard poll <= Limits.pollMicrosecondsMax else {
+            throw ValidationError("--poll is 0 to \(Limits.pollMicrosecondsMax) microseconds")
+        }
     }
 }
 
