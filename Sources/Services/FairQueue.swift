@@ -67,6 +67,8 @@ struct FairQueue {
     private var old = List()
     /// Requests that wait.
     private(set) var count = 0
+    /// Sessions that have something in the driver.
+    private var flowsInDriver = 0
     private var meter = ActivityMeter()
 
     init(window: Window = Window()) {
@@ -76,9 +78,9 @@ struct FairQueue {
     /// Whether nothing waits.
     var isEmpty: Bool { count == 0 }
 
-    /// How many sessions want something of the driver.
+    /// How many sessions want something of the driver: lately, or for as long as it has their requests.
     @inline(__always)
-    private var active: Int { meter.active }
+    private var active: Int { max(meter.active, flowsInDriver) }
 
     // MARK: Flows
 
@@ -183,9 +185,16 @@ struct FairQueue {
         let isLone = flows[index].requests == 0 && bytes <= Limits.loneBytesMax
         flows[index].loneSince = isLone ? now : 0
         if isLone { loneRequests += 1 }
+        enter(index, bytes: bytes)
+        return request
+    }
+
+    /// Notes that a request of a flow is in the driver.
+    @inline(__always)
+    private mutating func enter(_ index: Int, bytes: Int) {
+        if flows[index].requests == 0 { flowsInDriver += 1 }
         flows[index].requests += 1
         flows[index].bytes += bytes
-        return request
     }
 
     /// Notes that a request which `next` returned has left the driver, now in nanoseconds.
@@ -200,6 +209,7 @@ struct FairQueue {
         }
         flows[index].requests -= 1
         flows[index].bytes -= Int(bytes)
+        if flows[index].requests == 0 { flowsInDriver -= 1 }
         if !flows[index].isListed, flows[index].first != FairQueue.none, hasRoom(index) {
             link(index, isFresh: false)
         }
@@ -224,8 +234,7 @@ struct FairQueue {
                     if next == FairQueue.none { flows[index].last = last }
                     if flows[index].loneSince > 0 { loneRequests -= 1 }
                     flows[index].loneSince = 0
-                    flows[index].requests += 1
-                    flows[index].bytes += Int(nodes[Int(node)].bytes)
+                    enter(index, bytes: Int(nodes[Int(node)].bytes))
                     release(Int(node))
                 } else {
                     last = node
