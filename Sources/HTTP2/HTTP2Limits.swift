@@ -13,8 +13,9 @@ public struct HTTP2Limits: Sendable, Equatable {
     public var bodyBytes = 1024 * 1024
     /// Most bytes of unfinished request bodies held for all streams together.
     public var connectionBodyBytes = 4 * 1024 * 1024
-    /// Most streams the peer may have open at once.
-    public var concurrentStreams = 64
+    /// Most streams the peer may have open at once; RFC 9113 §6.5.2 advises against fewer than 100, and clients begin
+    /// with as many before they have heard of the limit.
+    public var concurrentStreams = 100
     /// Requests served before the peer is told, by GOAWAY, to open a new connection.
     public var requestsPerConnection = 1 << 28
     /// Most bytes of response bodies waiting to be sent on all streams together.
