@@ -51,13 +51,14 @@ $(PYTHON): Tests/system/requirements.txt
 	$(PYTHON) -m pip install -q --disable-pip-version-check -r Tests/system/requirements.txt
 	@touch $(PYTHON)
 
-bench: ## Sluice and its peers, mounted too, the control API, what isolation costs, a flood beside a gentle neighbour, pauses
+bench: ## Sluice and its peers, mounted too, the control API, how it grows, what isolation costs, a flood beside a gentle neighbour, pauses
 	@Deploy/install-dependencies.sh build bench
 	@$(MAKE) --no-print-directory build
 	python3 Tests/benchmarks/suite.py
 	python3 Tests/benchmarks/isolation.py
 	python3 Tests/benchmarks/mount.py
 	python3 Tests/benchmarks/control.py
+	python3 Tests/benchmarks/scale.py
 	python3 Tests/benchmarks/neighbour.py
 	python3 Tests/benchmarks/pauses.py
 

@@ -12,7 +12,7 @@ public struct DataServerOptions: Sendable {
     /// long enough.
     public var pollNanoseconds: UInt64 = 0
     /// Connections at once; what comes above is closed at once.
-    public var connectionsMax = 4096
+    public var connectionsMax = 8192
     /// From accepting a connection to its HELLO, the TLS handshake included, in nanoseconds.
     public var helloNanoseconds = Limits.helloDeadlineSeconds * 1_000_000_000
     /// From the first to the last byte of one frame, in nanoseconds.
