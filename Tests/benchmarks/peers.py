@@ -89,28 +89,34 @@ class FioOverNBD:
         self.process = subprocess.Popen(self.command(folder), stdout=subprocess.DEVNULL)
         await_condition(self.name, lambda: accepts(self.port))
         self.cpus = [CPUTime(self.process.pid)]
+        # Of what was never written, some send no byte.
+        self.fio("write", "--bs=1m", "--iodepth=8")
 
     def command(self, folder):
         raise NotImplementedError
 
     export = ""
 
-    def measure(self, workload, seconds):
+    def fio(self, rw, *options, patience=60):
+        """The report of one job."""
         as_user = ["setpriv", f"--reuid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
         scheme = "nbds" if self.needs_tls else "nbd"
-        mix = [f"--rwmixread={workload.read_percent}"] if workload.rw == "randrw" else []
-        before = sum(clock.seconds() for clock in self.cpus)
         result = run(
             *as_user, "fio", "--name=bench", "--ioengine=nbd",
-            f"--uri={scheme}://localhost:{self.port}/{self.export}", f"--rw={workload.rw}", *mix,
-            f"--bs={workload.block_size}", f"--iodepth={workload.depth}", f"--numjobs={workload.channels}",
-            "--group_reporting", "--time_based", f"--runtime={seconds}", "--output-format=json",
-            timeout=seconds + 60, cwd=self.certificates.home,
+            f"--uri={scheme}://localhost:{self.port}/{self.export}", f"--rw={rw}", *options, "--group_reporting",
+            "--output-format=json", timeout=patience, cwd=self.certificates.home,
             env={**os.environ, "HOME": str(self.certificates.home)})
         job = json.loads(result.stdout[result.stdout.index("{"):])["jobs"][0]
-        operations = job["read"]["total_ios"] + job["write"]["total_ios"]
-        if job["error"] or not operations:
+        if job["error"] or not job["read"]["total_ios"] + job["write"]["total_ios"]:
             raise SystemExit(f"fio failed: {result.stdout}")
+        return job
+
+    def measure(self, workload, seconds):
+        mix = [f"--rwmixread={workload.read_percent}"] if workload.rw == "randrw" else []
+        before = sum(clock.seconds() for clock in self.cpus)
+        job = self.fio(workload.rw, *mix, f"--bs={workload.block_size}", f"--iodepth={workload.depth}",
+                       f"--numjobs={workload.channels}", "--time_based", f"--runtime={seconds}", patience=seconds + 60)
+        operations = job["read"]["total_ios"] + job["write"]["total_ios"]
         elapsed = max(job["read"]["runtime"], job["write"]["runtime"]) / 1e3
         client = (job["usr_cpu"] + job["sys_cpu"]) / 100 * job["job_runtime"] / 1e3
         return Result(operations, elapsed, sum(clock.seconds() for clock in self.cpus) - before, client)

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -74,11 +76,29 @@ class CPUTime:
     """CPU seconds of one process, from /proc."""
 
     def __init__(self, pid):
+        self.pid = pid
         self.path = f"/proc/{pid}/stat"
 
     def seconds(self):
         fields = pathlib.Path(self.path).read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class SystemCalls:
+    """Counts the system calls of processes, with perf, which needs root."""
+
+    is_possible = bool(shutil.which("perf")) and os.geteuid() == 0
+
+    def __init__(self, pids):
+        self.perf = subprocess.Popen(
+            ["perf", "stat", "--field-separator=,", "--event=raw_syscalls:sys_enter",
+             f"--pid={','.join(map(str, pids))}"], stderr=subprocess.PIPE, text=True)
+
+    def end(self):
+        """How many there were."""
+        self.perf.send_signal(signal.SIGINT)
+        lines = self.perf.communicate(timeout=PATIENCE)[1].splitlines()
+        return next(int(line.split(",")[0]) for line in lines if "raw_syscalls" in line)
 
 
 class Server:

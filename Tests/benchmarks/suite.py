@@ -2,8 +2,9 @@
 """Sluice beside its peers: throughput, CPU and system calls for every workload, on one machine in one run.
 
 Every round measures each contender once, in turn, so that a noisy machine disturbs all of them alike; figures are
-medians over the rounds with the spread beside them. It reports; it does not judge. Writes JSON, a table in Markdown
-and a plot for each workload group. Loopback only, one temporary folder.
+medians over the rounds with the spread beside them. System calls, of the server's processes, are counted in a further
+second after the first round's, as counting costs time; where perf is installed, as root. It reports; it does not judge.
+Writes JSON, a table in Markdown and a plot for each workload. Loopback only, one temporary folder.
 
     make bench                      or
     Tests/benchmarks/suite.py [--only NAME…] [--workloads TEXT…] [--rounds N] [--seconds N] [--out FOLDER] [--list]
@@ -21,6 +22,7 @@ import tempfile
 import peers
 import plot
 from peers import Workload
+from rig import SystemCalls
 
 SIZE = 512 << 20
 KIB, MIB = 1 << 10, 1 << 20
@@ -58,9 +60,9 @@ def main():
     if options.list:
         print(*(thing.name for thing in (*contenders, *workloads)), sep="\n")
         return
-    rounds = measure(contenders, workloads, options)
+    rounds, calls = measure(contenders, workloads, options)
     document = {"machine": machine(), "seconds": options.seconds, "rounds": options.rounds,
-                "figures": summarise(contenders, workloads, rounds)}
+                "figures": summarise(contenders, workloads, rounds, calls)}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "figures.json").write_text(json.dumps(document, indent=1) + "\n")
     (options.out / "figures.md").write_text(table(document) + targets(document))
@@ -80,11 +82,11 @@ def machine():
 
 
 def measure(contenders, workloads, options):
-    """By workload and contender: a `Result` for each round."""
+    """By workload and contender: a `Result` for each round; and system calls an I/O."""
     for tool in {tool for contender in contenders for tool in contender.tools}:
         if not shutil.which(tool):
             raise SystemExit(f"{tool} is missing: Deploy/install-dependencies.sh bench")
-    results = {}
+    results, calls = {}, {}
     with tempfile.TemporaryDirectory(prefix="sluice-bench.") as root:
         root = pathlib.Path(root)
         root.chmod(0o755)
@@ -102,13 +104,25 @@ def measure(contenders, workloads, options):
                             results.setdefault((workload.name, contender.name), []).append(result)
                             print(f"round {number + 1}: {contender.name}: {workload.name}: {result.iops:,.0f} IOPS",
                                   flush=True)
+                        if result and number == 0 and SystemCalls.is_possible:
+                            calls[workload.name, contender.name] = system_calls(running, workload)
                 finally:
                     running.stop()
                     shutil.rmtree(folder)
-    return results
+    return results, calls
 
 
-def summarise(contenders, workloads, rounds):
+def system_calls(running, workload):
+    """How many the server's processes make for an I/O."""
+    counter = SystemCalls([clock.pid for clock in running.cpus])
+    try:
+        result = running.measure(workload, 1)
+    finally:
+        count = counter.end()
+    return count / result.operations
+
+
+def summarise(contenders, workloads, rounds, calls):
     figures = []
     for workload in workloads:
         for contender in contenders:
@@ -121,7 +135,8 @@ def summarise(contenders, workloads, rounds):
                 "iopsLeast": rates[0], "iopsMost": rates[-1],
                 "bytesPerSecond": statistics.median(rates) * workload.block_size,
                 "serverCPUMicroseconds": statistics.median(r.server_cpu / r.operations * 1e6 for r in results),
-                "clientCPUMicroseconds": statistics.median(r.client_cpu / r.operations * 1e6 for r in results)})
+                "clientCPUMicroseconds": statistics.median(r.client_cpu / r.operations * 1e6 for r in results),
+                "serverSystemCalls": calls.get((workload.name, contender.name))})
     return figures
 
 
@@ -135,12 +150,15 @@ def table(document):
             workload = figure["workload"]
             base = figure["iops"]
             lines += ["", f"**{workload}**", "",
-                      "| | IOPS | MB/s | of the first | server CPU, us an I/O | client CPU, us an I/O |",
-                      "|---|---|---|---|---|---|"]
+                      "| | IOPS | MB/s | of the first | server CPU, us an I/O | client CPU, us an I/O | "
+                      "server system calls an I/O |",
+                      "|---|---|---|---|---|---|---|"]
+        calls = figure["serverSystemCalls"]
         lines.append(
             f"| {figure['contender']} | {figure['iops']:,.0f} ({figure['iopsLeast']:,.0f} to {figure['iopsMost']:,.0f}) | "
             f"{figure['bytesPerSecond'] / 1e6:,.0f} | {figure['iops'] / base:.2f} | "
-            f"{figure['serverCPUMicroseconds']:.1f} | {figure['clientCPUMicroseconds']:.1f} |")
+            f"{figure['serverCPUMicroseconds']:.1f} | {figure['clientCPUMicroseconds']:.1f} | "
+            f"{'' if calls is None else format(calls, '.2f')} |")
     return "\n".join(lines) + "\n"
 
 
