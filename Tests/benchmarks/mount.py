@@ -87,7 +87,7 @@ class FileSystem:
         # Nothing is left to be done in the background while others are measured.
         run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", contender.device)
         run("mount", contender.device, folder)
-        self.fio("write", "1m", 4, "--size", str(FILE_SIZE), "--end_fsync=1")
+        self.fio("write", "1m", 4, "--end_fsync=1")
 
     def fio(self, rw, block_size, depth, *options):
         result = run("fio", "--name=bench", f"--filename={self.folder}/file", "--ioengine=libaio", "--direct=1",
