@@ -51,6 +51,14 @@ def test_serve_without_init_says_what_to_do(tmp_path):
     assert result.returncode != 0 and "sluiced init" in result.stderr
 
 
+def test_a_client_that_has_not_heard_of_limits_yet_may_ask_a_hundred_times_at_once(server):
+    admin = server.data / "admin"
+    result = run("nghttp", "--no-verify-peer", "--null-out", "--verbose", "--multiply", 100,
+                 f"--cert={admin / 'cert.pem'}", f"--key={admin / 'key.pem'}", f"{server.url}/v1/server")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(":status: 200") == 100 and "RST_STREAM" not in result.stdout
+
+
 def test_a_second_server_on_the_same_folder_is_refused(server):
     result = run(BINARIES / "sluiced", "serve", "--data", server.data, "--control", "127.0.0.1:0",
                  "--channel", "127.0.0.1:0")
