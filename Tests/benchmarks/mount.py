@@ -8,6 +8,7 @@ rounds and what Sluice does of the other; needs root.
     make bench                      or
     Tests/benchmarks/mount.py [--rounds N] [--seconds N] [--channels N] [--poll US] [--json FILE]
 """
+import contextlib
 import json
 import os
 import pathlib
@@ -127,31 +128,27 @@ def main():
         os.environ[NAMESPACE] = str(os.getpid())
         raise SystemExit(subprocess.run(["unshare", "--mount", sys.executable, *sys.argv]).returncode)
     results = {}
-    with tempfile.TemporaryDirectory(prefix="sluice-bench.") as root:
-        root = pathlib.Path(root)
+    with contextlib.ExitStack() as stack:
+        root = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-bench.")))
         # An overlay lies on what is none itself.
         run("mount", "-t", "tmpfs", "tmpfs", root)
+        stack.callback(run, "umount", root)
         certificates = peers.Certificates(root / "certificates")
         show_certificates(certificates, root)
-        running, mounted = [], []
-        try:
-            for number, contender in enumerate((SluiceMount, NBDFuse)):
-                folder = root / str(number)
-                folder.mkdir()
-                running.append(contender(folder, certificates, arguments))
-                mounted.append(FileSystem(running[-1], folder / "mounted"))
-            for number in range(arguments.rounds):
-                for workload in WORKLOADS:
-                    for system in mounted if number % 2 == 0 else reversed(mounted):
-                        one = system.measure(*workload, arguments.seconds)
-                        results.setdefault((workload, system.contender.name), []).append(one)
-        finally:
-            for system in mounted:
-                system.close()
-            for contender in running:
-                contender.stop()
-            run("umount", "/etc")
-            run("umount", root)
+        stack.callback(run, "umount", "/etc")
+        mounted = []
+        for number, contender in enumerate((SluiceMount, NBDFuse)):
+            folder = root / str(number)
+            folder.mkdir()
+            running = contender(folder, certificates, arguments)
+            stack.callback(running.stop)
+            mounted.append(FileSystem(running, folder / "mounted"))
+            stack.callback(mounted[-1].close)
+        for number in range(arguments.rounds):
+            for workload in WORKLOADS:
+                for system in mounted if number % 2 == 0 else reversed(mounted):
+                    one = system.measure(*workload, arguments.seconds)
+                    results.setdefault((workload, system.contender.name), []).append(one)
     save(report(results, arguments), arguments.json)
 
 

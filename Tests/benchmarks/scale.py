@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """How memory and latency grow with channels, volumes, pools and capabilities.
 
-Each series starts a server of its own and adds more of one thing, step by step. At every step it measures the server's
-resident memory, with its driver hosts, the latency of 4 KiB reads, one at a time, of the volume that came last, and
-what the control API takes for the thing in question. Channels are sessions of their own that stay open and quiet, each
+Each series starts a server of its own and adds more of one thing, step by step. At every step it measures the memory that
+is the server's own and that of its driver hosts, without what they share, the latency of 4 KiB reads, one at a time, of
+the volume that came last, and what one more of the thing costs. Channels are sessions of their own that stay open and quiet, each
 with a volume open. Writes JSON and a plot for each series.
 
     make bench                      or
@@ -18,7 +18,7 @@ import sys
 import time
 
 import plot
-from rig import ROOT, run, running_server
+from rig import ROOT, requests, running_server
 
 sys.path.insert(0, str(ROOT / "Clients/python"))
 from sluice_client import Channel, Rights  # noqa: E402
@@ -36,7 +36,7 @@ def created(server, *what):
 class Series:
     """One thing that there may be many of."""
 
-    # What `measure` says besides memory and latency, and its unit.
+    # What `grow` returns, and its unit.
     cost = ""
 
     def __init__(self, server):
@@ -140,10 +140,9 @@ class Capabilities(Series):
         wish.write_text(json.dumps({"resource": "volume/first"}))
         node = self.server.node
         if count - 1 > self.count:
-            run("nghttp", "--null-out", "--no-dep", "--multiply", count - 1 - self.count, f"--data={wish}",
-                "--header=content-type: application/json", f"--cert={node / 'cert.pem'}",
-                f"--key={node / 'key.pem'}",
-                f"https://{self.server.control.replace('127.0.0.1', 'localhost')}/v1/capabilities", timeout=900)
+            control = self.server.control.replace("127.0.0.1", "localhost")
+            requests(f"https://{control}/v1/capabilities", node, count - 1 - self.count, f"--data={wish}",
+                     "--header=content-type: application/json")
         issued = json.loads(self.server.cli(node, "capability", "issue", "volume/first", "-o", "json"))
         self.count = count
         return created(self.server, "capability", "revoke", issued["id"])
@@ -153,7 +152,7 @@ ALL = (Channels, Volumes, Pools, Capabilities)
 
 
 def measure(series, server, seconds):
-    """Memory in MiB, latency in microseconds, of a server that has had time to put things away."""
+    """Memory in MiB, latency in microseconds."""
     report = server.bench(series.measured, "--rw", "randread", "--bs", "4k", "--iodepth", 1, "--time", seconds)
     assert report["errors"] == 0, report
     latency = report["read"]["latency"]
