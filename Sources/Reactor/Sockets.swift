@@ -69,6 +69,13 @@ public enum Sockets {
         _ = unsafe setsockopt(fd, Int32(IPPROTO_TCP), TCP_NODELAY, &on, socklen_t(MemoryLayout<Int32>.size))
     }
 
+    /// Sends what the socket takes without waiting, and returns how many bytes that are; 0 also when it failed, which the
+    /// next send through the ring then reports.
+    public static func sendNow(fd: Int32, _ bytes: UnsafeRawBufferPointer) -> Int {
+        let count = unsafe Glibc.send(fd, bytes.baseAddress, bytes.count, Int32(MSG_NOSIGNAL | MSG_DONTWAIT))
+        return max(0, count)
+    }
+
     /// Notices a dead peer after `idleSeconds` of silence and three probes; ignored for sockets that are not
     /// TCP.
     public static func setKeepAlive(fd: Int32, idleSeconds: Int32, intervalSeconds: Int32) {

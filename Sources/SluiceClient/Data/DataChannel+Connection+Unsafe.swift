@@ -173,14 +173,22 @@ extension DataChannel {
         sendPending()
     }
 
-    /// Sends what is encrypted already, now, while the rest of this wake-up's requests is being gathered.
+    /// Sends what is encrypted already, now, so that the server works at it while the rest of this wake-up's requests is
+    /// being gathered. What the socket takes at once does not wait for a turn of the reactor, so that more may follow.
     func sendEarly() {
-        sendPending()
+        guard target != nil, let fd = socket?.raw, outgoing.beginSend() else { return }
+        if unsafe outgoing.noteSent(Sockets.sendNow(fd: fd, outgoing.sendingBytes)) { return }
+        sendRest()
         reactor.submit()
     }
 
     private func sendPending() {
-        guard let target, let fd = socket?.raw, outgoing.beginSend() else { return }
+        guard target != nil, socket != nil, outgoing.beginSend() else { return }
+        sendRest()
+    }
+
+    private func sendRest() {
+        guard let target, let fd = socket?.raw else { return }
         operations += 1
         unsafe reactor.send(fd: fd, outgoing.sendingBytes, target: target, token: Token.send)
     }

@@ -19,6 +19,8 @@ struct OutgoingFrames: ~Copyable {
     private let staging: UnsafeMutableRawPointer
     private var staged = 0
     private var sending: OutputBuffer?
+    /// How much of `sending` the socket has taken.
+    private var sent = 0
     private var failure: TLSError?
 
     init(tls: TLSConnection) {
@@ -42,7 +44,7 @@ struct OutgoingFrames: ~Copyable {
     /// The bytes of the send in flight.
     var sendingBytes: UnsafeRawBufferPointer {
         switch sending {
-        case .some(let buffer): unsafe buffer.bytes
+        case .some(let buffer): unsafe UnsafeRawBufferPointer(rebasing: buffer.bytes[sent...])
         case .none: unsafe UnsafeRawBufferPointer(start: nil, count: 0)
         }
     }
@@ -93,10 +95,17 @@ struct OutgoingFrames: ~Copyable {
         return true
     }
 
-    /// Ends the send in flight: `count` bytes went out. False when that was not all.
+    /// Of the send in flight, `count` bytes went out already. False when that was not all: the rest is still to be sent.
+    mutating func noteSent(_ count: Int) -> Bool {
+        sent += count
+        return unsafe sendingBytes.isEmpty && endSend(0)
+    }
+
+    /// Ends the send in flight: `count` bytes more went out. False when that was not all.
     mutating func endSend(_ count: Int) -> Bool {
         guard let buffer = sending.take() else { return false }
-        let isAll = count == buffer.count
+        let isAll = sent + count == buffer.count
+        sent = 0
         tls.giveBack(buffer)
         return isAll
     }
