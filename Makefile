@@ -51,7 +51,7 @@ $(PYTHON): Tests/system/requirements.txt
 	$(PYTHON) -m pip install -q --disable-pip-version-check -r Tests/system/requirements.txt
 	@touch $(PYTHON)
 
-bench: ## Sluice and its peers, mounted too, the control API, how it grows, what isolation costs, a flood beside a gentle neighbour, pauses
+bench: ## Sluice and its peers, mounted too, the control API, how it grows, what isolation costs, a flood beside a gentle neighbour, pauses; fails when an I/O takes more CPU than it did
 	@Deploy/install-dependencies.sh build bench
 	@$(MAKE) --no-print-directory build
 	python3 Tests/benchmarks/suite.py
@@ -61,6 +61,7 @@ bench: ## Sluice and its peers, mounted too, the control API, how it grows, what
 	python3 Tests/benchmarks/scale.py
 	python3 Tests/benchmarks/neighbour.py
 	python3 Tests/benchmarks/pauses.py
+	python3 Tests/benchmarks/gate.py
 
 format: ## rewrite the sources in the project's format
 	swift format -i -r -p Package.swift Sources Tests

@@ -4,8 +4,9 @@
  *     echo load PORT SECONDS DEPTH BYTES tls|clear
  *
  * The client keeps DEPTH requests of 32 bytes under way, the server answers each with 32 + BYTES bytes: the frames of
- * a READ. One blocking loop a side, as many frames in one record and one send as there are. Loopback only. The client
- * prints one line of JSON.
+ * a READ. One blocking loop a side. As much as there is goes into full records, and those into one send, of half of what
+ * is under way, but 64 KiB at least and 256 KiB at most: so one side works while the other does. What arrived is
+ * decrypted as a whole before it is answered. Loopback only. The client prints one line of JSON.
  */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -19,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HEADER = 32, DEPTH_MAX = 1024, PAYLOAD_MAX = 1 << 20, CHUNK = 256 << 10 };
+enum { HEADER = 32, DEPTH_MAX = 1024, PAYLOAD_MAX = 1 << 20, CHUNK = 256 << 10, CHUNK_MIN = 64 << 10 };
 
 static void fail(const char *what) {
     perror(what);
@@ -33,15 +34,27 @@ struct peer {
 
 static size_t receive(struct peer *peer, void *bytes, size_t room) {
     if (peer->ssl) {
-        int count = SSL_read(peer->ssl, bytes, (int)room);
-        return count > 0 ? (size_t)count : 0;
+        size_t all = 0;
+        do {
+            int count = SSL_read(peer->ssl, (char *)bytes + all, (int)(room - all));
+            if (count <= 0) return 0;
+            all += (size_t)count;
+        } while (all < room && SSL_has_pending(peer->ssl));
+        return all;
     }
     ssize_t count = recv(peer->fd, bytes, room, 0);
     return count > 0 ? (size_t)count : 0;
 }
 
 static int send_all(struct peer *peer, const char *bytes, size_t count) {
-    if (peer->ssl) return SSL_write(peer->ssl, bytes, (int)count) == (int)count;
+    if (peer->ssl) {
+        for (size_t at = 0, piece; at < count; at += piece) {
+            piece = count - at < CHUNK ? count - at : CHUNK;
+            if (SSL_write(peer->ssl, bytes + at, (int)piece) != (int)piece || BIO_flush(SSL_get_wbio(peer->ssl)) != 1)
+                return 0;
+        }
+        return 1;
+    }
     while (count > 0) {
         ssize_t sent = send(peer->fd, bytes, count, MSG_NOSIGNAL);
         if (sent <= 0) return 0;
@@ -57,6 +70,17 @@ static double seconds_now(void) {
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
+/* Records leave together: OpenSSL alone makes a system call for each. */
+static SSL *session(SSL_CTX *tls, int fd) {
+    SSL *made = SSL_new(tls);
+    BIO *socket = BIO_new_socket(fd, BIO_NOCLOSE), *gathered = BIO_new(BIO_f_buffer());
+    if (!made || !socket || !gathered) fail("SSL_new");
+    BIO_set_write_buffer_size(gathered, CHUNK + (64 << 10));
+    BIO_up_ref(socket);
+    SSL_set_bio(made, socket, BIO_push(gathered, socket));
+    return made;
+}
+
 static SSL_CTX *context(const SSL_METHOD *method) {
     SSL_CTX *made = SSL_CTX_new(method);
     if (!made) fail("SSL_CTX_new");
@@ -67,7 +91,7 @@ static SSL_CTX *context(const SSL_METHOD *method) {
     return made;
 }
 
-/* A request says in its first four bytes how long the answer's payload is. */
+/* A request says in its first four bytes how long the answer's payload is, and in the next how much is sent at once. */
 static void answer(struct peer *peer) {
     static char requests[DEPTH_MAX * HEADER], replies[CHUNK + HEADER + PAYLOAD_MAX];
     size_t held = 0;
@@ -75,12 +99,12 @@ static void answer(struct peer *peer) {
         held += count;
         size_t at = 0, filled = 0;
         for (; held - at >= HEADER; at += HEADER) {
-            uint32_t length;
-            memcpy(&length, requests + at, sizeof length);
-            if (length > PAYLOAD_MAX) return;
+            uint32_t asked[2];
+            memcpy(asked, requests + at, sizeof asked);
+            if (asked[0] > PAYLOAD_MAX || asked[1] > CHUNK) return;
             memcpy(replies + filled, requests + at, HEADER);
-            filled += HEADER + length;
-            if (filled >= CHUNK) {
+            filled += HEADER + asked[0];
+            if (filled >= asked[1]) {
                 if (!send_all(peer, replies, filled)) return;
                 filled = 0;
             }
@@ -112,8 +136,7 @@ static void serve(int argc, char **argv) {
         if (peer.fd < 0) fail("accept");
         setsockopt(peer.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         if (tls) {
-            peer.ssl = SSL_new(tls);
-            SSL_set_fd(peer.ssl, peer.fd);
+            peer.ssl = session(tls, peer.fd);
         }
         if (!tls || SSL_accept(peer.ssl) == 1) answer(&peer);
         SSL_free(peer.ssl);
@@ -125,6 +148,8 @@ static void load(char **argv) {
     int port = atoi(argv[2]), depth = atoi(argv[4]), one = 1;
     double length = atof(argv[3]);
     uint32_t payload = (uint32_t)atol(argv[5]);
+    size_t half = (size_t)depth * payload / 2;
+    uint32_t asked[2] = {payload, half < CHUNK_MIN ? CHUNK_MIN : half > CHUNK ? CHUNK : (uint32_t)half};
     if (depth < 1 || depth > DEPTH_MAX || payload > PAYLOAD_MAX) exit(64);
     struct peer peer = {.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
     struct sockaddr_in place = {
@@ -132,12 +157,11 @@ static void load(char **argv) {
     if (peer.fd < 0 || connect(peer.fd, (struct sockaddr *)&place, sizeof place)) fail("connect");
     setsockopt(peer.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (strcmp(argv[6], "tls") == 0) {
-        peer.ssl = SSL_new(context(TLS_client_method()));
-        SSL_set_fd(peer.ssl, peer.fd);
+        peer.ssl = session(context(TLS_client_method()), peer.fd);
         if (SSL_connect(peer.ssl) != 1) fail("SSL_connect");
     }
     static char requests[DEPTH_MAX * HEADER], replies[CHUNK];
-    for (int index = 0; index < DEPTH_MAX; index++) memcpy(requests + index * HEADER, &payload, sizeof payload);
+    for (int index = 0; index < DEPTH_MAX; index++) memcpy(requests + index * HEADER, asked, sizeof asked);
     size_t frame = HEADER + payload, part = 0;
     unsigned long long done = 0;
     double begun = seconds_now(), end = begun + length, now = begun;

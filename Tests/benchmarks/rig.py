@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -109,6 +110,29 @@ class SystemCalls:
         self.perf.send_signal(signal.SIGINT)
         lines = self.perf.communicate(timeout=PATIENCE)[1].splitlines()
         return next(int(line.split(",")[0]) for line in lines if "raw_syscalls" in line)
+
+
+class CopyTime:
+    """How long processes copy bytes, in their own code and in the kernel's, by samples of perf, which needs root."""
+
+    is_possible = SystemCalls.is_possible
+    COPY = re.compile(r"mem(cpy|move)|copy_(to|from)_(iter|user)|_copy_user|rep_movs|copy_page|copy_mc")
+
+    def __init__(self, pids, folder):
+        self.data = folder / "samples"
+        self.perf = subprocess.Popen(
+            ["perf", "record", "--quiet", "--event=cpu-clock", "--freq=2999", f"--pid={','.join(map(str, pids))}",
+             f"--output={self.data}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def end(self):
+        """Seconds."""
+        self.perf.send_signal(signal.SIGINT)
+        self.perf.wait(PATIENCE)
+        report = run("perf", "report", f"--input={self.data}", "--no-children", "--fields=period,symbol", "--stdio",
+                     "--field-separator=;").stdout
+        self.data.unlink()
+        rows = (line.split(";", 1) for line in report.splitlines() if line.strip() and not line.startswith("#"))
+        return sum(int(period) for period, symbol in rows if self.COPY.search(symbol)) / 1e9
 
 
 class Server:

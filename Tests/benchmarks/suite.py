@@ -2,8 +2,9 @@
 """Sluice beside its peers: throughput, CPU and system calls for every workload, on one machine in one run.
 
 Every round measures each contender once, in turn, so that a noisy machine disturbs all of them alike; figures are
-medians over the rounds with the spread beside them. System calls, of the server's processes, are counted in a further
-second after the first round's, as counting costs time; where perf is installed, as root. It reports; it does not judge.
+medians over the rounds with the spread beside them. System calls of the server's processes, and the time in which they
+copy bytes, are counted in further seconds after the first round's, as counting costs time; where perf is installed, as
+root. It reports; it does not judge (`gate.py` does).
 Writes JSON, a table in Markdown and a plot for each workload. Loopback only, one temporary folder.
 
     make bench                      or
@@ -22,7 +23,7 @@ import tempfile
 import peers
 import plot
 from peers import Workload
-from rig import SystemCalls
+from rig import CopyTime, SystemCalls
 
 SIZE = 512 << 20
 KIB, MIB = 1 << 10, 1 << 20
@@ -60,9 +61,9 @@ def main():
     if options.list:
         print(*(thing.name for thing in (*contenders, *workloads)), sep="\n")
         return
-    rounds, calls = measure(contenders, workloads, options)
+    rounds, counts = measure(contenders, workloads, options)
     document = {"machine": machine(), "seconds": options.seconds, "rounds": options.rounds,
-                "figures": summarise(contenders, workloads, rounds, calls)}
+                "figures": summarise(contenders, workloads, rounds, counts)}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "figures.json").write_text(json.dumps(document, indent=1) + "\n")
     (options.out / "figures.md").write_text(table(document) + targets(document))
@@ -82,11 +83,11 @@ def machine():
 
 
 def measure(contenders, workloads, options):
-    """By workload and contender: a `Result` for each round; and system calls an I/O."""
+    """By workload and contender: a `Result` for each round; and what is counted, an I/O."""
     for tool in {tool for contender in contenders for tool in contender.tools}:
         if not shutil.which(tool):
             raise SystemExit(f"{tool} is missing: Deploy/install-dependencies.sh bench")
-    results, calls = {}, {}
+    results, counts = {}, {}
     with tempfile.TemporaryDirectory(prefix="sluice-bench.") as root:
         root = pathlib.Path(root)
         root.chmod(0o755)
@@ -105,16 +106,21 @@ def measure(contenders, workloads, options):
                             print(f"round {number + 1}: {contender.name}: {workload.name}: {result.iops:,.0f} IOPS",
                                   flush=True)
                         if result and number == 0 and SystemCalls.is_possible:
-                            calls[workload.name, contender.name] = system_calls(running, workload)
+                            counts[workload.name, contender.name] = counted(running, workload, folder)
                 finally:
                     running.stop()
                     shutil.rmtree(folder)
-    return results, calls
+    return results, counts
 
 
-def system_calls(running, workload):
-    """How many the server's processes make for an I/O."""
-    counter = SystemCalls([clock.pid for clock in running.cpus])
+def counted(running, workload, folder):
+    """What the server's processes do for an I/O."""
+    pids = [clock.pid for clock in running.cpus]
+    return {"serverSystemCalls": each(running, workload, SystemCalls(pids)),
+            "serverCopyMicroseconds": each(running, workload, CopyTime(pids, folder)) * 1e6}
+
+
+def each(running, workload, counter):
     try:
         result = running.measure(workload, 1)
     finally:
@@ -122,7 +128,7 @@ def system_calls(running, workload):
     return count / result.operations
 
 
-def summarise(contenders, workloads, rounds, calls):
+def summarise(contenders, workloads, rounds, counts):
     figures = []
     for workload in workloads:
         for contender in contenders:
@@ -136,7 +142,7 @@ def summarise(contenders, workloads, rounds, calls):
                 "bytesPerSecond": statistics.median(rates) * workload.block_size,
                 "serverCPUMicroseconds": statistics.median(r.server_cpu / r.operations * 1e6 for r in results),
                 "clientCPUMicroseconds": statistics.median(r.client_cpu / r.operations * 1e6 for r in results),
-                "serverSystemCalls": calls.get((workload.name, contender.name))})
+                **counts.get((workload.name, contender.name), {"serverSystemCalls": None, "serverCopyMicroseconds": None})})
     return figures
 
 
@@ -150,25 +156,28 @@ def table(document):
             workload = figure["workload"]
             base = figure["iops"]
             lines += ["", f"**{workload}**", "",
-                      "| | IOPS | MB/s | of the first | server CPU, us an I/O | client CPU, us an I/O | "
+                      "| | IOPS | MB/s | of the first | server CPU, us an I/O | of it copying | client CPU, us an I/O | "
                       "server system calls an I/O |",
-                      "|---|---|---|---|---|---|---|"]
-        calls = figure["serverSystemCalls"]
+                      "|---|---|---|---|---|---|---|---|"]
         lines.append(
             f"| {figure['contender']} | {figure['iops']:,.0f} ({figure['iopsLeast']:,.0f} to {figure['iopsMost']:,.0f}) | "
             f"{figure['bytesPerSecond'] / 1e6:,.0f} | {figure['iops'] / base:.2f} | "
-            f"{figure['serverCPUMicroseconds']:.1f} | {figure['clientCPUMicroseconds']:.1f} | "
-            f"{'' if calls is None else format(calls, '.2f')} |")
+            f"{figure['serverCPUMicroseconds']:.1f} | {known(figure['serverCopyMicroseconds'])} | "
+            f"{figure['clientCPUMicroseconds']:.1f} | {known(figure['serverSystemCalls'])} |")
     return "\n".join(lines) + "\n"
+
+
+def known(number):
+    return "" if number is None else f"{number:.2f}"
 
 
 def targets(document):
     """What we mean to reach, and what was, for all that was measured."""
-    known = {(figure["workload"], figure["contender"]): figure for figure in document["figures"]}
+    figures = {(figure["workload"], figure["contender"]): figure for figure in document["figures"]}
     lines = ["", "| | of | beside | at least | measured |", "|---|---|---|---|---|"]
     for workload, figure, mine, other, least in TARGETS:
-        if (workload, mine) in known and (workload, other) in known:
-            ratio = known[workload, mine][figure] / known[workload, other][figure]
+        if (workload, mine) in figures and (workload, other) in figures:
+            ratio = figures[workload, mine][figure] / figures[workload, other][figure]
             name = "IOPS" if figure == "iops" else "server CPU"
             lines.append(f"| {workload}, {name} | {mine} | {other} | {least:g} times | {ratio:.2f} times |")
     return "\n".join(lines) + "\n" if len(lines) > 3 else ""

@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Fails when the server takes more CPU for an I/O than it did, beside what the same bytes cost a bare TLS echo.
+
+Wall time says little on a shared machine; CPU time beside that of another program, measured in the same second, says
+whether a change made the data path dearer. The reactor does not poll, so that all its time is work. Rounds measure the
+echo and the server in turn; what is compared are medians of the rounds' ratios. After a change that is meant to cost
+more, or costs less, the table below changes with it.
+
+    make bench                      or
+    Tests/benchmarks/gate.py [--rounds N] [--seconds N] [--json FILE]
+"""
+import os
+import pathlib
+import shutil
+import statistics
+import sys
+import tempfile
+
+import peers
+from peers import Workload
+from rig import command_line, save
+
+SIZE = 256 << 20
+KIB = 1 << 10
+# What the server and its driver host may take, as a multiple of what the echo takes for reads of that size and depth.
+MOST = {
+    Workload("randread", 4 * KIB, 32): 2.4,
+    Workload("randread", 4 * KIB, 128): 2.4,
+    Workload("randwrite", 4 * KIB, 32): 2.6,
+    Workload("randwrite", 4 * KIB, 128): 2.5,
+    Workload("read", 128 * KIB, 8): 1.5,
+    Workload("write", 128 * KIB, 8): 1.25,
+}
+READS = {"randwrite": "randread", "write": "read"}
+
+
+def cost(running, workload, seconds):
+    """Microseconds of the server's CPU for an I/O."""
+    result = running.measure(workload, seconds)
+    return result.server_cpu / result.operations * 1e6
+
+
+def measure(options):
+    """By workload: the rounds' costs, the echo's and the server's."""
+    found = {workload: [] for workload in MOST}
+    with tempfile.TemporaryDirectory(prefix="sluice-gate.") as root:
+        root = pathlib.Path(root)
+        root.chmod(0o755)
+        certificates = peers.Certificates(root / "certificates")
+        folders = [root / "echo", root / "sluice"]
+        for folder in folders:
+            folder.mkdir()
+        echo = peers.Echo(folders[0], SIZE, certificates)
+        try:
+            server = peers.SluiceSleeping(folders[1], SIZE, certificates)
+            try:
+                for _ in range(options.rounds):
+                    for workload, rounds in found.items():
+                        reads = Workload(READS.get(workload.rw, workload.rw), workload.block_size, workload.depth)
+                        rounds.append((cost(echo, reads, options.seconds), cost(server, workload, options.seconds)))
+            finally:
+                server.stop()
+        finally:
+            echo.stop()
+    return found
+
+
+def main():
+    options = command_line(__doc__, rounds=5, seconds=1)
+    for tool in ("cc", "certtool"):
+        if not shutil.which(tool):
+            raise SystemExit(f"{tool} is missing: Deploy/install-dependencies.sh bench")
+    found = measure(options)
+    print(f"server CPU for an I/O beside a bare TLS echo's, {os.cpu_count()} cores, medians of {options.rounds} rounds")
+    report, dearer = {}, []
+    for workload, rounds in found.items():
+        bare, ours = (statistics.median(side) for side in zip(*rounds))
+        ratio = statistics.median(ours / bare for bare, ours in rounds)
+        report[workload.name] = {"echo": bare, "server": ours, "ratio": ratio, "most": MOST[workload]}
+        print(f"  {workload.name:22} echo {bare:6.2f} us, server {ours:6.2f} us: {ratio:.2f} times, "
+              f"at most {MOST[workload]:g}")
+        if ratio > MOST[workload]:
+            dearer.append(workload.name)
+    save(report, options.json)
+    if dearer:
+        raise SystemExit(f"dearer than it was: {', '.join(dearer)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
