@@ -67,6 +67,34 @@ import Wire
         }
     }
 
+    @Test func moreThanTheSocketTakesArrivesWholeAndInOrder() async throws {
+        let (count, size) = (32, 256 << 10)
+        let memory = TestMemory(count * size)
+        memory.fill((0..<count * size).map { UInt8(truncatingIfNeeded: ($0 / size) &* 37 &+ $0) })
+        let areSubmitted = ThreadSemaphore()
+        let bytes = memory.bytes
+        try await withOpenChannel(slots: 65) { connection in
+            areSubmitted.wait()
+            for number in 0..<count {
+                let (header, payload) = try connection.nextRequest()
+                #expect(header.offset == UInt64(number))
+                #expect(payload.elementsEqual(bytes[number * size..<(number + 1) * size]), "request \(number)")
+            }
+            try connection.cut()
+        } test: { harness in
+            harness.on { channel in
+                for number in 0..<count {
+                    let request = unsafe ChannelRequest(
+                        .write, handle: 7, offset: UInt64(number), count: UInt32(size),
+                        buffer: memory.base + number * size, tag: UInt64(number))
+                    #expect(unsafe channel.submit(request))
+                }
+                areSubmitted.signal()
+            }
+            #expect(await harness.allToTheEnd().count == count + 1)
+        }
+    }
+
     @Test func repliesThatTrickleAreUnderstood() async throws {
         let data = (0..<5000).map { UInt8(truncatingIfNeeded: $0 / 7) }
         let memory = TestMemory(5000)
