@@ -73,12 +73,14 @@ import Wire
         memory.fill((0..<count * size).map { UInt8(truncatingIfNeeded: ($0 / size) &* 37 &+ $0) })
         let areSubmitted = ThreadSemaphore()
         let bytes = memory.bytes
+        let arrived = Mutex(0)
         try await withOpenChannel(slots: 65) { connection in
             areSubmitted.wait()
             for number in 0..<count {
                 let (header, payload) = try connection.nextRequest()
                 #expect(header.offset == UInt64(number))
                 #expect(payload.elementsEqual(bytes[number * size..<(number + 1) * size]), "request \(number)")
+                arrived.withLock { $0 += 1 }
             }
             try connection.cut()
         } test: { harness in
@@ -92,6 +94,7 @@ import Wire
                 areSubmitted.signal()
             }
             #expect(await harness.allToTheEnd().count == count + 1)
+            #expect(arrived.withLock { $0 } == count)
         }
     }
 
