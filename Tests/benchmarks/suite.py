@@ -8,7 +8,8 @@ root. It reports; it does not judge (`gate.py` does).
 Writes JSON, a table in Markdown and a plot for each workload. Loopback only, one temporary folder.
 
     make bench                      or
-    Tests/benchmarks/suite.py [--only NAME…] [--workloads TEXT…] [--rounds N] [--seconds N] [--out FOLDER] [--list]
+    Tests/benchmarks/suite.py [--only NAME…] [--workloads TEXT…] [--rounds N] [--seconds N] [--apart] [--out FOLDER]
+                              [--list]
 """
 import argparse
 import json
@@ -26,6 +27,7 @@ from peers import Workload
 from rig import CopyTime, SystemCalls
 
 SIZE = 512 << 20
+CPUS = sorted(os.sched_getaffinity(0))
 KIB, MIB = 1 << 10, 1 << 20
 
 WORKLOADS = [
@@ -53,6 +55,8 @@ def main():
     parser.add_argument("--workloads", nargs="+", metavar="TEXT", help="workloads whose name contains one of these")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--apart", action="store_true",
+                        help="servers on one half of the CPUs, clients on the other, as if on two machines")
     parser.add_argument("--out", type=pathlib.Path, default=peers.HERE / "results")
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
     options = parser.parse_args()
@@ -98,6 +102,8 @@ def measure(contenders, workloads, options):
                 folder = root / f"{number}-{contender.__name__}"
                 folder.mkdir()
                 running = contender(folder, SIZE, certificates)
+                if options.apart:
+                    separate(running)
                 try:
                     for workload in workloads:
                         result = running.measure(workload, options.seconds)
@@ -108,9 +114,19 @@ def measure(contenders, workloads, options):
                         if result and number == 0 and SystemCalls.is_possible:
                             counts[workload.name, contender.name] = counted(running, workload, folder)
                 finally:
+                    os.sched_setaffinity(0, CPUS)
                     running.stop()
                     shutil.rmtree(folder)
     return results, counts
+
+
+def separate(running):
+    """Keeps a server to the second half of the CPUs, and what this program starts from now on to the first."""
+    half = len(CPUS) // 2
+    for clock in running.cpus:
+        for thread in pathlib.Path(f"/proc/{clock.pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), CPUS[half:])
+    os.sched_setaffinity(0, CPUS[:half])
 
 
 def counted(running, workload, folder):
