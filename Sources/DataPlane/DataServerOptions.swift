@@ -68,7 +68,7 @@ extension Limits {
     /// What is received then at once: a full record.
     static let mixedInputBytes = recordBytes + TLSConnection.recordOverheadBytes
     /// For how long those that want much give way to the others, in nanoseconds.
-    static let mixedPatience: UInt64 = 50_000
+    static let mixedPatience: UInt64 = 100_000
     /// Requests that a wake-up takes up then before those of others are put off.
     static let mixedTurnRequests = 32
     /// What a turn costs beside its bytes.

@@ -96,7 +96,7 @@ final class DataShard: BatchTarget {
         isScheduled = false
         beginTurn()
         let (most, piece) = share
-        let givesWay = giveWay()
+        var givesWay = giveWay()
         // Who wants something for the first time is not to wait for what is sent to others.
         takeInputs { true }
         while let (connection, flow, isFresh) = outputs.next(onlyFresh: givesWay || sentBytes >= most) {
@@ -105,7 +105,11 @@ final class DataShard: BatchTarget {
             sentBytes += bytes
             if !isFresh { tookTurnAt = reactor.now }
             // What is a moment's work to encrypt does not wait for what takes longer.
-            if isFresh, bytes > 0, !outputs.isEmpty { reactor.submit() }
+            if isFresh, bytes > 0, !outputs.isEmpty {
+                reactor.submit()
+                // It may have asked again already.
+                givesWay = givesWay || giveWay()
+            }
         }
         takeInputs { givesWay || receivedBytes >= most || !hasTimeForInput }
         if !outputs.isEmpty || !inputs.isEmpty { schedule() }
