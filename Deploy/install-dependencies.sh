@@ -9,7 +9,8 @@ build=(build-essential pkg-config ca-certificates git
     liburing-dev libssl-dev libnghttp2-dev libfuse3-dev libsqlite3-dev libseccomp-dev)
 demo=(fuse3 e2fsprogs util-linux curl jq)
 test=(fuse3 e2fsprogs xfsprogs util-linux curl jq fio python3 python3-venv openssl nghttp2-client iproute2 spin)
-bench=(fio nbdkit e2fsprogs nghttp2-client nghttp2-server libnbd-bin gnutls-bin qemu-system-common jq python3)
+bench=(fio nbdkit e2fsprogs nghttp2-client nghttp2-server libnbd-bin gnutls-bin qemu-system-common iproute2 jq
+    python3)
 
 wanted=()
 for group in "${@:-build}"; do

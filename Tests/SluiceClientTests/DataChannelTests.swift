@@ -79,7 +79,8 @@ import Wire
             for number in 0..<count {
                 let (header, payload) = try connection.nextRequest()
                 #expect(header.offset == UInt64(number))
-                #expect(payload.elementsEqual(bytes[number * size..<(number + 1) * size]), "request \(number)")
+                #expect(
+                    payload.elementsEqual(bytes[number * size..<(number + 1) * size]), "request \(number)")
                 arrived.withLock { $0 += 1 }
             }
             try connection.cut()

@@ -164,7 +164,8 @@ def summarise(contenders, workloads, rounds, counts):
 
 def table(document):
     """The figures in Markdown, a table for each workload."""
-    lines = [f"{document['machine']}. Both sides on this machine over loopback; median of {document['rounds']} rounds of "
+    lines = ["# Sluice beside its peers", "",
+             f"{document['machine']}. Both sides on this machine over loopback; median of {document['rounds']} rounds of "
              f"{document['seconds']} s, in brackets the least and the most.", ""]
     workload = None
     for figure in document["figures"]:
