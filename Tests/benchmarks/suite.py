@@ -60,6 +60,8 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=peers.HERE / "results")
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
     options = parser.parse_args()
+    if options.apart and len(CPUS) < 2:
+        parser.error("--apart needs two CPUs")
     contenders = chosen(peers.ALL, options.only)
     workloads = chosen(WORKLOADS, options.workloads)
     if options.list:
@@ -158,7 +160,8 @@ def summarise(contenders, workloads, rounds, counts):
                 "bytesPerSecond": statistics.median(rates) * workload.block_size,
                 "serverCPUMicroseconds": statistics.median(r.server_cpu / r.operations * 1e6 for r in results),
                 "clientCPUMicroseconds": statistics.median(r.client_cpu / r.operations * 1e6 for r in results),
-                **counts.get((workload.name, contender.name), {"serverSystemCalls": None, "serverCopyMicroseconds": None})})
+                **counts.get((workload.name, contender.name),
+                             {"serverSystemCalls": None, "serverCopyMicroseconds": None})})
     return figures
 
 
