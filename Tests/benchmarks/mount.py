@@ -19,12 +19,10 @@ import sys
 import tempfile
 
 import peers
-from rig import CPUTime, Server, await_condition, command_line, run, save
+from rig import CPUTime, Server, await_condition, command_line, enter_namespace, run, save
 
 SIZE = 1 << 30
 FILE_SIZE = 512 << 20
-# Says whose child has a mount namespace of its own.
-NAMESPACE = "SLUICE_BENCH_NAMESPACE"
 WORKLOADS = [("randread", "4k", 32), ("randwrite", "4k", 32), ("read", "1m", 4), ("write", "1m", 4)]
 
 
@@ -124,9 +122,7 @@ def main():
     arguments = command_line(__doc__, rounds=3, seconds=3, channels=1, poll=0)
     if os.geteuid() != 0:
         raise SystemExit("mounting needs root")
-    if os.environ.get(NAMESPACE) != str(os.getppid()):
-        os.environ[NAMESPACE] = str(os.getpid())
-        raise SystemExit(subprocess.run(["unshare", "--mount", sys.executable, *sys.argv]).returncode)
+    enter_namespace("mount")
     results = {}
     with contextlib.ExitStack() as stack:
         root = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-bench.")))

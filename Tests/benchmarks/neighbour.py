@@ -21,11 +21,10 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 
-from rig import command_line, run, running_server, save
+from rig import command_line, enter_namespace, pin, run, running_server, save, threads
 
 SIZE = 1 << 29
 FLOODS = {
@@ -35,14 +34,8 @@ FLOODS = {
 }
 
 
-# Says whose child has a network namespace of its own.
-NAMESPACE = "SLUICE_BENCH_NAMESPACE"
 SERVER, NETWORK, HOST, NEIGHBOUR = 5, 6, 6, 7
 CPUS = sorted(os.sched_getaffinity(0))
-
-
-def threads(pid):
-    return [int(folder.name) for folder in pathlib.Path(f"/proc/{pid}/task").iterdir()]
 
 
 def prefer(pid, priority):
@@ -50,12 +43,6 @@ def prefer(pid, priority):
     policy = os.SCHED_RR if priority else os.SCHED_OTHER
     for thread in threads(pid):
         os.sched_setscheduler(thread, policy, os.sched_param(priority))
-
-
-def pin(pid, cpus):
-    """Has all threads of a process run on these CPUs only."""
-    for thread in threads(pid):
-        os.sched_setaffinity(thread, cpus)
 
 
 def network_threads():
@@ -114,9 +101,7 @@ def series(server, options, is_preferred):
 def main():
     arguments = command_line(__doc__, rounds=5, seconds=2, channels=8)
     if os.geteuid() == 0:
-        if os.environ.get(NAMESPACE) != str(os.getppid()):
-            os.environ[NAMESPACE] = str(os.getpid())
-            raise SystemExit(subprocess.run(["unshare", "--net", sys.executable, *sys.argv]).returncode)
+        enter_namespace("net")
         run("ip", "link", "set", "lo", "up")
         pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control").write_text("reno")
     result = {}

@@ -28,6 +28,24 @@ def run(*command, **options):
     return result
 
 
+def enter_namespace(kind):
+    """Goes on in a child that has a namespace of its own; a `kind` of unshare(1): mount, net. Needs root."""
+    mark = "SLUICE_BENCH_NAMESPACE"
+    if os.environ.get(mark) != str(os.getppid()):
+        os.environ[mark] = str(os.getpid())
+        raise SystemExit(subprocess.run(["unshare", f"--{kind}", sys.executable, *sys.argv]).returncode)
+
+
+def threads(pid):
+    return [int(folder.name) for folder in pathlib.Path(f"/proc/{pid}/task").iterdir()]
+
+
+def pin(pid, cpus):
+    """Has all threads of a process run on these CPUs only."""
+    for thread in threads(pid):
+        os.sched_setaffinity(thread, cpus)
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

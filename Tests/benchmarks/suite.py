@@ -24,7 +24,7 @@ import tempfile
 import peers
 import plot
 from peers import Workload
-from rig import CopyTime, SystemCalls
+from rig import CopyTime, SystemCalls, pin
 
 SIZE = 512 << 20
 CPUS = sorted(os.sched_getaffinity(0))
@@ -126,8 +126,7 @@ def separate(running):
     """Keeps a server to the second half of the CPUs, and what this program starts from now on to the first."""
     half = len(CPUS) // 2
     for clock in running.cpus:
-        for thread in pathlib.Path(f"/proc/{clock.pid}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), CPUS[half:])
+        pin(clock.pid, CPUS[half:])
     os.sched_setaffinity(0, CPUS[:half])
 
 
