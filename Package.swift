@@ -25,6 +25,16 @@ let configuration = Target.Dependency.product(name: "Configuration", package: "s
 let yaml = Target.Dependency.product(name: "Yams", package: "Yams")
 let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
 
+/// intel-ipsec-mb exists for x86-64 only; elsewhere OpenSSL protects the records.
+#if arch(x86_64)
+let recordLibraries = [
+    Target.systemLibrary(name: "CIPSecMB", providers: [.apt(["libipsec-mb-dev"])])
+]
+#else
+let recordLibraries: [Target] = []
+#endif
+let recordDependencies = recordLibraries.map { Target.Dependency.target(name: $0.name) }
+
 /// The layers of ARCHITECTURE.md: a target depends only on targets of the layers before its own.
 /// `Tests/TidyTests` holds this table to the imports.
 let package = Package(
@@ -47,7 +57,7 @@ let package = Package(
         .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
-    targets: [
+    targets: recordLibraries + [
         // Layer 0: C libraries, each imported by exactly one target.
         .systemLibrary(name: "CURing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
         .systemLibrary(name: "COpenSSL", pkgConfig: "openssl", providers: [.apt(["libssl-dev"])]),
@@ -65,7 +75,9 @@ let package = Package(
         // Layer 3: one library each.
         .target(
             name: "Reactor", dependencies: ["Core", "CURing", collections, atomics], swiftSettings: settings),
-        .target(name: "TLS", dependencies: ["Core", "Capability", "COpenSSL"], swiftSettings: settings),
+        .target(
+            name: "TLS", dependencies: ["Core", "Capability", "COpenSSL"] + recordDependencies,
+            swiftSettings: settings),
         .target(
             name: "HTTP2", dependencies: ["Core", "CNGHTTP2", collections, httpTypes], swiftSettings: settings
         ),

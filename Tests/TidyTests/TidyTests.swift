@@ -8,7 +8,7 @@ import Testing
 
     /// The layers of ARCHITECTURE.md: a target imports only from layers with a smaller number.
     static let layers: [String: Int] = [
-        "CURing": 0, "COpenSSL": 0, "CNGHTTP2": 0, "CFUSE": 0, "CSandbox": 0,
+        "CURing": 0, "COpenSSL": 0, "CNGHTTP2": 0, "CFUSE": 0, "CSandbox": 0, "CIPSecMB": 0,
         "Core": 1,
         "Wire": 2, "Capability": 2,
         "Reactor": 3, "TLS": 3, "HTTP2": 3,
@@ -22,7 +22,7 @@ import Testing
     /// Which target alone imports a C library's module.
     static let importers = [
         "CURing": "Reactor", "COpenSSL": "TLS", "CNGHTTP2": "HTTP2", "CFUSE": "Attach",
-        "CSandbox": "DriverHost",
+        "CSandbox": "DriverHost", "CIPSecMB": "TLS",
     ]
 
     /// Imports that a target must not have, beyond what the layers say.
