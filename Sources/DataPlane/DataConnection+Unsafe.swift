@@ -232,8 +232,8 @@ final class DataConnection: CompletionTarget, ChannelOwner {
                     isClosedByClient = true
                     return close(nil)
                 }
-                if isDirect {
-                    payloadGrew(count)
+                if isDirect, let channel {
+                    payloadGrew(channel, count)
                 } else {
                     let bytes = unsafe UnsafeRawBufferPointer(rebasing: space[..<count])
                     let used = unsafe ingest(bytes)
@@ -272,6 +272,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     /// Takes whole and partial frames out of `bytes`; returns how many bytes were used. Stops early only at a request
     /// that has to wait, or the end.
     private func ingest(_ bytes: UnsafeRawBufferPointer) -> Int {
+        guard let channel else { return bytes.count }
         var at = 0
         while at < bytes.count {
             let left = bytes.count - at
@@ -297,12 +298,12 @@ final class DataConnection: CompletionTarget, ChannelOwner {
                     }
                     reader.headerCount = 0
                 }
-                accept()
+                accept(channel)
             case .payload:
                 let count = min(left, reader.remaining)
                 unsafe destination.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[at..<at + count]))
                 at += count
-                payloadGrew(count)
+                payloadGrew(channel, count)
             case .body:
                 let count = min(left, reader.remaining)
                 unsafe reader.body.append(contentsOf: bytes[at..<at + count])
@@ -322,8 +323,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     }
 
     /// Offers the header in hand to the services.
-    private func accept() {
-        guard let channel else { return }
+    private func accept(_ channel: ServiceChannel) {
         shard.acceptedRequests += 1
         if phase == .greeting {
             let status = reader.header.validate(.greeting)
@@ -354,10 +354,10 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         if reader.remaining == 0 { reader.endFrame() }
     }
 
-    private func payloadGrew(_ count: Int) {
+    private func payloadGrew(_ channel: ServiceChannel, _ count: Int) {
         reader.remaining -= count
         unsafe destination = unsafe UnsafeMutableRawBufferPointer(rebasing: destination[count...])
-        guard reader.remaining == 0, let channel else { return }
+        guard reader.remaining == 0 else { return }
         let slot = reader.slot
         unsafe destination = unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0)
         reader.endFrame()
@@ -383,8 +383,8 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     func channelHasOutput() { scheduleFlush() }
 
     func channelMayContinue() {
-        guard reader.part == .waiting else { return }
-        accept()
+        guard reader.part == .waiting, let channel else { return }
+        accept(channel)
         readOn()
     }
 

@@ -7,7 +7,7 @@ extension IOServices {
         for link in state.withLock({ $0.shards }) {
             link.remote.post {
                 let shard = link.shard.value
-                for case let channel? in shard.channels
+                for case let channel? in shard.channels.all
                 where channel.thumbprint == thumbprint && channel.session != session && !channel.isDetached {
                     channel.owner?.channelIsDoubted()
                 }

@@ -37,7 +37,7 @@ extension ServiceShard {
     /// Tells every channel that the server is being drained. With somewhere else to go, who is still here at the end of
     /// the time is sent away.
     func announce(_ drain: Drain) {
-        for case let channel? in channels where !channel.isDetached { tell(channel, of: drain) }
+        for case let channel? in channels.all where !channel.isDetached { tell(channel, of: drain) }
         guard !drain.target.isEmpty, let target else { return }
         if let drainTimer { reactor.cancelTimer(drainTimer) }
         drainTimer = reactor.setTimer(
@@ -62,7 +62,7 @@ extension ServiceShard {
     func endDrain() {
         drainTimer = nil
         guard services.drain?.target.isEmpty == false else { return }
-        for case let channel? in channels where channel.isEstablished {
+        for case let channel? in channels.all where channel.isEstablished {
             channel.owner?.channelMustClose("the server is drained")
         }
     }

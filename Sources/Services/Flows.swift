@@ -49,14 +49,14 @@ extension ServiceShard {
     public var isMixed: Bool { activity.isMixed }
 
     /// Whether a driver is about to answer a small request that is its session's only one: somebody waits for just that.
-    public var expectsLoneRequest: Bool { ports.contains { $0?.expectsLoneRequest == true } }
+    public var expectsLoneRequest: Bool { ports.all.contains { $0?.expectsLoneRequest == true } }
 
     /// Gives a channel that opens something the number of its session.
     func joinFlow(_ channel: ServiceChannel) {
         guard channel.flow == Flows.none, let session = channel.session else { return }
         channel.flow = flows.join(session)
         activity.prepare(channel.flow)
-        for port in ports { port?.prepare(flow: channel.flow) }
+        for port in ports.all { port?.prepare(flow: channel.flow) }
     }
 
     /// Takes the number of a channel back that has ended.

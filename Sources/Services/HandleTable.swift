@@ -9,6 +9,14 @@ struct Handle {
     var generation: UInt32 = 0
     /// Whether the client has closed it; it is freed when nothing is in flight.
     var isClosing = false
+    /// Whether requests can name it. By `switch`: `!=` would count a reference to the table.
+    @inline(__always)
+    var isOpen: Bool {
+        switch denial {
+        case .badHandle: false
+        default: !isClosing
+        }
+    }
     /// The CLOSE that is to be answered then.
     var closeRequest: RequestHeader?
 
@@ -123,7 +131,7 @@ struct HandleTable {
     func find(_ id: UInt32) -> UInt8? {
         let position = Int(id & 0xFF)
         guard position < entries.count, entries[position].generation == id >> 8,
-            entries[position].denial != .badHandle, !entries[position].isClosing
+            entries[position].isOpen
         else { return nil }
         return UInt8(position)
     }

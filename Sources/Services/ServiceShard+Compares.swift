@@ -211,7 +211,7 @@ extension ServiceShard {
 
     private func countRunning(_ exclusion: Exclusion) -> Int {
         var count = 0
-        for case let channel? in channels where channel.slots.unanswered > 0 {
+        for case let channel? in channels.all where channel.slots.unanswered > 0 {
             guard !channel.handles.positions(where: { $0.volume == exclusion.volume }).isEmpty else {
                 continue
             }

@@ -55,7 +55,7 @@ extension ServiceShard {
     func fence(_ selector: HandleSelector, status: Status, reason: String, done: @escaping () -> Void) {
         let fence = Fence(done: done)
         var running: [UInt8: Set<UInt64>] = [:]
-        for case let channel? in channels {
+        for case let channel? in channels.all {
             for position in channel.handles.positions(where: selector.selects) {
                 revoke(channel, position, status: status, reason: reason)
                 if !channel.handles[position].isQuiet {
@@ -73,7 +73,7 @@ extension ServiceShard {
     /// The sessions that have such handles, and whether they may write with one of them.
     func holders(_ selector: HandleSelector) -> [Identifier: Bool] {
         var holders: [Identifier: Bool] = [:]
-        for case let channel? in channels {
+        for case let channel? in channels.all {
             guard let session = channel.session else { continue }
             for position in channel.handles.positions(where: selector.selects) {
                 holders[session, default: false] =
@@ -206,7 +206,7 @@ extension ServiceShard {
 
     /// Closes the channels of a session; `done` runs when nothing of them is in flight any more.
     func disconnect(_ session: Identifier, reason: String, done: @escaping () -> Void) {
-        let members = channels.compactMap { $0?.session == session ? $0 : nil }
+        let members = channels.all.compactMap { $0?.session == session ? $0 : nil }
         guard !members.isEmpty else { return done() }
         var left = members.count
         for channel in members {
@@ -230,7 +230,7 @@ extension ServiceShard {
     /// Tells the driver's queue and the clients of a volume that its size has changed.
     func resized(_ volume: Identifier, index: UInt32, port: UInt8, size: UInt64) {
         if Int(port) < ports.count { ports[Int(port)]?.queue?.volumeChanged(index) }
-        for case let channel? in channels where !channel.isDetached {
+        for case let channel? in channels.all where !channel.isDetached {
             for position in channel.handles.positions(where: { $0.volume == volume && $0.size != size }) {
                 channel.handles[position].size = size
                 if !channel.handles[position].isClosing, channel.handles[position].denial != .badHandle {
@@ -254,7 +254,7 @@ extension ServiceShard {
         sweepTimer = nil
         let now = services.configuration.wallClock.now()
         var hasHandles = false
-        for case let channel? in channels where !channel.isDetached {
+        for case let channel? in channels.all where !channel.isDetached {
             for position in channel.handles.positions(where: { $0.denial == .ok && !$0.isClosing }) {
                 hasHandles = true
                 let expiry = channel.handles[position].expiry

@@ -51,7 +51,7 @@ extension ServiceShard {
         if let gate = gates.find(subject), let budget = services.budget(of: subject) {
             gates.use(budget, at: gate)
         }
-        for case let channel? in channels {
+        for case let channel? in channels.all {
             for position in channel.handles.positions(where: { $0.volume == volume }) {
                 limitByVolume(channel, position)
             }

@@ -39,7 +39,7 @@ extension ServiceShard {
         guard Int(number) < ports.count, let port = ports[Int(number)], port.isRecovering != isRecovering
         else { return }
         port.isRecovering = isRecovering
-        for case let channel? in channels where !channel.isDetached {
+        for case let channel? in channels.all where !channel.isDetached {
             for position in channel.handles.positions(where: { $0.port == number && $0.isUsable }) {
                 channel.push(
                     .driverRecovering(handle: channel.handles.id(position), isRecovering: isRecovering))
@@ -49,7 +49,7 @@ extension ServiceShard {
 
     var currentStatistics: Statistics {
         var result = statistics
-        for case let channel? in channels {
+        for case let channel? in channels.all {
             result.inFlight += channel.slots.unanswered
             if channel.isDetached { continue }
             result.channels += 1
@@ -60,7 +60,7 @@ extension ServiceShard {
 
     var sessionParts: [Identifier: SessionPart] {
         var parts: [Identifier: SessionPart] = [:]
-        for case let channel? in channels {
+        for case let channel? in channels.all {
             guard let session = channel.session else { continue }
             var part = parts[session] ?? SessionPart()
             part.channels += channel.isDetached ? 0 : 1

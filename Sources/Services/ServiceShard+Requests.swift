@@ -26,9 +26,17 @@ extension ServiceShard {
         let verdict = channel.handles[position].check(
             needed: rule.rights, offset: header.offset, count: header.count, covers: rule.covers != .nothing,
             moves: rule.covers == .transfer || rule.payload == .coveredTwice, now: wallNow)
-        guard verdict == .ok, let port = ports[Int(channel.handles[position].port)] else {
+        guard verdict == .ok, let port = ports.borrow(Int(channel.handles[position].port)) else {
             return refuse(channel, header, verdict == .ok ? .driverFailed : verdict)
         }
+        return port.with { admit(channel, header, rule, position, $0) }
+    }
+
+    /// Gives a request that its handle allows its slot and its part of the arena, if there is room.
+    private func admit(
+        _ channel: ServiceChannel, _ header: RequestHeader, _ rule: OpcodeRule, _ position: UInt8,
+        _ port: DriverPort
+    ) -> Intake {
         // Of all channels of the session together, of which each may have little.
         let held = port.held(flow: channel.flow) / Limits.gentleBytes
         activity.touch(channel.flow, underWay: max(channel.slots.underWay, held), now: reactor.now)
@@ -123,7 +131,7 @@ extension ServiceShard {
         let request = channel.slots[slot]
         var denial = channel.handles[position].denial
         if denial == .ok, wallNow >= channel.handles[position].expiry { denial = .expired }
-        guard denial == .ok, let port = ports[Int(request.port)] else {
+        guard denial == .ok, let port = ports.borrow(Int(request.port)) else {
             answer(channel, slot, denial == .ok ? .driverFailed : denial)
             return
         }
@@ -134,12 +142,11 @@ extension ServiceShard {
         channel.handles[position].running += 1
         channel.slots[slot].state = .running
         let tag = ServiceShard.tag(channel: channel.number, slot: slot, sequence: request.sequence)
-        port.submit(
-            DriverRequest(
-                opcode: operation, flags: DriverFlags(rawValue: UInt8(truncatingIfNeeded: request.flags)),
-                volume: channel.handles[position].volumeIndex, tag: tag, offset: request.offset,
-                length: UInt64(request.count), buffer: request.bufferOffset),
-            flow: channel.flow, bytes: request.bufferBytes)
+        let asked = DriverRequest(
+            opcode: operation, flags: DriverFlags(rawValue: UInt8(truncatingIfNeeded: request.flags)),
+            volume: channel.handles[position].volumeIndex, tag: tag, offset: request.offset,
+            length: UInt64(request.count), buffer: request.bufferOffset)
+        port.with { $0.submit(asked, flow: channel.flow, bytes: request.bufferBytes) }
     }
 
     /// Channel, slot and sequence in one word: what the driver returns with a completion.
@@ -160,21 +167,30 @@ extension ServiceShard {
     /// Answers the request that a completion belongs to. A completion of nothing that runs is the driver's fault
     /// and has no effect.
     func complete(_ completion: DriverCompletion, port: DriverPort) {
-        let number = Int(completion.tag >> 40)
+        let channel = channels.borrow(Int(completion.tag >> 40))
+        let isKnown = channel?.with { complete(completion, port, $0) } ?? false
+        if isKnown || port.ownCompleted(completion) { return }
+        accessLog.warning(
+            "the driver completed a request that it does not have",
+            ["pool": "\(port.pool.descriptor.name)", "tag": "\(completion.tag)"])
+    }
+
+    /// Answers the request of `channel` that a completion belongs to; false when it has none such.
+    private func complete(
+        _ completion: DriverCompletion, _ port: DriverPort, _ channel: ServiceChannel
+    ) -> Bool {
         let slot = ServiceShard.slot(of: completion.tag)
-        guard number < channels.count, let channel = channels[number], Int(slot) < channel.slots.count,
-            channel.slots[slot].state == .running, channel.slots[slot].port == port.number,
+        guard Int(slot) < channel.slots.count, channel.slots[slot].state == .running,
+            channel.slots[slot].port == port.number,
             channel.slots[slot].sequence == UInt32(truncatingIfNeeded: completion.tag)
-        else {
-            if port.ownCompleted(completion) { return }
-            accessLog.warning(
-                "the driver completed a request that it does not have",
-                ["pool": "\(port.pool.descriptor.name)", "tag": "\(completion.tag)"])
-            return
-        }
+        else { return false }
         port.completed(flow: channel.flow, bytes: channel.slots[slot].bufferBytes)
-        if channel.slots[slot].step != .whole { return stepEnded(channel, slot, completion) }
-        ended(channel, slot, completion)
+        if channel.slots[slot].step != .whole {
+            stepEnded(channel, slot, completion)
+        } else {
+            ended(channel, slot, completion)
+        }
+        return true
     }
 
     /// Answers the request in `slot`, of which the driver has nothing any more.
@@ -280,8 +296,8 @@ extension ServiceShard {
     func freeBuffer(_ channel: ServiceChannel, _ slot: UInt16) {
         let bytes = channel.slots[slot].bufferBytes
         guard bytes > 0 else { return }
-        ports[Int(channel.slots[slot].port)]?.free(
-            ArenaBuffer(offset: channel.slots[slot].bufferOffset, bytes: bytes), flow: channel.flow)
+        let buffer = ArenaBuffer(offset: channel.slots[slot].bufferOffset, bytes: bytes)
+        ports.borrow(Int(channel.slots[slot].port))?.with { $0.free(buffer, flow: channel.flow) }
         channel.slots[slot].bufferBytes = 0
         channel.chargedBytes -= Int(bytes)
         roomWasMade()

@@ -103,14 +103,14 @@ extension ServiceShard {
 
     /// Closes a connection whose client would repeat writes that come too late.
     func closeSpoiled(_ connection: UInt64) {
-        for case let channel? in channels where channel.connection == connection && !channel.isDetached {
+        for case let channel? in channels.all where channel.connection == connection && !channel.isDetached {
             channel.owner?.channelMustClose("its authority to write ended before it opened the volume again")
         }
     }
 
     /// Ends a connection at once whose channel goes on elsewhere.
     func supersede(connection: UInt64) {
-        for case let channel? in channels where channel.connection == connection && !channel.isDetached {
+        for case let channel? in channels.all where channel.connection == connection && !channel.isDetached {
             accessLog.info(
                 "connection superseded",
                 ["session": "\(channel.session ?? .zero)", "peer": "\(channel.peerAddress)"])

@@ -20,12 +20,13 @@ extension ServiceShard {
     public func payloadBuffer(_ channel: ServiceChannel, slot: UInt16) -> UnsafeMutableRawBufferPointer {
         let request = channel.slots[slot]
         let place = RequestRoom.payload(request)
-        guard let port = ports[Int(request.port)], place.upperBound <= Int(request.bufferBytes) else {
+        guard let port = ports.borrow(Int(request.port)), place.upperBound <= Int(request.bufferBytes) else {
             preconditionFailure("a request that receives its payload has a buffer for it")
         }
         // SAFETY: the allocator gave out these bytes for this request, and the payload ends within them.
+        let base = unsafe port.with { unsafe $0.arena.base }
         return unsafe UnsafeMutableRawBufferPointer(
-            start: port.arena.base + Int(request.bufferOffset) + place.lowerBound, count: place.count)
+            start: base + Int(request.bufferOffset) + place.lowerBound, count: place.count)
     }
 
     /// The next whole frame to send (control replies, events), before any reply; nil when there is none.
@@ -47,13 +48,14 @@ extension ServiceShard {
         let header = ReplyHeader(
             length: request.replyBytes, status: request.status, slot: index, opcode: request.opcode,
             sequence: request.sequence, value: request.value, detail: request.detail)
-        guard request.replyBytes > 0, let port = ports[Int(request.port)] else {
+        guard request.replyBytes > 0, let port = ports.borrow(Int(request.port)) else {
             return unsafe ReadyReply(
                 header: header, payload: UnsafeRawBufferPointer(start: nil, count: 0), slot: index)
         }
         // SAFETY: the buffer belongs to the slot until it is released, and holds at least `replyBytes`.
+        let base = unsafe port.with { unsafe $0.arena.base }
         let payload = unsafe UnsafeRawBufferPointer(
-            start: port.arena.base + Int(request.bufferOffset), count: Int(request.replyBytes))
+            start: base + Int(request.bufferOffset), count: Int(request.replyBytes))
         return unsafe ReadyReply(header: header, payload: payload, slot: index)
     }
 

@@ -25,8 +25,8 @@ public enum Intake {
 public final class ServiceShard {
     let services: IOServices
     let reactor: Reactor
-    var ports: [DriverPort?] = []
-    var channels: [ServiceChannel?] = []
+    var ports = ObjectTable<DriverPort>()
+    var channels = ObjectTable<ServiceChannel>()
     private var connections: UInt64 = 0
     /// HELLOs that wait for the end of the connection that they take the place of.
     var greetings: [UInt64: WaitingGreeting] = [:]
@@ -37,7 +37,7 @@ public final class ServiceShard {
     var stalled: [ServiceChannel] = []
     /// Those that are being woken; empty otherwise.
     private var waking: [ServiceChannel] = []
-    var isWakeScheduled = false
+    var isBatchEndScheduled = false
     /// Handles with requests that wait for a rate limit.
     var delayed: [(channel: ServiceChannel, position: UInt8)] = []
     /// Those that are being looked at; empty otherwise.
@@ -151,6 +151,7 @@ public final class ServiceShard {
         else { return }
         leaveFlow(channel)
         channels[Int(channel.number)] = nil
+        atBatchEnd()
         freeChannels.append(channel.number)
         stalled.removeAll { $0 === channel }
         partWithSession(channel)
@@ -162,7 +163,7 @@ public final class ServiceShard {
     /// Closes every channel, for the end of the server. `done` runs when nothing is in flight.
     public func stop(_ done: @escaping () -> Void) {
         isStopped = true
-        let live = channels.compactMap { $0 }
+        let live = channels.all.compactMap { $0 }
         guard !live.isEmpty else { return finishStop(done) }
         var left = live.count
         for channel in live {
@@ -180,8 +181,9 @@ public final class ServiceShard {
     }
 
     private func finishStop(_ done: () -> Void) {
-        for port in ports { port?.stop() }
+        for port in ports.all { port?.stop() }
         ports.removeAll()
+        atBatchEnd()
         for fence in fences { fence.done() }
         fences.removeAll()
         services.remove(shard: self)
@@ -206,10 +208,14 @@ public final class ServiceShard {
     /// Lets stalled channels try again, at the end of the batch, because something was given back.
     @inline(__always)
     func roomWasMade() {
-        if !stalled.isEmpty, !isWakeScheduled {
-            isWakeScheduled = true
-            reactor.atBatchEnd(self)
-        }
+        if !stalled.isEmpty { atBatchEnd() }
+    }
+
+    @inline(__always)
+    private func atBatchEnd() {
+        guard !isBatchEndScheduled else { return }
+        isBatchEndScheduled = true
+        reactor.atBatchEnd(self)
     }
 
     /// Lets stalled channels try again, in the order in which they began to wait.
@@ -224,10 +230,12 @@ public final class ServiceShard {
 }
 
 extension ServiceShard: BatchTarget {
-    /// Wakes the channels that wait for room.
+    /// Wakes the channels that wait for room, and lets go of those that have ended.
     public func batchEnded() {
-        isWakeScheduled = false
+        isBatchEndScheduled = false
         wakeStalled()
+        channels.forgetRemoved()
+        ports.forgetRemoved()
     }
 }
 

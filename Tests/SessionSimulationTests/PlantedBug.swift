@@ -52,7 +52,7 @@ extension SimulatedServer {
         case .replyCacheOffByOne, .replyCacheForgets, .droppedIsAnswered: tamperWithSlots()
         case .resumeDoesNotWait:
             for shard in shards {
-                for case let channel? in shard.channels
+                for case let channel? in shard.channels.all
                 where channel.isLost && channel.slots.unanswered > 0 && channel.session != nil {
                     shard.partWithSession(channel)
                     channel.session = nil

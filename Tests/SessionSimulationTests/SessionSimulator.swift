@@ -355,7 +355,7 @@ final class SessionSimulator {
 
     private func checkBounds() {
         guard let server else { return }
-        let live = server.shards.reduce(0) { $0 + $1.channels.count { $0 != nil } }
+        let live = server.shards.reduce(0) { $0 + $1.channels.all.count { $0 != nil } }
         let inFlight = server.driver.inFlight
         // One that is gone may have an OPEN that waits for the pool's thread.
         if live > connections.count + inFlight + 4 {

@@ -127,8 +127,8 @@ final class SimulatedServer {
             return "\(sessions) sessions, \(kept) lost channels, \(writers) writers"
         }
         for shard in shards {
-            let channels = shard.channels.count { $0 != nil }
-            let bytes = shard.ports.reduce(0) { $0 + ($1?.allocator.usedBytes ?? 0) }
+            let channels = shard.channels.all.count { $0 != nil }
+            let bytes = shard.ports.all.reduce(0) { $0 + ($1?.allocator.usedBytes ?? 0) }
             if channels + bytes + shard.greetings.count + shard.fences.count > 0
                 || shard.compares.count + shard.exclusions.count + shard.held.count > 0
                 || shard.delayed.count + shard.stalled.count > 0
@@ -145,7 +145,7 @@ final class SimulatedServer {
             "\(calls) calls, jobs \(!jobs.isEmpty), work \(!work.isEmpty), store \(world.store.waiting)"
         ]
         for (index, shard) in shards.enumerated() {
-            for case let channel? in shard.channels {
+            for case let channel? in shard.channels.all {
                 let slots = (0..<UInt16(channel.slots.count)).map { "\(channel.slots[$0].state)" }
                 parts.append(
                     "reactor \(index) \(channel.peerAddress) detached \(channel.isDetached) \(slots) handles "
@@ -162,7 +162,9 @@ final class SimulatedServer {
         for shard in shards {
             services.remove(shard: shard)
             shard.ports.removeAll()
+            shard.ports.forgetRemoved()
             shard.channels.removeAll()
+            shard.channels.forgetRemoved()
             shard.greetings.removeAll()
             shard.stalled.removeAll()
             shard.delayed.removeAll()

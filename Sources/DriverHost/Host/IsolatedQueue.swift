@@ -134,26 +134,35 @@ final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @uncheck
     }
 
     private func deliver(_ completion: DriverCompletion) {
+        push(completion)
+        onCompletions()
+    }
+
+    @inline(__always)
+    private func push(_ completion: DriverCompletion) {
         let pushed = completions.push(completion)
         precondition(pushed || completions.isBroken, "a request was taken without room for its completion")
-        onCompletions()
     }
 
     /// Takes the host's completions.
     func poll() {
         guard case .attached(let host, let instance, _) = state else { return }
         let rings = bell.take()
+        let answers = host.lane.completions
         var count = 0
-        while let completion = host.lane.completions.pop() {
+        var violation: HostViolation?
+        while violation == nil, let completion = answers.pop() {
             if completion.status != Status.ok.rawValue { noteFlush(completion) }
             switch ledger.judge(completion) {
-            case .deliver(let result): deliver(result)
-            case .violation(let violation):
-                return lose(instance, .violation, "\(violation)")
+            case .deliver(let result):
+                push(result)
+                count += 1
+            case .violation(let found): violation = found
             }
-            count += 1
         }
-        if host.lane.completions.isBroken || host.lane.submissions.isBroken {
+        if count > 0 { onCompletions() }
+        if let violation { return lose(instance, .violation, "\(violation)") }
+        if answers.isBroken || host.lane.submissions.isBroken {
             return lose(instance, .violation, "an impossible count in a ring")
         }
         uselessRings = max(0, uselessRings + rings - count)

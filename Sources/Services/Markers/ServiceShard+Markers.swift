@@ -14,7 +14,7 @@ extension ServiceShard {
     }
 
     private func markUnfinished(_ bitmaps: [MarkerBitmap], volume: UInt32, port: UInt8) {
-        for case let channel? in channels where channel.slots.unanswered > 0 {
+        for case let channel? in channels.all where channel.slots.unanswered > 0 {
             for index in 0..<UInt16(channel.slots.count) {
                 let request = channel.slots[index]
                 guard request.state == .running, request.port == port,
