@@ -5,6 +5,7 @@
 #include <intel-ipsec-mb.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/uio.h>
 
 // The library's functions for this CPU; NULL where it has no instructions for AES and GHASH, since the library's
 // emulation of them is slow.
@@ -34,20 +35,24 @@ static inline void sluice_gcm_set_key(
     else IMB_AES128_GCM_PRE(library, key, keys);
 }
 
-// Encrypts `count` bytes and then the byte `type` to `body`, with the tag behind them.
+// Encrypts the bytes of all pieces, `count` together, and then the byte `type` to `body`, with the tag behind them.
 static inline void sluice_gcm_seal(
     IMB_MGR *library, int is_256, const struct gcm_key_data *keys, const uint8_t *nonce, const uint8_t *header,
-    uint64_t header_bytes, const uint8_t *content, uint64_t count, uint8_t type, uint8_t *body) {
+    uint64_t header_bytes, const struct iovec *pieces, uint64_t piece_count, uint64_t count, uint8_t type,
+    uint8_t *body) {
     struct gcm_context_data state;
+    uint8_t *target = body;
     if (is_256) {
         IMB_AES256_GCM_INIT(library, keys, &state, nonce, header, header_bytes);
-        if (count) IMB_AES256_GCM_ENC_UPDATE(library, keys, &state, body, content, count);
-        IMB_AES256_GCM_ENC_UPDATE(library, keys, &state, body + count, &type, 1);
+        for (uint64_t i = 0; i < piece_count; target += pieces[i].iov_len, i++)
+            IMB_AES256_GCM_ENC_UPDATE(library, keys, &state, target, pieces[i].iov_base, pieces[i].iov_len);
+        IMB_AES256_GCM_ENC_UPDATE(library, keys, &state, target, &type, 1);
         IMB_AES256_GCM_ENC_FINALIZE(library, keys, &state, body + count + 1, 16);
     } else {
         IMB_AES128_GCM_INIT(library, keys, &state, nonce, header, header_bytes);
-        if (count) IMB_AES128_GCM_ENC_UPDATE(library, keys, &state, body, content, count);
-        IMB_AES128_GCM_ENC_UPDATE(library, keys, &state, body + count, &type, 1);
+        for (uint64_t i = 0; i < piece_count; target += pieces[i].iov_len, i++)
+            IMB_AES128_GCM_ENC_UPDATE(library, keys, &state, target, pieces[i].iov_base, pieces[i].iov_len);
+        IMB_AES128_GCM_ENC_UPDATE(library, keys, &state, target, &type, 1);
         IMB_AES128_GCM_ENC_FINALIZE(library, keys, &state, body + count + 1, 16);
     }
 }

@@ -52,21 +52,23 @@ extension DataConnection {
 
     /// Gathers replies into full records until there is nothing more, or enough for one send.
     private func encrypt(_ channel: ServiceChannel, _ piece: Int) throws(TLSError) {
-        recordUsed = 0
+        shard.gatherer.begin()
+        shard.gatheredSlots.removeAll(keepingCapacity: true)
         while tls.output.pendingBytes < piece {
             if unsafe !rest.isEmpty {
-                try gatherRest(piece, channel)
+                try gatherRest(piece)
                 continue
             }
             if let frame = services.takeFrame(channel) {
-                try unsafe frame.span.withUnsafeBytes { bytes throws(TLSError) in try unsafe gather(bytes) }
+                try unsafe frame.span.withUnsafeBytes { bytes throws(TLSError) in
+                    try unsafe shard.gatherer.appendCopy(bytes, to: tls)
+                }
                 continue
             }
             guard let reply = unsafe services.takeReply(channel) else { break }
-            if Limits.recordBytes - recordUsed < Limits.headerBytes { try flushRecord() }
-            guard let base = unsafe shard.record.baseAddress else { return }
-            unsafe reply.header.store(base + recordUsed)
-            recordUsed += Limits.headerBytes
+            try unsafe shard.gatherer.appendHeader(to: tls) { target in
+                unsafe reply.header.store(target)
+            }
             if unsafe reply.payload.isEmpty {
                 unsafe services.release(channel, slot: reply.slot)
             } else {
@@ -74,44 +76,21 @@ extension DataConnection {
                 restSlot = unsafe reply.slot
             }
         }
-        try flushRecord()
-    }
-
-    /// Adds of the payload in hand what fills the record or the piece; the slot is given back after the last of it.
-    private func gatherRest(_ piece: Int, _ channel: ServiceChannel) throws(TLSError) {
-        let room = max(Limits.recordBytes - recordUsed, piece - tls.output.pendingBytes)
-        let count = unsafe min(rest.count, room)
-        let bytes = unsafe UnsafeRawBufferPointer(rebasing: rest[..<count])
-        unsafe rest = unsafe UnsafeRawBufferPointer(rebasing: rest[count...])
-        try unsafe gather(bytes)
-        if unsafe rest.isEmpty { services.release(channel, slot: restSlot) }
-    }
-
-    /// Adds bytes to the record in hand; whole records' worth of a long payload is encrypted from where it lies.
-    private func gather(_ bytes: UnsafeRawBufferPointer) throws(TLSError) {
-        var at = 0
-        while at < bytes.count {
-            let left = bytes.count - at
-            if recordUsed == 0, left >= Limits.recordBytes {
-                let whole = left & ~(Limits.recordBytes - 1)
-                try unsafe tls.write(UnsafeRawBufferPointer(rebasing: bytes[at..<at + whole]))
-                at += whole
-                continue
-            }
-            let count = min(left, Limits.recordBytes - recordUsed)
-            let target = unsafe UnsafeMutableRawBufferPointer(rebasing: shard.record[recordUsed...])
-            unsafe target.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[at..<at + count]))
-            recordUsed += count
-            at += count
-            if recordUsed == Limits.recordBytes { try flushRecord() }
+        try shard.gatherer.flush(to: tls)
+        for index in 0..<shard.gatheredSlots.count {
+            services.release(channel, slot: shard.gatheredSlots[index])
         }
     }
 
-    private func flushRecord() throws(TLSError) {
-        guard recordUsed > 0 else { return }
-        let count = recordUsed
-        recordUsed = 0
-        try unsafe tls.write(UnsafeRawBufferPointer(rebasing: shard.record[..<count]))
+    /// Adds of the payload in hand what fills the record or the piece; the slot is given back when the last of it is
+    /// encrypted.
+    private func gatherRest(_ piece: Int) throws(TLSError) {
+        let room = max(shard.gatherer.room, piece - tls.output.pendingBytes)
+        let count = unsafe min(rest.count, room)
+        let bytes = unsafe UnsafeRawBufferPointer(rebasing: rest[..<count])
+        unsafe rest = unsafe UnsafeRawBufferPointer(rebasing: rest[count...])
+        try unsafe shard.gatherer.append(bytes, to: tls)
+        if unsafe rest.isEmpty { shard.gatheredSlots.append(restSlot) }
     }
 
     func send() {

@@ -61,8 +61,6 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     var sending: OutputBuffer?
     var isSending = false
     var isFlushScheduled = false
-    /// Bytes of the shard's record that are filled, while it is this connection's.
-    var recordUsed = 0
     /// What is left of the payload of a reply of which a part has been encrypted, and its slot.
     var rest = unsafe UnsafeRawBufferPointer(start: nil, count: 0)
     var restSlot: UInt16 = 0

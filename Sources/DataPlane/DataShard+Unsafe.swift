@@ -22,8 +22,10 @@ final class DataShard: BatchTarget {
     let buffers = TLSBufferPool()
     /// Where plaintext is decrypted to, and taken out of before the next connection uses it.
     let plaintext: UnsafeMutableRawBufferPointer
-    /// Where replies of one connection are gathered into full records.
-    let record: UnsafeMutableRawBufferPointer
+    /// Gathers the replies of one connection after the other.
+    var gatherer = RecordGatherer()
+    /// Slots of replies whose last byte is gathered.
+    var gatheredSlots: [UInt16] = []
     /// Where a piece of ciphertext of a metered connection is received.
     private let ciphertext: UnsafeMutableRawBufferPointer
     /// Connections that have something to send.
@@ -62,13 +64,12 @@ final class DataShard: BatchTarget {
         idleNanoseconds = UInt64(configuration.idleSeconds) * 1_000_000_000
         unsafe plaintext = .allocate(byteCount: Limits.plaintextBytes, alignment: 64)
         unsafe ciphertext = .allocate(byteCount: Limits.plaintextBytes, alignment: 64)
-        unsafe record = .allocate(byteCount: Limits.recordBytes, alignment: 64)
+        gatheredSlots.reserveCapacity(Limits.slotsPerChannelMax)
     }
 
     deinit {
         unsafe plaintext.deallocate()
         unsafe ciphertext.deallocate()
-        unsafe record.deallocate()
     }
 
     // MARK: Turns

@@ -1,6 +1,7 @@
 #if canImport(CIPSecMB)
     import CIPSecMB
     import COpenSSL
+    import Glibc
 
     /// AES-GCM (RFC 5116 §5.1, §5.2) by intel-ipsec-mb, for either direction.
     @safe
@@ -33,10 +34,11 @@
         @inline(__always)
         func seal(
             nonce: UnsafePointer<UInt8>, header: UnsafePointer<UInt8>, headerBytes: Int,
-            _ content: UnsafePointer<UInt8>?, count: Int, type: UInt8, to body: UnsafeMutablePointer<UInt8>
+            _ content: UnsafeBufferPointer<iovec>, count: Int, type: UInt8, to body: UnsafeMutablePointer<UInt8>
         ) {
             unsafe sluice_gcm_seal(
-                library, is256, keys, nonce, header, UInt64(headerBytes), content, UInt64(count), type, body)
+                library, is256, keys, nonce, header, UInt64(headerBytes), content.baseAddress,
+                UInt64(content.count), UInt64(count), type, body)
         }
 
         @inline(__always)

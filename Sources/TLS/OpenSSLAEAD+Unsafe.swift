@@ -1,4 +1,5 @@
 import COpenSSL
+import Glibc
 
 /// Every cipher of TLS 1.3 by OpenSSL, for one direction.
 @safe
@@ -27,14 +28,22 @@ struct OpenSSLAEAD {
     @inline(__always)
     func seal(
         nonce: UnsafePointer<UInt8>, header: UnsafePointer<UInt8>, headerBytes: Int,
-        _ content: UnsafePointer<UInt8>?, count: Int, type: UInt8, to body: UnsafeMutablePointer<UInt8>
+        _ content: UnsafeBufferPointer<iovec>, count: Int, type: UInt8, to body: UnsafeMutablePointer<UInt8>
     ) -> Bool {
         var done: Int32 = 0
-        var type = type
         guard unsafe EVP_EncryptInit_ex(context, nil, nil, nil, nonce) == 1,
-            unsafe EVP_EncryptUpdate(context, nil, &done, header, Int32(headerBytes)) == 1,
-            unsafe count == 0 || EVP_EncryptUpdate(context, body, &done, content, Int32(count)) == 1,
-            unsafe EVP_EncryptUpdate(context, body + count, &done, &type, 1) == 1,
+            unsafe EVP_EncryptUpdate(context, nil, &done, header, Int32(headerBytes)) == 1
+        else { return false }
+        var target = unsafe body
+        for unsafe piece in unsafe content {
+            let bytes = unsafe piece.iov_base?.assumingMemoryBound(to: UInt8.self)
+            guard unsafe EVP_EncryptUpdate(context, target, &done, bytes, Int32(piece.iov_len)) == 1 else {
+                return false
+            }
+            unsafe target += piece.iov_len
+        }
+        var type = type
+        guard unsafe EVP_EncryptUpdate(context, body + count, &done, &type, 1) == 1,
             unsafe EVP_EncryptFinal_ex(context, body + count + 1, &done) == 1
         else { return false }
         return unsafe EVP_CIPHER_CTX_ctrl(

@@ -1,3 +1,5 @@
+import Glibc
+
 /// The cipher of one direction's records by one of the libraries at hand, chosen once for each connection.
 ///
 /// A value without reference counts: whoever made it releases it, once. Both libraries make the same bytes.
@@ -40,11 +42,12 @@ enum RecordAEAD {
         }
     }
 
-    /// Encrypts `count` bytes of content and their `type` to `body`, with the tag behind them.
+    /// Encrypts the content, `count` bytes in pieces none of which is empty, and its `type` to `body`, with the tag
+    /// behind them.
     @inline(__always)
     func seal(
         nonce: UnsafePointer<UInt8>, header: UnsafePointer<UInt8>, headerBytes: Int,
-        _ content: UnsafePointer<UInt8>?, count: Int, type: UInt8, to body: UnsafeMutablePointer<UInt8>
+        _ content: UnsafeBufferPointer<iovec>, count: Int, type: UInt8, to body: UnsafeMutablePointer<UInt8>
     ) -> Bool {
         switch self {
         case .openSSL(let cipher):

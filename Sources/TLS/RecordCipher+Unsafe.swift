@@ -1,4 +1,5 @@
 import COpenSSL
+import Glibc
 
 /// Protects or unprotects the records of one direction (RFC 8446 §5.2, §5.3). Nothing is allocated per record.
 @safe
@@ -47,11 +48,11 @@ final class RecordCipher {
         return true
     }
 
-    /// Writes one record with `count` bytes of content at `content` to `target`, which has room for
-    /// `overheadBytes` more. At most 16 KiB. False only when OpenSSL fails.
+    /// Writes one record with the content, `count` bytes in pieces none of which is empty, to `target`, which has room
+    /// for `overheadBytes` more. At most 16 KiB. False only when OpenSSL fails.
     @inline(__always)
     func seal(
-        type: UInt8, _ content: UnsafeRawPointer?, count: Int, to target: UnsafeMutablePointer<UInt8>
+        type: UInt8, _ content: UnsafeBufferPointer<iovec>, count: Int, to target: UnsafeMutablePointer<UInt8>
     ) -> Bool {
         let length = count + 1 + Self.tagBytes
         unsafe target[0] = RecordType.applicationData
@@ -60,9 +61,20 @@ final class RecordCipher {
         unsafe target[3] = UInt8(truncatingIfNeeded: length >> 8)
         unsafe target[4] = UInt8(truncatingIfNeeded: length)
         return unsafe aead.seal(
-            nonce: nextNonce(), header: target, headerBytes: Self.headerBytes,
-            content?.assumingMemoryBound(to: UInt8.self), count: count, type: type,
-            to: target + Self.headerBytes)
+            nonce: nextNonce(), header: target, headerBytes: Self.headerBytes, content, count: count,
+            type: type, to: target + Self.headerBytes)
+    }
+
+    /// Likewise with content that lies in one place.
+    @inline(__always)
+    func seal(
+        type: UInt8, _ content: UnsafeRawPointer?, count: Int, to target: UnsafeMutablePointer<UInt8>
+    ) -> Bool {
+        var piece = unsafe iovec(iov_base: UnsafeMutableRawPointer(mutating: content), iov_len: count)
+        return unsafe withUnsafePointer(to: &piece) { piece in
+            let pieces = unsafe UnsafeBufferPointer(start: piece, count: count > 0 ? 1 : 0)
+            return unsafe seal(type: type, pieces, count: count, to: target)
+        }
     }
 
     /// Unprotects the record at `record`, whose body has `bodyBytes` bytes (at least a tag): the first

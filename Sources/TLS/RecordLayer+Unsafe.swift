@@ -1,5 +1,6 @@
 import COpenSSL
 import Core
+import Glibc
 
 /// The records of an established TLS 1.3 connection (RFC 8446 §5): application data, alerts, key updates.
 ///
@@ -222,14 +223,25 @@ final class RecordLayer {
         }
     }
 
+    /// One record with the content, `count` bytes in pieces none of which is empty, at most 16 KiB.
+    func writeRecord(_ content: UnsafeBufferPointer<iovec>, count: Int) throws(TLSError) {
+        precondition(count > 0 && count <= Self.contentBytesMax, "not the content of one record")
+        guard !isWriteClosed else { throw .closed }
+        if case .failed(let error) = state { throw error }
+        if owesKeyUpdate || writer.sequence >= recordsPerKey { try updateWriteKey(request: false) }
+        let target = unsafe output.reserve(count + RecordCipher.overheadBytes).baseAddress!
+        guard
+            unsafe writer.seal(
+                type: RecordType.applicationData, content, count: count,
+                to: target.assumingMemoryBound(to: UInt8.self))
+        else { throw sealingFailed() }
+        output.commit(count + RecordCipher.overheadBytes)
+    }
+
     /// Sends a key update and goes on with the next key; with `request` the peer is to do the same.
     func updateWriteKey(request: Bool) throws(TLSError) {
         try append(type: RecordType.handshake, [HandshakeType.keyUpdate, 0, 0, 1, request ? 1 : 0])
-        guard writer.update() else {
-            let error = TLSError.library(ErrorQueue.drain())
-            state = .failed(error)
-            throw error
-        }
+        guard writer.update() else { throw sealingFailed() }
         owesKeyUpdate = false
     }
 
@@ -258,11 +270,15 @@ final class RecordLayer {
     ) throws(TLSError) {
         let target = unsafe output.reserve(reserving).baseAddress!.assumingMemoryBound(to: UInt8.self)
         guard unsafe writer.seal(type: type, content, count: count, to: target) else {
-            let error = TLSError.library(ErrorQueue.drain())
-            state = .failed(error)
-            throw error
+            throw sealingFailed()
         }
         output.commit(count + RecordCipher.overheadBytes)
+    }
+
+    private func sealingFailed() -> TLSError {
+        let error = TLSError.library(ErrorQueue.drain())
+        state = .failed(error)
+        return error
     }
 
     // MARK: Helpers

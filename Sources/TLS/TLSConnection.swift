@@ -1,5 +1,6 @@
 import COpenSSL
 import Core
+import Glibc
 
 /// One TLS 1.3 connection as bytes in, bytes out: it owns no socket and never waits.
 ///
@@ -124,6 +125,13 @@ public final class TLSConnection {
     public func write(_ plaintext: UnsafeRawBufferPointer) throws(TLSError) {
         guard let records else { throw failure ?? .closed }
         try unsafe records.write(plaintext)
+    }
+
+    /// Encrypts plaintext that lies in several places, none of them empty, into one record at the end of `output`:
+    /// `count` bytes together, at most 16 KiB. Throws as `write` does.
+    public func writeRecord(_ pieces: UnsafeBufferPointer<iovec>, count: Int) throws(TLSError) {
+        guard let records else { throw failure ?? .closed }
+        try unsafe records.writeRecord(pieces, count: count)
     }
 
     /// Appends a close_notify alert: this side writes no more. Safe to call at any time, also twice.

@@ -1,4 +1,5 @@
 import Core
+import Glibc
 import Testing
 
 @testable import TLS
@@ -22,6 +23,34 @@ import Testing
             let content = random.bytes(count)
             #expect(seal(first, content) == seal(second, content), "\(count) bytes")
             if count % 100 == 7 { #expect(first.update() && second.update()) }
+        }
+    }
+
+    @Test(arguments: suites, RecordAEAD.Library.allCases)
+    func contentInPiecesMakesTheSameBytes(_ suite: CipherSuite, _ library: RecordAEAD.Library) throws {
+        var random = SeededGenerator(seed: 8)
+        let whole = try cipher(suite, .openSSL, isSealing: true)
+        let scattered = try cipher(suite, library, isSealing: true)
+        for count in Self.sizes.dropFirst() {
+            let content = random.bytes(count)
+            var cuts = Set((0..<8).map { _ in Int.random(in: 1...count, using: &random) }).sorted()
+            if cuts.last != count { cuts.append(count) }
+            var record = [UInt8](repeating: 0, count: count + RecordCipher.overheadBytes)
+            let isDone = unsafe content.withUnsafeBytes { content in
+                var start = 0
+                let pieces = unsafe cuts.map { end in
+                    defer { start = end }
+                    let base = unsafe UnsafeMutableRawPointer(mutating: content.baseAddress! + start)
+                    return unsafe iovec(iov_base: base, iov_len: end - start)
+                }
+                return unsafe pieces.withUnsafeBufferPointer { pieces in
+                    unsafe record.withUnsafeMutableBufferPointer { target in
+                        unsafe scattered.seal(
+                            type: RecordType.applicationData, pieces, count: count, to: target.baseAddress!)
+                    }
+                }
+            }
+            #expect(isDone && record == seal(whole, content), "\(count) bytes at \(cuts)")
         }
     }
 
