@@ -7,6 +7,8 @@
  * a READ. One blocking loop a side. As much as there is goes into full records, and those into one send, of half of what
  * is under way, but 64 KiB at least and 256 KiB at most: so one side works while the other does. What arrived is
  * decrypted as a whole before it is answered. Loopback only. The client prints one line of JSON.
+ *
+ * Built with MULTI_BUFFER, records are made and opened by intel-ipsec-mb, as Sluice does it.
  */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -27,12 +29,22 @@ static void fail(const char *what) {
     exit(1);
 }
 
+#ifdef MULTI_BUFFER
+#include "echo_records.h"
+#endif
+
 struct peer {
     int fd;
     SSL *ssl;
+#ifdef MULTI_BUFFER
+    struct records *records;
+#endif
 };
 
 static size_t receive(struct peer *peer, void *bytes, size_t room) {
+#ifdef MULTI_BUFFER
+    if (peer->records) return records_receive(peer->records, peer->fd, bytes, room);
+#endif
     if (peer->ssl) {
         size_t all = 0;
         do {
@@ -46,7 +58,27 @@ static size_t receive(struct peer *peer, void *bytes, size_t room) {
     return count > 0 ? (size_t)count : 0;
 }
 
+static int send_clear(struct peer *peer, const char *bytes, size_t count) {
+    while (count > 0) {
+        ssize_t sent = send(peer->fd, bytes, count, MSG_NOSIGNAL);
+        if (sent <= 0) return 0;
+        bytes += sent;
+        count -= (size_t)sent;
+    }
+    return 1;
+}
+
 static int send_all(struct peer *peer, const char *bytes, size_t count) {
+#ifdef MULTI_BUFFER
+    if (peer->records) {
+        for (size_t at = 0, piece; at < count; at += piece) {
+            piece = count - at < CHUNK ? count - at : CHUNK;
+            size_t sealed = seal(peer->records, (const unsigned char *)bytes + at, piece);
+            if (!send_clear(peer, (const char *)peer->records->sealed, sealed)) return 0;
+        }
+        return 1;
+    }
+#endif
     if (peer->ssl) {
         for (size_t at = 0, piece; at < count; at += piece) {
             piece = count - at < CHUNK ? count - at : CHUNK;
@@ -55,13 +87,7 @@ static int send_all(struct peer *peer, const char *bytes, size_t count) {
         }
         return 1;
     }
-    while (count > 0) {
-        ssize_t sent = send(peer->fd, bytes, count, MSG_NOSIGNAL);
-        if (sent <= 0) return 0;
-        bytes += sent;
-        count -= (size_t)sent;
-    }
-    return 1;
+    return send_clear(peer, bytes, count);
 }
 
 static double seconds_now(void) {
@@ -86,9 +112,28 @@ static SSL_CTX *context(const SSL_METHOD *method) {
     if (!made) fail("SSL_CTX_new");
     SSL_CTX_set_min_proto_version(made, TLS1_3_VERSION);
     SSL_CTX_set_ciphersuites(made, "TLS_AES_128_GCM_SHA256");
+#ifdef MULTI_BUFFER
+    SSL_CTX_set_num_tickets(made, 0);
+    SSL_CTX_set_keylog_callback(made, keep_secret);
+#else
     SSL_CTX_set_read_ahead(made, 1);
     SSL_CTX_set_default_read_buffer_len(made, CHUNK);
+#endif
     return made;
+}
+
+/* The handshake, and whatever takes over after it. */
+static int shake_hands(struct peer *peer, SSL_CTX *tls, int is_server) {
+    peer->ssl = session(tls, peer->fd);
+#ifdef MULTI_BUFFER
+    struct secrets secrets;
+    SSL_set_app_data(peer->ssl, &secrets);
+#endif
+    if ((is_server ? SSL_accept(peer->ssl) : SSL_connect(peer->ssl)) != 1) return 0;
+#ifdef MULTI_BUFFER
+    peer->records = records_new(&secrets, is_server);
+#endif
+    return 1;
 }
 
 /* A request says in its first four bytes how long the answer's payload is, and in the next how much is sent at once. */
@@ -135,10 +180,10 @@ static void serve(int argc, char **argv) {
         struct peer peer = {.fd = accept(listener, NULL, NULL)};
         if (peer.fd < 0) fail("accept");
         setsockopt(peer.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-        if (tls) {
-            peer.ssl = session(tls, peer.fd);
-        }
-        if (!tls || SSL_accept(peer.ssl) == 1) answer(&peer);
+        if (!tls || shake_hands(&peer, tls, 1)) answer(&peer);
+#ifdef MULTI_BUFFER
+        records_free(peer.records);
+#endif
         SSL_free(peer.ssl);
         close(peer.fd);
     }
@@ -156,10 +201,7 @@ static void load(char **argv) {
         .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)port)};
     if (peer.fd < 0 || connect(peer.fd, (struct sockaddr *)&place, sizeof place)) fail("connect");
     setsockopt(peer.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (strcmp(argv[6], "tls") == 0) {
-        peer.ssl = session(context(TLS_client_method()), peer.fd);
-        if (SSL_connect(peer.ssl) != 1) fail("SSL_connect");
-    }
+    if (strcmp(argv[6], "tls") == 0 && !shake_hands(&peer, context(TLS_client_method()), 0)) fail("SSL_connect");
     static char requests[DEPTH_MAX * HEADER], replies[CHUNK];
     for (int index = 0; index < DEPTH_MAX; index++) memcpy(requests + index * HEADER, asked, sizeof asked);
     size_t frame = HEADER + payload, part = 0;

@@ -50,7 +50,7 @@ def measure(options):
         folders = [root / "echo", root / "sluice"]
         for folder in folders:
             folder.mkdir()
-        echo = peers.Echo(folders[0], SIZE, certificates)
+        echo = peers.EchoTuned(folders[0], SIZE, certificates)
         try:
             server = peers.SluiceSleeping(folders[1], SIZE, certificates)
             try:

@@ -181,10 +181,11 @@ class Echo:
     name = "bare TLS echo"
     tools = ("cc",)
     uses_tls = True
+    build = ()
 
     def __init__(self, folder, size, certificates):
         self.program = folder / "echo"
-        run("cc", "-O2", "-o", self.program, HERE / "echo.c", "-lssl", "-lcrypto")
+        run("cc", "-O2", "-o", self.program, HERE / "echo.c", *self.build, "-lssl", "-lcrypto")
         port_file = folder / "port"
         keys = [certificates.folder / "server-cert.pem", certificates.folder / "server-key.pem"]
         self.process = subprocess.Popen([self.program, "serve", port_file, *(keys if self.uses_tls else [])])
@@ -204,6 +205,13 @@ class Echo:
     def stop(self):
         self.process.terminate()
         self.process.wait(PATIENCE)
+
+
+class EchoTuned(Echo):
+    """The bare echo with records by intel-ipsec-mb, as Sluice's are."""
+
+    name = "bare TLS echo, tuned as ours"
+    build = ("-DMULTI_BUFFER", "-lIPSec_MB")
 
 
 class EchoClear(Echo):
@@ -300,4 +308,4 @@ class SluiceBuffered(Sluice):
 
 
 ALL = (Sluice, SluicePolling, SluiceSleeping, SluiceInline, SluiceTwoReactors, SluiceDirect, SluiceBuffered, NBDKit,
-       NBDKitClear, StorageDaemon, StorageDaemonClear, Echo, EchoClear)
+       NBDKitClear, StorageDaemon, StorageDaemonClear, Echo, EchoTuned, EchoClear)
