@@ -14,6 +14,8 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
     /// An open channel, as requests see it.
     private struct Route {
         let channel: DataChannel
+        /// The same, for every request: a channel takes no route away while it is given one.
+        let borrowed: Borrowed<DataChannel>
         let handle: UInt32
     }
 
@@ -121,7 +123,7 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
             let index = next
             next = next + 1 == routes.count ? 0 : next + 1
             unsafe request.handle = routes[index].handle
-            if unsafe routes[index].channel.submit(request) { return true }
+            if routes[index].borrowed.with({ unsafe $0.submit(request) }) { return true }
         }
         return false
     }
@@ -247,7 +249,7 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
 
     /// Requests may take the member's channel from now on.
     func addRoute(_ channel: DataChannel, handle: UInt32) {
-        routes.append(Route(channel: channel, handle: handle))
+        routes.append(Route(channel: channel, borrowed: Borrowed(channel), handle: handle))
         submitLeftovers()
     }
 
