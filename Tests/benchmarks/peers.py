@@ -33,11 +33,13 @@ class Workload:
 
 @dataclasses.dataclass
 class Result:
-    """What one run did: operations, how long it took, and CPU seconds of each side."""
+    """What one run did: operations, how long it took, CPU seconds of each side, and how long half of the operations took
+    at most, where the load generator says."""
     operations: int
     seconds: float
     server_cpu: float = 0
     client_cpu: float = 0
+    median_microseconds: float | None = None
 
     @property
     def iops(self):
@@ -119,7 +121,11 @@ class FioOverNBD:
         operations = job["read"]["total_ios"] + job["write"]["total_ios"]
         elapsed = max(job["read"]["runtime"], job["write"]["runtime"]) / 1e3
         client = (job["usr_cpu"] + job["sys_cpu"]) / 100 * job["job_runtime"] / 1e3
-        return Result(operations, elapsed, sum(clock.seconds() for clock in self.cpus) - before, client)
+        # Of reads and writes together it knows none.
+        medians = [job[kind]["clat_ns"]["percentile"]["50.000000"] / 1e3 for kind in ("read", "write")
+                   if job[kind]["total_ios"]]
+        return Result(operations, elapsed, sum(clock.seconds() for clock in self.cpus) - before, client,
+                      medians[0] if len(medians) == 1 else None)
 
     def stop(self):
         self.process.terminate()
@@ -258,7 +264,8 @@ class Sluice:
         iops = sum(report[kind]["iops"] for kind in ("read", "write") if report.get(kind))
         return Result(
             operations, operations / iops, sum(clock.seconds() for clock in self.cpus) - before,
-            client.children_user + client.children_system - used.children_user - used.children_system)
+            client.children_user + client.children_system - used.children_user - used.children_system,
+            report["latency"]["p50"])
 
     def stop(self):
         self.server.stop()

@@ -157,11 +157,17 @@ def summarise(contenders, workloads, rounds, counts):
                 "workload": workload.name, "contender": contender.name, "iops": statistics.median(rates),
                 "iopsLeast": rates[0], "iopsMost": rates[-1],
                 "bytesPerSecond": statistics.median(rates) * workload.block_size,
+                "medianMicroseconds": median_of_known(result.median_microseconds for result in results),
                 "serverCPUMicroseconds": statistics.median(r.server_cpu / r.operations * 1e6 for r in results),
                 "clientCPUMicroseconds": statistics.median(r.client_cpu / r.operations * 1e6 for r in results),
                 **counts.get((workload.name, contender.name),
                              {"serverSystemCalls": None, "serverCopyMicroseconds": None})})
     return figures
+
+
+def median_of_known(numbers):
+    numbers = [number for number in numbers if number is not None]
+    return statistics.median(numbers) if numbers else None
 
 
 def table(document):
@@ -175,19 +181,19 @@ def table(document):
             workload = figure["workload"]
             base = figure["iops"]
             lines += ["", f"**{workload}**", "",
-                      "| | IOPS | MB/s | of the first | server CPU, us an I/O | of it copying | client CPU, us an I/O | "
-                      "server system calls an I/O |",
-                      "|---|---|---|---|---|---|---|---|"]
+                      "| | IOPS | MB/s | of the first | median latency, us | server CPU, us an I/O | of it copying | "
+                      "client CPU, us an I/O | server system calls an I/O |",
+                      "|---|---|---|---|---|---|---|---|---|"]
         lines.append(
             f"| {figure['contender']} | {figure['iops']:,.0f} ({figure['iopsLeast']:,.0f} to {figure['iopsMost']:,.0f}) | "
             f"{figure['bytesPerSecond'] / 1e6:,.0f} | {figure['iops'] / base:.2f} | "
-            f"{figure['serverCPUMicroseconds']:.1f} | {known(figure['serverCopyMicroseconds'])} | "
+            f"{known(figure['medianMicroseconds'], 1)} | {figure['serverCPUMicroseconds']:.1f} | {known(figure['serverCopyMicroseconds'])} | "
             f"{figure['clientCPUMicroseconds']:.1f} | {known(figure['serverSystemCalls'])} |")
     return "\n".join(lines) + "\n"
 
 
-def known(number):
-    return "" if number is None else f"{number:.2f}"
+def known(number, places=2):
+    return "" if number is None else f"{number:,.{places}f}"
 
 
 def targets(document):
