@@ -2,17 +2,21 @@
 
 A peer has `name`, `cpus` (the clocks of its server's processes) and `measure(workload)`, which returns a `Result`.
 """
+import base64
 import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
+import zlib
 
-from rig import PATIENCE, CPUTime, Server, accepts, await_condition, free_port, run
+from rig import PATIENCE, CPUTime, HugePages, Server, accepts, await_condition, free_port, run
 
 HERE = pathlib.Path(__file__).resolve().parent
 NOBODY = 65534
+CPUS = sorted(os.sched_getaffinity(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +231,146 @@ class EchoClear(Echo):
     uses_tls = False
 
 
+class SPDKClear:
+    """SPDK's NVMe/TCP target in clear text with a malloc bdev, loaded by its spdk_nvme_perf.
+
+    Both poll all the time, so each keeps to a CPU: the target to the last, the load generator to the first, and `--apart`
+    changes nothing. One CPU for the target is what Sluice's one reactor has; the driver host, which Sluice has besides,
+    shares the two with server and client where there are no more. What the table says of CPU is a whole one for each side,
+    divided by I/Os. Who polls loses more than who sleeps where the machine has other work, too: the median latency is the
+    figure to compare then, not IOPS.
+    """
+
+    name = "SPDK clear"
+    tools = ()
+    uses_tls = False
+    tree = os.environ.get("SPDK")
+    target = "nqn.2016-06.io.spdk:bench"
+    host = "nqn.2016-06.io.spdk:bench-host"
+    # Besides the volume: buffers of both processes, twice the 400 MiB that we saw.
+    memory = 800 << 20
+    # Without an ID SPDK wants a file system of huge pages; with it, nothing is shared all the same.
+    options = ("-i", "0", "--env-context=--in-memory")
+
+    @classmethod
+    def obstacle(cls):
+        """Why it cannot be measured here; None where it can."""
+        if not cls.tree:
+            return "the environment variable SPDK names no built tree of it"
+        for path in ("bin/nvmf_tgt", "bin/spdk_nvme_perf", "examples/bdevperf"):
+            if not cls.program(path).exists():
+                return f"{cls.program(path)} is not built"
+        return None if os.geteuid() == 0 else "its huge pages are root's to give"
+
+    @classmethod
+    def program(cls, path):
+        return pathlib.Path(cls.tree, "build", path)
+
+    def __init__(self, folder, size, certificates):
+        self.folder, self.size, self.port = folder, size, free_port()
+        self.environment = {**os.environ, "RUNTIME_DIRECTORY": str(folder)}
+        self.psk = folder / "psk"
+        self.psk.touch(0o600)
+        self.psk.write_text(interchange_key(os.urandom(32)))
+        self.pages = HugePages(size + self.memory)
+        log = folder / "target.log"
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                self.application("bin/nvmf_tgt", CPUS[-1], self.served()), env=self.environment, stdout=output,
+                stderr=output)
+
+        def is_up():
+            if self.process.poll() is not None:
+                raise SystemExit(f"{self.name} does not start: {log.read_text()}")
+            return accepts(self.port)
+
+        await_condition(self.name, is_up)
+        self.cpus = [CPUTime(self.process.pid)]
+
+    def application(self, program, cpu, subsystems):
+        """The command line of a program of SPDK's application framework, which does `subsystems` when it starts."""
+        path = self.folder / f"{pathlib.Path(program).name}.json"
+        path.write_text(json.dumps({"subsystems": [
+            {"subsystem": name, "config": [{"method": method, "params": parameters} for method, parameters in calls]}
+            for name, calls in (*self.common(), *subsystems)]}))
+        return [self.program(program), f"--cpumask=[{cpu}]", "--disable-cpumask-locks", "--no-pci", "--no-rpc-server",
+                "--num-trace-entries=0", *self.options, f"--config={path}"]
+
+    def common(self):
+        """What both processes of TLS are told first. The buffers are those that SPDK gives sockets in clear text: with
+        the 4 KiB that it gives others, 128 KiB cross 24 times a second."""
+        if not self.uses_tls:
+            return ()
+        return (("sock", [("sock_impl_set_options", {
+                    "impl_name": "ssl", "tls_version": 13, "recv_buf_size": 2 << 20, "send_buf_size": 2 << 20})]),
+                ("keyring", [("keyring_file_add_key", {"name": "psk", "path": str(self.psk)})]))
+
+    @property
+    def address(self):
+        return {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(self.port)}
+
+    def served(self):
+        """The target's volume, for any host in clear text and for one that has the key over TLS."""
+        host = [("nvmf_subsystem_add_host", {"nqn": self.target, "host": self.host, "psk": "psk"})]
+        return (
+            ("bdev", [("bdev_malloc_create", {"name": "bench", "num_blocks": self.size >> 12, "block_size": 1 << 12})]),
+            ("nvmf", [
+                # Depth 128 takes a queue of more.
+                ("nvmf_create_transport", {"trtype": "TCP", "max_queue_depth": 256, "max_io_size": 1 << 20}),
+                ("nvmf_create_subsystem", {"nqn": self.target, "allow_any_host": not self.uses_tls}),
+                ("nvmf_subsystem_add_ns", {"nqn": self.target, "namespace": {"bdev_name": "bench"}}),
+                *(host if self.uses_tls else []),
+                ("nvmf_subsystem_add_listener", {
+                    "nqn": self.target, "listen_address": self.address, "secure_channel": self.uses_tls})]))
+
+    def loader(self, channels):
+        """The command line of the load generator but for the load; None where it has not that many channels."""
+        where = " ".join(f"{key}:{value}" for key, value in (*self.address.items(), ("subnqn", self.target)))
+        return [self.program("bin/spdk_nvme_perf"), "-c", f"[{CPUS[0]}]", "-L", "-P", channels, *self.options, "-r", where]
+
+    def measure(self, workload, seconds):
+        loader = self.loader(workload.channels)
+        if not loader:
+            return None
+        mix = ["-M", workload.read_percent] if workload.rw == "randrw" else []
+        before, used = self.cpus[0].seconds(), os.times()
+        output = run(*loader, "-w", workload.rw, *mix, "-o", workload.block_size, "-q",
+                     workload.depth * workload.channels, "-t", seconds, env=self.environment, timeout=seconds + 60).stdout
+        client = os.times()
+        iops = re.search(r"^ *Total *: *([\d.]+)", output, re.MULTILINE)
+        median = re.search(r"\b50\.00000% : *([\d.]+)us", output)
+        if not iops or not float(iops[1]):
+            raise SystemExit(f"{self.name} did nothing: {output}")
+        return Result(
+            float(iops[1]) * seconds, seconds, self.cpus[0].seconds() - before,
+            client.children_user + client.children_system - used.children_user - used.children_system, float(median[1]))
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(PATIENCE)
+        self.pages.give_back()
+
+
+class SPDKTLS(SPDKClear):
+    """SPDK over TLS 1.3 with a pre-shared key and the cipher that Sluice's connections have, AES-128-GCM.
+
+    Its load generator is bdevperf, as spdk_nvme_perf cannot be told of buffers; it has one channel.
+    """
+
+    name = "SPDK TLS"
+    uses_tls = True
+
+    def loader(self, channels):
+        controller = {"name": "bench", **self.address, "subnqn": self.target, "hostnqn": self.host, "psk": "psk"}
+        return [*self.application("examples/bdevperf", CPUS[0], [
+            ("bdev", [("bdev_nvme_attach_controller", controller)])]), "-l"] if channels == 1 else None
+
+
+def interchange_key(key):
+    """A pre-shared key in the form of NVMe TLS, which goes with SHA-256 ("01") and so with AES-128-GCM."""
+    return f"NVMeTLSkey-1:01:{base64.b64encode(key + zlib.crc32(key).to_bytes(4, 'little')).decode()}:"
+
+
 class Sluice:
     """sluiced, driver isolated, one reactor, driven by `sluice bench`; always TLS."""
 
@@ -315,4 +459,4 @@ class SluiceBuffered(Sluice):
 
 
 ALL = (Sluice, SluicePolling, SluiceSleeping, SluiceInline, SluiceTwoReactors, SluiceDirect, SluiceBuffered, NBDKit,
-       NBDKitClear, StorageDaemon, StorageDaemonClear, Echo, EchoTuned, EchoClear)
+       NBDKitClear, StorageDaemon, StorageDaemonClear, Echo, EchoTuned, EchoClear, SPDKClear, SPDKTLS)

@@ -1,5 +1,6 @@
 """What the benchmarks share: processes, waiting, CPU time, and a server with volumes in memory."""
 import argparse
+import atexit
 import contextlib
 import json
 import os
@@ -111,6 +112,24 @@ def requests(url, credentials, count, *options):
     if "not processed" in result.stdout + result.stderr:
         raise SystemExit(f"{url}: {result.stdout}{result.stderr}")
     return result.stdout
+
+
+class HugePages:
+    """Pages of 2 MiB that the kernel holds ready until they are given back, at the latest when this program ends."""
+
+    count = pathlib.Path("/proc/sys/vm/nr_hugepages")
+
+    def __init__(self, size):
+        self.before = int(self.count.read_text())
+        wanted = self.before + -(-size // (2 << 20))
+        atexit.register(self.give_back)
+        self.count.write_text(str(wanted))
+        if int(self.count.read_text()) < wanted:
+            raise SystemExit(f"{wanted} huge pages are more than the kernel finds")
+
+    def give_back(self):
+        self.count.write_text(str(self.before))
+        atexit.unregister(self.give_back)
 
 
 class SystemCalls:
