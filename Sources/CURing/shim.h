@@ -39,6 +39,7 @@
 enum {
     SLUICE_SETUP_CQSIZE = IORING_SETUP_CQSIZE,
     SLUICE_SETUP_CLAMP = IORING_SETUP_CLAMP,
+    SLUICE_SETUP_SQE128 = IORING_SETUP_SQE128,
     SLUICE_SETUP_R_DISABLED = IORING_SETUP_R_DISABLED,
     SLUICE_SETUP_SUBMIT_ALL = IORING_SETUP_SUBMIT_ALL,
     SLUICE_SETUP_COOP_TASKRUN = IORING_SETUP_COOP_TASKRUN,
@@ -197,6 +198,20 @@ static inline void sluice_sqe_select_buffer(struct io_uring_sqe *sqe, uint16_t g
 static inline void sluice_sqe_poll_first(struct io_uring_sqe *sqe)
 {
     sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
+}
+
+/* A command to the driver behind a descriptor, in a ring of 128-byte entries: 24 of the 80 bytes that it may have. */
+static inline void sluice_sqe_command(struct io_uring_sqe *sqe, int fd, uint32_t operation, const void *vectors,
+                                      uint32_t vector_count, uint64_t first, uint64_t second, uint64_t third)
+{
+    uint64_t words[10] = {first, second, third};
+    memset(sqe, 0, sizeof *sqe);
+    sqe->opcode = IORING_OP_URING_CMD;
+    sqe->fd = fd;
+    sqe->cmd_op = operation;
+    sqe->addr = (uint64_t)(uintptr_t)vectors;
+    sqe->len = vector_count;
+    memcpy(sqe->cmd, words, sizeof words);
 }
 
 static inline void sluice_sqe_rw_flags(struct io_uring_sqe *sqe, int flags)

@@ -123,6 +123,26 @@ extension Reactor {
         unsafe name(entry, target, token)
     }
 
+    /// Gives a command to the driver behind a descriptor (`IORING_OP_URING_CMD`): its number, the 24 bytes that
+    /// go with it, and as many `struct iovec` as `vectors` holds, which the kernel reads at the submission.
+    ///
+    /// Only in a reactor that `takesCommands`. It completes when the driver says so; cancelling does not end it.
+    public func command(
+        fd: Int32, _ operation: UInt32, words: (UInt64, UInt64, UInt64),
+        vectors: UnsafeRawPointer? = nil, vectorCount: UInt32 = 0, target: TargetID, token: UInt32
+    ) {
+        precondition(options.takesCommands, "a reactor without room for commands")
+        guard let entry = unsafe begin(target, token) else { return }
+        unsafe sluice_sqe_command(
+            entry, fd, operation, vectors, vectorCount, words.0, words.1, words.2)
+        unsafe name(entry, target, token)
+    }
+
+    /// Does not wait for so many commands when it stops: their driver keeps them until this thread has ended.
+    ///
+    /// What they use must stay valid until then.
+    public func disown(commands: Int) { unsafe state.pointee.operations &-= commands }
+
     /// Closes a descriptor. Cancel its operations first: an operation in flight keeps the file open.
     public func close(fd: Int32, target: TargetID, token: UInt32) {
         if unsafe state.pointee.isStopping {

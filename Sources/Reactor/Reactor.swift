@@ -28,6 +28,8 @@ import Glibc
         /// Whether the ring takes only I/O on descriptors that are open: once it runs, other operations
         /// complete with -EACCES. A seccomp filter does not see what a ring is asked to do.
         public var isRestricted = false
+        /// Whether the ring takes `command(fd:…)`. Its submission entries are twice as large then.
+        public var takesCommands = false
 
         /// The defaults.
         public init() {}
@@ -58,7 +60,9 @@ import Glibc
         unsafe ring.initialize(to: io_uring())
         let buffers: ReceiveBuffers
         do throws(ReactorError) {
-            mode = try unsafe RingSetup.open(ring, entries: min(options.entries, Limits.reactorEntriesMax))
+            mode = try unsafe RingSetup.open(
+                ring, entries: min(options.entries, Limits.reactorEntriesMax),
+                takesCommands: options.takesCommands)
         } catch {
             unsafe ring.deallocate()
             throw error
@@ -99,6 +103,9 @@ import Glibc
         let result = unsafe sluice_ring_hold(ring, fds, UInt32(fds.count))
         if result < 0 { throw .system(call: "io_uring_register(FILES)", errno: -result) }
     }
+
+    /// Whether the ring takes `command(fd:…)`.
+    public var takesCommands: Bool { options.takesCommands }
 
     /// Monotonic nanoseconds, as of this wake-up.
     public var now: UInt64 { unsafe state.pointee.now }

@@ -18,13 +18,15 @@ enum RingSetup {
     ]
 
     /// Sets the ring up, disabled until the thread that uses it enables it. Returns the mode's name.
-    static func open(_ ring: UnsafeMutablePointer<io_uring>, entries: UInt32) throws(ReactorError) -> String {
+    static func open(
+        _ ring: UnsafeMutablePointer<io_uring>, entries: UInt32, takesCommands: Bool
+    ) throws(ReactorError) -> String {
         var last: Int32 = EINVAL
         for mode in modes {
             var parameters = io_uring_params()
             parameters.flags =
                 mode.flags | UInt32(SLUICE_SETUP_CQSIZE) | UInt32(SLUICE_SETUP_CLAMP)
-                | UInt32(SLUICE_SETUP_R_DISABLED)
+                | UInt32(SLUICE_SETUP_R_DISABLED) | (takesCommands ? UInt32(SLUICE_SETUP_SQE128) : 0)
             parameters.cq_entries = entries * 4
             let result = unsafe io_uring_queue_init_params(entries, ring, &parameters)
             if result == 0 {
