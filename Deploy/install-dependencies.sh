@@ -6,11 +6,11 @@
 set -euo pipefail
 
 build=(build-essential pkg-config ca-certificates git
-    liburing-dev libssl-dev libnghttp2-dev libfuse3-dev libsqlite3-dev libseccomp-dev)
+    liburing-dev libssl-dev libnghttp2-dev libsqlite3-dev libseccomp-dev)
 # Record protection with all that the CPU has; Debian has it for amd64 only, and OpenSSL does without it.
 if [ "$(dpkg --print-architecture)" = amd64 ]; then build+=(libipsec-mb-dev); fi
-demo=(fuse3 e2fsprogs util-linux curl jq)
-test=(fuse3 e2fsprogs xfsprogs util-linux curl jq fio python3 python3-venv openssl nghttp2-client iproute2 spin)
+demo=(e2fsprogs util-linux curl jq)
+test=(e2fsprogs xfsprogs util-linux curl jq fio python3 python3-venv openssl nghttp2-client iproute2 spin)
 bench=(fio nbdkit e2fsprogs nghttp2-client nghttp2-server libnbd-bin gnutls-bin qemu-system-common iproute2 jq
     python3)
 

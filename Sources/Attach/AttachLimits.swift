@@ -5,6 +5,18 @@ enum AttachLimits {
     static let requestsMax = 256
     /// Bytes of one FUSE read or write.
     static let transferBytesMax: UInt32 = 1 << 20
+    /// The same where requests come through a ring, whose every entry has memory for it: a quarter of a MiB costs a
+    /// stream nothing.
+    static let ringTransferBytes: UInt32 = 256 << 10
+    /// Entries of a ring: that many in all, and in each queue not more than all requests of a busy processor nor so
+    /// few that one processor's requests wait for each other.
+    static let ringEntriesWanted = 256
+    static let ringQueueEntries: ClosedRange<Int> = 16...64
+    /// Queues, one for each processor. Where there are more, requests come through /dev/fuse.
+    static let ringQueuesMax = 32
+    static var ringEntriesMax: Int { ringQueuesMax * ringQueueEntries.lowerBound }
+    /// The oldest FUSE protocol, 7.this: Linux 4.20.
+    static let fuseMinorVersionMin = 28
     /// Bytes of one discard or write-zeroes request to the server.
     static let rangeBytesMax: UInt32 = 1 << 30
     /// Buffers of each size. The largest also receive from the kernel.

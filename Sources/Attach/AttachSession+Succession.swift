@@ -6,6 +6,10 @@ import SluiceClient
 
 /// How an attachment goes from one process to another without an end of the device: the old process hands over
 /// /dev/fuse, between two requests, to a new one that has opened the volume in the same session before.
+///
+/// A ring cannot be handed over, and the kernel takes nothing back that it has given to one of its entries. So the
+/// kernel is first asked to keep reads and writes to itself; then the new process gives it entries of its own,
+/// which it takes first; and only when nothing is under way through the old ones do these end, with their thread.
 extension AttachSession {
     /// A process that waits for the device.
     struct Successor {
@@ -74,7 +78,8 @@ extension AttachSession {
         guard let process = ProcessIdentity.current else {
             throw AttachError(.system, "cannot read /proc/self/stat; is /proc mounted?")
         }
-        try channel.send(SuccessionRequest.handOver)
+        let ring = try makeRing(offer)
+        try channel.send(ring == nil ? SuccessionRequest.handOver : .handOverRing)
         let (grant, descriptors) = try channel.receive(SuccessionGrant.self)
         guard grant.problem == nil, descriptors.count == 2 else {
             throw AttachError(.busy, grant.problem ?? "the other process did not hand over its device")
@@ -82,8 +87,10 @@ extension AttachSession {
         lock = descriptors[1]
         let geometry = try serve(
             on: thread, folder: record.folder, isReadOnly: record.isReadOnly,
-            adopting: VolumeServer.Adoption(descriptor: descriptors[0], greeting: offer.greeting))
+            adopting: VolumeServer.Adoption(
+                descriptor: descriptors[0], greeting: offer.greeting, ring: ring))
         hasMount = true
+        if ring != nil { awaitLeaving(channel, folder: record.folder) }
         record.process = process
         record.size = geometry.size
         record.channels = options.channels
@@ -95,6 +102,35 @@ extension AttachSession {
         return record
     }
 
+    /// The memory for a ring of the old process's kind, before anything waits for it.
+    private func makeRing(_ offer: SuccessionOffer) throws(AttachError) -> FuseRing? {
+        guard let bytes = offer.ringPayloadBytes else { return nil }
+        guard let ring = FuseRing(payloadBytes: bytes) else {
+            throw AttachError(.system, "there is no memory for a ring like the other process's")
+        }
+        return ring
+    }
+
+    /// The kernel has both rings' entries: waits until the old process has left, and lets reads and writes go on.
+    private func awaitLeaving(_ channel: SuccessionChannel, folder: String) {
+        do throws(AttachError) {
+            try channel.send(SuccessionRequest.serving)
+            _ = try channel.receive(SuccessionGrant.self)
+        } catch {
+            // It has ended, and its entries with it; or it hangs, and what it still has waits for it.
+            logger.warning("the old process did not say that it has left: \(error)")
+        }
+        thaw(folder: folder)
+    }
+
+    private func thaw(folder: String) {
+        do throws(AttachError) {
+            try FuseControl.set(backgroundMax: AttachLimits.requestsMax, folder: folder)
+        } catch {
+            logger.error("reads and writes wait in the kernel: \(error)")
+        }
+    }
+
     // MARK: the old process
 
     func asked(_ request: SuccessionRequest, _ channel: SuccessionChannel) {
@@ -102,16 +138,35 @@ extension AttachSession {
         case .offer:
             guard let record else { return }
             _ = thread?.remote.post { [server, inbox] in inbox.post(.offer(server.offer(record), channel)) }
-        case .handOver:
-            guard successor == nil, !isReleasing, record?.state == .attached else {
-                try? channel.send(SuccessionGrant(problem: "the attachment is not well, or on its way out"))
-                return
+        case .handOver, .handOverRing:
+            do throws(AttachError) {
+                try prepareHandOver(to: channel, knowsRings: request == .handOverRing)
+            } catch {
+                try? channel.send(SuccessionGrant(problem: error.message))
             }
-            logger.notice("a successor takes the device over")
-            successor = Successor(
-                channel: channel, deadline: Self.deadline(seconds: AttachLimits.successionSeconds / 2))
-            _ = thread?.remote.post { [server] in server.pause() }
+        case .serving:
+            guard successor?.channel === channel else { return }
+            _ = thread?.remote.post { [server] in server.leaveRing() }
         }
+    }
+
+    private func prepareHandOver(to channel: SuccessionChannel, knowsRings: Bool) throws(AttachError) {
+        guard successor == nil, !isReleasing, let record, record.state == .attached else {
+            throw AttachError(.busy, "the attachment is not well, or on its way out")
+        }
+        if hasRing {
+            guard knowsRings else {
+                throw AttachError(
+                    .busy,
+                    "the kernel's requests come through a ring, and the version that is to take over does not "
+                        + "know rings: detach and attach again")
+            }
+            try FuseControl.set(backgroundMax: 0, folder: record.folder)
+        }
+        logger.notice("a successor takes the device over")
+        successor = Successor(
+            channel: channel, deadline: Self.deadline(seconds: AttachLimits.successionSeconds / 2))
+        _ = thread?.remote.post { [server] in server.pause() }
     }
 
     func offered(_ offer: SuccessionOffer?, _ channel: SuccessionChannel) {
@@ -130,10 +185,11 @@ extension AttachSession {
         self.successor = nil
         logger.warning("the successor does not get the device: \(why)")
         try? successor.channel.send(SuccessionGrant(problem: why))
+        if hasRing, let record { thaw(folder: record.folder) }
         _ = thread?.remote.post { [server] in server.unpause() }
     }
 
-    /// Every request is answered: the device goes to the successor. True when it has it.
+    /// Every request is answered: the device goes to the successor. True when it has it; with a ring that is later.
     func handedOver(_ descriptor: Int32) -> Bool {
         guard let successor else { return false }
         guard descriptor >= 0, lock >= 0 else {
@@ -146,7 +202,17 @@ extension AttachSession {
             refuseSuccessor("\(error)")
             return false
         }
+        if hasRing { return false }
         leave()
+        logger.notice("the successor has the device")
+        return true
+    }
+
+    /// Nothing comes through the old ring any more: its entries end with the reactor's thread. True when they did.
+    func left() -> Bool {
+        guard let successor else { return false }
+        leave()
+        try? successor.channel.send(SuccessionGrant(problem: nil))
         logger.notice("the successor has the device")
         return true
     }

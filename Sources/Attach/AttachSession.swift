@@ -27,6 +27,8 @@ final class AttachSession {
     var record: AttachmentRecord?
     var isConnected = false
     var hasMount = false
+    /// The kernel's requests come through a ring.
+    var hasRing = false
     var lock: Int32 = -1
     /// Who waits for the device.
     var successor: Successor?
@@ -142,7 +144,7 @@ final class AttachSession {
         renewer = CapabilityRenewer(access: access, rights: rights, inbox: inbox)
         scheduleRenewal(capability)
         try SuccessionChannel.listen(in: store.folder) { [inbox] request, channel in
-            inbox.post(.succession(request, channel))
+            inbox.post(request.map { .succession($0, channel) } ?? .successorGone(channel))
         }
     }
 
@@ -177,6 +179,7 @@ final class AttachSession {
         clientOptions.takesOver = true
         var reactorOptions = Reactor.Options()
         reactorOptions.pollNanoseconds = options.pollMicroseconds * 1000
+        reactorOptions.takesCommands = true
         do {
             return try Reactor.start(reactorOptions) { [server, inbox, clientOptions] reactor in
                 do {
@@ -277,6 +280,13 @@ final class AttachSession {
             case .offer(let offer, let channel): offered(offer, channel)
             case .drained(let descriptor):
                 if handedOver(descriptor) { return }
+            case .left:
+                if left() { return }
+            case .successorGone(let channel):
+                if successor?.channel === channel { refuseSuccessor("it has gone") }
+            case .ring(let entries):
+                hasRing = true
+                logger.info("the kernel's requests come through a ring", metadata: ["entries": "\(entries)"])
             case .opened: break
             }
         }

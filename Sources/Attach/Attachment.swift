@@ -183,5 +183,5 @@ enum FuseMount {
     }
 
     /// UMOUNT_NOFOLLOW of umount2(2).
-    private static var umountNoFollow: Int32 { 8 }
+    static var umountNoFollow: Int32 { 8 }
 }

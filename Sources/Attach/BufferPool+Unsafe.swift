@@ -14,24 +14,35 @@ import Glibc
     let largeBytes: Int
     private let sizes: [Int]
     private var free: [[UnsafeMutableRawPointer]]
-    private let regions: [UnsafeMutableRawPointer]
+    private var regions: [UnsafeMutableRawPointer] = unsafe []
+    private var isFull = false
 
-    /// Pools of the three sizes; `largeBytes` must hold a whole message of the kernel.
-    init(largeBytes: Int, counts: (small: Int, medium: Int, large: Int)) {
+    /// One large buffer, which must hold a whole message of the kernel: enough where requests come through a ring.
+    init(largeBytes: Int) {
         let page = Int(getpagesize())
         self.largeBytes = (largeBytes + page - 1) / page * page
         sizes = [AttachLimits.smallBufferBytes, AttachLimits.mediumBufferBytes, self.largeBytes]
-        var regions: [UnsafeMutableRawPointer] = unsafe []
-        var free: [[UnsafeMutableRawPointer]] = unsafe []
-        for (bytes, count) in zip(sizes, [counts.small, counts.medium, counts.large]) {
-            let region = UnsafeMutableRawPointer.allocate(byteCount: bytes * count, alignment: page)
-            // Touched now: later a page fault could wait for the very write-back that this memory serves.
-            unsafe memset(region, 0, bytes * count)
-            unsafe regions.append(region)
-            unsafe free.append((0..<count).reversed().map { unsafe region + $0 * bytes })
-        }
-        unsafe self.regions = unsafe regions
-        unsafe self.free = unsafe free
+        unsafe free = unsafe Array(repeating: [], count: sizes.count)
+        add(kind: 2, count: 1)
+    }
+
+    /// Makes the buffers that requests through /dev/fuse need, once.
+    func fill() {
+        guard !isFull else { return }
+        isFull = true
+        let counts = [
+            AttachLimits.smallBufferCount, AttachLimits.mediumBufferCount, AttachLimits.largeBufferCount - 1,
+        ]
+        for (kind, count) in counts.enumerated() { add(kind: kind, count: count) }
+    }
+
+    private func add(kind: Int, count: Int) {
+        let bytes = sizes[kind]
+        let region = UnsafeMutableRawPointer.allocate(byteCount: bytes * count, alignment: Int(getpagesize()))
+        // Touched now: later a page fault could wait for the very write-back that this memory serves.
+        unsafe memset(region, 0, bytes * count)
+        unsafe regions.append(region)
+        unsafe free[kind].append(contentsOf: (0..<count).reversed().map { unsafe region + $0 * bytes })
     }
 
     deinit { unsafe regions.forEach { unsafe $0.deallocate() } }

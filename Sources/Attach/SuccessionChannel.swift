@@ -30,9 +30,9 @@ final class SuccessionChannel: Sendable {
     }
 
     /// Listens for successors in a thread of its own, which ends with the process; each request that comes
-    /// goes to `take`, on that thread.
+    /// goes to `take`, on that thread, and nil when the successor sends no more.
     static func listen(
-        in folder: String, take: @escaping @Sendable (SuccessionRequest, SuccessionChannel) -> Void
+        in folder: String, take: @escaping @Sendable (SuccessionRequest?, SuccessionChannel) -> Void
     ) throws(AttachError) {
         let socket: Int32
         do {
@@ -52,6 +52,7 @@ final class SuccessionChannel: Sendable {
                 while let (request, _) = try? channel.receive(SuccessionRequest.self) {
                     take(request, channel)
                 }
+                take(nil, channel)
             }
         }
     }
@@ -130,6 +131,10 @@ enum SuccessionRequest: String, Codable, Sendable {
     case offer
     /// The device itself: `SuccessionGrant`, with /dev/fuse and the lock of the attachment.
     case handOver
+    /// The same by one that knows how to go on with a ring: the old process goes on with it too.
+    case handOverRing
+    /// The kernel has the new process's entries. `SuccessionGrant` comes when it has none of the old one's.
+    case serving
 }
 
 /// What the old process tells the new one.
@@ -143,8 +148,10 @@ struct SuccessionOffer: Codable, Sendable {
     var writerGeneration: UInt64
     /// Where the device's first byte is in the volume.
     var base: UInt64
-    /// The kernel's first message on /dev/fuse, from which libfuse learns what was agreed on.
+    /// The kernel's first message on /dev/fuse, which older versions need.
     var greeting: [UInt8]
+    /// The most that a request carries through the ring; nil when requests come through /dev/fuse.
+    var ringPayloadBytes: Int?
 }
 
 /// The offer, or why there is none.

@@ -27,6 +27,12 @@ enum AttachNotice: Sendable {
     case offer(SuccessionOffer?, SuccessionChannel)
     /// Every request is answered, and nothing more is taken from this descriptor.
     case drained(Int32)
+    /// Nothing of the ring is this process's any more: the successor serves it.
+    case left
+    /// The successor's channel has ended.
+    case successorGone(SuccessionChannel)
+    /// The kernel sends requests through a ring of so many entries.
+    case ring(entries: Int)
     /// The FUSE mount is gone.
     case fuseEnded
     /// The process was asked to stop.
@@ -71,6 +77,8 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
     struct Adoption: Sendable {
         var descriptor: Int32
         var greeting: [UInt8]
+        /// What the requests come through, if not through the descriptor.
+        var ring: FuseRing?
     }
 
     /// Mounts the opened volume as a file in `folder`, or goes on with the mount there, and serves it.
@@ -97,7 +105,9 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         // Requests may end while the volume is still looking at what waited for it.
         self.volume = volume
         if let adoption {
-            try volume.adopt(descriptor: adoption.descriptor, greeting: adoption.greeting, folder: folder)
+            volume.adopt(
+                descriptor: adoption.descriptor, greeting: adoption.greeting, folder: folder,
+                ring: adoption.ring)
         } else {
             try volume.serve(at: folder)
         }
@@ -112,7 +122,8 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         let secret = unsafe ticket.secret.withBytes { unsafe Hex.encode(Array($0)) }
         return SuccessionOffer(
             record: record, session: ticket.session.hex, secret: secret, instance: ticket.instance.hex,
-            writerGeneration: state.writerGeneration, base: base, greeting: volume.greeting)
+            writerGeneration: state.writerGeneration, base: base, greeting: volume.greeting,
+            ringPayloadBytes: volume.ringPayloadBytes)
     }
 
     /// Takes nothing more from the kernel; `drained` follows when everything is answered.
@@ -126,6 +137,10 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
 
     /// Leaves the mount to the successor.
     func leave() { volume?.leave() }
+
+    /// Leaves the ring to the successor, whose own entries the kernel has by now; `left` follows when nothing is
+    /// under way any more.
+    func leaveRing() { volume?.leaveRing { [inbox] in inbox.post(.left) } }
 
     private func size(volumeSize: UInt64) -> UInt64 { volumeSize > base ? min(volumeSize, end) - base : 0 }
 
@@ -223,6 +238,8 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
     func requestFailed(_ operation: BlockOperation, _ status: Status) {
         inbox.post(.requestFailed(operation, status, client?.lastMessage ?? ""))
     }
+
+    func ringServes(entries: Int) { inbox.post(.ring(entries: entries)) }
 
     func sessionEnded() { inbox.post(.fuseEnded) }
 }

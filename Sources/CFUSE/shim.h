@@ -1,4 +1,4 @@
-// libfuse3's low-level API, the loop device's ioctls and the few Linux calls that an attached device needs,
+// The kernel's FUSE protocol, the loop device's ioctls and the few Linux calls that an attached device needs,
 // as Swift sees them. Only the target Attach imports this module.
 //
 // Every function that can fail returns a value >= 0, or -errno.
@@ -8,7 +8,6 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#define FUSE_USE_VERSION 314
 
 // Swift's Glibc module is built without _GNU_SOURCE, where fd_set names its member differently; both must
 // agree.
@@ -20,7 +19,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <fuse_lowlevel.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/fuse.h>
@@ -29,6 +27,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -38,6 +37,7 @@
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -52,35 +52,63 @@
 
 static inline int sluice_attach_result(int result) { return result < 0 ? -errno : result; }
 
-// What the connection is to do: direct I/O in parallel, requests up to `bytes_max`, no splicing, no kernel
-// caches.
-static inline void sluice_fuse_configure(
-    struct fuse_conn_info *connection, uint32_t bytes_max, uint32_t background) {
-    const unsigned unwanted = FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE |
-                              FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_READDIRPLUS | FUSE_CAP_WRITEBACK_CACHE;
-    connection->want &= ~unwanted;
-    connection->want |= connection->capable & FUSE_CAP_ASYNC_DIO;
-    connection->max_write = bytes_max;
-    connection->max_read = bytes_max;
-    connection->max_background = background;
-    connection->congestion_threshold = background;
+// Mounts a file system that `device`, an open /dev/fuse, serves. `source` is what the mount table shows.
+static inline int sluice_fuse_mount(int device, const char *folder, const char *source, uint32_t bytes_max) {
+    char options[128];
+    snprintf(
+        options, sizeof options,
+        "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,max_read=%u", device, bytes_max);
+    return sluice_attach_result(
+        mount(source, folder, "fuse.sluice", MS_NOSUID | MS_NODEV | MS_NOATIME, options));
 }
 
-// fuse_reply_open() of libfuse 3.14 cannot say FOPEN_PARALLEL_DIRECT_WRITES, so the reply is written out
-// here.
-static inline int sluice_fuse_reply_open_direct(fuse_req_t request, uint64_t handle) {
-    struct fuse_open_out reply;
-    memset(&reply, 0, sizeof reply);
-    reply.fh = handle;
-    reply.open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
-    return fuse_reply_buf(request, (const char *)&reply, sizeof reply);
+// Answers one request that was read from /dev/fuse.
+static inline int sluice_fuse_answer(
+    int device, uint64_t unique, int32_t error, const void *bytes, size_t count) {
+    struct fuse_out_header header = {
+        .len = (uint32_t)(sizeof header + count), .error = error, .unique = unique};
+    struct iovec parts[2] = {{&header, sizeof header}, {(void *)bytes, count}};
+    return sluice_attach_result((int)writev(device, parts, count > 0 ? 2 : 1));
 }
 
-// The first piece of a write: libfuse hands it over in one piece of memory as long as nothing is spliced.
-static inline void *sluice_fuse_write_bytes(struct fuse_bufvec *vector) {
-    return vector->count == 1 && !(vector->buf[0].flags & FUSE_BUF_IS_FD) ? vector->buf[0].mem : NULL;
+// FUSE over io_uring (Documentation/filesystems/fuse/fuse-io-uring.rst), which the headers of 6.1 do not know.
+
+enum {
+    SLUICE_FUSE_INIT_EXT = 1 << 30,
+    // Of `flags2` in FUSE_INIT.
+    SLUICE_FUSE_OVER_IO_URING = 1 << 9,
+    SLUICE_FUSE_RING_REGISTER = 1,
+    SLUICE_FUSE_RING_COMMIT_AND_FETCH = 2,
+};
+
+// What the kernel and the server write next to an entry's payload.
+struct sluice_fuse_ring_header {
+    // fuse_in_header, then fuse_out_header.
+    uint8_t header[128];
+    // What follows fuse_in_header in a message, without the payload.
+    uint8_t operands[128];
+    uint64_t flags;
+    uint64_t commit_id;
+    uint32_t payload_bytes;
+    uint32_t padding;
+    uint64_t reserved;
+};
+_Static_assert(sizeof(struct sluice_fuse_ring_header) == 288, "not the kernel's fuse_uring_req_header");
+
+static inline void sluice_fuse_ring_answer(
+    struct sluice_fuse_ring_header *entry, uint64_t unique, int32_t error, uint32_t payload_bytes) {
+    struct fuse_out_header header = {
+        .len = (uint32_t)sizeof header + payload_bytes, .error = error, .unique = unique};
+    memcpy(entry->header, &header, sizeof header);
+    entry->payload_bytes = payload_bytes;
 }
-static inline size_t sluice_fuse_write_count(struct fuse_bufvec *vector) { return vector->buf[0].size; }
+
+// /sys/fs/fuse/connections; 0 also when it is there already.
+static inline int sluice_fuse_mount_control(void) {
+    int result = sluice_attach_result(
+        mount("fusectl", "/sys/fs/fuse/connections", "fusectl", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL));
+    return result == -EBUSY ? 0 : result;
+}
 
 // Loop devices (loop(4))
 

@@ -5,6 +5,27 @@ import Synchronization
 
 @testable import Attach
 
+/// How the kernel's requests come: one by one through /dev/fuse, or through a ring.
+enum FuseTransport: CaseIterable {
+    case device
+    case ring
+
+    private static let parameter = "/sys/module/fuse/parameters/enable_uring"
+
+    /// What this kernel has.
+    static var possible: [FuseTransport] {
+        unsafe access(parameter, W_OK) == 0 ? allCases : [.device]
+    }
+
+    /// Runs `body` with a kernel that offers rings, or does not.
+    func prepared<Value>(_ body: () throws -> Value) throws -> Value {
+        guard let before = TextFile.read(Self.parameter) else { return try body() }
+        try FileTools.write(Self.parameter, self == .ring ? "Y" : "N")
+        defer { try? FileTools.write(Self.parameter, before) }
+        return try body()
+    }
+}
+
 /// A local file as a real block device, by way of FUSE and a loop device, served by a reactor of its own.
 ///
 /// The tests are the "other process" of the loop device's calls: they run on other threads than the reactor.
@@ -28,10 +49,12 @@ final class AttachedFile: Sendable {
         var backend: FileBackend?
         let ended = Mutex(false)
         let failures = Mutex<[Status]>([])
+        let ring = Mutex(0)
 
         func requestFailed(_ operation: BlockOperation, _ status: Status) {
             failures.withLock { $0.append(status) }
         }
+        func ringServes(entries: Int) { ring.withLock { $0 = entries } }
         func sessionEnded() { ended.withLock { $0 = true } }
     }
 
@@ -50,7 +73,9 @@ final class AttachedFile: Sendable {
             size: size, blockSize: blockSize, maximumTransfer: maximumTransfer, isReadOnly: isReadOnly)
         let backing = backing
         let outcome = Mailbox<AttachError?>()
-        thread = try Reactor.start(Reactor.Options()) { reactor in
+        var options = Reactor.Options()
+        options.takesCommands = true
+        thread = try Reactor.start(options) { reactor in
             let backend = FileBackend(reactor: reactor, path: backing, slots: slots)
             let volume = FuseVolume(
                 fileName: "db", geometry: geometry, backend: backend, reactor: reactor,
@@ -66,12 +91,15 @@ final class AttachedFile: Sendable {
             }
         }
         if let error = outcome.take() { throw error }
-        name = "sluice:test"
+        let name = "sluice:test"
+        self.name = name
         device = try LoopDevice.attach(
             file: mount + "/db", blockSize: blockSize, isReadOnly: isReadOnly, name: name)
     }
 
     var state: FileBackend.State { onReactor { $0.backend!.state.withLock { $0 } } }
+    /// How many entries the kernel's ring has; 0 without one.
+    var ringEntries: Int { parts.ring.withLock { $0 } }
     var failures: [Status] { parts.failures.withLock { $0 } }
 
     /// Every request fails so from now on, or works again.

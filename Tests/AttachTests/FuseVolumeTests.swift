@@ -10,9 +10,19 @@ import Testing
 struct FuseVolumeTests {
     static let mebibyte: UInt64 = 1 << 20
 
-    @Test("what is written to the device is in the volume, and read back, at every size")
-    func roundTrip() throws {
-        let file = try AttachedFile(size: 64 * Self.mebibyte)
+    @Test("the kernel sends its requests by the way it was offered", arguments: FuseTransport.possible)
+    func transport(_ transport: FuseTransport) throws {
+        let file = try transport.prepared { try AttachedFile(size: Self.mebibyte) }
+        #expect(try Device.read(file.device, count: 4096, at: 0).count == 4096)
+        #expect((file.ringEntries > 0) == (transport == .ring))
+        try file.close()
+    }
+
+    @Test(
+        "what is written to the device is in the volume, and read back, at every size",
+        arguments: FuseTransport.possible)
+    func roundTrip(_ transport: FuseTransport) throws {
+        let file = try transport.prepared { try AttachedFile(size: 64 * Self.mebibyte) }
         for size in [512, 4096, 65_536, 1 << 20, 3 << 20] {
             let bytes = (0..<size).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ size) }
             try Device.write(file.device, bytes, at: UInt64(size))
@@ -22,9 +32,13 @@ struct FuseVolumeTests {
         try file.close()
     }
 
-    @Test("requests above the server's maximum are sent in pieces, and a shortage of slots only delays")
-    func splitting() throws {
-        let file = try AttachedFile(size: 32 * Self.mebibyte, maximumTransfer: 65_536, slots: 3)
+    @Test(
+        "requests above the server's maximum are sent in pieces, and a shortage of slots only delays",
+        arguments: FuseTransport.possible)
+    func splitting(_ transport: FuseTransport) throws {
+        let file = try transport.prepared {
+            try AttachedFile(size: 32 * Self.mebibyte, maximumTransfer: 65_536, slots: 3)
+        }
         let bytes = (0..<(4 << 20)).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 >> 9) }
         try Device.write(file.device, bytes, at: Self.mebibyte)
         #expect(try Device.read(file.device, count: bytes.count, at: Self.mebibyte) == bytes)
@@ -34,9 +48,11 @@ struct FuseVolumeTests {
         try file.close()
     }
 
-    @Test("fsync, discard and zeroing of the device reach the volume as what they are")
-    func operations() throws {
-        let file = try AttachedFile(size: 16 * Self.mebibyte)
+    @Test(
+        "fsync, discard and zeroing of the device reach the volume as what they are",
+        arguments: FuseTransport.possible)
+    func operations(_ transport: FuseTransport) throws {
+        let file = try transport.prepared { try AttachedFile(size: 16 * Self.mebibyte) }
         let bytes = [UInt8](repeating: 7, count: 2 << 20)
         try Device.write(file.device, bytes, at: 0)
         let flushes = file.state.requests[.flush] ?? 0
@@ -54,9 +70,9 @@ struct FuseVolumeTests {
         try file.close()
     }
 
-    @Test("fio finds every block as it wrote it, from 512 bytes to 1 MiB")
-    func verify() throws {
-        let file = try AttachedFile(size: 64 * Self.mebibyte, slots: 16)
+    @Test("fio finds every block as it wrote it, from 512 bytes to 1 MiB", arguments: FuseTransport.possible)
+    func verify(_ transport: FuseTransport) throws {
+        let file = try transport.prepared { try AttachedFile(size: 64 * Self.mebibyte, slots: 16) }
         let result = try Subprocess.run([
             "fio", "--name=verify", "--filename=\(file.device)", "--direct=1", "--ioengine=libaio",
             "--rw=randwrite",
@@ -67,9 +83,13 @@ struct FuseVolumeTests {
         try file.close()
     }
 
-    @Test("a request that takes too long fails, those that wait behind it too, and then the device works")
-    func timeout() throws {
-        let file = try AttachedFile(size: 16 * Self.mebibyte, slots: 2, timeoutSeconds: 1)
+    @Test(
+        "a request that takes too long fails, those that wait behind it too, and then the device works",
+        arguments: FuseTransport.possible)
+    func timeout(_ transport: FuseTransport) throws {
+        let file = try transport.prepared {
+            try AttachedFile(size: 16 * Self.mebibyte, slots: 2, timeoutSeconds: 1)
+        }
         file.hold(true)
         let bytes = [UInt8](repeating: 3, count: 8 << 20)
         // More than the two slots take: some of it is never sent.
@@ -82,9 +102,11 @@ struct FuseVolumeTests {
         try file.close()
     }
 
-    @Test("a mounted file system gets an I/O error at once, and the device can be given up by force")
-    func failure() throws {
-        let file = try AttachedFile(size: 64 * Self.mebibyte)
+    @Test(
+        "a mounted file system gets an I/O error at once, and the device can be given up by force",
+        arguments: FuseTransport.possible)
+    func failure(_ transport: FuseTransport) throws {
+        let file = try transport.prepared { try AttachedFile(size: 64 * Self.mebibyte) }
         let folder = file.folder + "/files"
         #expect(unsafe mkdir(folder, 0o700) == 0)
         #expect(try Subprocess.run(["mkfs.ext4", "-q", file.device]).code == 0)
@@ -105,9 +127,11 @@ struct FuseVolumeTests {
         try file.close()
     }
 
-    @Test("while a device is open somewhere it is not given up, and the refusal names who has it open")
-    func refusal() throws {
-        let file = try AttachedFile(size: 4 * Self.mebibyte)
+    @Test(
+        "while a device is open somewhere it is not given up, and the refusal names who has it open",
+        arguments: FuseTransport.possible)
+    func refusal(_ transport: FuseTransport) throws {
+        let file = try transport.prepared { try AttachedFile(size: 4 * Self.mebibyte) }
         let answers = try Subprocess.pipe()
         let commands = try Subprocess.pipe()
         let other = try Subprocess.start(
@@ -127,9 +151,11 @@ struct FuseVolumeTests {
         try file.close()
     }
 
-    @Test("after the volume has grown the device has the new size, without being opened anew")
-    func growth() throws {
-        let file = try AttachedFile(size: 4 * Self.mebibyte)
+    @Test(
+        "after the volume has grown the device has the new size, without being opened anew",
+        arguments: FuseTransport.possible)
+    func growth(_ transport: FuseTransport) throws {
+        let file = try transport.prepared { try AttachedFile(size: 4 * Self.mebibyte) }
         #expect(try file.resize(to: 12 * Self.mebibyte) == 12 * Self.mebibyte)
         #expect(try Device.size(file.device) == 12 * Self.mebibyte)
         let bytes = [UInt8](repeating: 9, count: 4096)
@@ -138,9 +164,11 @@ struct FuseVolumeTests {
         try file.close()
     }
 
-    @Test("a read-only attachment refuses writes")
-    func readOnly() throws {
-        let file = try AttachedFile(size: 4 * Self.mebibyte, blockSize: 4096, isReadOnly: true)
+    @Test("a read-only attachment refuses writes", arguments: FuseTransport.possible)
+    func readOnly(_ transport: FuseTransport) throws {
+        let file = try transport.prepared {
+            try AttachedFile(size: 4 * Self.mebibyte, blockSize: 4096, isReadOnly: true)
+        }
         #expect(throws: (any Error).self) {
             try Device.write(file.device, [UInt8](repeating: 1, count: 4096), at: 0)
         }
@@ -149,9 +177,11 @@ struct FuseVolumeTests {
         try file.close()
     }
 
-    @Test("after the volume has failed for good, every request fails and none hangs")
-    func failedForGood() throws {
-        let file = try AttachedFile(size: 16 * Self.mebibyte, slots: 2)
+    @Test(
+        "after the volume has failed for good, every request fails and none hangs",
+        arguments: FuseTransport.possible)
+    func failedForGood(_ transport: FuseTransport) throws {
+        let file = try transport.prepared { try AttachedFile(size: 16 * Self.mebibyte, slots: 2) }
         file.failVolume(.ioError)
         #expect(throws: (any Error).self) { try Device.read(file.device, count: 4 << 20, at: 0) }
         #expect(throws: (any Error).self) {
