@@ -3,10 +3,11 @@
 
 fio reads and writes one file of each, past the page cache: 4 KiB at random, 32 at once, and streams of 1 MiB. Both are
 mounted at the same time and measured in turn, so that a noisy machine disturbs them alike. Reports medians over the
-rounds and what Sluice does of the other; needs root.
+rounds and what Sluice does of the other; needs root. Sluice's requests come through io_uring where the kernel can do
+that, which is switched on for the time; with --ring 0 through /dev/fuse.
 
     make bench                      or
-    Tests/benchmarks/mount.py [--rounds N] [--seconds N] [--channels N] [--poll US] [--json FILE]
+    Tests/benchmarks/mount.py [--rounds N] [--seconds N] [--channels N] [--poll US] [--ring 0|1] [--json FILE]
 """
 import contextlib
 import json
@@ -24,6 +25,9 @@ from rig import CPUTime, Server, await_condition, command_line, enter_namespace,
 SIZE = 1 << 30
 FILE_SIZE = 512 << 20
 WORKLOADS = [("randread", "4k", 32), ("randwrite", "4k", 32), ("read", "1m", 4), ("write", "1m", 4)]
+
+
+RING = pathlib.Path("/sys/module/fuse/parameters/enable_uring")
 
 
 class SluiceMount:
@@ -77,6 +81,20 @@ class NBDFuse:
         self.nbdkit.stop()
 
 
+@contextlib.contextmanager
+def fuse_ring(is_wanted):
+    """Whether the kernel offers to send FUSE's requests through io_uring; as it was before, afterwards."""
+    if not RING.exists():
+        yield
+        return
+    before = RING.read_text()
+    RING.write_text("Y" if is_wanted else "N")
+    try:
+        yield
+    finally:
+        RING.write_text(before)
+
+
 class FileSystem:
     """ext4 on a device, with one file that is written in full."""
 
@@ -119,7 +137,7 @@ def show_certificates(certificates, folder):
 
 
 def main():
-    arguments = command_line(__doc__, rounds=3, seconds=3, channels=1, poll=0)
+    arguments = command_line(__doc__, rounds=3, seconds=3, channels=1, poll=0, ring=1)
     if os.geteuid() != 0:
         raise SystemExit("mounting needs root")
     enter_namespace("mount")
@@ -136,7 +154,8 @@ def main():
         for number, contender in enumerate((SluiceMount, NBDFuse)):
             folder = root / str(number)
             folder.mkdir()
-            running = contender(folder, certificates, arguments)
+            with fuse_ring(arguments.ring):
+                running = contender(folder, certificates, arguments)
             stack.callback(running.stop)
             mounted.append(FileSystem(running, folder / "mounted"))
             stack.callback(mounted[-1].close)
@@ -149,8 +168,9 @@ def main():
 
 
 def report(results, arguments):
-    print(f"ext4, one file past the page cache, {os.cpu_count()} cores, medians of {arguments.rounds} rounds of "
-          f"{arguments.seconds} s")
+    way = "io_uring" if arguments.ring and RING.exists() else "/dev/fuse"
+    print(f"ext4, one file past the page cache, Sluice's requests through {way}, {os.cpu_count()} cores, medians of "
+          f"{arguments.rounds} rounds of {arguments.seconds} s")
     figures = []
     for workload in WORKLOADS:
         first = None

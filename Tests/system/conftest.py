@@ -137,3 +137,18 @@ def shared_server(tmp_path_factory):
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+FUSE_RING = pathlib.Path("/sys/module/fuse/parameters/enable_uring")
+
+
+@pytest.fixture(params=["device", "ring"])
+def fuse_transport(request):
+    """Both ways that the kernel's requests take to `sluice attach`: /dev/fuse, and a ring where the kernel has it."""
+    if not os.access(FUSE_RING, os.W_OK):
+        if request.param == "ring":
+            pytest.skip("the kernel has no FUSE over io_uring, or this is not root")
+        yield request.param
+        return
+    before = FUSE_RING.read_text()
+    FUSE_RING.write_text("Y" if request.param == "ring" else "N")
+    yield request.param
+    FUSE_RING.write_text(before)

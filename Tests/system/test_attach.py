@@ -11,7 +11,7 @@ pytestmark = needs_root
 
 
 @pytest.fixture
-def attached(server):
+def attached(server, fuse_transport):
     node = server.join("compute")
     server.volume("disk", size="512MiB", node="compute")
     server.node = node

@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 
@@ -12,7 +13,8 @@ pytestmark = needs_root
 
 
 @pytest.fixture
-def node(server):
+def node(server, fuse_transport):
+    server.transport = fuse_transport
     server.node = server.join("compute")
     server.volume("disk", size="512MiB", node="compute")
     yield server
@@ -243,6 +245,8 @@ def test_a_new_process_takes_the_device_over_while_it_is_in_use(node):
         assert entry["pid"] not in pids
         await_condition("the old process's end", lambda: not os.path.exists(f"/proc/{pids[-1]}"))
         pids.append(entry["pid"])
+        assert log_of(node).count("the kernel's requests come through a ring") == (
+            len(pids) if node.transport == "ring" else 0)
     # What was taken over outlives the server like any other.
     await_progress(node)
     node.stop(signal.SIGKILL)
@@ -252,6 +256,34 @@ def test_a_new_process_takes_the_device_over_while_it_is_in_use(node):
     node.cli("detach", "volume/disk", credentials=node.node)
     await_condition("the last process's end", lambda: not os.path.exists(f"/proc/{pids[-1]}"))
     assert node.json("status", credentials=node.node) == []
+
+
+def test_a_successor_that_vanishes_with_the_ring_half_handed_over_loses_nothing(node):
+    if node.transport != "ring":
+        pytest.skip("through /dev/fuse there is no such moment")
+    node.device = attach(node)
+    fio = Fio(node.device, 5)
+    await_progress(node)
+    entry = status(node)
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.connect(f"{os.path.dirname(entry['logFile'])}/{entry['pid']}.sock")
+        # A version that does not know rings would wait for requests that never come through /dev/fuse.
+        channel.sendall(b'"handOver"\n')
+        assert "does not know rings" in json.loads(channel.recv(4096))["problem"]
+        await_progress(node)
+        channel.sendall(b'"handOverRing"\n')
+        answer, descriptors, _, _ = socket.recv_fds(channel, 4096, 2)
+        assert "problem" not in json.loads(answer) and len(descriptors) == 2
+    for descriptor in descriptors:
+        os.close(descriptor)
+    await_progress(node)
+    assert status(node)["pid"] == entry["pid"] and "it has gone" in log_of(node)
+    # The next one gets the device.
+    assert attach(node, "--take-over") == node.device
+    assert status(node)["pid"] != entry["pid"]
+    await_progress(node)
+    fio.finish()
+    assert "a request failed" not in log_of(node)
 
 
 def test_a_successor_that_fails_leaves_the_device_as_it_was(node):

@@ -126,7 +126,7 @@ def split(text):
 
 
 @pytest.fixture
-def far(server):
+def far(server, fuse_transport):
     node = FarNode(server, SEED)
     yield node
     subprocess.run(["umount", "-l", server.folder / "mnt"], capture_output=True)
