@@ -28,8 +28,10 @@ public struct ObjectTable<Object: AnyObject> {
     @usableFromInline var borrowed: [Borrowed<Object>?] = []
     private var removed: [Object] = []
 
+    /// A table without numbers.
     public init() {}
 
+    /// Numbers, of which each has an object or none yet.
     public var count: Int { all.count }
 
     /// The object with a number below `count`; setting another takes out the one that was there.

@@ -35,7 +35,8 @@ struct OpenSSLAEAD {
             unsafe EVP_EncryptUpdate(context, nil, &done, header, Int32(headerBytes)) == 1
         else { return false }
         var target = unsafe body
-        for unsafe piece in unsafe content {
+        for index in 0..<content.count {
+            let piece = unsafe content[index]
             let bytes = unsafe piece.iov_base?.assumingMemoryBound(to: UInt8.self)
             guard unsafe EVP_EncryptUpdate(context, target, &done, bytes, Int32(piece.iov_len)) == 1 else {
                 return false

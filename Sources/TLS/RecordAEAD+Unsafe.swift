@@ -6,7 +6,7 @@ import Glibc
 enum RecordAEAD {
     case openSSL(OpenSSLAEAD)
     #if canImport(CIPSecMB)
-        case multiBuffer(MultiBufferGCM)
+    case multiBuffer(MultiBufferGCM)
     #endif
 
     enum Library: CaseIterable {
@@ -19,10 +19,10 @@ enum RecordAEAD {
     /// A cipher without a key yet; nil when `library` refuses or has no such algorithm here.
     init?(suite: CipherSuite, isSealing: Bool, library: Library?) {
         #if canImport(CIPSecMB)
-            if library != .openSSL, let cipher = MultiBufferGCM(suite: suite) {
-                self = .multiBuffer(cipher)
-                return
-            }
+        if library != .openSSL, let cipher = MultiBufferGCM(suite: suite) {
+            self = .multiBuffer(cipher)
+            return
+        }
         #endif
         guard library != .multiBuffer, let cipher = OpenSSLAEAD(suite: suite, isSealing: isSealing) else {
             return nil
@@ -35,9 +35,9 @@ enum RecordAEAD {
         switch self {
         case .openSSL(let cipher): return unsafe cipher.setKey(key)
         #if canImport(CIPSecMB)
-            case .multiBuffer(let cipher):
-                unsafe cipher.setKey(key)
-                return true
+        case .multiBuffer(let cipher):
+            unsafe cipher.setKey(key)
+            return true
         #endif
         }
     }
@@ -55,11 +55,11 @@ enum RecordAEAD {
                 nonce: nonce, header: header, headerBytes: headerBytes, content, count: count, type: type,
                 to: body)
         #if canImport(CIPSecMB)
-            case .multiBuffer(let cipher):
-                unsafe cipher.seal(
-                    nonce: nonce, header: header, headerBytes: headerBytes, content, count: count, type: type,
-                    to: body)
-                return true
+        case .multiBuffer(let cipher):
+            unsafe cipher.seal(
+                nonce: nonce, header: header, headerBytes: headerBytes, content, count: count, type: type,
+                to: body)
+            return true
         #endif
         }
     }
@@ -77,10 +77,10 @@ enum RecordAEAD {
                 nonce: nonce, header: header, headerBytes: headerBytes, body, first: first,
                 firstCount: firstCount, second: second, secondCount: secondCount)
         #if canImport(CIPSecMB)
-            case .multiBuffer(let cipher):
-                return unsafe cipher.open(
-                    nonce: nonce, header: header, headerBytes: headerBytes, body, first: first,
-                    firstCount: firstCount, second: second, secondCount: secondCount)
+        case .multiBuffer(let cipher):
+            return unsafe cipher.open(
+                nonce: nonce, header: header, headerBytes: headerBytes, body, first: first,
+                firstCount: firstCount, second: second, secondCount: secondCount)
         #endif
         }
     }
@@ -90,7 +90,7 @@ enum RecordAEAD {
         switch self {
         case .openSSL(let cipher): cipher.release()
         #if canImport(CIPSecMB)
-            case .multiBuffer(let cipher): cipher.release()
+        case .multiBuffer(let cipher): cipher.release()
         #endif
         }
     }

@@ -13,7 +13,7 @@ import Testing
         var gatherer = RecordGatherer()
         var expected: [UInt8] = []
         var memory = unsafe [UnsafeMutableRawBufferPointer]()
-        defer { for unsafe bytes in unsafe memory { unsafe bytes.deallocate() } }
+        defer { unsafe memory.forEach { unsafe $0.deallocate() } }
         gatherer.begin()
         for step in 0..<60 {
             let size = [2, 31, 512, 513, 4096, 16383, 16384, 70000].randomElement(using: &random)!
@@ -62,7 +62,8 @@ import Testing
         let plaintext = 32 * (32 + 4096)
         let records = (plaintext + 16383) / 16384
         // A header is not cut in two, so a record may lack what one would have filled.
-        #expect(pair.server.output.pendingBytes <= plaintext + (records + 1) * TLSConnection.recordOverheadBytes)
+        #expect(
+            pair.server.output.pendingBytes <= plaintext + (records + 1) * TLSConnection.recordOverheadBytes)
     }
 }
 
@@ -109,7 +110,9 @@ private struct ConnectedPair {
         carry(from: server, to: client)
         var result: [UInt8] = []
         var buffer = [UInt8](repeating: 0, count: 50000)
-        while let count = try unsafe buffer.withUnsafeMutableBytes({ try unsafe client.read(into: $0) }), count > 0 {
+        while let count = try unsafe buffer.withUnsafeMutableBytes({ try unsafe client.read(into: $0) }),
+            count > 0
+        {
             result += buffer.prefix(count)
         }
         return result

@@ -10,7 +10,9 @@ import Testing
 
     /// The suites that intel-ipsec-mb does on this machine.
     private static let suites = CipherSuite.allCases.filter { suite in
-        guard let cipher = RecordAEAD(suite: suite, isSealing: true, library: .multiBuffer) else { return false }
+        guard let cipher = RecordAEAD(suite: suite, isSealing: true, library: .multiBuffer) else {
+            return false
+        }
         cipher.release()
         return true
     }
@@ -86,7 +88,8 @@ import Testing
     ) throws -> RecordCipher {
         let bytes = (0..<suite.secretBytes).map { UInt8($0) }
         let secret = unsafe bytes.withUnsafeBufferPointer { unsafe TrafficSecret($0) }
-        return try #require(RecordCipher(suite: suite, secret: secret, isSealing: isSealing, library: library))
+        return try #require(
+            RecordCipher(suite: suite, secret: secret, isSealing: isSealing, library: library))
     }
 
     private func seal(_ cipher: RecordCipher, _ content: [UInt8]) -> [UInt8]? {
