@@ -83,7 +83,7 @@ def main():
         return
     rounds, counts = measure(contenders, workloads, options)
     document = {"machine": machine(), "seconds": options.seconds, "rounds": options.rounds,
-                "figures": summarise(contenders, workloads, rounds, counts)}
+                "areApart": options.apart, "figures": summarise(contenders, workloads, rounds, counts)}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "figures.json").write_text(json.dumps(document, indent=1) + "\n")
     (options.out / "figures.md").write_text(table(document) + targets(document))
@@ -195,8 +195,9 @@ def median_of_known(numbers):
 
 def table(document):
     """The figures in Markdown, a table for each workload."""
+    places = " Servers on one half of the CPUs, clients on the other." if document["areApart"] else ""
     lines = ["# Sluice beside its peers", "",
-             f"{document['machine']}. Both sides on this machine over loopback; median of {document['rounds']} rounds of "
+             f"{document['machine']}. Both sides on this machine over loopback.{places} Median of {document['rounds']} rounds of "
              f"{document['seconds']} s, in brackets the least and the most.", ""]
     workload = None
     for figure in document["figures"]:
