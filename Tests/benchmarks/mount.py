@@ -20,14 +20,11 @@ import sys
 import tempfile
 
 import peers
-from rig import CPUTime, Server, await_condition, command_line, enter_namespace, run, save
+from rig import FUSE_RING, CPUTime, Server, await_condition, command_line, enter_namespace, fuse_ring, run, save
 
 SIZE = 1 << 30
 FILE_SIZE = 512 << 20
 WORKLOADS = [("randread", "4k", 32), ("randwrite", "4k", 32), ("read", "1m", 4), ("write", "1m", 4)]
-
-
-RING = pathlib.Path("/sys/module/fuse/parameters/enable_uring")
 
 
 class SluiceMount:
@@ -79,20 +76,6 @@ class NBDFuse:
         run("umount", "--lazy", self.image)
         self.fuse.wait(20)
         self.nbdkit.stop()
-
-
-@contextlib.contextmanager
-def fuse_ring(is_wanted):
-    """Whether the kernel offers to send FUSE's requests through io_uring; as it was before, afterwards."""
-    if not RING.exists():
-        yield
-        return
-    before = RING.read_text()
-    RING.write_text("Y" if is_wanted else "N")
-    try:
-        yield
-    finally:
-        RING.write_text(before)
 
 
 class FileSystem:
@@ -168,7 +151,7 @@ def main():
 
 
 def report(results, arguments):
-    way = "io_uring" if arguments.ring and RING.exists() else "/dev/fuse"
+    way = "io_uring" if arguments.ring and FUSE_RING.exists() else "/dev/fuse"
     print(f"ext4, one file past the page cache, Sluice's requests through {way}, {os.cpu_count()} cores, medians of "
           f"{arguments.rounds} rounds of {arguments.seconds} s")
     figures = []

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import zlib
 
-from rig import PATIENCE, CPUTime, HugePages, Server, accepts, await_condition, free_port, run
+from rig import PATIENCE, CPUTime, HugePages, Server, accepts, await_condition, free_port, fuse_ring, run
 
 HERE = pathlib.Path(__file__).resolve().parent
 NOBODY = 65534
@@ -83,35 +83,19 @@ class Certificates:
                 os.chown(path, NOBODY, NOBODY)
 
 
-class FioOverNBD:
-    """Anything that speaks NBD, loaded by fio's nbd engine."""
+class Fio:
+    """Whatever fio can load by itself."""
 
-    tools = ("fio", "certtool")
-    needs_tls = True
+    tools = ("fio",)
 
-    def __init__(self, folder, size, certificates):
-        self.certificates, self.size = certificates, size
-        self.port = free_port()
-        self.process = subprocess.Popen(self.command(folder), stdout=subprocess.DEVNULL)
-        await_condition(self.name, lambda: accepts(self.port))
-        self.cpus = [CPUTime(self.process.pid)]
-        # Of what was never written, some send no byte.
-        self.fio("write", "--bs=1m", "--iodepth=8")
-
-    def command(self, folder):
+    def command(self):
+        """fio, as whoever runs it, and what says where the bytes are."""
         raise NotImplementedError
 
-    export = ""
-
-    def fio(self, rw, *options, patience=60):
+    def fio(self, rw, *options, patience=60, **place):
         """The report of one job."""
-        as_user = ["setpriv", f"--reuid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
-        scheme = "nbds" if self.needs_tls else "nbd"
-        result = run(
-            *as_user, "fio", "--name=bench", "--ioengine=nbd",
-            f"--uri={scheme}://localhost:{self.port}/{self.export}", f"--rw={rw}", *options, "--group_reporting",
-            "--output-format=json", timeout=patience, cwd=self.certificates.home,
-            env={**os.environ, "HOME": str(self.certificates.home)})
+        result = run(*self.command(), "--name=bench", f"--rw={rw}", *options, "--group_reporting", "--output-format=json",
+                     timeout=patience, **place)
         job = json.loads(result.stdout[result.stdout.index("{"):])["jobs"][0]
         if job["error"] or not job["read"]["total_ios"] + job["write"]["total_ios"]:
             raise SystemExit(f"fio failed: {result.stdout}")
@@ -131,6 +115,36 @@ class FioOverNBD:
         return Result(operations, elapsed, sum(clock.seconds() for clock in self.cpus) - before, client,
                       medians[0] if len(medians) == 1 else None)
 
+
+class FioOverNBD(Fio):
+    """Anything that speaks NBD, loaded by fio's nbd engine."""
+
+    tools = ("fio", "certtool")
+    needs_tls = True
+
+    def __init__(self, folder, size, certificates):
+        self.certificates, self.size = certificates, size
+        self.port = free_port()
+        self.process = subprocess.Popen(self.server_command(folder), stdout=subprocess.DEVNULL)
+        await_condition(self.name, lambda: accepts(self.port))
+        self.cpus = [CPUTime(self.process.pid)]
+        # Of what was never written, some send no byte.
+        self.fio("write", "--bs=1m", "--iodepth=8")
+
+    def server_command(self, folder):
+        raise NotImplementedError
+
+    export = ""
+
+    def command(self):
+        as_user = ["setpriv", f"--reuid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
+        scheme = "nbds" if self.needs_tls else "nbd"
+        return [*as_user, "fio", "--ioengine=nbd", f"--uri={scheme}://localhost:{self.port}/{self.export}"]
+
+    def fio(self, rw, *options, patience=60):
+        home = self.certificates.home
+        return super().fio(rw, *options, patience=patience, cwd=home, env={**os.environ, "HOME": str(home)})
+
     def stop(self):
         self.process.terminate()
         self.process.wait(PATIENCE)
@@ -142,7 +156,7 @@ class NBDKit(FioOverNBD):
     name = "nbdkit TLS"
     tools = (*FioOverNBD.tools, "nbdkit")
 
-    def command(self, folder):
+    def server_command(self, folder):
         tls = ["--tls=require", f"--tls-certificates={self.certificates.folder}", "--tls-verify-peer"]
         return ["nbdkit", "-f", "-i", "127.0.0.1", "-p", str(self.port), *(tls if self.needs_tls else []),
                 "memory", str(self.size)]
@@ -162,7 +176,7 @@ class StorageDaemon(FioOverNBD):
     tools = (*FioOverNBD.tools, "qemu-storage-daemon")
     export = "disk"
 
-    def command(self, folder):
+    def server_command(self, folder):
         self.image = pathlib.Path("/dev/shm") / f"sluice-bench-{self.port}"
         with self.image.open("wb") as file:
             file.truncate(self.size)
@@ -183,6 +197,34 @@ class StorageDaemonClear(StorageDaemon):
 
     name = "qemu-storage-daemon clear"
     needs_tls = False
+
+
+class LocalDirect(Fio):
+    """fio alone, on a file where Sluice has its own: what the disk and the kernel can do, direct I/O."""
+
+    name = "local fio direct"
+    is_direct = 1
+    cpus = ()
+
+    def __init__(self, folder, size, certificates):
+        self.file = folder / "file"
+        self.size = size
+        self.fio("write", "--bs=1m", "--iodepth=8")
+
+    def command(self):
+        # fio throws a file out of the page cache first, unless told not to.
+        return ["fio", "--ioengine=io_uring", f"--direct={self.is_direct}", "--invalidate=0", f"--filename={self.file}",
+                f"--size={self.size}"]
+
+    def stop(self):
+        self.file.unlink()
+
+
+class LocalBuffered(LocalDirect):
+    """The same through the page cache."""
+
+    name = "local fio buffered"
+    is_direct = 0
 
 
 class Echo:
@@ -443,6 +485,34 @@ class SluiceTwoReactors(Sluice):
     reactors = 2
 
 
+class SluiceAttached(Fio):
+    """fio on the device of a node that has attached the volume: memory, driver isolated, one reactor. The process that
+    serves the device counts with the server. Needs root."""
+
+    name = "sluice attached"
+
+    def __init__(self, folder, size, certificates):
+        self.server = Server(folder, SLUICE_REACTORS="1")
+        try:
+            self.server.volume("bench", size, "bench", "--driver", "memory", "--setting", f"size={size}")
+            with fuse_ring(True):
+                self.server.cli(self.server.node, "attach", "volume/bench")
+            attachment = json.loads(self.server.cli(self.server.node, "status", "-o", "json"))[0]
+            self.device = attachment["device"]
+            self.cpus = [self.server.cpu, CPUTime(self.server.driver("bench")["pid"]), CPUTime(attachment["pid"])]
+            self.fio("write", "--bs=1m", "--iodepth=8")
+        except BaseException:
+            self.server.stop()
+            raise
+
+    def command(self):
+        return ["fio", "--ioengine=io_uring", "--direct=1", f"--filename={self.device}"]
+
+    def stop(self):
+        self.server.cli(self.server.node, "detach", "volume/bench")
+        self.server.stop()
+
+
 class SluiceDirect(Sluice):
     """A file on this machine's disk, direct I/O."""
 
@@ -458,5 +528,6 @@ class SluiceBuffered(Sluice):
     settings = ("direct=false",)
 
 
-ALL = (Sluice, SluicePolling, SluiceSleeping, SluiceInline, SluiceTwoReactors, SluiceDirect, SluiceBuffered, NBDKit,
-       NBDKitClear, StorageDaemon, StorageDaemonClear, Echo, EchoTuned, EchoClear, SPDKClear, SPDKTLS)
+ALL = (Sluice, SluicePolling, SluiceSleeping, SluiceInline, SluiceTwoReactors, SluiceDirect, SluiceBuffered,
+       SluiceAttached, NBDKit, NBDKitClear, StorageDaemon, StorageDaemonClear, LocalDirect, LocalBuffered, Echo, EchoTuned,
+       EchoClear, SPDKClear, SPDKTLS)

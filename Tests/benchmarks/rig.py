@@ -20,6 +20,7 @@ from activation import HeldSockets  # noqa: E402
 
 BINARIES = pathlib.Path(os.environ.get("SLUICE_BIN", ROOT / ".build/release"))
 PATIENCE = 20
+FUSE_RING = pathlib.Path("/sys/module/fuse/parameters/enable_uring")
 
 
 def run(*command, **options):
@@ -27,6 +28,20 @@ def run(*command, **options):
     if result.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}: exit {result.returncode}\n{result.stdout}{result.stderr}")
     return result
+
+
+@contextlib.contextmanager
+def fuse_ring(is_wanted):
+    """Whether the kernel offers to send FUSE's requests through io_uring; as it was before, afterwards."""
+    if not FUSE_RING.exists():
+        yield
+        return
+    before = FUSE_RING.read_text()
+    FUSE_RING.write_text("Y" if is_wanted else "N")
+    try:
+        yield
+    finally:
+        FUSE_RING.write_text(before)
 
 
 def enter_namespace(kind):

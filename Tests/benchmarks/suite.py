@@ -98,10 +98,13 @@ def chosen(things, texts):
 
 def present(contenders):
     """Those that can be measured here."""
-    obstacle = peers.SPDKClear.obstacle()
-    there = [contender for contender in contenders if not obstacle or not issubclass(contender, peers.SPDKClear)]
-    if len(there) < len(contenders):
-        print(f"SPDK is left out: {obstacle}", file=sys.stderr)
+    obstacles = {peers.SPDKClear: peers.SPDKClear.obstacle(),
+                 peers.SluiceAttached: None if os.geteuid() == 0 else "a device is root's to attach"}
+    left_out = {kind: why for kind, why in obstacles.items() if why}
+    there = [contender for contender in contenders if not issubclass(contender, tuple(left_out))]
+    for kind, why in left_out.items():
+        if any(issubclass(contender, kind) for contender in contenders):
+            print(f"{kind.name} is left out: {why}", file=sys.stderr)
     return there
 
 
@@ -136,7 +139,7 @@ def measure(contenders, workloads, options):
                             results.setdefault((workload.name, contender.name), []).append(result)
                             print(f"round {number + 1}: {contender.name}: {workload.name}: {result.iops:,.0f} IOPS",
                                   flush=True)
-                        if result and number == 0 and SystemCalls.is_possible:
+                        if result and number == 0 and running.cpus and SystemCalls.is_possible:
                             counts[workload.name, contender.name] = counted(running, workload, folder)
                 finally:
                     os.sched_setaffinity(0, CPUS)
