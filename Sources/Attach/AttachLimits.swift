@@ -6,7 +6,7 @@ enum AttachLimits {
     /// Bytes of one FUSE read or write.
     static let transferBytesMax: UInt32 = 1 << 20
     /// The same where requests come through a ring, whose every entry has memory for it: a quarter of a MiB costs a
-    /// stream nothing.
+    /// stream little.
     static let ringTransferBytes: UInt32 = 256 << 10
     /// Entries of a ring: that many in all, and in each queue not more than all requests of a busy processor nor so
     /// few that one processor's requests wait for each other.

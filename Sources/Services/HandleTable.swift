@@ -9,14 +9,6 @@ struct Handle {
     var generation: UInt32 = 0
     /// Whether the client has closed it; it is freed when nothing is in flight.
     var isClosing = false
-    /// Whether requests can name it. By `switch`: `!=` would count a reference to the table.
-    @inline(__always)
-    var isOpen: Bool {
-        switch denial {
-        case .badHandle: false
-        default: !isClosing
-        }
-    }
     /// The CLOSE that is to be answered then.
     var closeRequest: RequestHeader?
 
@@ -62,6 +54,15 @@ struct Handle {
 }
 
 extension Handle {
+    /// Whether requests can name it. By `switch`: `!=` would count a reference to the table.
+    @inline(__always)
+    var isOpen: Bool {
+        switch denial {
+        case .badHandle: false
+        default: !isClosing
+        }
+    }
+
     /// Whether a request may run: rights first, then place, then shape.
     ///
     /// - Parameters:
