@@ -29,7 +29,7 @@ struct RecordGatherer: ~Copyable {
         unsafe pieces.deallocate()
     }
 
-    /// Room in the record in hand, in bytes.
+    /// Room in the record in hand, in bytes; never 0, since a full record is encrypted at once.
     var room: Int { Limits.recordBytes - bytes }
 
     /// Starts anew, whatever another connection left.
@@ -46,7 +46,7 @@ struct RecordGatherer: ~Copyable {
     ) throws(TLSError) {
         if room < Limits.headerBytes { try flush(to: tls) }
         unsafe store(copies + copied)
-        addCopied(Limits.headerBytes)
+        try addCopied(Limits.headerBytes, to: tls)
     }
 
     /// Adds bytes that may be gone when this returns.
@@ -55,9 +55,8 @@ struct RecordGatherer: ~Copyable {
         while at < source.count {
             let count = min(source.count - at, room)
             unsafe (copies + copied).copyMemory(from: source.baseAddress! + at, byteCount: count)
-            addCopied(count)
+            try addCopied(count, to: tls)
             at += count
-            if room == 0 { try flush(to: tls) }
         }
     }
 
@@ -78,8 +77,7 @@ struct RecordGatherer: ~Copyable {
             if count <= Self.copiedBytesMax {
                 try unsafe appendCopy(piece, to: tls)
             } else {
-                unsafe add(piece.baseAddress!, count)
-                if room == 0 { try flush(to: tls) }
+                try unsafe add(piece.baseAddress!, count, to: tls)
             }
             at += count
         }
@@ -95,15 +93,26 @@ struct RecordGatherer: ~Copyable {
     }
 
     @inline(__always)
-    private mutating func addCopied(_ count: Int) {
-        unsafe add(copies + copied, count)
+    private mutating func addCopied(_ count: Int, to tls: TLSConnection) throws(TLSError) {
+        let start = unsafe copies + copied
         copied += count
+        try unsafe add(start, count, to: tls)
+    }
+
+    /// Every byte of a record comes through here, and here alone a full one is encrypted: whoever adds finds room
+    /// for a byte at least, so that each turn of a loop over what is left makes progress.
+    @inline(__always)
+    private mutating func add(
+        _ start: UnsafeRawPointer, _ count: Int, to tls: TLSConnection
+    ) throws(TLSError) {
+        bytes += count
+        unsafe addPiece(start, count)
+        if room == 0 { try flush(to: tls) }
     }
 
     /// What follows the piece before in memory makes it longer.
     @inline(__always)
-    private mutating func add(_ start: UnsafeRawPointer, _ count: Int) {
-        bytes += count
+    private mutating func addPiece(_ start: UnsafeRawPointer, _ count: Int) {
         let start = unsafe UnsafeMutableRawPointer(mutating: start)
         if pieceCount > 0 {
             let last = unsafe pieces[pieceCount - 1]

@@ -45,6 +45,82 @@ import Testing
         #expect(try pair.received() == expected)
     }
 
+    /// What a record has room for when a header comes, and what follows it, by enumeration: each room from none but a
+    /// byte to what the longest copied piece and two headers need, and each edge of pieces and records beside it.
+    @Test(.timeLimit(.minutes(5)))
+    func everyRoomAndEveryEdgeArrivesInOrder() throws {
+        let pair = try ConnectedPair()
+        let source = UnsafeMutableRawBufferPointer.allocate(byteCount: 4 * 16384 + 2, alignment: 16)
+        defer { unsafe source.deallocate() }
+        for index in source.indices {
+            unsafe source[index] = UInt8(truncatingIfNeeded: index &* 7 &+ index >> 8)
+        }
+        let sizes = [
+            0, 1, 31, 32, 33, 511, 512, 513, 1024, 16351, 16352, 16353, 16383, 16384, 16385, 32768, 49153,
+        ]
+        var gatherer = RecordGatherer()
+        var expected = [UInt8]()
+        for room in 1...(512 + 2 * 32 + 2) {
+            for size in sizes {
+                let second = sizes[(room + size) % sizes.count]
+                expected.removeAll(keepingCapacity: true)
+                gatherer.begin()
+                let before = unsafe UnsafeRawBufferPointer(rebasing: source[1..<1 + 16384 - room])
+                try unsafe gatherer.append(before, to: pair.server)
+                unsafe expected.append(contentsOf: before)
+                for payload in [size, second] {
+                    try unsafe gatherer.appendHeader(to: pair.server) { target in
+                        unsafe target.initializeMemory(as: UInt8.self, repeating: 0xA5, count: 32)
+                    }
+                    expected.append(contentsOf: repeatElement(0xA5, count: 32))
+                    #expect(gatherer.room > 0)
+                    let bytes = unsafe UnsafeRawBufferPointer(rebasing: source[..<payload])
+                    if room % 2 == 0 {
+                        try unsafe gatherer.append(bytes, to: pair.server)
+                    } else {
+                        try unsafe gatherer.appendCopy(bytes, to: pair.server)
+                    }
+                    unsafe expected.append(contentsOf: bytes)
+                    #expect(gatherer.room > 0)
+                }
+                try gatherer.flush(to: pair.server)
+                guard try pair.received() == expected else {
+                    Issue.record("room \(room), payloads \(size) and \(second)")
+                    return
+                }
+            }
+        }
+    }
+
+    /// The loads that stopped a reactor for ever: one size again and again, so that every residue of the record's
+    /// size is met, for each size up to two records in steps of an odd number, and at the powers of two.
+    @Test(.timeLimit(.minutes(5)))
+    func oneSizeAgainAndAgainFillsEveryRecord() throws {
+        let pair = try ConnectedPair()
+        let source = UnsafeMutableRawBufferPointer.allocate(byteCount: 33100, alignment: 16)
+        defer { unsafe source.deallocate() }
+        for index in source.indices { unsafe source[index] = UInt8(truncatingIfNeeded: index &* 11) }
+        var gatherer = RecordGatherer()
+        var expected = [UInt8]()
+        let powers = (0...15).flatMap { [(1 << $0) - 1, 1 << $0, (1 << $0) + 1] }
+        for size in powers + Array(stride(from: 1, to: 32800, by: 331)) {
+            expected.removeAll(keepingCapacity: true)
+            gatherer.begin()
+            for turn in 0..<40 {
+                try unsafe gatherer.appendHeader(to: pair.server) { target in
+                    unsafe target.initializeMemory(as: UInt8.self, repeating: UInt8(turn), count: 32)
+                }
+                expected.append(contentsOf: repeatElement(UInt8(turn), count: 32))
+                // Each from an address of its own: pieces that lie side by side would be made one.
+                let bytes = unsafe UnsafeRawBufferPointer(rebasing: source[turn..<turn + size])
+                try unsafe gatherer.append(bytes, to: pair.server)
+                unsafe expected.append(contentsOf: bytes)
+            }
+            try gatherer.flush(to: pair.server)
+            #expect(try pair.received() == expected, "payloads of \(size)")
+        }
+    }
+
     @Test func recordsAreFull() throws {
         let pair = try ConnectedPair()
         var gatherer = RecordGatherer()
@@ -109,6 +185,7 @@ private struct ConnectedPair {
     func received() throws -> [UInt8] {
         carry(from: server, to: client)
         var result: [UInt8] = []
+        result.reserveCapacity(1 << 17)
         var buffer = [UInt8](repeating: 0, count: 50000)
         while let count = try unsafe buffer.withUnsafeMutableBytes({ try unsafe client.read(into: $0) }),
             count > 0
