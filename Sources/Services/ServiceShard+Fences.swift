@@ -176,7 +176,9 @@ extension ServiceShard {
         let volume = channel.handles[position].volume
         unlimit(channel, position)
         channel.handles.remove(position)
-        guard let closeRequest, !channel.isDetached else { return }
+        guard let closeRequest else { return }
+        // Nobody is there to be answered: a CLOSE that kept its slot would keep the channel, and its session, for ever.
+        guard !channel.isDetached else { return channel.slots.abandon(closeRequest.slot) }
         accessLog.info(
             "close",
             [

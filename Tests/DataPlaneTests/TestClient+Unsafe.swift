@@ -178,6 +178,14 @@ final class TestClient {
             handle: handle, count: count, offset: offset)
     }
 
+    /// Sends requests without payload in one write.
+    func sendTogether(_ requests: [(opcode: Opcode, slot: UInt16, handle: UInt32, count: UInt32)]) throws {
+        try sendRaw(
+            requests.flatMap {
+                nextHeader($0.opcode, slot: $0.slot, handle: $0.handle, count: $0.count).bytes
+            })
+    }
+
     /// Forgets that the last request on `slot` was sent: its sequence was not used up.
     func takeBackSequence(slot: UInt16 = 0) {
         sequences[slot, default: 1] -= 1
