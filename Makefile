@@ -1,6 +1,8 @@
 # make demo and make test are all that a newcomer types; both install what they need.
 SWIFT_BUILD := swift build -c release
 PYTHON := .venv-test/bin/python
+# System tests wait more than they work: more processes than processors.
+TEST_PROCESSES ?= 4
 
 .PHONY: build install install-files demo test soak bench format lint clean
 
@@ -30,7 +32,7 @@ test: $(PYTHON) ## every test, from a fresh clone
 	@$(MAKE) --no-print-directory build
 	swift build --build-tests
 	swift test --skip-build
-	$(PYTHON) -m pytest -q Tests/system Clients/python/tests
+	$(PYTHON) -m pytest -q -n $(TEST_PROCESSES) --dist loadgroup Tests/system Clients/python/tests
 
 soak: $(PYTHON) ## the long campaigns: hours, where `make test` takes minutes
 	@$(MAKE) --no-print-directory build

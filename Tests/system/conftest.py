@@ -19,6 +19,20 @@ PATIENCE = 30
 sys.path.insert(0, str(ROOT / "Clients/python"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Says which tests run one after the other where several processes run them: those that share a fixture of their
+    file, and those that write the kernel's one switch for FUSE's requests. They come first, being the longest."""
+    for item in items:
+        if "fuse_transport" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("fuse"))
+            continue
+        fixtures = item._fixtureinfo.name2fixturedefs.values()
+        if any(one.scope == "module" for definitions in fixtures for one in definitions):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 def await_condition(what, condition, seconds=PATIENCE):
     """Polls until the condition holds; a test that waits for another process has no event to wait on."""
     deadline = time.monotonic() + seconds

@@ -57,7 +57,9 @@ class Partition:
     """A node behind a router. `server` is an address of this machine that the node reaches through it."""
 
     def __init__(self):
-        number = os.getpid() % 200 + 20
+        # Of its own in each of the processes that run tests side by side.
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+        number = os.getpid() % 25 * 8 + worker + 20
         self.server, self.client = f"10.{number}.1.1", f"10.{number}.2.2"
         self.near, self.far = f"sl{number}a", f"sl{number}b"
         self.router, self.node = Namespace("router"), Namespace("node")
