@@ -9,6 +9,17 @@ public enum Timestamp {
         return "\(pad(date.year, 4))-\(pad(date.month, 2))-\(pad(date.day, 2))T\(time)Z"
     }
 
+    /// The text of Unix seconds as HTTP's `Date` has it, such as `Tue, 24 Nov 2026 04:13:27 GMT` (RFC 9110 §5.6.7).
+    public static func httpDate(_ seconds: UInt64) -> String {
+        let text = Array(text(seconds).utf8)
+        let date = civil(days: Int(min(seconds, 253_402_300_799) / 86400))
+        let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][
+            Int(min(seconds, 253_402_300_799) / 86400 % 7)]
+        let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+        let time = String(decoding: text[11..<19], as: UTF8.self)
+        return "\(weekday), \(pad(date.day, 2)) \(months[date.month - 1]) \(pad(date.year, 4)) \(time) GMT"
+    }
+
     /// The Unix seconds of a text in UTC (`Z`), from 1970 on; fractions are dropped. Nil for anything else.
     public static func parse(_ text: String) -> UInt64? {
         let bytes = Array(text.utf8)

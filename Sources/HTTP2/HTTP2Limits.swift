@@ -11,6 +11,8 @@ public struct HTTP2Limits: Sendable, Equatable {
     public var headerBytes = 16 * 1024
     /// Most bytes in one message body that is gathered before it is delivered.
     public var bodyBytes = 1024 * 1024
+    /// Most bytes that are taken, and thrown away, of a body that was refused as too large.
+    public var drainBytes = 4 * 1024 * 1024
     /// Most bytes of unfinished request bodies held for all streams together.
     public var connectionBodyBytes = 4 * 1024 * 1024
     /// Most streams the peer may have open at once; RFC 9113 §6.5.2 advises against fewer than 100, and clients begin

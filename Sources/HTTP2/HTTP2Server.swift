@@ -259,19 +259,28 @@ extension HTTP2Server: SessionHandler {
 
     func sessionEndedHeaders(stream id: Int32, endsStream: Bool) {
         guard let stream = streams[id] else { return }
-        switch stream.endedHead() {
+        switch stream.endedHead(bodyBytesMax: limits.bodyBytes) {
         case .nothing: break
         case .malformed:
             session.reset(stream: id, code: .protocolError)
             return
         case .tooLarge: news.append(id)
+        case .announcesTooMuch:
+            reject(id, stream, .bodyTooLarge)
+            return
         case .wantsContinue: _ = session.respondInterim(stream: id, head: HTTP2HeadBlock(status: 100))
         }
         if endsStream { sessionEndedBody(stream: id) }
     }
 
     func sessionReceivedBody(stream id: Int32, bytes: UnsafeRawBufferPointer) {
-        guard let stream = streams[id], stream.gathersBody else { return }
+        guard let stream = streams[id] else { return }
+        guard stream.gathersBody else {
+            if stream.isDraining, !stream.drain(bytes.count, limit: limits.drainBytes) {
+                session.reset(stream: id, code: .noError)
+            }
+            return
+        }
         if stream.body.count + bytes.count > limits.bodyBytes {
             reject(id, stream, .bodyTooLarge)
         } else if gatheredBodyBytes + bytes.count > limits.connectionBodyBytes {
@@ -289,7 +298,9 @@ extension HTTP2Server: SessionHandler {
     }
 
     func sessionEndedBody(stream id: Int32) {
-        guard let stream = streams[id], stream.endedRequest() else { return }
+        guard let stream = streams[id] else { return }
+        stream.isDraining = false
+        guard stream.endedRequest() else { return }
         news.append(id)
     }
 
@@ -317,6 +328,10 @@ extension HTTP2Server: SessionHandler {
         guard endsStream else { return }
         stream.endedAnswer()
         // The rest of a request that was answered early is not wanted (RFC 9113 §8.1).
-        if !session.isRemoteClosed(stream: id) { session.reset(stream: id, code: .noError) }
+        // A client that is still sending what is too large reads the answer only when it may finish a while longer: many
+        // take a reset in the middle of their body for a broken connection.
+        if !session.isRemoteClosed(stream: id), !stream.isDraining {
+            session.reset(stream: id, code: .noError)
+        }
     }
 }

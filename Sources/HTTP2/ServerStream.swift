@@ -20,7 +20,7 @@ final class ServerStream {
     }
 
     /// What follows from the end of a head.
-    enum HeadEnd { case nothing, wantsContinue, tooLarge, malformed }
+    enum HeadEnd { case nothing, wantsContinue, tooLarge, announcesTooMuch, malformed }
 
     private var state = State.head(IncomingHead())
     private var trailerBytes = 0
@@ -29,6 +29,9 @@ final class ServerStream {
     var isHead = false
     /// The answer is written in pieces, for as long as it takes.
     var isStreaming = false
+    /// The client still sends a body that was refused as too large, and nothing of it is kept.
+    var isDraining = false
+    private var drainedBytes = 0
     private let beganAt: UInt64
     private var answeredAt: UInt64 = 0
     /// When waiting bytes last began to wait, or were last taken.
@@ -53,6 +56,7 @@ final class ServerStream {
         }
         switch state {
         case .head, .body: return isOver(beganAt, limits.requestSeconds) ? .request : nil
+        case .answered where isDraining: return isOver(beganAt, limits.requestSeconds) ? .request : nil
         case .answering where outgoing.count > 0:
             let isLate = !isStreaming && isOver(answeredAt, limits.answerSeconds)
             return isLate || isOver(movedAt, limits.stallSeconds) ? .answer : nil
@@ -88,7 +92,8 @@ final class ServerStream {
         state = .head(head)
     }
 
-    func endedHead() -> HeadEnd {
+    /// - Parameter bodyBytesMax: what a body may have; one that announces more is told so before it is sent.
+    func endedHead(bodyBytesMax: Int) -> HeadEnd {
         guard case .head(let head) = state else { return .nothing }
         if head.isTooLarge {
             isHead = head.method == "HEAD"
@@ -98,13 +103,25 @@ final class ServerStream {
         guard let request = head.request() else { return .malformed }
         isHead = request.method == .head
         state = .body(request)
+        if let announced = request.headerFields[.contentLength].flatMap({ Int($0) }), announced > bodyBytesMax
+        {
+            return .announcesTooMuch
+        }
         return request.headerFields[.expect] == "100-continue" ? .wantsContinue : .nothing
     }
 
     func reject(_ reason: HTTP2Rejection) {
         guard case .body(let request) = state else { return }
         body = []
+        isDraining = reason == .bodyTooLarge
         state = .rejected(reason, request)
+    }
+
+    /// Counts bytes that are thrown away; false when there were more than a refused body is given.
+    func drain(_ count: Int, limit: Int) -> Bool {
+        drainedBytes += count
+        isDraining = drainedBytes <= limit
+        return isDraining
     }
 
     /// True when the request is now whole and is to be reported.

@@ -80,6 +80,7 @@ public enum RouteTable {
             guard let parameters = route.match(path) else { continue }
             if route.method == method { return (route, parameters) }
             allowed.append(route.method.rawValue)
+            if route.method == .get { allowed.append("HEAD") }
         }
         guard !allowed.isEmpty else {
             throw Problem(.noSuchRoute, "there is nothing at this path; API/openapi.yaml lists what there is")

@@ -9,7 +9,9 @@ extension ControlPlane: ControlHandler {
         var template = "none"
         var response: ControlResponse
         do throws(Problem) {
-            let (route, parameters) = try RouteTable.find(request.method, request.segments)
+            // The answer to HEAD is that to GET without its body, which HTTP/2 leaves out (RFC 9110 §9.3.2).
+            let method = request.method == .head ? .get : request.method
+            let (route, parameters) = try RouteTable.find(method, request.segments)
             template = route.template
             response = try await answer(request, route: route, parameters: parameters)
         } catch {
@@ -17,6 +19,7 @@ extension ControlPlane: ControlHandler {
             log(error, request: request)
         }
         response.headers[.cacheControl] = "no-store"
+        response.headers[.date] = Timestamp.httpDate(wallClock.now())
         counters.count(method: request.method.rawValue, template: template, status: response.status.code)
         return response
     }
@@ -31,7 +34,7 @@ extension ControlPlane: ControlHandler {
         if !route.roles.isEmpty, !isReady {
             throw Problem(.notReady, "the server is starting; /readyz tells when it is ready")
         }
-        if request.method == .get { return try await route.handler(self)(context) }
+        if route.method == .get { return try await route.handler(self)(context) }
 
         // A change that has begun is finished, also when its client goes away: it runs in a task of its own.
         let result = await Task { [self, context] () -> Result<ControlResponse, Problem> in

@@ -1,0 +1,47 @@
+"""What HTTP clients expect of the control API beyond its document."""
+import email.utils
+import subprocess
+import time
+
+
+def curl(server, *arguments):
+    admin = server.data / "admin"
+    return subprocess.run(
+        ["curl", "-sS", "--cacert", admin / "ca.pem", "--cert", admin / "cert.pem", "--key", admin / "key.pem", *arguments],
+        capture_output=True, text=True, timeout=60)
+
+
+def test_a_body_that_is_too_large_is_answered_not_cut_off(server, tmp_path):
+    (tmp_path / "body").write_bytes(b"x" * (2 << 20))
+    for announced in (["-H", "expect:"], ["-H", "transfer-encoding: chunked"]):
+        answer = curl(server, *announced, "--data-binary", f"@{tmp_path}/body", "-w", "%{http_code}", f"{server.url}/v1/volumes")
+        assert answer.returncode == 0, answer.stderr
+        assert "BODY_TOO_LARGE" in answer.stdout and answer.stdout.endswith("413")
+
+
+def test_what_is_far_too_large_is_still_cut_off(server):
+    # 64 MiB are neither kept nor taken to their end.
+    endless = subprocess.Popen(["head", "-c", str(64 << 20), "/dev/zero"], stdout=subprocess.PIPE)
+    admin = server.data / "admin"
+    ended = subprocess.run(
+        ["curl", "-sS", "--cacert", admin / "ca.pem", "--cert", admin / "cert.pem", "--key", admin / "key.pem", "-T", "-",
+         "-X", "POST", f"{server.url}/v1/volumes"], stdin=endless.stdout, capture_output=True, text=True, timeout=60)
+    endless.stdout.close()
+    endless.wait()
+    assert "BODY_TOO_LARGE" in ended.stdout or ended.returncode != 0
+    assert curl(server, f"{server.url}/livez").returncode == 0
+
+
+def test_head_is_get_without_its_body(server):
+    with server.api(server.data / "admin") as api:
+        whole, head = api.get("/v1/server"), api.head("/v1/server")
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(whole.content))
+        assert api.head("/v1/volumes/none").status_code == 404
+        assert api.head("/v1/server/drain").status_code == 405
+
+
+def test_answers_have_a_date(server):
+    with server.api(server.data / "admin") as api:
+        date = email.utils.parsedate_to_datetime(api.get("/v1/server").headers["date"])
+        assert abs(date.timestamp() - time.time()) < 60
