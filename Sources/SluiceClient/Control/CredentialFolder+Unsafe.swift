@@ -16,9 +16,11 @@ struct CredentialFolder {
         let fd = unsafe open(path + "/" + name, O_RDONLY | O_CLOEXEC)
         guard fd >= 0 else {
             let reason = errno
-            throw .credentials(
+            var error = ClientError.credentials(
                 "cannot read \(path)/\(name): \(ReactorError.text(errno: reason))",
                 reason == EACCES ? "It belongs to another user: try sudo." : Self.advice)
+            if reason == ENOENT { error.code = "NO_CREDENTIALS" }
+            throw error
         }
         let file = FileDescriptor(owning: fd)
         var status = stat()
@@ -79,9 +81,7 @@ struct CredentialFolder {
     /// already.
     func create(_ credentials: Credentials) throws(ClientError) {
         try expectVacant()
-        let temporary = path + ".new-\(getpid())"
-        try makeParents()
-        unsafe try check(mkdir(temporary, 0o700) == 0, "create", temporary)
+        let temporary = try makeTemporary()
         let inside = CredentialFolder(path: temporary)
         do {
             try inside.write(Credentials.authorityFile, credentials.authorityPEM)
@@ -89,13 +89,33 @@ struct CredentialFolder {
             try inside.write(Credentials.keyFile, credentials.key.pem)
             try inside.writeConfig(credentials.config)
             try inside.sync()
-            // An empty folder in its place is replaced; one that holds other files is kept, and added to.
-            if unsafe rename(temporary, path) != 0 { try moveFiles(from: temporary) }
+            if exists {
+                try moveFiles(from: temporary)
+            } else {
+                unsafe try check(rename(temporary, path) == 0, "create", path)
+            }
         } catch {
             inside.remove()
             throw error
         }
         try parent.sync()
+    }
+
+    /// Throws where `create` could not write; nothing is left. For what must not be begun in vain.
+    func expectWritable() throws(ClientError) {
+        let temporary = try makeTemporary()
+        unsafe rmdir(temporary)
+    }
+
+    private var exists: Bool { unsafe access(path, F_OK) == 0 }
+
+    /// A new folder on the file system of this one: within it where it exists, since it may be a mount of its own, as
+    /// container managers make them, and beside it otherwise.
+    private func makeTemporary() throws(ClientError) -> String {
+        let temporary = exists ? path + "/.new-\(getpid())" : path + ".new-\(getpid())"
+        try makeParents()
+        unsafe try check(mkdir(temporary, 0o700) == 0, "create", temporary)
+        return temporary
     }
 
     /// The key comes last: a folder without it does not count as credentials.
@@ -185,10 +205,11 @@ struct CredentialFolder {
     private func check(_ isGood: Bool, _ verb: String, _ what: String) throws(ClientError) {
         if isGood { return }
         let reason = errno
+        let isForbidden = [EACCES, EPERM, EROFS].contains(reason)
         throw .credentials(
             "cannot \(verb) \(what): \(ReactorError.text(errno: reason))",
-            reason == EACCES || reason == EROFS
+            isForbidden
                 ? "Choose a folder that you may write to, by --credentials, or try sudo."
-                : "Is the disk full?")
+                : "Make room or choose another folder, by --credentials, then try again.")
     }
 }

@@ -36,6 +36,8 @@ public enum NodeEnrolment {
         let address = try ServerAddress(text: server)
         let token = try parse(text)
         try CredentialFolder(path: folder).expectVacant()
+        // The token works once: where what it brings cannot be kept, it is not used.
+        try CredentialFolder(path: folder).expectWritable()
         let key = PrivateKey.generateP256()
         let client = try ControlClient(
             server: address, identity: nil, trust: .fingerprint(token.authorityFingerprint),
