@@ -96,12 +96,12 @@ struct Fields {
         return number
     }
 
-    /// A volume's size: a number of bytes, or text such as `1GiB`.
+    /// A volume's size: a number of bytes, or text such as `1GiB`, rounded up to whole granules.
     func size(_ member: String) throws(Problem) -> UInt64? {
         guard let value = value(member) else { return nil }
         let granule = Limits.volumeSizeGranule
         let expected =
-            "a multiple of \(granule) from \(granule) to \(Limits.volumeBytesMax), in bytes or as text such as \"1GiB\""
+            "\(granule) to \(Limits.volumeBytesMax), in bytes or as text such as \"1GiB\"; it is rounded up to a multiple of \(granule)"
         let bytes: UInt64
         switch value {
         case .integer(let number): bytes = number
@@ -112,10 +112,10 @@ struct Fields {
             bytes = count.bytes
         default: throw wrong(member, value, expected: expected)
         }
-        guard bytes >= granule, bytes <= Limits.volumeBytesMax, bytes.isMultiple(of: granule) else {
+        guard bytes > 0, bytes <= Limits.volumeBytesMax else {
             throw .invalid(name(member), "is \(bytes)", expected: expected)
         }
-        return bytes
+        return (bytes + granule - 1) / granule * granule
     }
 
     /// A volume's size that must be there.

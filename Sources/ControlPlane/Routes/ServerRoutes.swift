@@ -13,6 +13,7 @@ extension ControlPlane {
     /// `GET /v1/server`
     func showServer(_ context: RequestContext) async throws(Problem) -> ControlResponse {
         let live = live.withLock { (startedAt: $0.startedAt, control: $0.control, channel: $0.channel) }
+        let server = store.get(ServerRecord.self, "self")?.record
         let keys = store.all(KeyRecord.self).map { stored -> JSONValue in
             let key = stored.record
             return .object([
@@ -26,6 +27,7 @@ extension ControlPlane {
             status: .ok,
             json: .object([
                 "clusterID": .string(authority.clusterID.hex), "name": .string(authority.name),
+                "names": .strings(server.map { $0.names + $0.addresses } ?? []),
                 "version": .string(SluiceVersion.text), "startedAt": .string(Timestamp.text(live.startedAt)),
                 "control": .strings(live.control), "channel": .strings(live.channel),
                 "drain": try await drainStatus(),
