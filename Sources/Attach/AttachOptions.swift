@@ -17,6 +17,8 @@ public struct AttachOptions: Sendable {
     /// For how long the process looks for something to do before it sleeps, in microseconds, 0 to 1000; only while that
     /// usually is long enough.
     public var pollMicroseconds: UInt64 = 0
+    /// The file, by an absolute path, with the capability to use; nil has the control API issue them from grants.
+    public var capabilityFile: String?
     /// `umount` of what is on the device detaches it.
     public var detachesOnUnmount: Bool
     /// Goes on with the device of the process that serves the volume now, if one does.

@@ -65,8 +65,10 @@ final class AttachSession {
         self.options = options
         self.logger = logger
         self.store = store
-        access = try VolumeAccess(
+        var access = try VolumeAccess(
             volume: options.volume, credentialsFolder: options.credentialsFolder, server: options.server)
+        access.capabilityFile = options.capabilityFile
+        self.access = access
         key = AttachmentStore.key(volume: options.volume.text, server: access.server.description)
         server = VolumeServer(inbox: inbox, timeoutSeconds: options.ioTimeoutSeconds)
     }

@@ -79,7 +79,7 @@ public enum Attachments {
         let all = list(store)
         let folder = name.hasPrefix("volume/") ? nil : FilePath.absolute(name)
         let matches = all.filter {
-            $0.volume == name || $0.device == name || (folder.map($0.mounts.contains) ?? false)
+            $0.volume == name || $0.volume == "volume/\(name)" || $0.device == name || (folder.map($0.mounts.contains) ?? false)
         }
         if matches.count > 1 {
             let devices = matches.map { "\($0.device) (\($0.server))" }.joined(separator: ", ")

@@ -31,6 +31,11 @@ public struct VolumeAccess: Sendable {
     /// The control API.
     public let server: ServerAddress
     private var credentials: Credentials
+    /// The file with a capability that was handed to this node; nil has the control API issue them.
+    public var capabilityFile: String?
+    var lastHanded: [UInt8] = []
+    /// The thumbprint of the credentials' key.
+    var holder: Digest32 { credentials.certificate.thumbprint }
 
     /// Reads the credentials; `server` overrides the one that they name.
     public init(volume: ResourceName, credentialsFolder: String, server: String?) throws(AttachError) {
@@ -65,6 +70,7 @@ public struct VolumeAccess: Sendable {
     /// Has a capability issued for the volume, with these rights, or with all that the grant gives. Renews
     /// the node's certificate first when that is due.
     public mutating func issue(rights: Rights?) throws(AttachError) -> IssuedCapability {
+        if let capabilityFile { return try handed(capabilityFile, rights: rights) }
         do throws(ClientError) {
             // A certificate that cannot be renewed now may still be good for a while.
             if let renewed = try? CertificateRenewal.renewIfDue(credentials, now: SystemWallClock().now()) {

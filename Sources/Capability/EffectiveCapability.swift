@@ -34,7 +34,7 @@ public struct EffectiveCapability: Hashable, Sendable {
     /// What `capability` grants if its signatures are right; they are not checked here.
     ///
     /// - Throws: `widened`, `delegationExhausted` or `malformed` when a block is no narrowing.
-    init(narrowing capability: Capability) throws(CapabilityError) {
+    public init(narrowing capability: Capability) throws(CapabilityError) {
         let claims = capability.claims
         id = claims.capability
         subject = claims.subject

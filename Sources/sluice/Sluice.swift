@@ -16,7 +16,7 @@ struct Sluice: ParsableCommand {
               sluice node add compute-1
               sluice grant create c1-data --node compute-1 --resource volume/data \\
                   --rights read,write,discard,flush
-              sluice join --server https://HOST:7480 --token TOKEN      (on compute-1)
+              sluice join --server https://io1.example:7480 --token sljoin1_…   (on compute-1)
               sluice mount volume/data /mnt/data --mkfs ext4             (on compute-1)
 
             ENVIRONMENT:
@@ -54,14 +54,28 @@ struct Sluice: ParsableCommand {
             var command = try parseAsRoot()
             try command.run()
         } catch let failure as Failure {
-            Terminal.note("sluice: \(failure.message)")
+            report(failure)
             exit(withError: ExitCode(failure.status.rawValue))
         } catch let error as ValidationError {
             // Thrown by a running command: the usage of `sluice` itself would not help.
-            Terminal.note("sluice: \(error.message)")
+            report(Failure(.usage, error.message))
             exit(withError: ExitCode(ExitStatus.usage.rawValue))
         } catch {
             exit(withError: error)
         }
+    }
+
+    /// Says on standard error why the command failed: a sentence, or an object where the output is JSON.
+    private static func report(_ failure: Failure) {
+        let arguments = CommandLine.arguments
+        let wantsJSON = arguments.indices.contains { index in
+            let next = index + 1 < arguments.count ? arguments[index + 1] : ""
+            return ["-o", "--output"].contains(arguments[index]) && next == "json"
+                || ["--output=json", "-ojson"].contains(arguments[index])
+        }
+        let report = FailureReport(
+            error: .init(code: failure.code, message: failure.message, exit: failure.status.rawValue))
+        guard wantsJSON, let text = report.json else { return Terminal.note("sluice: \(failure.message)") }
+        Terminal.note(text)
     }
 }

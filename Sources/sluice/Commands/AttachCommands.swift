@@ -15,7 +15,7 @@ struct AttachCommand: ParsableCommand {
             EXAMPLES:
               sluice attach volume/data
               sluice attach volume/data --read-only --channels 4 --foreground
-              sluice attach volume/data --take-over         (after an upgrade of this program)
+              sluice attach volume/data --take-over    (after an upgrade of this program)
             """)
 
     @OptionGroup var global: GlobalOptions
@@ -71,6 +71,7 @@ struct AttachCommand: ParsableCommand {
         if let seconds = options.reconnectTimeoutSeconds {
             command += ["--reconnect-timeout", "\(seconds)s"]
         }
+        if let file = options.capabilityFile { command += ["--capability", file] }
         if options.detachesOnUnmount { command.append("--detaches-on-unmount") }
         do throws(AttachError) {
             return try AttachProcess.startInBackground(command: command, options: options)

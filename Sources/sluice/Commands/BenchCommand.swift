@@ -32,14 +32,15 @@ struct BenchCommand: ParsableCommand {
     @Option(
         help: ArgumentHelp("For how long a thread looks for answers before it sleeps.", valueName: "us"))
     var poll: UInt64 = 0
-    @Option(help: ArgumentHelp("How long to run. Default: 10s.", valueName: "time")) var time:
-        DurationArgument?
+    @Option(help: ArgumentHelp("How long to run, such as 10s or 200ms. Default: 10s.", valueName: "time"))
+    var time: ShortDurationArgument?
     @Option(help: ArgumentHelp("How much to move at most, such as 1GiB.", valueName: "size")) var total:
         ByteCount?
     @Option(help: ArgumentHelp("Only these bytes of the volume.", valueName: "offset:length"))
     var range: RangeArgument?
     @Option(help: ArgumentHelp("The share of reads of randrw.", valueName: "percent")) var readPercent = 50
     @Option(help: "Decides the random numbers and the stamps.") var seed: UInt64 = 1
+    @OptionGroup var token: CapabilityFileOption
     @Flag(help: "Check what was written.") var verify = false
     @Option(help: ArgumentHelp("Give up when the connection has been lost for so long.", valueName: "time"))
     var reconnectTimeout = DurationArgument(seconds: 30)
@@ -83,7 +84,7 @@ struct BenchCommand: ParsableCommand {
         configuration.reactors = threads
         configuration.pollMicroseconds = poll
         configuration.readPercent = readPercent
-        configuration.seconds = time.map { Double($0.seconds) } ?? (total == nil ? 10 : nil)
+        configuration.seconds = time.map(\.seconds) ?? (total == nil ? 10 : nil)
         configuration.totalBytes = total?.bytes
         configuration.verify = verify
         configuration.seed = seed
@@ -99,6 +100,7 @@ struct BenchCommand: ParsableCommand {
         let server = try global.nodeServer()
         do throws(AttachError) {
             var access = try VolumeAccess(volume: volume, credentialsFolder: global.folder, server: server)
+            access.capabilityFile = token.path
             let capability = try access.issue(rights: rights)
             var options = try access.clientOptions(capability, rights: rights, channels: channels)
             options.reconnectSeconds = reconnectTimeout.seconds

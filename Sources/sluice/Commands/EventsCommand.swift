@@ -10,7 +10,8 @@ struct EventsCommand: ParsableCommand {
         abstract: "Show what happened to drivers, capabilities and sessions.",
         discussion: """
             The server keeps its latest events in memory. With --follow, further ones are shown as they happen, also
-            over restarts of the server, until you end it. With -o json each is one line.
+            over restarts of the server, until you end it; with -o json each is a line then, and without --follow they are
+            one array.
 
             EXAMPLES:
               sluice events

@@ -25,7 +25,7 @@ extension GrantCommand {
                 """)
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: ArgumentHelp("Its name.", discussion: ResourceName.rule + ".")) var name: NameArgument
+        @Argument(help: "Its name: \(ResourceName.rule).") var name: NameArgument
         @Option(help: "The node that gets it.") var node: NameArgument
         @Option(help: ArgumentHelp("What it is for: volume/NAME.", valueName: "kind/name"))
         var resource: ResourceReference

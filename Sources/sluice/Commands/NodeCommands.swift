@@ -24,7 +24,7 @@ extension NodeCommand {
                 """)
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: ArgumentHelp("Its name.", discussion: ResourceName.rule + ".")) var name: NameArgument
+        @Argument(help: "Its name: \(ResourceName.rule).") var name: NameArgument
         @Option(help: ArgumentHelp("A label; may be repeated.", valueName: "key=value"))
         var label: [PairArgument] = []
 
@@ -37,7 +37,7 @@ extension NodeCommand {
                 sentence: "node \(node.name) added\n"
                     + NodeCommand.invitation(
                         token: node.token ?? "", expires: node.tokenExpiresAt ?? "",
-                        server: api.server.description))
+                        server: NodeCommand.reachable(api)))
         }
     }
 
@@ -83,7 +83,7 @@ extension NodeCommand {
             try global.output.show(
                 answer,
                 sentence: NodeCommand.invitation(
-                    token: answer.token, expires: answer.tokenExpiresAt, server: api.server.description))
+                    token: answer.token, expires: answer.tokenExpiresAt, server: NodeCommand.reachable(api)))
         }
     }
 
@@ -105,6 +105,20 @@ extension NodeCommand {
             try ControlAPI(global).delete("/v1/nodes/\(name)")
             try global.output.show(Deletion(resource: "node/\(name)"), sentence: "node \(name) removed")
         }
+    }
+
+    /// The control API's address as other machines reach it: the server's certificate names it, and an administrator on
+    /// the server itself need not have used it.
+    static func reachable(_ api: ControlAPI) -> String {
+        let asked = api.server
+        guard ["localhost", "127.0.0.1", "::1"].contains(asked.host),
+            let info = try? api.get("/v1/server") as ServerInfo
+        else { return asked.description }
+        let own = ["localhost", "127.0.0.1", "::1"]
+        guard let host = (info.names ?? []).first(where: { !own.contains($0) }) else {
+            return asked.description
+        }
+        return "https://" + (host.contains(":") ? "[\(host)]" : host) + ":\(asked.port)"
     }
 
     /// What to do with a join token.

@@ -24,8 +24,9 @@ extension PoolCommand {
                 """)
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: ArgumentHelp("Its name.", discussion: ResourceName.rule + ".")) var name: NameArgument
-        @Option(help: "The driver: file, memory or fault.") var driver: String
+        @Argument(help: "Its name: \(ResourceName.rule).") var name: NameArgument
+        @Option(help: "The driver: file, memory, or fault (wraps another and fails as told).") var driver:
+            String
         @Option(help: ArgumentHelp("A setting of the driver; may be repeated.", valueName: "key=value"))
         var setting: [PairArgument] = []
         @Option(help: "Where the driver runs: isolated (a process of its own, the default) or inline.")
@@ -80,8 +81,9 @@ extension PoolCommand {
                 The isolation counts from the next start of the server on.
 
                 EXAMPLES:
-                  sluice pool set test --setting delay=5ms --setting errors-     (errors- takes 'errors' away)
-                  sluice pool set fast --isolation inline
+                  sluice pool set test --setting 'rules=read chance=1/500: delay 20ms'
+                  sluice pool set test --setting rules-                          (rules- takes 'rules' away)
+                  sluice pool set ram --isolation inline
                 """)
 
         @OptionGroup var global: GlobalOptions

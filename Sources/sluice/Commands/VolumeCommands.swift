@@ -25,7 +25,7 @@ extension VolumeCommand {
                 """)
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: ArgumentHelp("Its name.", discussion: ResourceName.rule + ".")) var name: NameArgument
+        @Argument(help: "Its name: \(ResourceName.rule).") var name: NameArgument
         @Option(help: ArgumentHelp("Its size: \(ByteCount.rule).")) var size: ByteCount
         @Option(help: "The pool that holds it. Default: the pool 'default'.") var pool: NameArgument?
         @Option(help: "Who may write at once: single-writer (the default), multi-reader or shared.")
@@ -42,7 +42,8 @@ extension VolumeCommand {
                     accessMode: mode?.rawValue, labels: labels))
             try global.output.show(
                 volume,
-                sentence: "volume/\(volume.name) created: \(ByteCount(volume.size)) in pool \(volume.pool)")
+                sentence:
+                    "volume/\(volume.name) created: \(volume.sizeText(asked: size)) in pool \(volume.pool)")
         }
     }
 
@@ -70,7 +71,7 @@ extension VolumeCommand {
             abstract: "Show one volume.", discussion: "EXAMPLE:\n  sluice volume show data -o yaml")
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The volume's name.") var name: NameArgument
+        @Argument(help: "The volume's name.") var name: VolumeArgument
 
         func run() throws {
             let volume: Volume = try ControlAPI(global).get("/v1/volumes/\(name)")
@@ -85,14 +86,14 @@ extension VolumeCommand {
             discussion: "EXAMPLE:\n  sluice volume resize data --size 20GiB")
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The volume's name.") var name: NameArgument
+        @Argument(help: "The volume's name.") var name: VolumeArgument
         @Option(help: ArgumentHelp("Its new size: \(ByteCount.rule).")) var size: ByteCount
 
         func run() throws {
             let volume: Volume = try ControlAPI(global).patch(
                 "/v1/volumes/\(name)", VolumeChange(size: size.bytes))
             try global.output.show(
-                volume, sentence: "volume/\(volume.name) has \(ByteCount(volume.size)) now")
+                volume, sentence: "volume/\(volume.name) has \(volume.sizeText(asked: size)) now")
         }
     }
 
@@ -104,7 +105,7 @@ extension VolumeCommand {
                 "EXAMPLE:\n  sluice volume label data team=ml tier=gold old-     (old- takes 'old' away)")
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The volume's name.") var name: NameArgument
+        @Argument(help: "The volume's name.") var name: VolumeArgument
         @Argument(help: "KEY=VALUE sets a label, KEY- takes it away.") var labels: [PairArgument]
 
         func run() throws {
@@ -131,7 +132,7 @@ extension VolumeCommand {
                 """)
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The volume's name.") var name: NameArgument
+        @Argument(help: "The volume's name.") var name: VolumeArgument
         @Argument(help: "single-writer, multi-reader or shared.") var mode: AccessMode
 
         func run() throws {
@@ -155,7 +156,7 @@ extension VolumeCommand {
                 """)
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The volume's name.") var name: NameArgument
+        @Argument(help: "The volume's name.") var name: VolumeArgument
         @Option(help: "Why; those who are cut off are told.") var reason: String?
 
         func run() throws {
@@ -178,7 +179,7 @@ extension VolumeCommand {
             discussion: "EXAMPLE:\n  sluice volume delete data", aliases: ["rm"])
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The volume's name.") var name: NameArgument
+        @Argument(help: "The volume's name.") var name: VolumeArgument
         @Flag(help: "Delete it even while it is in use; its users get I/O errors.") var force = false
 
         func run() throws {

@@ -22,11 +22,12 @@ extension VolumeCommand {
                 """)
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The volume's name.") var name: NameArgument
+        @Argument(help: "The volume's name.") var name: VolumeArgument
         @Option(help: ArgumentHelp("Only these bytes of the volume.", valueName: "offset:length"))
         var range: RangeArgument?
         @Option(help: ArgumentHelp("Also say what was changed since this marker.", valueName: "marker"))
         var since: NameArgument?
+        @OptionGroup var token: CapabilityFileOption
 
         func run() throws {
             let marker = try since.map(find)
@@ -62,6 +63,7 @@ extension VolumeCommand {
             do throws(AttachError) {
                 var access = try VolumeAccess(
                     volume: name.name, credentialsFolder: global.folder, server: server)
+                access.capabilityFile = token.path
                 let capability = try access.issue(rights: .read)
                 return try access.clientOptions(capability, rights: .read, channels: 1)
             } catch { throw Failure(error) }

@@ -16,8 +16,8 @@ extension VolumeCommand {
                 """)
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The volume's name.") var name: NameArgument
-        @Argument(help: ArgumentHelp("The marker's name.", discussion: ResourceName.rule + "."))
+        @Argument(help: "The volume's name.") var name: VolumeArgument
+        @Argument(help: "The marker's name: \(ResourceName.rule).")
         var marker: NameArgument
 
         func run() throws {
@@ -34,7 +34,7 @@ extension VolumeCommand {
             abstract: "Take a marker away.", discussion: "EXAMPLE:\n  sluice volume unmark data monday")
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The volume's name.") var name: NameArgument
+        @Argument(help: "The volume's name.") var name: VolumeArgument
         @Argument(help: "The marker's name.") var marker: NameArgument
 
         func run() throws {
@@ -57,7 +57,7 @@ extension VolumeCommand {
                 """)
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The volume's name.") var name: NameArgument
+        @Argument(help: "The volume's name.") var name: VolumeArgument
 
         func run() throws {
             let markers: [Marker] = try ControlAPI(global).list("/v1/volumes/\(name)/markers")

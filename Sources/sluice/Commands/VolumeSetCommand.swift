@@ -11,18 +11,18 @@ extension VolumeCommand {
                 limit away. The burst is what a pause saves up, in time at the limited rate: 100 ms by default.
 
                 EXAMPLES:
-                  sluice volume set db --iops 5000 --bandwidth 200MiB --burst 500ms
-                  sluice volume set db --iops none
+                  sluice volume set data --iops 5000 --bandwidth 200MiB --burst 500ms
+                  sluice volume set data --iops none
                 """)
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The volume's name.") var name: NameArgument
+        @Argument(help: "The volume's name.") var name: VolumeArgument
         @Option(help: ArgumentHelp("Operations per second, or none.", valueName: "count"))
         var iops: CeilingArgument<UInt64>?
         @Option(help: ArgumentHelp("Payload bytes per second, or none.", valueName: "size"))
         var bandwidth: CeilingArgument<ByteCount>?
         @Option(help: ArgumentHelp("Such as 250ms or 2s, or none for the default.", valueName: "time"))
-        var burst: CeilingArgument<BurstArgument>?
+        var burst: CeilingArgument<ShortDurationArgument>?
 
         func run() throws {
             guard iops != nil || bandwidth != nil || burst != nil else {

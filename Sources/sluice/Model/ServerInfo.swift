@@ -28,6 +28,8 @@ struct ServerInfo: Presentable {
     var clusterID: String
     var name: String
     var version: String
+    /// Names and addresses that the server's certificate is for.
+    var names: [String]?
     /// `ADDR:PORT` of the control API.
     var control: [String]
     /// `ADDR:PORT` of the data channel.
@@ -47,6 +49,7 @@ struct ServerInfo: Presentable {
     var details: [(name: String, value: String)] {
         [
             ("Name", name), ("Version", version), ("Cluster", clusterID),
+            ("Certificate for", (names ?? []).joined(separator: ", ")),
             ("Control API", control.joined(separator: ", ")),
             ("Data channel", channel.joined(separator: ", ")), ("CA fingerprint", caFingerprint ?? ""),
             ("Started", startedAt ?? ""),

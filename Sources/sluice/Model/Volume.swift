@@ -38,6 +38,14 @@ struct Volume: Presentable {
     }
 }
 
+extension Volume {
+    /// Its size, and that it is not what was asked for where the server rounded that up.
+    func sizeText(asked: ByteCount) -> String {
+        size == asked.bytes
+            ? "\(ByteCount(size))" : "\(ByteCount(size)) (\(size) bytes: rounded up to whole blocks)"
+    }
+}
+
 /// A session that may write to a volume.
 struct VolumeWriter: Codable, Sendable {
     var session: String

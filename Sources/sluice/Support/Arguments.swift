@@ -10,13 +10,14 @@ extension AccessMode: ExpressibleByArgument {}
 
 extension Isolation: ExpressibleByArgument {}
 
-/// What a command works on, such as `volume/NAME`.
+/// What a command works on: `volume/NAME`, or `NAME` for short.
 struct ResourceReference: ExpressibleByArgument, CustomStringConvertible {
     var kind: ResourceKind
     var name: ResourceName
 
     init?(argument: String) {
-        let parts = argument.split(separator: "/", omittingEmptySubsequences: false)
+        var parts = argument.split(separator: "/", omittingEmptySubsequences: false)
+        if parts.count == 1 { parts.insert("volume", at: 0) }
         guard parts.count == 2, let kind = ResourceKind(name: String(parts[0])),
             let name = ResourceName(String(parts[1]))
         else { return nil }
@@ -27,7 +28,21 @@ struct ResourceReference: ExpressibleByArgument, CustomStringConvertible {
     var description: String { "\(kind.name)/\(name)" }
 }
 
-/// The name of a volume, pool, node or grant.
+/// The name of a volume: `NAME`, or `volume/NAME` as attachments and grants name it.
+struct VolumeArgument: ExpressibleByArgument, CustomStringConvertible {
+    var name: ResourceName
+
+    init?(argument: String) {
+        guard let resource = ResourceReference(argument: argument), resource.kind == .volume else {
+            return nil
+        }
+        name = resource.name
+    }
+
+    var description: String { name.text }
+}
+
+/// The name of a pool, node, grant or marker, or of what is to be made.
 struct NameArgument: ExpressibleByArgument, CustomStringConvertible {
     var name: ResourceName
 
@@ -119,13 +134,15 @@ struct CeilingArgument<Value: ExpressibleByArgument & Sendable>: ExpressibleByAr
     }
 }
 
-/// A short length of time as `250ms` or `2s`.
-struct BurstArgument: ExpressibleByArgument, Sendable {
+/// A length of time that may be short, as `250ms`, `2s`, `2` (seconds) or `5m`.
+struct ShortDurationArgument: ExpressibleByArgument, Sendable {
     var milliseconds: UInt64
+
+    var seconds: Double { Double(milliseconds) / 1000 }
 
     init?(argument: String) {
         let digits = argument.prefix { $0.isASCII && $0.isNumber }
-        let scales: [Substring: UInt64] = ["ms": 1, "s": 1000]
+        let scales: [Substring: UInt64] = ["ms": 1, "": 1000, "s": 1000, "m": 60_000, "h": 3_600_000]
         guard let number = UInt64(digits), let scale = scales[argument.dropFirst(digits.count)] else {
             return nil
         }

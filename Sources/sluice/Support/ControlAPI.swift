@@ -144,13 +144,18 @@ extension Failure {
     init(_ error: ClientError, path: String? = nil) {
         let status = ExitStatus(error)
         var text = error.detail
-        if let expected = error.expected, !text.contains(expected) {
-            text += error.field.map { "; \($0) wants \(expected)" } ?? "; wanted: \(expected)"
+        // Where a command has a word of its own for what to do, the API's, which speaks of requests, is left out.
+        let own = path.flatMap { Failure.advice(error, status, path: $0) }
+        if own == nil, let expected = error.expected, !text.contains(expected) {
+            text += error.field.map { "; \($0) is \(expected)" } ?? "; expected: \(expected)"
         }
-        if let advice = error.advice ?? path.flatMap({ Failure.advice(status, path: $0) }) {
-            text += ". \(advice)"
-        }
-        self.init(status, Failure.oneLine(text))
+        if let advice = own ?? error.advice { text = Failure.sentence(text) + " " + advice }
+        self.init(status, Failure.oneLine(text), code: error.code)
+    }
+
+    /// The text with a full stop, unless it ends a sentence already.
+    static func sentence(_ text: String) -> String {
+        text.last.map { ".!?:".contains($0) } ?? true ? text : text + "."
     }
 
     /// The text without line ends.
@@ -158,19 +163,29 @@ extension Failure {
         text.split(separator: "\n").joined(separator: " ")
     }
 
-    private static func advice(_ status: ExitStatus, path: String) -> String? {
+    private static func advice(_ error: ClientError, _ status: ExitStatus, path: String) -> String? {
         let nouns = [
             "volumes": "volume", "pools": "pool", "nodes": "node", "grants": "grant",
             "capabilities": "capability", "sessions": "session", "drivers": "driver",
         ]
-        switch status {
-        case .notFound:
-            // What is missing is the resource of the path only where the path names one.
-            let parts = path.split(separator: "/").map(String.init)
-            guard parts.count > 2 else { return nil }
-            return nouns[parts[1]].map { "See `sluice \($0) list`." }
-        case .denied:
+        let parts = path.split(separator: "/").map(String.init)
+        let noun = parts.count > 1 ? nouns[parts[1]] : nil
+        switch (error.code, status) {
+        case ("ALREADY_EXISTS", _): return "Choose another name."
+        case ("IN_USE", _) where noun == "volume":
+            return "Detach it first; --force deletes it under its users, who get I/O errors."
+        case ("NO_GRANT", _), ("BEYOND_GRANT", _):
+            return "An administrator gives rights: sluice grant create."
+        case ("MISSING_FIELD", _) where error.field == "node" && noun == "capability":
+            return
+                "Name the node by --node; I/O itself takes a node's credentials (--credentials), not an administrator's."
+        case ("FORBIDDEN", _):
             return "Do the --credentials allow it? Administration needs the server's DIR/admin."
+        case (_, .notFound):
+            // What is missing is the resource of the path only where the path names one.
+            guard parts.count > 2, let noun else { return nil }
+            if parts.count > 4, parts[3] == "markers" { return "See `sluice volume markers \(parts[2])`." }
+            return "See `sluice \(noun) list`."
         default: return nil
         }
     }

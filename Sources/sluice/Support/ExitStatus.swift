@@ -43,6 +43,7 @@ enum ExitStatus: Int32, CaseIterable {
         case (401, _), (403, _): self = .denied
         case (409, _), (412, _): self = .conflict
         case (408, _), (429, _), (503, _): self = .busy
+        case (nil, "NO_CREDENTIALS"): self = .notFound
         case (400, _), (413, _), (422, _), (nil, "BAD_SERVER"), (nil, "INVALID_TOKEN"): self = .usage
         default: self = error.kind == .denied ? .denied : .failure
         }
@@ -67,10 +68,13 @@ struct Failure: Error, CustomStringConvertible {
     var status: ExitStatus
     /// What is wrong and what to do next, without a line end.
     var message: String
+    /// The stable code of a refusal, such as `IN_USE`; nil where there is none.
+    var code: String?
 
-    init(_ status: ExitStatus, _ message: String) {
+    init(_ status: ExitStatus, _ message: String, code: String? = nil) {
         self.status = status
         self.message = message
+        self.code = code
     }
 
     var description: String { message }

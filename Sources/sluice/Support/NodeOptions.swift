@@ -1,7 +1,27 @@
 import ArgumentParser
 import Attach
 import Core
+import Glibc
 import SluiceClient
+
+/// A capability that was handed over, in place of one from the node's own grants.
+struct CapabilityFileOption: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "Use the capability in this file, such as one that was attenuated for this machine's key.",
+            discussion:
+                "It is read again when it is about to expire. Default: the server issues one from this node's grants.",
+            valueName: "file"), completion: .file())
+    var capability: String?
+
+    /// An absolute path; nil without the option. Links stay as they are: whoever replaces the file may replace the link.
+    var path: String? {
+        guard let capability, !capability.hasPrefix("/") else { return capability }
+        guard let folder = unsafe getcwd(nil, 0) else { return capability }
+        defer { unsafe free(folder) }
+        return unsafe String(cString: folder) + "/" + capability
+    }
+}
 
 /// What attaching a volume takes, however it is asked for.
 struct DeviceOptions: ParsableArguments {
@@ -14,6 +34,7 @@ struct DeviceOptions: ParsableArguments {
             valueName: "us"))
     var poll: UInt64 = 0
 
+    @OptionGroup var token: CapabilityFileOption
     @Option(
         help: ArgumentHelp(
             "Let requests fail that the server has not answered for so long, such as 30s or 5m.",
@@ -71,6 +92,7 @@ extension GlobalOptions {
             isReadOnly: device.readOnly, channels: device.channels, detachesOnUnmount: detachesOnUnmount)
         options.ioTimeoutSeconds = try device.ioTimeoutSeconds()
         options.pollMicroseconds = device.poll
+        options.capabilityFile = device.token.path
         options.reconnectTimeoutSeconds = try device.reconnectTimeoutSeconds()
         return options
     }

@@ -49,6 +49,7 @@ extension OutputFormat {
         case .yaml:
             let encoder = YAMLEncoder()
             encoder.options.sortKeys = true
+            encoder.options.allowUnicode = true
             Terminal.line(try encoder.encode(value).trimmingSuffix { $0 == "\n" })
         case .json, .table:
             let encoder = JSONEncoder()

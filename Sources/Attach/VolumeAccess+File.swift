@@ -1,0 +1,67 @@
+import Capability
+import Core
+import Glibc
+import Reactor
+import SluiceClient
+import TLS
+
+/// A capability that its holder was handed in a file, in place of one that the control API issues.
+extension VolumeAccess {
+    /// The capability in the file, which must be for the key of the credentials and allow `rights`, or anything where
+    /// these are nil.
+    ///
+    /// The file is read anew each time, so that whoever hands out capabilities renews one by replacing the file.
+    /// - Throws: also where the file still holds the capability that was taken before, since it cannot be renewed.
+    mutating func handed(_ path: String, rights: Rights?) throws(AttachError) -> IssuedCapability {
+        let text = try Self.text(path)
+        let capability: IssuedCapability
+        do throws(CapabilityError) {
+            let token = try Capability(text: text)
+            let effective = try EffectiveCapability(narrowing: token)
+            guard effective.holder == holder else {
+                throw CapabilityError.malformed(
+                    "it is for another TLS key (thumbprint \(effective.holder)) than that of the credentials (\(holder))"
+                )
+            }
+            guard effective.kind == .volume else {
+                throw CapabilityError.malformed("it is for a \(effective.kind.name), not for a volume")
+            }
+            if let rights, !rights.isSubset(of: effective.rights) {
+                let missing = rights.subtracting(effective.rights).names.joined(separator: ", ")
+                throw CapabilityError.malformed("it lacks the right to \(missing)")
+            }
+            capability = IssuedCapability(
+                bytes: try CapabilityToSend(token).bytes, id: effective.id, resource: effective.resource,
+                rights: effective.rights, issuedAt: token.claims.issuedAt, expiry: effective.expiry)
+        } catch {
+            throw AttachError(.usage, "\(path) holds no capability that can be used: \(error)")
+        }
+        let end = Timestamp.text(capability.expiry)
+        guard capability.expiry > SystemWallClock().now() else {
+            throw AttachError(
+                .denied, "the capability in \(path) ended at \(end); ask its issuer for a newer one")
+        }
+        guard capability.bytes != lastHanded else {
+            throw AttachError(
+                .denied, "the capability in \(path) ends at \(end); put a newer one into the file before that"
+            )
+        }
+        lastHanded = capability.bytes
+        return capability
+    }
+
+    private static func text(_ path: String) throws(AttachError) -> String {
+        let fd = unsafe open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+        guard fd >= 0 else {
+            throw AttachError(.notFound, "\(path): \(ReactorError.text(errno: errno))")
+        }
+        let file = FileDescriptor(owning: fd)
+        var bytes = [UInt8](repeating: 0, count: Limits.capabilityTextCharactersMax + 64)
+        let count = unsafe bytes.withUnsafeMutableBytes {
+            unsafe Glibc.read(file.raw, $0.baseAddress, $0.count)
+        }
+        guard count >= 0 else { throw AttachError(.system, "\(path): \(ReactorError.text(errno: errno))") }
+        let words = String(decoding: bytes.prefix(count), as: UTF8.self).split(whereSeparator: \.isWhitespace)
+        return words.first.map(String.init) ?? ""
+    }
+}

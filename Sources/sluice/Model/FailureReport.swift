@@ -1,0 +1,22 @@
+import FoundationEssentials
+
+/// What a command that failed says on standard error where its output is JSON.
+struct FailureReport: Encodable {
+    /// Why, for programs and for people.
+    struct Reason: Encodable {
+        /// The stable code of the refusal, such as `IN_USE`; left out where there is none.
+        var code: String?
+        var message: String
+        /// The exit code.
+        var exit: Int32
+    }
+
+    var error: Reason
+
+    /// One line; nil when it cannot be written.
+    var json: String? {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        return (try? encoder.encode(self)).map { String(decoding: $0, as: UTF8.self) }
+    }
+}
