@@ -2,7 +2,9 @@
 public enum BlockOperation: UInt8, Sendable, CaseIterable {
     case read
     case write
+    /// The range reads as zero and keeps its space.
     case writeZeroes
+    /// The range reads as zero and its space is given back, or nothing is done: `notSupported`.
     case discard
     case flush
 }

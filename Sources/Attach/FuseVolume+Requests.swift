@@ -107,8 +107,9 @@ extension FuseVolume {
         begin(operation, caller, offset: range.offset, length: range.length, context: FuseContext())
     }
 
-    /// A hole is a discard, a zeroed range is zeroes; a mode that would change the size is nothing for a
-    /// volume.
+    /// A hole is a discard, which reads as zero or is refused: the loop driver asks for one when a range shall read
+    /// as zero, and writes zeroes itself when it is told that there are none. A zeroed range keeps its space. A mode
+    /// that would change the size is nothing for a volume.
     static func operation(mode: Int32) -> BlockOperation? {
         guard mode & FALLOC_FL_KEEP_SIZE != 0 else { return nil }
         return switch mode & ~FALLOC_FL_KEEP_SIZE {
@@ -178,7 +179,12 @@ extension FuseVolume {
     private func answer(_ index: Int, _ status: Status) {
         let context = contexts[index]
         contexts[index] = FuseContext()
-        if status != .ok { tell(context.operation, status) } else { lastTold = nil }
+        switch (status, context.operation) {
+        case (.ok, _): lastTold = nil
+        // No failure: the kernel goes another way.
+        case (.notSupported, .discard), (.notSupported, .writeZeroes): break
+        default: tell(context.operation, status)
+        }
         if let caller = context.caller {
             switch (status, context.operation) {
             case (.ok, .read): unsafe answer(caller, error: 0, bytes: context.bytes, count: context.count)

@@ -176,8 +176,10 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         guard let client else { return false }
         let opcode = unsafe Self.opcode(request.operation)
         let offset = unsafe request.operation == .flush ? 0 : base + request.offset
+        let flags = unsafe Self.flags(request.operation)
         return unsafe client.submit(
-            opcode, offset: offset, count: request.count, buffer: request.buffer, tag: request.tag)
+            opcode, flags: flags, offset: offset, count: request.count, buffer: request.buffer,
+            tag: request.tag)
     }
 
     func giveUp(tag: UInt64) { client?.giveUp(tag: tag) }
@@ -189,6 +191,14 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         case .writeZeroes: .writeZeroes
         case .discard: .discard
         case .flush: .flush
+        }
+    }
+
+    /// How an operation is asked for.
+    static func flags(_ operation: BlockOperation) -> RequestFlags {
+        switch operation {
+        case .writeZeroes: .noUnmap
+        case .read, .write, .discard, .flush: []
         }
     }
 

@@ -6,7 +6,8 @@ public enum DriverOpcode: UInt8, Sendable, CaseIterable {
     case write = 2
     /// Makes a range read as zeroes.
     case writeZeroes = 3
-    /// Gives the space of a range back; it reads as zeroes where the device can do that.
+    /// Gives the space of a range back: it reads as zeroes from then on. A device that cannot do that answers
+    /// `notSupported` and leaves the range as it is.
     case discard = 4
     /// Makes every write that was completed before durable.
     case flush = 5

@@ -107,6 +107,11 @@ final class AttachedFile: Sendable {
         onReactor { parts in parts.backend!.state.withLock { $0.failure = status } }
     }
 
+    /// Nothing can be discarded from now on.
+    func lackDiscard() {
+        onReactor { parts in parts.backend!.state.withLock { $0.lacksDiscard = true } }
+    }
+
     /// Requests are taken and not executed, or are again.
     func hold(_ holds: Bool) {
         onReactor { parts in parts.backend!.state.withLock { $0.holds = holds } }

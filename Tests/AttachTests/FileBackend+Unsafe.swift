@@ -16,6 +16,7 @@ import Synchronization
     private var counts: [UInt32]
     private var held: Set<Int> = []
     private var expired: Set<Int> = []
+    private var lacking: Set<Int> = []
     weak var volume: FuseVolume<FileBackend>?
     let state: Mutex<State>
 
@@ -26,6 +27,8 @@ import Synchronization
         var refusals = 0
         /// Requests are taken and not begun.
         var holds = false
+        /// Nothing can be discarded.
+        var lacksDiscard = false
         var givenUp = 0
     }
 
@@ -49,17 +52,18 @@ import Synchronization
         let (operation, offset, count) = unsafe (request.operation, request.offset, request.count)
         tags[slot] = unsafe request.tag
         counts[slot] = count
-        let failure = state.withLock {
+        let (failure, isLacking) = state.withLock {
             $0.requests[operation, default: 0] += 1
             $0.largest = max($0.largest, operation == .read || operation == .write ? count : 0)
-            return $0.failure
+            return ($0.failure, $0.lacksDiscard && operation == .discard)
         }
+        if isLacking { lacking.insert(slot) }
         if state.withLock({ $0.holds }) {
             held.insert(slot)
             return true
         }
         let (token, target) = (UInt32(slot), target!)
-        guard failure == nil else {
+        guard failure == nil, !isLacking else {
             reactor.noOperation(target: target, token: token)
             return true
         }
@@ -97,6 +101,10 @@ import Synchronization
             return
         }
         free.append(slot)
+        if lacking.remove(slot) != nil {
+            volume?.completed(tag: tags[slot], status: .notSupported)
+            return
+        }
         let status = state.withLock { $0.failure } ?? (result < 0 ? .fromDevice(errno: -result) : .ok)
         volume?.completed(tag: tags[slot], status: status)
     }

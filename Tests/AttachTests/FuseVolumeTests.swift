@@ -70,6 +70,35 @@ struct FuseVolumeTests {
         try file.close()
     }
 
+    @Test(
+        "a volume that can give no space back says so, and the kernel zeroes by itself what must read as zero",
+        arguments: FuseTransport.possible)
+    func noDiscard(_ transport: FuseTransport) throws {
+        let file = try transport.prepared { try AttachedFile(size: 16 * Self.mebibyte) }
+        file.lackDiscard()
+        let old = [UInt8](repeating: 7, count: 1 << 20)
+        try Device.write(file.device, old, at: 0)
+        try Device.sync(file.device)
+        let device = file.device
+        #expect(try Subprocess.run(["fallocate", "-p", "-o", "0", "-l", "65536", device]).code != 0)
+        #expect(try Device.read(device, count: 1 << 20, at: 0) == old)
+        // The kernel falls back to writing zeroes.
+        #expect(try Subprocess.run(["blkdiscard", "-f", "-z", "-o", "0", "-l", "65536", device]).code == 0)
+        let half = [UInt8](repeating: 0, count: 65536) + [UInt8](repeating: 7, count: (1 << 20) - 65536)
+        #expect(try Device.read(device, count: 1 << 20, at: 0) == half)
+        // ext4 asks for zeroed inode tables, which may be unmapped.
+        let fill = [UInt8](repeating: 0xAA, count: 1 << 20)
+        for place in 0..<16 as Range<UInt64> { try Device.write(device, fill, at: place << 20) }
+        let make = [
+            "mkfs.ext4", "-q", "-F", "-b", "4096", "-N", "2048", "-O", "^has_journal", "-E",
+            "nodiscard,lazy_itable_init=0", device,
+        ]
+        #expect(try Subprocess.run(make).code == 0)
+        #expect(try Subprocess.run(["e2fsck", "-fn", device]).code == 0)
+        #expect(file.failures.isEmpty)
+        try file.close()
+    }
+
     @Test("fio finds every block as it wrote it, from 512 bytes to 1 MiB", arguments: FuseTransport.possible)
     func verify(_ transport: FuseTransport) throws {
         let file = try transport.prepared { try AttachedFile(size: 64 * Self.mebibyte, slots: 16) }

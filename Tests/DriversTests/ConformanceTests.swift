@@ -65,8 +65,9 @@ struct ConformanceTests {
                         try rig.range(.writeZeroes, at: UInt64(at), UInt64(range.count), flags: flags) == .ok)
                     model.write([UInt8](repeating: 0, count: range.count), at: at)
                 case 8:
-                    #expect(try rig.range(.discard, at: UInt64(at), UInt64(range.count)) == .ok)
-                    model.write([UInt8](repeating: 0, count: range.count), at: at)
+                    let expected: Status = configuration.canDiscard ? .ok : .notSupported
+                    #expect(try rig.range(.discard, at: UInt64(at), UInt64(range.count)) == expected)
+                    if expected == .ok { model.write([UInt8](repeating: 0, count: range.count), at: at) }
                 default:
                     #expect(try rig.range(.flush) == .ok)
                 }
@@ -152,7 +153,7 @@ struct ConformanceTests {
                 (request(.read, UInt64.max - block + 1, block), .outOfRange),
                 (request(.discard, UInt64.max - block + 1, 2 * block), .outOfRange),
                 (request(.writeZeroes, 0, UInt64.max), .outOfRange),
-                (request(.discard, 0, end), .ok),
+                (request(.discard, 0, end), configuration.canDiscard ? .ok : .notSupported),
                 (request(.read, 0, 0), .badLength),
                 (request(.discard, 0, 0), .badLength),
                 (request(.write, 1, block), .unaligned),
@@ -255,12 +256,49 @@ struct ConformanceTests {
         }
     }
 
+    @Test(
+        "what is answered with OK reads as zero, whatever the device lacks; what cannot be done says so and changes nothing",
+        arguments: DriverConfiguration.all)
+    func zeroing(configuration: DriverConfiguration) throws {
+        let size: UInt64 = 4 << 20
+        try withVolume(configuration, size: size) { rig, geometry throws in
+            let block = UInt64(geometry.blockSize)
+            let odd = (1 << 20) - block
+            var wishes: [(DriverOpcode, DriverFlags, UInt64)] = []
+            for length in [block, odd, size] {
+                wishes += [(.writeZeroes, [], length), (.discard, [], length)]
+            }
+            for flags: DriverFlags in [.noUnmap, .fua, [.noUnmap, .fua]] {
+                wishes.append((.writeZeroes, flags, odd))
+            }
+            for (opcode, flags, length) in wishes {
+                for start in stride(from: 0, to: size, by: 1 << 20) {
+                    #expect(try rig.write([UInt8](repeating: 0xAA, count: 1 << 20), at: start) == .ok)
+                }
+                #expect(try rig.range(.flush) == .ok)
+                let at = length == size ? 0 : (1 << 20) + block
+                let isDone = opcode == .writeZeroes || configuration.canDiscard
+                let status = try rig.range(opcode, at: at, length, flags: flags)
+                #expect(status == (isDone ? .ok : .notSupported), "\(opcode) \(flags) \(length)")
+                var model = ModelDisk(size: Int(size), filledWith: 0xAA)
+                if isDone { model.write([UInt8](repeating: 0, count: Int(length)), at: Int(at)) }
+                for start in stride(from: 0, to: Int(size), by: 1 << 20) {
+                    let read = try rig.read(1 << 20, at: UInt64(start))
+                    let expected = model.read(start..<start + (1 << 20))
+                    #expect(areEqual(read, expected), "\(opcode) \(flags) \(length), at \(start)")
+                }
+            }
+        }
+    }
+
     @Test("what surrounds a write, zeroes or discard stays", arguments: DriverConfiguration.all)
     func neighbours(configuration: DriverConfiguration) throws {
         try withVolume(configuration) { rig, geometry throws in
             let block = UInt64(geometry.blockSize)
             let whole = 4 * block
-            for (round, opcode) in [DriverOpcode.write, .writeZeroes, .discard].enumerated() {
+            let opcodes: [DriverOpcode] =
+                [.write, .writeZeroes] + (configuration.canDiscard ? [.discard] : [])
+            for (round, opcode) in opcodes.enumerated() {
                 let start = UInt64(round) << 20
                 #expect(try rig.write([UInt8](repeating: 0x55, count: Int(whole)), at: start) == .ok)
                 if opcode == .write {
@@ -434,7 +472,7 @@ private struct ModelDisk {
     private var bytes: [UInt8]
     var size: Int { bytes.count }
 
-    init(size: Int) { bytes = [UInt8](repeating: 0, count: size) }
+    init(size: Int, filledWith byte: UInt8 = 0) { bytes = [UInt8](repeating: byte, count: size) }
 
     mutating func write(_ more: [UInt8], at offset: Int) {
         unsafe bytes.withUnsafeMutableBytes { room in

@@ -15,6 +15,14 @@ struct DriverConfiguration: Sendable, CustomTestStringConvertible {
         case memory
         /// A loop device that holds one volume.
         case device
+        /// One with sectors of 4096 bytes.
+        case largeSectors
+        /// One over a file without holes: it has neither discard nor write-zeroes.
+        case bareDevice
+        /// A file system without holes and fallocate(2).
+        case ramfs
+
+        var isDevice: Bool { self == .device || self == .largeSectors || self == .bareDevice }
     }
 
     var name: String
@@ -31,7 +39,10 @@ struct DriverConfiguration: Sendable, CustomTestStringConvertible {
     var testDescription: String { isIsolated ? name + ", isolated" : name }
 
     /// Whether volumes take only the space that they need, and a pool holds more than one.
-    var isThin: Bool { place != .device }
+    var isThin: Bool { place == .disk || place == .memory }
+
+    /// Whether space can be given back; where it cannot, DISCARD must say so.
+    var canDiscard: Bool { place != .bareDevice && place != .ramfs }
 
     /// Every way, in this process.
     static let inline: [DriverConfiguration] = {
@@ -61,6 +72,10 @@ struct DriverConfiguration: Sendable, CustomTestStringConvertible {
                 DriverConfiguration(
                     name: "fault over file on a block device", place: .device, settings: ["driver": "file"],
                     devicePath: "inner.path", type: fault),
+                DriverConfiguration(name: "file on large sectors", place: .largeSectors, type: file),
+                DriverConfiguration(name: "file on a bare device", place: .bareDevice, type: file),
+                DriverConfiguration(
+                    name: "file on ramfs", place: .ramfs, settings: ["direct": "false"], type: file),
             ]
         }
         return all
@@ -81,11 +96,17 @@ struct DriverConfiguration: Sendable, CustomTestStringConvertible {
     /// Runs the body with a fresh pool.
     func withRig(_ body: (DriverRig) throws -> Void) throws {
         let folder = try TestFolder(under: place == .memory ? "/dev/shm" : "/tmp")
-        let device = place == .device ? try TestFileSystem.loop(bytes: 32 << 20, in: "/tmp") : nil
+        let bare = place == .ramfs || place == .bareDevice ? try TestFileSystem.ramfs() : nil
+        let device =
+            place.isDevice
+            ? try TestFileSystem.loop(
+                bytes: 32 << 20, in: bare?.path ?? "/tmp",
+                sectorBytes: place == .largeSectors ? 4096 : 512) : nil
         var settings = settings
         if let device { settings[devicePath] = device.path }
-        try run(settings, folder.path, body)
+        try run(settings, place == .ramfs ? (bare?.path ?? "") + "/pool" : folder.path, body)
         _ = device?.path
+        _ = bare?.path
     }
 
     /// Runs the body with a fresh pool that holds about 16 MiB.

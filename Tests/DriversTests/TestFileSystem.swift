@@ -32,12 +32,21 @@ final class TestFileSystem: Sendable {
         return TestFileSystem(path: folder.path, undo: [["/bin/umount", "-l", folder.path]], folder: folder)
     }
 
+    /// A file system that has no holes to punch, and no other fallocate(2) either.
+    static func ramfs() throws -> TestFileSystem {
+        let folder = try TestFolder()
+        try run(["/bin/mount", "-t", "ramfs", "none", folder.path])
+        return TestFileSystem(path: folder.path, undo: [["/bin/umount", "-l", folder.path]], folder: folder)
+    }
+
     /// A loop device over a sparse file in `parent`.
-    static func loop(bytes: Int, in parent: String) throws -> TestFileSystem {
+    static func loop(bytes: Int, in parent: String, sectorBytes: Int = 512) throws -> TestFileSystem {
         let folder = try TestFolder(under: parent)
         let file = folder.path + "/device"
         try run(["/usr/bin/truncate", "-s", "\(bytes)", file])
-        let device = try run(["/sbin/losetup", "--find", "--show", file])
+        let device = try run([
+            "/sbin/losetup", "--sector-size", "\(sectorBytes)", "--find", "--show", file,
+        ])
         return TestFileSystem(path: device, undo: [["/sbin/losetup", "-d", device]], folder: folder)
     }
 

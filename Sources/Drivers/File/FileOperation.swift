@@ -7,7 +7,7 @@ struct FileOperation {
         case read
         case write
         case flush
-        /// Gives space back; where that cannot be done nothing is.
+        /// Gives space back, so that zeroes are read; where that cannot be done nothing is, and the answer says so.
         case discard
         /// Zeroes by giving space back.
         case punch
@@ -54,7 +54,6 @@ struct FileOperation {
         case .settle:
             return result < 0 ? .flushFailed(Status.fromDevice(errno: -result)) : .finished(.ok)
         case .discard:
-            if result == -EOPNOTSUPP || result == -ENOSYS { return .finished(.ok) }
             return .finished(result < 0 ? Status.fromDevice(errno: -result) : .ok)
         case .punch, .zeroRange: return zeroed(result)
         }
