@@ -11,6 +11,7 @@ final class Acceptor: CompletionTarget {
     struct Destination {
         let load: ShardLoad
         let adopt: @Sendable (Int32) -> Bool
+        let makeRoom: @Sendable () -> Void
     }
 
     private let reactor: Reactor
@@ -67,12 +68,15 @@ final class Acceptor: CompletionTarget {
 
     private func dispatch(_ fd: Int32) {
         var best = destinations[0]
+        var fullest = destinations[0]
         var total = 0
         for destination in destinations {
             total += destination.load.connections
             if destination.load.connections < best.load.connections { best = destination }
+            if destination.load.connections > fullest.load.connections { fullest = destination }
         }
-        guard target != nil, total < connectionsMax else { return refuse(fd) }
+        guard target != nil, total < connectionsMax + Limits.connectionsOverMost else { return refuse(fd) }
+        if total >= connectionsMax { fullest.makeRoom() }
         best.load.joined()
         if !best.adopt(fd) {
             best.load.left()

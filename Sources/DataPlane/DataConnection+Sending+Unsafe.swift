@@ -110,6 +110,7 @@ extension DataConnection {
         tls.giveBack(buffer)
         guard phase != .closed else { return }
         guard isComplete else { return teardown() }
+        if isHurried, unsafe rest.isEmpty { isHurried = false }
         // What has become ready meanwhile goes out at the end of this batch, together.
         let hasMore = unsafe tls.output.pendingBytes > 0 || !rest.isEmpty || channel?.hasOutput == true
         if hasMore || phase == .closing || isFinishing {

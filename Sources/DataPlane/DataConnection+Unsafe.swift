@@ -55,6 +55,8 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     /// Whether what has arrived waits for its session's turn.
     private var isInputPutOff = false
     private var isPolling = false
+    /// Whether what it sends has to be taken soon, because its buffer is needed.
+    var isHurried = false
     /// Whether it is probed often, because another client of the same key waits for its end.
     private var isDoubted = false
 
@@ -401,6 +403,21 @@ final class DataConnection: CompletionTarget, ChannelOwner {
 
     func channelMustClose(_ reason: String) { close(reason) }
 
+    func channelMustSkip(slot: UInt16) {
+        switch reader.part {
+        case .payload where reader.slot == slot:
+            unsafe destination = unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0)
+        case .body where reader.header.slot == slot: reader.body.removeAll()
+        default: return
+        }
+        reader.part = .skip
+    }
+
+    func channelMustHurry() {
+        isHurried = true
+        armTimer()
+    }
+
     func channelWasSuperseded() {
         shard.logger.info("channel goes on elsewhere", metadata: ["peer": "\(peerAddress)"])
         teardown()
@@ -451,7 +468,10 @@ final class DataConnection: CompletionTarget, ChannelOwner {
             if shard.idleNanoseconds > 0 { due = min(due, heardAt + shard.idleNanoseconds) }
         case .closed: return nil
         }
-        if isSending { due = min(due, sendBegunAt + shard.options.sendNanoseconds) }
+        if isSending {
+            let patience = isHurried ? Limits.hurriedSendNanoseconds : shard.options.sendNanoseconds
+            due = min(due, sendBegunAt + patience)
+        }
         return due == .max ? nil : due
     }
 

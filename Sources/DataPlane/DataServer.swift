@@ -81,9 +81,9 @@ public final class DataServer: Sendable {
             ($0.shards, $0.loads, $0.listeners, $0.addresses)
         }
         let destinations = zip(loads, shards).map { load, entry in
-            Acceptor.Destination(load: load) { fd in
-                entry.remote.post { entry.shard.value.adopt(fd) }
-            }
+            Acceptor.Destination(
+                load: load, adopt: { fd in entry.remote.post { entry.shard.value.adopt(fd) } },
+                makeRoom: { entry.remote.post { entry.shard.value.makeRoom() } })
         }
         let options = options
         let logger = services.configuration.logger

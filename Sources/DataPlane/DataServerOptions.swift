@@ -11,7 +11,7 @@ public struct DataServerOptions: Sendable {
     /// For how long a reactor looks for something to do before it sleeps, in nanoseconds; only while that usually is
     /// long enough.
     public var pollNanoseconds: UInt64 = 0
-    /// Connections at once; what comes above is closed at once.
+    /// Connections at once. When there are more, those that are missed least make room (`DataShard.makeRoom`).
     public var connectionsMax = 8192
     /// From accepting a connection to its HELLO, the TLS handshake included, in nanoseconds.
     public var helloNanoseconds = Limits.helloDeadlineSeconds * 1_000_000_000
@@ -38,6 +38,16 @@ public struct DataServerOptions: Sendable {
 extension Limits {
     /// Ciphertext that may be kept for a channel that the server does not read from, in bytes.
     static let unreadBytesMax = 8 << 20
+    /// How many connections there may be beyond the most, for the moment that it takes to end others.
+    static let connectionsOverMost = 64
+    /// What part of the most is ended together when there are too many.
+    static let makeRoomPart = 64
+    /// How often that may happen, in nanoseconds.
+    static let makeRoomNanoseconds: UInt64 = 10_000_000
+    /// For how long a connection that has not said HELLO has just come, in nanoseconds.
+    static let newConnectionNanoseconds: UInt64 = 1_000_000_000
+    /// How long a client may take for one piece of output whose authority has ended, in nanoseconds.
+    static let hurriedSendNanoseconds: UInt64 = 250_000_000
     /// Connections that wait to be accepted.
     static let acceptBacklog: Int32 = 4096
     /// How long accepting pauses when descriptors or memory ran out, in nanoseconds.

@@ -44,7 +44,9 @@ final class DataShard: BatchTarget {
     /// When somebody who wants much had a turn last, and in which wake-up they gave way to what had just arrived.
     private var tookTurnAt: UInt64 = 0
     private var gaveWayTurn: UInt64 = 0
-    private var connections: [ObjectIdentifier: DataConnection] = [:]
+    private(set) var connections: [ObjectIdentifier: DataConnection] = [:]
+    /// When connections had to make room last.
+    var roomMadeAt: UInt64 = 0
     private var isStopping = false
     private var drained: (() -> Void)?
     private var finishTarget: TargetID?

@@ -10,13 +10,19 @@ extension Directory {
         var answers: [(connection: SessionRegistry.Connection, answer: Result<KeptSlots, Refusal>)] = []
         /// Connections that have nothing to go on with.
         var spoiled: [SessionRegistry.Connection] = []
+        /// Connections of sessions that make room for others.
+        var crowdedOut: [SessionRegistry.Connection] = []
     }
 
-    /// Starts a session; the least missed one without a connection makes room where that is needed.
+    /// Starts a session; where that is needed, the oldest one that has opened nothing makes room, or else the least missed
+    /// one without a connection.
     mutating func startSession(
         _ session: SessionRegistry.Session, by connection: SessionRegistry.Connection
     ) -> Status {
-        if sessions.isFull, let oldest = sessions.leastMissed {
+        if sessions.isFull, let oldest = sessions.takeNobodys() ?? sessions.leastMissed {
+            for channel in sessions[oldest]?.channels.values.map({ $0 }) ?? [] {
+                if case .connected(let connection, _) = channel { effects.crowdedOut.append(connection) }
+            }
             endSession(oldest, why: "the server has its most sessions")
         }
         let status = sessions.create(session, by: connection)
@@ -57,8 +63,8 @@ extension Directory {
     ///
     /// - Returns: whether the session is gone with the channel instead.
     mutating func keepChannel(_ id: Identifier, channel: UInt16, _ kept: KeptSlots, now: UInt64) -> Bool {
-        if sessions.keepsItsMost, let oldest = sessions.leastMissed, oldest != id {
-            endSession(oldest, why: "the server keeps its most lost channels")
+        if !sessions.mayKeep(id), let oldest = sessions.leastMissed(besides: id) {
+            endSession(oldest, why: "the server keeps the most lost channels of its node")
         }
         let before = sessions.sessions[id]
         switch sessions.keep(id, channel: channel, kept, now: now) {

@@ -122,6 +122,14 @@ extension Directory {
             }
             rights.subtract(.mutating)
         }
+        guard sessions.bind(session, node: capability.subject) else {
+            let count = sessions.shares.sessions(of: capability.subject)
+            return .failure(
+                Refusal(
+                    .busy,
+                    "node \(nodes[capability.subject]?.name ?? "") has \(count) sessions, as many as it leaves to others"
+                ))
+        }
         let holdsClaim = !rights.isDisjoint(with: .mutating)
         if holdsClaim,
             let refusal = claimWriter(
@@ -131,7 +139,6 @@ extension Directory {
         {
             return .failure(refusal)
         }
-        sessions.bind(session, node: capability.subject)
         return .success(
             Admission(
                 capability: capability, rights: rights, volume: volume.descriptor, index: volume.index,

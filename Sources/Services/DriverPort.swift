@@ -15,6 +15,10 @@ final class DriverPort: BatchTarget {
     private(set) var queue: (any DriverQueue)?
     /// What sessions want of the driver and it does not have yet.
     private var fair = FairQueue()
+    /// What nodes have of the arena.
+    private var shares: NodeShares
+    /// Channels whose next request finds no room in it.
+    private var waiters = RoomWaiters()
     /// What notes changes of its volumes.
     private var markers = MarkerTable()
     /// Flushes of the server's own, by number, and who waits for them.
@@ -34,6 +38,7 @@ final class DriverPort: BatchTarget {
         self.reactor = reactor
         number = pool.number
         arena = try Arena(bytes: arenaBytes)
+        shares = NodeShares(arenaBytes: arena.bytes)
         allocator = ArenaAllocator(arena: arena)
         submissions = SubmissionRing(capacity: Limits.driverRingEntries)
         completions = CompletionRing(capacity: Limits.driverRingEntries)
@@ -44,15 +49,49 @@ final class DriverPort: BatchTarget {
 
     // MARK: Credits
 
-    /// A buffer for a request of a session; nil when the arena, or the session's part of it, is used up.
+    /// A buffer for a request of a channel; nil when the arena, or its session's or its node's part of it, is used up.
     @inline(__always)
-    func allocate(_ bytes: Int, flow: UInt32) -> ArenaBuffer? {
+    func allocate(_ bytes: Int, for channel: ServiceChannel) -> ArenaBuffer? {
+        let (flow, share) = (channel.flow, channel.share)
         fair.touch(flow, now: reactor.now)
-        guard fair.mayTake(bytes, flow: flow, free: arena.bytes - allocator.usedBytes),
+        guard mayTake(bytes, flow: flow, share: share, free: freeBytes),
             let buffer = allocator.allocate(bytes)
         else { return nil }
         fair.charge(Int(buffer.bytes), flow: flow)
+        shares.charge(Int(buffer.bytes), share: share)
         return buffer
+    }
+
+    @inline(__always)
+    private var freeBytes: Int { arena.bytes - allocator.usedBytes }
+
+    @inline(__always)
+    private func mayTake(_ bytes: Int, flow: UInt32, share: UInt32, free: Int) -> Bool {
+        shares.mayTake(bytes, share: share, free: free) && fair.mayTake(bytes, flow: flow, free: free)
+    }
+
+    /// Has a channel wait for room for its next request.
+    func wait(_ channel: ServiceChannel, bytes: Int) { waiters.append(channel, bytes: bytes) }
+
+    /// Has it wait no more; false when it did not.
+    func endWait(_ channel: ServiceChannel) -> Bool { waiters.remove(channel) }
+
+    /// Whether somebody waits for room.
+    var hasWaiters: Bool { !waiters.isEmpty }
+    /// How many channels do.
+    var waiting: Int { waiters.count }
+
+    /// Takes out the channels that find room now, as far as can be told before they take it.
+    func takeWaiters(into ready: inout [ServiceChannel]) {
+        guard !waiters.isEmpty else { return }
+        let free = freeBytes
+        let (shares, fair) = (shares, fair)
+        waiters.take(into: &ready) { share, bytes, promised in
+            shares.mayTake(bytes, share: share, free: free - promised)
+        } mayTake: { channel, bytes, promised in
+            shares.mayTake(bytes, share: channel.share, free: free - promised)
+                && fair.mayTake(bytes, flow: channel.flow, free: free - promised)
+        }
     }
 
     /// What a session has of the arena, in bytes.
@@ -62,15 +101,22 @@ final class DriverPort: BatchTarget {
     /// Whether the driver is about to answer a small request that is its session's only one.
     var expectsLoneRequest: Bool { fair.expectsLoneRequest }
 
-    /// Takes a session's buffer back.
+    /// Takes a channel's buffer back.
     @inline(__always)
-    func free(_ buffer: ArenaBuffer, flow: UInt32) {
+    func free(_ buffer: ArenaBuffer, of channel: ServiceChannel) {
         allocator.free(buffer)
-        fair.charge(-Int(buffer.bytes), flow: flow)
+        fair.charge(-Int(buffer.bytes), flow: channel.flow)
+        shares.charge(-Int(buffer.bytes), share: channel.share)
     }
 
-    /// Makes room for the requests of a further session.
-    func prepare(flow: UInt32) { fair.prepare(flow) }
+    /// What a node has of the arena, in bytes.
+    func held(share: UInt32) -> Int { shares.bytes(share) }
+
+    /// Makes room for the requests of a further session, of a node.
+    func prepare(flow: UInt32, share: UInt32) {
+        fair.prepare(flow)
+        shares.prepare(share)
+    }
 
     // MARK: Requests
 

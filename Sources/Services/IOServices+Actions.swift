@@ -33,8 +33,10 @@ extension IOServices {
         case .volumesOnDevice(let name): return .volumes(try await volumesOnDevice(of: name))
         case .setNode(let id, let name, let epoch): await setNode(id, name: name, epoch: epoch)
         case .removeNode(let id): await removeNode(id)
+        case .limitGrant(let id, let limits): await limit(grant: id, limits)
         case .revokeCapability(let id, let expiry, let reason):
-            try await revoke(id, expiry: expiry, reason: reason)
+            try await revoke([(id, expiry)], reason: reason)
+        case .revokeCapabilities(let ends, let reason): try await revoke(ends, reason: reason)
         case .restoreSessions(let saved, let writers): restore(saved, writers: writers)
         case .listSessions: return .sessions(await sessions())
         case .disconnectSession(let id, let reason): try await disconnect(id, reason: reason)
@@ -71,17 +73,31 @@ extension IOServices {
         await fence(.node(id, keeping: nil), status: .revoked, reason: "node \(name) was removed")
     }
 
-    private func revoke(_ id: Identifier, expiry: UInt64, reason: String) async throws(ServiceError) {
+    private func revoke(_ ends: [(id: Identifier, expiry: UInt64)], reason: String) async throws(ServiceError)
+    {
         let now = configuration.wallClock.now()
-        let isHeld = state.withLock {
-            $0.directory.revocations.insert(id, expiry: expiry, reason: reason, now: now)
+        let isHeld = state.withLock { state in
+            ends.reduce(true) { all, end in
+                state.directory.revocations.insert(end.id, expiry: end.expiry, reason: reason, now: now)
+                    && all
+            }
+        }
+        for end in ends.prefix(Limits.revocationsLoggedMax) {
+            configuration.logger.notice(
+                "capability revoked", metadata: ["capability": "\(end.id)", "reason": "\(reason)"])
+        }
+        if ends.count > Limits.revocationsLoggedMax {
+            configuration.logger.notice(
+                "capabilities revoked", metadata: ["count": "\(ends.count)", "reason": "\(reason)"])
+        }
+        if let only = ends.first, ends.count == 1 {
+            await fence(.capability(only.id), status: .revoked, reason: reason)
+        } else {
+            await fence(.capabilities(Set(ends.map(\.id))), status: .revoked, reason: reason)
         }
         guard isHeld else {
             throw ServiceError(.busy, "the server remembers its most revocations: bump epochs instead")
         }
-        configuration.logger.notice(
-            "capability revoked", metadata: ["capability": "\(id)", "reason": "\(reason)"])
-        await fence(.capability(id), status: .revoked, reason: reason)
     }
 
     private func disconnect(_ id: Identifier, reason: String) async throws(ServiceError) {

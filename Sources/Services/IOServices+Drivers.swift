@@ -52,6 +52,7 @@ extension IOServices {
     public func stop() async {
         let pools = state.withLock { state in
             state.isStopped = true
+            state.poolsEnding = Set(state.directory.pools.keys)
             return Array(state.directory.pools.values)
         }
         await withTaskGroup { group in
@@ -72,6 +73,7 @@ extension IOServices {
             }
         }
         pool.worker.stop()
+        state.withLock { _ = $0.poolsEnding.remove(pool.descriptor.name) }
     }
 
     private func onSupervised<Value: Sendable>(

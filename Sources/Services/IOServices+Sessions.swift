@@ -51,6 +51,10 @@ extension IOServices {
             guard let link = link(connection.shard) else { continue }
             _ = link.remote.post { link.shard.value.closeSpoiled(connection.number) }
         }
+        for connection in effects.crowdedOut {
+            guard let link = link(connection.shard) else { continue }
+            _ = link.remote.post { link.shard.value.closeCrowdedOut(connection.number) }
+        }
         return value
     }
 

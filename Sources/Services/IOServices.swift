@@ -37,6 +37,12 @@ public final class IOServices: Sendable {
         public var idleSeconds: UInt32 = 0
         /// How long a session that may write nothing outlives its last connection, in seconds.
         public var lingerSeconds: UInt32 = Limits.lingerSeconds
+        /// The grant that a capability was issued from, and what all its capabilities may use together; nil where that is
+        /// not known. Asked at OPEN and RENEW, on a reactor: it must not wait.
+        public var grantCeiling:
+            @Sendable (_ capability: Identifier) -> (grant: Identifier, limits: IOLimits)? = {
+                _ in nil
+            }
         /// Where sessions that may write are written down; nil where none has to outlive the server.
         public var sessionStore: (any SessionStore)?
         /// Where the files of markers are; nil where there are to be none.
@@ -81,6 +87,8 @@ public final class IOServices: Sendable {
         var poolsStarting: Set<String> = []
         /// Set while no new session is taken.
         var drain: Drain?
+        /// Names of pools whose driver is being ended.
+        var poolsEnding: Set<String> = []
         /// Set when the server ends: no driver is started any more.
         var isStopped = false
     }

@@ -22,10 +22,18 @@ extension Limits {
     static let markerBitsMax = 1 << 24
     /// The most revoked capability ids that are remembered; expired ones are forgotten first.
     public static let revocationsMax = 1 << 20
+    /// The most budgets of ceilings that are remembered though nobody uses them, because they owe something.
+    static let rateBudgetsUnusedMax = 16_384
+    /// How many capabilities that are revoked together are named in the log.
+    static let revocationsLoggedMax = 16
     /// The most pools.
     public static let poolsMax = 64
     /// Bytes of the arena that one reactor uses with one pool.
     public static let arenaBytes = 64 << 20
+    /// The part of an arena that a node's first buffer leaves, so that something small finds room beside it.
+    static let arenaReservePart = 64
+    /// How many channels of a node that wait for room are looked at when something was given back.
+    static let roomLooksMax = 256
     /// Entries of a submission and of a completion ring, a power of two.
     public static let driverRingEntries = 4096
     /// Payload bytes that one channel may have in arena and output before the server stops reading from it.
@@ -46,6 +54,8 @@ extension Limits {
     public static let rateBurstMillisecondsMax: UInt64 = 60_000
     /// How long before a capability's expiry the holder is told, in seconds.
     public static let expiryNoticeSeconds: UInt64 = 60
+    /// The most channels that a reactor names when it is asked what it waits for.
+    static let unfinishedLinesMax = 8
     /// Access log lines of one shard per second; what is beyond is counted and reported in the next line.
     public static let accessLogLinesPerSecond = 20
     /// The most control requests of one pool that wait for its driver.

@@ -2,7 +2,8 @@ import Core
 
 /// The budgets that handles of one reactor draw on, by small numbers.
 ///
-/// A gate has a parent where a capability's blocks have limits of their own: a request passes all of them.
+/// A gate has a parent where a capability's blocks have limits of their own, or its grant has: a request passes all of
+/// them.
 struct RateGates {
     /// "No gate".
     static let none: Int32 = -1
@@ -69,12 +70,12 @@ struct RateGates {
         gates[Int(number)]?.budget = budget
     }
 
-    /// The budget of the outermost gate of a chain.
+    /// The budget of the outermost gate of a chain that is a capability's.
     func rootBudget(_ number: Int32) -> RateBudget? {
         var at = number
         var last: RateBudget?
         while at != RateGates.none, let gate = gates[Int(at)] {
-            last = gate.budget
+            if case .capability = gate.subject { last = gate.budget }
             at = gate.parent
         }
         return last

@@ -99,6 +99,9 @@ final class RateBudget: Sendable {
         if limitsBytes { bytes.take(UInt64(count), now: now) }
     }
 
+    /// When its debt is paid.
+    var debtEnds: UInt64 { max(limitsOperations ? operations.nextDue : 0, limitsBytes ? bytes.nextDue : 0) }
+
     /// Whether forgetting it gives nothing away.
     func isFull(now: UInt64) -> Bool {
         (!limitsOperations || operations.isFull(now: now)) && (!limitsBytes || bytes.isFull(now: now))
@@ -109,6 +112,8 @@ final class RateBudget: Sendable {
 enum RateSubject: Hashable, Sendable {
     /// Every handle of a capability, or of what was attenuated from one of its blocks.
     case capability(Identifier, RateScope)
+    /// Every handle of every capability that was issued from a grant.
+    case grant(Identifier)
     /// Every handle on a volume.
     case volume(Identifier)
 }
@@ -158,6 +163,14 @@ struct RateBudgets {
 
     private mutating func sweep(now: UInt64) {
         entries = entries.filter { $0.value.users > 0 || !$0.value.budget.isFull(now: now) }
+        // Whoever narrows its own capability can make as many as it likes: those that owe least are forgotten.
+        let unused = entries.filter { $0.value.users == 0 }
+        if unused.count > Limits.rateBudgetsUnusedMax {
+            let least = unused.sorted { $0.value.budget.debtEnds < $1.value.budget.debtEnds }
+            for (subject, _) in least.prefix(unused.count - Limits.rateBudgetsUnusedMax / 2) {
+                entries[subject] = nil
+            }
+        }
         sweepAt = max(64, 2 * entries.count)
     }
 }

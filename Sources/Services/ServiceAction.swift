@@ -113,8 +113,12 @@ public enum ServiceAction: Sendable {
     case setNode(id: Identifier, name: String, epoch: UInt64)
     /// Forgets a node: no capability of it counts any more.
     case removeNode(Identifier)
+    /// Changes what all capabilities of a grant may use together.
+    case limitGrant(Identifier, RateLimits)
     /// Ends a capability for good; `expiry` (unix seconds) is when it would have ended by itself.
     case revokeCapability(Identifier, expiry: UInt64, reason: String)
+    /// Ends several capabilities for good, as `revokeCapability` does one.
+    case revokeCapabilities([(id: Identifier, expiry: UInt64)], reason: String)
     /// Takes in sessions of before a restart of the server, and who wrote to which volume last; once, when volumes are
     /// published and before the first channel comes.
     case restoreSessions([SavedSession], writers: [Identifier: VolumeWriter])
@@ -259,6 +263,10 @@ public struct Statistics: Sendable, Hashable {
     public internal(set) var bytesWritten: UInt64 = 0
     /// Requests that waited for a limit.
     public internal(set) var delayed: UInt64 = 0
+    /// Channels whose next request finds no room in the buffers of a pool, or in its node's part of them.
+    public internal(set) var waitingForRoom = 0
+    /// What nodes have of the buffers of pools, in bytes; those that have something.
+    public internal(set) var bufferBytes: [Identifier: Int] = [:]
     /// Requests that were answered with a status other than `ok`, by status.
     public internal(set) var refusals: [Status: UInt64] = [:]
 
@@ -279,6 +287,8 @@ public struct Statistics: Sendable, Hashable {
         bytesRead += other.bytesRead
         bytesWritten += other.bytesWritten
         delayed += other.delayed
+        waitingForRoom += other.waitingForRoom
+        bufferBytes.merge(other.bufferBytes, uniquingKeysWith: +)
         refusals.merge(other.refusals, uniquingKeysWith: +)
     }
 }

@@ -15,6 +15,10 @@ public protocol ChannelOwner: AnyObject {
     func channelWasSuperseded()
     /// Somebody waits for the end of the connection if its client's machine is gone: find that out soon.
     func channelIsDoubted()
+    /// The authority of the request in `slot` has ended: nothing more of what is arriving of it is stored.
+    func channelMustSkip(slot: UInt16)
+    /// The buffer of the reply that is being sent is needed: the client reads it now, or the connection ends.
+    func channelMustHurry()
     /// HELLO is answered, after `Greeting.undecided`; when it was refused, close once the answer is sent.
     func channelWasGreeted(isAccepted: Bool)
 }
@@ -44,11 +48,24 @@ public final class ServiceChannel {
     /// Where it comes from.
     public let peerAddress: String
 
+    /// Why a request's header has to be offered again.
+    enum Stall: Equatable {
+        case nothing
+        /// The channel itself has too much that waits to be sent.
+        case own
+        /// There is no room for it in the arena of a pool.
+        case room(port: UInt8)
+        /// It is about to be offered again.
+        case over
+    }
+
     weak var owner: (any ChannelOwner)?
     var session: Identifier?
     var sessionChannel: UInt16 = 0
     /// Its session's number in `ServiceShard.flows`; `Flows.none` before the first OPEN.
     var flow = Flows.none
+    /// The number of the node whose part of an arena its buffers count in; that of its session.
+    var share = Flows.none
     var slots = SlotTable(count: 1)
     var handles = HandleTable()
     /// Whole frames that wait to be sent: control replies, refusals without a slot, events.
@@ -58,7 +75,10 @@ public final class ServiceChannel {
     /// Arena bytes that its requests hold.
     public internal(set) var chargedBytes = 0
     var isOutputAnnounced = false
-    var isStalled = false
+    /// What its next request waits for.
+    var stall = Stall.nothing
+    /// The room that it waits for, in bytes.
+    var wantedBytes = 0
     /// Whether the client may go on with the channel on another connection.
     var isResumable = false
     /// Whether this connection goes on with what an earlier one left.
@@ -92,6 +112,8 @@ public final class ServiceChannel {
     public var maximumPayload: UInt32 { payloadBytesMax }
     /// A small number that its session has on this reactor while it has something open; nil before.
     public var sessionNumber: Int? { flow == Flows.none ? nil : Int(flow) }
+    /// Likewise the number of the node whose capability its session used first there; nil before.
+    public var nodeNumber: UInt32? { share == Flows.none ? nil : share }
     /// Whether HELLO was accepted.
     public var isEstablished: Bool { session != nil }
     /// Whether the owner was told of output and has not taken all of it yet.

@@ -134,7 +134,7 @@ extension ServiceShard {
         }
         port.queue?.volumeChanged(admission.index)
         markersChanged(of: admission.volume.id, index: admission.index, port: port.number)
-        joinFlow(channel)
+        joinFlow(channel, of: admission.capability.subject)
         var handle = Handle()
         handle.denial = .ok
         handle.rights = admission.rights

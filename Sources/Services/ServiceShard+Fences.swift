@@ -7,6 +7,8 @@ import Wire
 enum HandleSelector: Sendable {
     /// Those of a capability, and of what was attenuated from it.
     case capability(Identifier)
+    /// Those of several.
+    case capabilities(Set<Identifier>)
     /// Those of a node's capabilities; with an epoch, only those of another epoch.
     case node(Identifier, keeping: UInt64?)
     /// Those on a volume; with an epoch, only those of another epoch.
@@ -15,6 +17,7 @@ enum HandleSelector: Sendable {
     func selects(_ handle: Handle) -> Bool {
         switch self {
         case .capability(let id): handle.capability == id
+        case .capabilities(let ids): ids.contains(handle.capability)
         case .node(let id, let epoch): handle.subject == id && (epoch == nil || handle.nodeEpoch != epoch)
         case .volume(let id, let epoch):
             handle.volume == id && (epoch == nil || handle.resourceEpoch != epoch)
@@ -25,6 +28,7 @@ enum HandleSelector: Sendable {
     func selects(volume: Identifier, _ authority: WriteAuthority) -> Bool {
         switch self {
         case .capability(let id): authority.capability == id
+        case .capabilities(let ids): ids.contains(authority.capability)
         case .node(let id, let epoch):
             authority.subject == id && (epoch == nil || authority.nodeEpoch != epoch)
         case .volume(let id, let epoch):
@@ -141,6 +145,7 @@ extension ServiceShard {
         let isClosing = channel.handles[position].isClosing
         channel.handles[position].denial = status
         abandonDelayed(channel, position)
+        letGo(channel, position)
         guard !isClosing, !channel.isDetached else { return }
         channel.push(.revoked(handle: channel.handles.id(position), status: status, reason: reason))
         accessLog.info(
@@ -220,6 +225,7 @@ extension ServiceShard {
             for position in channel.handles.positions(where: { $0.denial == .ok || $0.denial == .expired }) {
                 channel.handles[position].denial = .fenced
                 abandonDelayed(channel, position)
+                letGo(channel, position)
             }
             if !channel.isDetached {
                 if let owner = channel.owner { owner.channelMustClose(reason) } else { detach(channel) }

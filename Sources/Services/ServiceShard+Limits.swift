@@ -12,7 +12,8 @@ extension ServiceShard {
         let before = channel.handles[position].capabilityGate
         // The same ceiling goes on counting, so that renewing often earns nothing.
         let previous = gates.rootBudget(before)
-        var gate = RateGates.none
+        let ofGrant = joinGrant(of: capability)
+        var gate = ofGrant
         for scope in capability.rateScopes {
             let limits = RateLimits(scope.limits)
             if limits.isUnlimited { continue }
@@ -22,12 +23,31 @@ extension ServiceShard {
                 gate = known
                 continue
             }
-            let after = gate == RateGates.none && previous?.limits == limits ? previous : nil
+            let after = gate == ofGrant && previous?.limits == limits ? previous : nil
             let budget = services.acquire(subject, limits, now: reactor.now, after: after)
             gate = gates.insert(subject, budget, parent: gate)
         }
         change(channel, position) { $0.capabilityGate = gate }
         leave(before)
+    }
+
+    /// The gate of all capabilities of a capability's grant, with one more user; none where the grant has no ceilings.
+    private func joinGrant(of capability: EffectiveCapability) -> Int32 {
+        guard let ceiling = services.configuration.grantCeiling(capability.id) else { return RateGates.none }
+        let limits = RateLimits(ceiling.limits)
+        if limits.isUnlimited { return RateGates.none }
+        let subject = RateSubject.grant(ceiling.grant)
+        if let known = gates.join(subject) { return known }
+        let budget = services.acquire(subject, limits, now: reactor.now)
+        return gates.insert(subject, budget, parent: RateGates.none)
+    }
+
+    /// Puts a grant's new ceilings in force for those that have had some; what waits is looked at again.
+    func grantLimitsChanged(_ grant: Identifier) {
+        let subject = RateSubject.grant(grant)
+        guard let gate = gates.find(subject), let budget = services.budget(of: subject) else { return }
+        gates.use(budget, at: gate)
+        runDelayed()
     }
 
     /// Holds a handle to the ceilings that its volume has now.

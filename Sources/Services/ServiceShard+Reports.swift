@@ -20,7 +20,7 @@ extension ServiceShard {
         do throws(DriverError) {
             let port = try DriverPort(
                 pool: pool, shard: self, reactor: reactor, arenaBytes: services.configuration.arenaBytes)
-            for flow in 0..<flows.used { port.prepare(flow: flow) }
+            if flows.used > 0 { port.prepare(flow: flows.used - 1, share: flows.usedShares - 1) }
             ports[number] = port
         } catch {
             throw ServiceError(error.status, "pool \(pool.descriptor.name): \(error.message)")
@@ -49,6 +49,11 @@ extension ServiceShard {
 
     var currentStatistics: Statistics {
         var result = statistics
+        result.waitingForRoom = waitingForRoom
+        for (node, share) in flows.shares {
+            let bytes = ports.all.reduce(0) { $0 + ($1?.held(share: share) ?? 0) }
+            if bytes > 0 { result.bufferBytes[node] = bytes }
+        }
         for case let channel? in channels.all {
             result.inFlight += channel.slots.unanswered
             if channel.isDetached { continue }

@@ -11,7 +11,7 @@ extension ServiceShard {
             channel.push(ReplyHeader(to: header, status: validity))
             return .end
         }
-        if channel.frames.count >= Limits.waitingFramesPause { return stall(channel) }
+        if channel.frames.count >= Limits.waitingFramesPause { return stall(channel, .own) }
         if channel.slots.recalls > 0, channel.slots.replay(index: header.slot, sequence: header.sequence) {
             channel.announceOutput()
             return header.length > 0 ? .skip : .done
@@ -44,17 +44,20 @@ extension ServiceShard {
         let room = RequestRoom.bytes(rule, count: Int(header.count))
         if room > 0 {
             let total = channel.chargedBytes + room
-            if total > Limits.channelBudgetBytes, channel.chargedBytes > 0 { return stall(channel) }
-            guard let allocated = port.allocate(room, flow: channel.flow) else { return stall(channel) }
+            if total > Limits.channelBudgetBytes, channel.chargedBytes > 0 { return stall(channel, .own) }
+            guard let allocated = port.allocate(room, for: channel) else {
+                return stall(channel, at: port, bytes: room)
+            }
             buffer = allocated
         }
         let status = begin(channel, header)
         guard status == .ok else {
-            if buffer.bytes > 0 { port.free(buffer, flow: channel.flow) }
+            if buffer.bytes > 0 { port.free(buffer, of: channel) }
             refuseSlot(channel, header, status)
             return .skip
         }
         channel.slots[header.slot].handle = position
+        channel.slots[header.slot].handleGeneration = channel.handles[position].generation
         channel.slots[header.slot].port = port.number
         channel.slots[header.slot].count = header.count
         channel.slots[header.slot].offset = header.offset
@@ -297,10 +300,10 @@ extension ServiceShard {
         let bytes = channel.slots[slot].bufferBytes
         guard bytes > 0 else { return }
         let buffer = ArenaBuffer(offset: channel.slots[slot].bufferOffset, bytes: bytes)
-        ports.borrow(Int(channel.slots[slot].port))?.with { $0.free(buffer, flow: channel.flow) }
+        ports.borrow(Int(channel.slots[slot].port))?.with { $0.free(buffer, of: channel) }
         channel.slots[slot].bufferBytes = 0
         channel.chargedBytes -= Int(bytes)
-        roomWasMade()
+        roomWasMade(of: channel)
     }
 }
 

@@ -108,6 +108,13 @@ extension ServiceShard {
         }
     }
 
+    /// Closes a connection of a session that has opened nothing and makes room for others.
+    func closeCrowdedOut(_ connection: UInt64) {
+        for case let channel? in channels.all where channel.connection == connection && !channel.isDetached {
+            channel.owner?.channelMustClose("it has opened nothing, and the server has its most sessions")
+        }
+    }
+
     /// Ends a connection at once whose channel goes on elsewhere.
     func supersede(connection: UInt64) {
         for case let channel? in channels.all where channel.connection == connection && !channel.isDetached {

@@ -32,7 +32,7 @@ extension ServiceShard {
     /// The next whole frame to send (control replies, events), before any reply; nil when there is none.
     public func takeFrame(_ channel: ServiceChannel) -> [UInt8]? {
         guard let frame = channel.frames.popFirst() else { return nil }
-        roomWasMade()
+        roomWasMade(of: channel)
         return frame
     }
 

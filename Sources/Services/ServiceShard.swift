@@ -33,10 +33,12 @@ public final class ServiceShard {
     var freeChannels: [UInt32] = []
     var statistics = Statistics()
     var accessLog: AccessLog
-    /// Channels that were told to wait, in that order.
-    var stalled: [ServiceChannel] = []
+    /// Channels that were told to wait and can go on, in the order in which that became so.
+    private var ready: [ServiceChannel] = []
     /// Those that are being woken; empty otherwise.
     private var waking: [ServiceChannel] = []
+    /// How many channels wait for room in some arena.
+    private(set) var waitingForRoom = 0
     var isBatchEndScheduled = false
     /// Handles with requests that wait for a rate limit.
     var delayed: [(channel: ServiceChannel, position: UInt8)] = []
@@ -121,6 +123,7 @@ public final class ServiceShard {
         channel.isDetached = true
         channel.isClosedByClient = isClosedByClient
         channel.isLost = channel.isResumable && !isClosedByClient && channel.session != nil
+        endStall(channel)
         channel.owner = nil
         channel.frames.removeAll()
         for index in 0..<UInt16(channel.slots.count) {
@@ -128,7 +131,7 @@ public final class ServiceShard {
             case .receiving:
                 freeBuffer(channel, index)
                 channel.slots.drop(index)
-            case .replied:
+            case .replied, .sending:
                 freeBuffer(channel, index)
                 channel.slots.release(index)
             case .idle, .delayed, .held, .running, .deciding: break
@@ -153,7 +156,6 @@ public final class ServiceShard {
         channels[Int(channel.number)] = nil
         atBatchEnd()
         freeChannels.append(channel.number)
-        stalled.removeAll { $0 === channel }
         partWithSession(channel)
         let waiters = channel.endWaiters
         channel.endWaiters = []
@@ -196,19 +198,38 @@ public final class ServiceShard {
 
     // MARK: Room
 
-    /// Puts a channel to sleep until buffers or answers have been given back.
-    func stall(_ channel: ServiceChannel) -> Intake {
-        if !channel.isStalled {
-            channel.isStalled = true
-            stalled.append(channel)
-        }
+    /// Puts a channel to sleep until something of its own has been sent.
+    func stall(_ channel: ServiceChannel, _ why: ServiceChannel.Stall) -> Intake {
+        channel.stall = why
         return .wait
     }
 
-    /// Lets stalled channels try again, at the end of the batch, because something was given back.
+    /// Puts a channel to sleep until there is room for `bytes` in the arena of a pool.
+    func stall(_ channel: ServiceChannel, at port: DriverPort, bytes: Int) -> Intake {
+        channel.wantedBytes = bytes
+        port.wait(channel, bytes: bytes)
+        waitingForRoom += 1
+        return stall(channel, .room(port: port.number))
+    }
+
+    /// Has a channel that sleeps be offered its request again at the end of the batch.
+    func endStall(_ channel: ServiceChannel) {
+        switch channel.stall {
+        case .nothing, .over: return
+        case .own: break
+        case .room(let port):
+            if ports[Int(port)]?.endWait(channel) == true { waitingForRoom -= 1 }
+        }
+        channel.stall = .over
+        ready.append(channel)
+        atBatchEnd()
+    }
+
+    /// Lets channels try again, at the end of the batch, because something of `channel` was given back.
     @inline(__always)
-    func roomWasMade() {
-        if !stalled.isEmpty { atBatchEnd() }
+    func roomWasMade(of channel: ServiceChannel) {
+        if case .own = channel.stall { endStall(channel) }
+        if waitingForRoom > 0 { atBatchEnd() }
     }
 
     @inline(__always)
@@ -218,11 +239,18 @@ public final class ServiceShard {
         reactor.atBatchEnd(self)
     }
 
-    /// Lets stalled channels try again, in the order in which they began to wait.
+    /// Lets channels try again that have waited for what there is now.
     private func wakeStalled() {
-        swap(&stalled, &waking)
-        for channel in waking {
-            channel.isStalled = false
+        if waitingForRoom > 0 {
+            let before = ready.count
+            for port in ports.all { port?.takeWaiters(into: &ready) }
+            for channel in ready[before...] { channel.stall = .over }
+            waitingForRoom -= ready.count - before
+        }
+        guard !ready.isEmpty else { return }
+        swap(&ready, &waking)
+        for channel in waking where channel.stall == .over {
+            channel.stall = .nothing
             channel.owner?.channelMayContinue()
         }
         waking.removeAll(keepingCapacity: true)

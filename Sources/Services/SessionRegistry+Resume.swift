@@ -31,7 +31,7 @@ extension SessionRegistry {
             self[id]?.channels[channel] = .connected(old, successor: connection)
             return .waits(for: old, displaced: displaced)
         case .lost(let kept):
-            countKept(-1)
+            countKept(-1, of: id)
             connect(id, channel, by: connection)
             return .granted(kept)
         case nil:
@@ -54,7 +54,8 @@ extension SessionRegistry {
         guard let session = sessions[id], case .connected(_, let successor)? = session.channels[channel]
         else { return .gone(Departure(endsSession: false, displaced: [])) }
         let mayBeKept = self[id]?.leavesNothing.remove(channel) == nil
-        guard mayBeKept, !session.isEnding, session.node != nil, successor != nil || !keepsItsMost else {
+        guard mayBeKept, !session.isEnding, session.node != nil, successor != nil || mayKeep(id)
+        else {
             return .gone(leave(id, channel: channel, isClosed: false, now: now))
         }
         if let successor {
@@ -62,7 +63,7 @@ extension SessionRegistry {
             return .handedOver(successor, kept)
         }
         self[id]?.channels[channel] = .lost(kept)
-        countKept(1)
+        countKept(1, of: id)
         let isLast = sessions[id]?.connectedCount == 0
         if isLast { self[id]?.lostAt = now }
         return .kept(isLastConnection: isLast)
@@ -93,7 +94,7 @@ extension SessionRegistry {
         guard case .lost? = sessions[id]?.channels[channel] else { return }
         self[id]?.channels[channel] = nil
         self[id]?.forgotten.insert(channel)
-        countKept(-1)
+        countKept(-1, of: id)
     }
 
     /// Whether a session has neither a channel nor, after a restart, any that its client could go on with.

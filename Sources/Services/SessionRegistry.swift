@@ -72,10 +72,15 @@ struct SessionRegistry {
     private(set) var keptChannels = 0
     private let capacity: Int
     private let keptChannelsMax: Int
+    /// Sessions that are on their way out, for which there is room beyond the most.
+    private var ending = 0
+    /// What nodes have of all that.
+    var shares: SessionShares
 
     init(capacity: Int = Limits.sessionsMax, keptChannelsMax: Int = Limits.keptChannelsMax) {
         self.capacity = capacity
         self.keptChannelsMax = keptChannelsMax
+        shares = SessionShares(sessionsMax: capacity, keptMax: keptChannelsMax)
     }
 
     /// A session as it may be changed in place.
@@ -85,7 +90,7 @@ struct SessionRegistry {
     }
 
     /// Whether another session would be one too many.
-    var isFull: Bool { sessions.count >= capacity }
+    var isFull: Bool { sessions.count - ending >= capacity }
     /// Whether another lost channel would be one too many.
     var keepsItsMost: Bool { keptChannels >= keptChannelsMax }
 
@@ -101,6 +106,8 @@ struct SessionRegistry {
         guard sessions[session.id] == nil else { return .internalError }
         sessions[session.id] = session
         sessions[session.id]?.channels = [0: .connected(connection, successor: nil)]
+        shares.began(session.id, of: session.node)
+        shares.tidy { [sessions] in sessions[$0].map { $0.node == nil } ?? false }
         return .ok
     }
 
@@ -110,6 +117,7 @@ struct SessionRegistry {
         sessions[session.id] = session
         sessions[session.id]?.isRestored = true
         sessions[session.id]?.lostAt = lostAt
+        shares.began(session.id, of: session.node)
         return true
     }
 
@@ -150,7 +158,7 @@ struct SessionRegistry {
         var departure = Departure(endsSession: false, displaced: [])
         switch old {
         case .connected(_, let successor): departure.displaced = successor.map { [$0] } ?? []
-        case .lost: keptChannels -= 1
+        case .lost: countKept(-1, of: id)
         }
         let left = sessions[id]?.channels ?? [:]
         let isLastConnection = !left.values.contains { $0.isConnected }
@@ -165,20 +173,27 @@ struct SessionRegistry {
 
     /// Forgets a session and returns the connections that waited for its channels.
     mutating func remove(_ id: Identifier) -> [Connection] {
-        guard let session = sessions.removeValue(forKey: id) else { return [] }
-        return session.channels.values.compactMap { channel in
+        guard let session = sessions[id] else { return [] }
+        var waiting: [Connection] = []
+        for channel in session.channels.values {
             switch channel {
-            case .connected(_, let successor): return successor
-            case .lost:
-                keptChannels -= 1
-                return nil
+            case .connected(_, let successor): waiting += successor.map { [$0] } ?? []
+            case .lost: countKept(-1, of: id)
             }
         }
+        sessions[id] = nil
+        shares.ended(of: session.node)
+        if session.isEnding { ending -= 1 }
+        return waiting
     }
 
-    /// Notes whose capability the session uses; the first stays.
-    mutating func bind(_ id: Identifier, node: Identifier) {
-        if sessions[id]?.node == nil { sessions[id]?.node = node }
+    /// Notes whose capability the session uses; the first stays. False when that node has its most sessions.
+    mutating func bind(_ id: Identifier, node: Identifier) -> Bool {
+        guard let session = sessions[id], session.node == nil else { return true }
+        guard shares.mayOwn(node) else { return false }
+        shares.own(node)
+        sessions[id]?.node = node
+        return true
     }
 
     /// Lets nobody join or resume `id` any more, and forgets it at once if it has no connection; nil when there is no
@@ -187,6 +202,7 @@ struct SessionRegistry {
         guard let session = sessions[id] else { return nil }
         if session.connectedCount == 0 { return Departure(endsSession: true, displaced: remove(id)) }
         var departure = Departure(endsSession: false, displaced: [])
+        if !session.isEnding { ending += 1 }
         sessions[id]?.isEnding = true
         for (number, channel) in session.channels {
             switch channel {
@@ -195,7 +211,7 @@ struct SessionRegistry {
                 sessions[id]?.channels[number] = .connected(connection, successor: nil)
             case .connected(_, successor: nil): break
             case .lost:
-                keptChannels -= 1
+                countKept(-1, of: id)
                 sessions[id]?.channels[number] = nil
             }
         }
@@ -213,8 +229,9 @@ struct SessionRegistry {
         return nil
     }
 
-    mutating func countKept(_ difference: Int) {
+    mutating func countKept(_ difference: Int, of id: Identifier) {
         keptChannels += difference
+        shares.keep(difference, of: sessions[id]?.node)
     }
 }
 

@@ -16,6 +16,8 @@ enum SlotState: UInt8 {
     case deciding
     /// Answered; the reply waits in the reply queue.
     case replied
+    /// Answered; the reply is being sent, so that its buffer is the connection's.
+    case sending
 }
 
 /// What a slot whose connection was lost takes next, beside or in place of the next sequence.
@@ -45,6 +47,8 @@ struct Slot {
     var recall = SlotRecall.nothing
     /// The position of its handle in the handle table.
     var handle: UInt8 = 0
+    /// The generation of that handle: the position may be another's when the reply is sent.
+    var handleGeneration: UInt32 = 0
     /// The pool that its buffer belongs to.
     var port: UInt8 = 0
     /// The position of the slot that follows in a queue (replies or delayed requests).
@@ -209,7 +213,17 @@ struct SlotTable {
 
     /// Takes the oldest answer off the queue; the caller sends it and then calls `release`.
     mutating func popReply() -> UInt16? {
-        replies.pop(from: slots)
+        guard let index = replies.pop(from: slots) else { return nil }
+        slots[Int(index)].state = .sending
+        return index
+    }
+
+    /// Puts another answer, without a payload, in the place of one that waits to be sent; the caller frees its buffer.
+    mutating func retract(_ index: UInt16, status: Status) {
+        slots[Int(index)].status = status.rawValue
+        slots[Int(index)].value = 0
+        slots[Int(index)].detail = 0
+        slots[Int(index)].replyBytes = 0
     }
 
     /// Makes an answered slot idle again; its buffer has been freed by the caller.

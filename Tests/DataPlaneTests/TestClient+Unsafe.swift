@@ -178,6 +178,12 @@ final class TestClient {
             handle: handle, count: count, offset: offset)
     }
 
+    /// Has the system take as little for it as it can, so that the server notices at once that it does not read.
+    func takesLittle() {
+        var bytes: Int32 = 4096
+        _ = unsafe setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, socklen_t(MemoryLayout<Int32>.size))
+    }
+
     /// Sends requests without payload in one write.
     func sendTogether(_ requests: [(opcode: Opcode, slot: UInt16, handle: UInt32, count: UInt32)]) throws {
         try sendRaw(

@@ -89,13 +89,14 @@ final class TestServer: Sendable {
     }
 
     func claims(
-        for key: PrivateKey, rights: Rights = [.read, .write, .flush, .discard], id: Identifier? = nil
+        for key: PrivateKey, rights: Rights = [.read, .write, .flush, .discard], id: Identifier? = nil,
+        of other: Identifier? = nil
     ) -> Claims {
         Claims(
             issuer: cluster, audience: cluster, capability: id ?? Identifier.random(using: SystemRandom()),
-            subject: node, issuedAt: clock.now(), notBefore: clock.now(), expiry: clock.now() + 3600,
+            subject: other ?? node, issuedAt: clock.now(), notBefore: clock.now(), expiry: clock.now() + 3600,
             holder: key.publicKeyThumbprint, kind: .volume, resource: volume, rights: rights,
-            resourceEpoch: Self.volumeEpoch, nodeEpoch: Self.nodeEpoch)
+            resourceEpoch: Self.volumeEpoch, nodeEpoch: other == nil ? Self.nodeEpoch : 1)
     }
 
     func mint(_ claims: Claims) throws -> Capability {
