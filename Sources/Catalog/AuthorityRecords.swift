@@ -4,6 +4,8 @@ import Core
 public struct GrantRecord: NamedRecord, Hashable {
     /// `grants/`
     public static let prefix = "grants/"
+    /// The node's id in hex.
+    public var group: String? { nodeID.hex }
 
     /// The id: a new one of an old name has another.
     public let id: Identifier
@@ -72,6 +74,8 @@ public struct CapabilityRecord: Record, Hashable {
     public static let prefix = "capabilities/"
     /// The id in hex.
     public var recordKey: String { id.hex }
+    /// The node's id in hex.
+    public var group: String? { nodeID.hex }
 
     /// The capability's id.
     public let id: Identifier
@@ -179,6 +183,8 @@ public struct IdempotencyRecord: Record, Hashable {
     public static let prefix = "idempotency/"
     /// The hash of caller, path and key.
     public var recordKey: String { hash.hex }
+    /// Who asked, such as `node:compute-1`.
+    public var group: String? { caller }
 
     /// SHA-256 over caller, path and key.
     public let hash: Digest32
@@ -194,11 +200,13 @@ public struct IdempotencyRecord: Record, Hashable {
     public let body: String
     /// What the stored body lacks and is computed again, such as `enrolToken:EXPIRY`; nil when it is complete.
     public let sealed: String?
+    /// Who asked; nil in records of a version that did not note it.
+    public let caller: String?
 
     /// An answer.
     public init(
         hash: Digest32, request: Digest32, createdAt: UInt64, status: Int, headers: [String: String],
-        body: String, sealed: String?
+        body: String, sealed: String?, caller: String?
     ) {
         self.hash = hash
         self.request = request
@@ -207,5 +215,6 @@ public struct IdempotencyRecord: Record, Hashable {
         self.headers = headers
         self.body = body
         self.sealed = sealed
+        self.caller = caller
     }
 }

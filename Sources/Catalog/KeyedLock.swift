@@ -1,9 +1,20 @@
 import Synchronization
 
-/// Mutual exclusion between tasks, by key; waiting suspends and blocks no thread. First come, first served.
+/// Whether what a task does goes before what others do: it takes authority away, so that nobody may have it wait.
+public enum Urgency {
+    /// Set for the time of such a task.
+    @TaskLocal public static var isUrgent = false
+}
+
+/// Mutual exclusion between tasks, by key; waiting suspends and blocks no thread. First come, first served, but for urgent
+/// tasks, which come before all that are not.
 public final class KeyedLock: Sendable {
-    private typealias Waiter = CheckedContinuation<Void, Never>
-    /// The held keys, each with those who wait for it.
+    private struct Waiter {
+        let isUrgent: Bool
+        let continuation: CheckedContinuation<Void, Never>
+    }
+
+    /// The held keys, each with those who wait for it: the urgent ones first.
     private let held = Mutex<[String: [Waiter]]>([:])
 
     /// A lock that nobody holds.
@@ -30,17 +41,23 @@ public final class KeyedLock: Sendable {
         return try await body()
     }
 
+    /// How many tasks wait for a key, for tests.
+    public func waiting(_ key: String) -> Int { held.withLock { $0[key]?.count ?? 0 } }
+
     private func acquire(_ key: String) async {
-        await withCheckedContinuation { (waiter: Waiter) in
+        let isUrgent = Urgency.isUrgent
+        await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
             let isFree = held.withLock { held in
-                if held[key] == nil {
+                guard let waiters = held[key] else {
                     held[key] = []
                     return true
                 }
-                held[key]?.append(waiter)
+                let place = isUrgent ? waiters.firstIndex { !$0.isUrgent } : nil
+                held[key]?.insert(
+                    Waiter(isUrgent: isUrgent, continuation: continuation), at: place ?? waiters.count)
                 return false
             }
-            if isFree { waiter.resume() }
+            if isFree { continuation.resume() }
         }
     }
 
@@ -54,6 +71,6 @@ public final class KeyedLock: Sendable {
             held[key] = waiters
             return next
         }
-        next?.resume()
+        next?.continuation.resume()
     }
 }

@@ -89,9 +89,11 @@ public final class RecordStore: Sendable {
         var rows: [String: Row] = [:]
         /// The keys of `rows` in order, for pages.
         var keys: [String] = []
+        /// Likewise those of each group.
+        var groups: [String: [String]] = [:]
 
-        /// The position of the first key that is not less than `key`.
-        func position(of key: String) -> Int {
+        /// The position of the first of `keys` that is not less than `key`.
+        static func position(of key: String, in keys: [String]) -> Int {
             var low = 0
             var high = keys.count
             while low < high {
@@ -102,11 +104,20 @@ public final class RecordStore: Sendable {
         }
 
         mutating func put(_ key: String, _ row: Row) {
-            if rows.updateValue(row, forKey: key) == nil { keys.insert(key, at: position(of: key)) }
+            guard rows.updateValue(row, forKey: key) == nil else { return }
+            keys.insert(key, at: Table.position(of: key, in: keys))
+            guard let group = row.record.group else { return }
+            let place = Table.position(of: key, in: groups[group] ?? [])
+            groups[group, default: []].insert(key, at: place)
         }
 
         mutating func delete(_ key: String) {
-            if rows.removeValue(forKey: key) != nil { keys.remove(at: position(of: key)) }
+            guard let row = rows.removeValue(forKey: key) else { return }
+            keys.remove(at: Table.position(of: key, in: keys))
+            guard let group = row.record.group else { return }
+            let place = Table.position(of: key, in: groups[group] ?? [])
+            groups[group]?.remove(at: place)
+            if groups[group]?.isEmpty == true { groups[group] = nil }
         }
     }
 
@@ -141,37 +152,63 @@ public final class RecordStore: Sendable {
         return stored(row)
     }
 
-    /// Records with keys after `after`, in order, at most `limit` that `isIncluded` lets through.
+    /// Records with keys after `after`, in order, at most `limit` that `isIncluded` lets through; of one group if that is
+    /// named, which costs no look at the others.
     public func page<Value: Record>(
-        _ type: Value.Type, after: String? = nil, limit: Int,
+        _ type: Value.Type, in group: String? = nil, after: String? = nil, limit: Int,
         where isIncluded: (Value) -> Bool = { _ in true }
     ) -> [Stored<Value>] {
-        // The copy is a reference count; filtering runs outside the lock.
-        guard let table = tables.withLock({ $0[Value.prefix] }) else { return [] }
-        var position = after.map { table.position(of: $0) } ?? 0
-        if let after, position < table.keys.count, table.keys[position] == after { position += 1 }
         var found: [Stored<Value>] = []
-        while position < table.keys.count, found.count < limit {
-            if let row = table.rows[table.keys[position]], let stored: Stored<Value> = stored(row),
-                isIncluded(stored.record)
-            {
-                found.append(stored)
+        var last = after
+        while found.count < limit {
+            // A piece at a time: filtering runs outside the lock, and whoever writes has not to copy the table for it.
+            let rows = piece(Value.prefix, group, after: last)
+            for (_, row) in rows where found.count < limit {
+                if let stored: Stored<Value> = stored(row), isIncluded(stored.record) { found.append(stored) }
             }
-            position += 1
+            guard rows.count == RecordStore.pieceRows, let end = rows.last else { break }
+            last = end.key
         }
         return found
     }
 
+    private static let pieceRows = 512
+
+    /// The rows with keys after `after`, at most `pieceRows` of them.
+    private func piece(_ prefix: String, _ group: String?, after: String?) -> [(key: String, row: Row)] {
+        tables.withLock { tables in
+            guard let table = tables[prefix] else { return [] }
+            let keys = group.map { table.groups[$0] ?? [] } ?? table.keys
+            var start = after.map { Table.position(of: $0, in: keys) } ?? 0
+            if let after, start < keys.count, keys[start] == after { start += 1 }
+            let end = min(keys.count, start + RecordStore.pieceRows)
+            return keys[start..<end].compactMap { key in table.rows[key].map { (key, $0) } }
+        }
+    }
+
     /// Every record of a kind that `isIncluded` lets through, in order of keys.
     public func all<Value: Record>(
-        _ type: Value.Type, where isIncluded: (Value) -> Bool = { _ in true }
+        _ type: Value.Type, in group: String? = nil, where isIncluded: (Value) -> Bool = { _ in true }
     ) -> [Stored<Value>] {
-        page(type, limit: .max, where: isIncluded)
+        page(type, in: group, limit: .max, where: isIncluded)
     }
 
     /// How many records of a kind there are.
     public func count<Value: Record>(_ type: Value.Type) -> Int {
         tables.withLock { $0[Value.prefix]?.keys.count ?? 0 }
+    }
+
+    /// How many records of a kind a group has.
+    public func count<Value: Record>(_ type: Value.Type, in group: String) -> Int {
+        tables.withLock { $0[Value.prefix]?.groups[group]?.count ?? 0 }
+    }
+
+    /// The group that has the most records of a kind, with how many that are; nil when there is none.
+    public func largestGroup<Value: Record>(_ type: Value.Type) -> (group: String, count: Int)? {
+        let groups = tables.withLock { $0[Value.prefix]?.groups ?? [:] }
+        return groups.max { ($0.value.count, $1.key) < ($1.value.count, $0.key) }.map {
+            ($0.key, $0.value.count)
+        }
     }
 
     /// Makes the changes durable, then visible.

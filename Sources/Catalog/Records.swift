@@ -6,6 +6,13 @@ public protocol Record: Codable, Sendable, Equatable {
     static var prefix: String { get }
     /// The rest of the key, unique in its kind.
     var recordKey: String { get }
+    /// Whom it counts for, where records of a kind are looked up and bounded by that; nil elsewhere. It never changes.
+    var group: String? { get }
+}
+
+extension Record {
+    /// Nobody.
+    public var group: String? { nil }
 }
 
 /// What resources that a user names have in common.

@@ -31,6 +31,8 @@ public final class ControlPlane: Sendable {
         public var sessionKeeper: SessionKeeper?
         /// The folder under which pools have theirs.
         public var poolsFolder: String
+        /// How many capabilities may be on record.
+        public var capabilityRecords = CapabilityRecordLimits()
         /// The time of day.
         public var wallClock: any WallClock
         /// Where ids come from.
@@ -67,6 +69,8 @@ public final class ControlPlane: Sendable {
         /// Why a volume cannot be used, by id.
         var volumeFaults: [Identifier: String] = [:]
         var lastSweep: UInt64 = 0
+        /// Nodes whose capabilities were looked through in vain, and until when that counts.
+        var capabilityLooks: [String: UInt64] = [:]
         /// Answers to `GET /v1/volumes/{name}`, valid for one version of the record.
         var readyAnswers: [String: (tag: String, response: ControlResponse)] = [:]
     }
@@ -77,6 +81,7 @@ public final class ControlPlane: Sendable {
     let events: EventLog
     let sessionKeeper: SessionKeeper?
     let poolsFolder: String
+    let capabilityRecords: CapabilityRecordLimits
     let wallClock: any WallClock
     let random: any RandomSource
     let logger: Logger
@@ -92,6 +97,7 @@ public final class ControlPlane: Sendable {
         events = configuration.events
         sessionKeeper = configuration.sessionKeeper
         poolsFolder = configuration.poolsFolder
+        capabilityRecords = configuration.capabilityRecords
         wallClock = configuration.wallClock
         random = configuration.random
         logger = configuration.logger

@@ -49,8 +49,14 @@ extension Limits {
     public static let cascadeRecordsMax = 9000
     /// The most resources of one kind.
     public static let recordsPerKindMax = 100_000
-    /// The most capabilities that are on record.
+    /// The most capabilities that are on record for what nodes ask for.
     public static let capabilityRecordsMax = 200_000
+    /// How many an administrator finds room for beyond that.
+    public static let capabilityRecordsReserve = 10_000
+    /// The most of one node.
+    public static let capabilityRecordsPerNodeMax = 10_000
+    /// For how long a node's records are not looked through again when none of them had ended, in seconds.
+    static let capabilityLookSeconds: UInt64 = 5
     /// The most answers to `GET` that are kept ready.
     public static let readyAnswersMax = 16_384
     /// The longest place that clients are sent to, in bytes of UTF-8.

@@ -138,7 +138,10 @@ final class ControlRig: Sendable {
         let drivers = Mutex<[String: HostedDriver]>([:])
     }
 
-    init(_ machine: Machine, eventsKept: Int = 1000) async throws {
+    init(
+        _ machine: Machine, eventsKept: Int = 1000,
+        configure: (inout ControlPlane.Configuration) -> Void = { _ in }
+    ) async throws {
         self.machine = machine
         let hosted = HostedDrivers()
         self.hosted = hosted
@@ -162,11 +165,12 @@ final class ControlRig: Sendable {
         }
         configuration.events = events
         services = IOServices(configuration: configuration)
-        plane = ControlPlane(
-            ControlPlane.Configuration(
-                authority: authority, store: store, services: services, events: events,
-                poolsFolder: machine.folder.poolsFolder, wallClock: SystemWallClock(), random: SystemRandom(),
-                logger: logger))
+        var planeConfiguration = ControlPlane.Configuration(
+            authority: authority, store: store, services: services, events: events,
+            poolsFolder: machine.folder.poolsFolder, wallClock: SystemWallClock(), random: SystemRandom(),
+            logger: logger)
+        configure(&planeConfiguration)
+        plane = ControlPlane(planeConfiguration)
         try await plane.start()
     }
 
@@ -182,11 +186,11 @@ final class ControlRig: Sendable {
 
     func ask(
         _ method: HTTPRequest.Method, _ target: String, _ body: String = "", headers: HTTPFields = [:],
-        role: PeerRole? = .admin
+        role: PeerRole? = .admin, peer: PeerIdentity? = nil
     ) async throws -> Answer {
         let request = ControlRequest(
             method: method, target: target, headers: headers, body: Array(body.utf8),
-            peer: PeerIdentity(role: role, commonName: "someone"))
+            peer: peer ?? PeerIdentity(role: role, commonName: "someone"))
         guard let request else { throw Problem(.invalidRequest, "\(target) is no target") }
         let response = await plane.respond(to: request)
         guard case .bytes(let bytes) = response.body else {
@@ -204,9 +208,11 @@ final class ControlRig: Sendable {
 
 /// Runs `body` with a started control plane, and stops it afterwards.
 func withControlPlane(
-    eventsKept: Int = 1000, _ body: (ControlRig) async throws -> Void
+    eventsKept: Int = 1000, configure: (inout ControlPlane.Configuration) -> Void = { _ in },
+    _ body: (ControlRig) async throws -> Void
 ) async throws {
-    let rig = try await ControlRig(try await ControlRig.Machine(), eventsKept: eventsKept)
+    let rig = try await ControlRig(
+        try await ControlRig.Machine(), eventsKept: eventsKept, configure: configure)
     do {
         try await body(rig)
     } catch {

@@ -83,7 +83,8 @@ extension ControlPlane {
         }
         let record = IdempotencyRecord(
             hash: slot.hash, request: slot.request, createdAt: wallClock.now(), status: response.status.code,
-            headers: headers, body: String(decoding: body.text, as: UTF8.self), sealed: sealed)
+            headers: headers, body: String(decoding: body.text, as: UTF8.self), sealed: sealed,
+            caller: context.caller.name)
         let old = store.get(IdempotencyRecord.self, slot.hash.hex)?.revision ?? 0
         try Problem.translating { () throws(CatalogError) in try changes.put(record, over: old) }
     }

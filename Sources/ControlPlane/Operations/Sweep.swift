@@ -4,7 +4,7 @@ import Logging
 
 extension ControlPlane {
     /// Removes records that have ended: capabilities and tokens an hour after their expiry, recorded answers after a day,
-    /// and the oldest recorded answers above their maximum. At most every few minutes, when something is written anyway.
+    /// and the oldest recorded answers of whoever has the most, above their maximum. At most every few minutes, when something is written anyway.
     func sweep(force: Bool = false) async {
         let now = wallClock.now()
         let excess = store.count(IdempotencyRecord.self) - Limits.idempotencyRecordsMax
@@ -27,7 +27,9 @@ extension ControlPlane {
         take(TokenRecord.self) { $0.expiresAt + Limits.expiredRecordSeconds < now }
         take(IdempotencyRecord.self) { $0.createdAt + Limits.idempotencySeconds < now }
         if excess > 0, changes.isEmpty {
-            let oldest = store.all(IdempotencyRecord.self).sorted {
+            // Of whoever has the most: nobody makes the server forget what it answered to others.
+            let group = store.largestGroup(IdempotencyRecord.self)?.group
+            let oldest = store.all(IdempotencyRecord.self, in: group).sorted {
                 $0.record.createdAt < $1.record.createdAt
             }
             for stored in oldest.prefix(min(excess, Limits.sweepRecordsMax)) { changes.delete(stored) }

@@ -13,9 +13,10 @@ extension ControlPlane {
         let resource = try context.resourceFilter()
         let isRevoked = try context.optionalFlag("revoked")
         let own = context.caller.node?.id
-        let found = store.page(CapabilityRecord.self, after: page.after, limit: page.limit + 1) { record in
+        let found = store.page(
+            CapabilityRecord.self, in: own?.hex, after: page.after, limit: page.limit + 1
+        ) { record in
             (node == nil || record.nodeName == node) && (resource == nil || record.resourceName == resource)
-                && (own == nil || record.nodeID == own)
                 && (isRevoked == nil || (self.end(of: record) != nil) == isRevoked)
         }
         return page.answer(found.map { ($0.record.recordKey, json($0.record)) })
@@ -41,9 +42,6 @@ extension ControlPlane {
     private func issue(_ wish: CapabilityWish, _ context: RequestContext) async throws(Problem)
         -> ControlResponse
     {
-        guard store.count(CapabilityRecord.self) < Limits.capabilityRecordsMax else {
-            throw Problem(.limitReached, "the server has its most capabilities on record; some end soon")
-        }
         let storedNode = try node(wish.node)
         let node = storedNode.record
         guard let holder = node.keyThumbprint else {
@@ -52,6 +50,7 @@ extension ControlPlane {
         let storedVolume = try readyVolume(wish.volume)
         let volume = storedVolume.record
         let grant = try choose(wish, node: node, volume: volume)
+        try await makeRoom(forCapabilityOf: node, by: context.caller)
         return try await locks.withLock("grant/\(grant.name)") { () async throws(Problem) in
             // The grant may have changed while we waited for it.
             guard let current = store.get(GrantRecord.self, grant.name), current.record == grant else {
@@ -156,9 +155,14 @@ extension ControlPlane {
             if !changes.isEmpty { try await commit(changes) }
             changes = RecordChanges()
         } while !rest.isEmpty
+        // Together: each look at what is open costs, and nobody is to make that dear.
+        let ends = capabilities.map { (id: $0.record.id, expiry: $0.record.expiresAt) }
+        if ends.count == 1 {
+            try await perform(.revokeCapability(ends[0].id, expiry: ends[0].expiry, reason: reason))
+        } else if !ends.isEmpty {
+            try await perform(.revokeCapabilities(ends, reason: reason))
+        }
         for stored in capabilities {
-            try await perform(
-                .revokeCapability(stored.record.id, expiry: stored.record.expiresAt, reason: reason))
             counters.update { $0.capabilitiesRevoked += 1 }
             events.append(
                 .capabilityRevoked, subject: "capability/\(stored.record.id.hex)",
@@ -176,8 +180,8 @@ extension ControlPlane {
         _ wish: CapabilityWish, node: NodeRecord, volume: VolumeRecord
     ) throws(Problem) -> GrantRecord {
         let now = wallClock.now()
-        let grants = store.all(GrantRecord.self) { grant in
-            grant.nodeID == node.id && grant.resourceID == volume.id && grant.expiresAt ?? .max > now
+        let grants = store.all(GrantRecord.self, in: node.id.hex) { grant in
+            grant.resourceID == volume.id && grant.expiresAt ?? .max > now
                 && (wish.grant == nil || grant.name == wish.grant)
         }.map(\.record)
         guard let first = grants.first else {

@@ -38,7 +38,10 @@ extension ControlPlane {
             var used = token.record
             used.usedBy = thumbprint
             try await commit([(node, stored.revision)], token: (used, token.revision))
-            if isOtherKey { try await perform(.setNode(id: node.id, name: node.name, epoch: node.epoch)) }
+            if isOtherKey {
+                try await perform(.setNode(id: node.id, name: node.name, epoch: node.epoch))
+                capabilitiesHaveEnded()
+            }
             counters.update { $0.nodesEnrolled += 1 }
             audit(
                 "node enrolled", context,

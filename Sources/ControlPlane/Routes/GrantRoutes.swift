@@ -9,9 +9,10 @@ extension ControlPlane {
         let node = try context.nameFilter("node")
         let resource = try context.resourceFilter()
         let own = context.caller.node?.id
-        let found = store.page(GrantRecord.self, after: page.after, limit: page.limit + 1) { grant in
+        let found = store.page(
+            GrantRecord.self, in: own?.hex, after: page.after, limit: page.limit + 1
+        ) { grant in
             (node == nil || grant.nodeName == node) && (resource == nil || grant.resourceName == resource)
-                && (own == nil || grant.nodeID == own)
         }
         return page.answer(found.map { ($0.record.name, json($0.record)) })
     }
@@ -99,6 +100,9 @@ extension ControlPlane {
             let wider = liveCapabilities { $0.grantID == changed.id && !changed.covers($0) }
             let reason = "grant \(grant.name) was narrowed"
             try await revoke(wider, reason: reason, with: changes)
+            if changed.limits != stored.record.limits {
+                try await perform(.limitGrant(changed.id, RateLimits(changed.limits)))
+            }
             audit("grant changed", context, ["grant": grant.name, "revoked": "\(wider.count)"])
             return ControlResponse(status: .ok, json: json(grant), tag: grant.entityTag)
         }

@@ -77,6 +77,19 @@ extension ControlPlane {
         text.single(
             "sluice_data_requests_delayed_total", "counter", "Data requests that waited for a limit.",
             statistics.delayed)
+        text.single(
+            "sluice_channels_waiting_for_room", "gauge",
+            "Data channels whose next request waits for buffers, of the pool or of its node's part.",
+            UInt64(statistics.waitingForRoom))
+        text.add("sluice_buffer_bytes", "gauge", "What nodes hold of the pools' buffers, in bytes.")
+        if !statistics.bufferBytes.isEmpty {
+            let names = Dictionary(
+                store.all(NodeRecord.self).map { ($0.record.id, $0.record.name) }, uniquingKeysWith: { $1 })
+            let holders = statistics.bufferBytes.map { (names[$0.key] ?? $0.key.hex, $0.value) }
+            for (name, bytes) in holders.sorted(by: { $0 < $1 }) {
+                text.sample("sluice_buffer_bytes", UInt64(bytes), [("node", name)])
+            }
+        }
         text.add("sluice_data_refusals_total", "counter", "Data requests that were not answered with OK.")
         for (status, count) in statistics.refusals.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
             text.sample("sluice_data_refusals_total", count, [("status", status.name)])

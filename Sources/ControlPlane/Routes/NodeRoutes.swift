@@ -112,10 +112,12 @@ extension ControlPlane {
             var changes = RecordChanges()
             changes.delete(stored)
             for token in tokens(of: stored.record) { changes.delete(token) }
-            let grants = store.all(GrantRecord.self) { $0.nodeID == stored.record.id }
+            let grants = store.all(GrantRecord.self, in: stored.record.id.hex)
             for grant in grants.prefix(Limits.cascadeRecordsMax) { changes.delete(grant) }
             try await commit(changes)
             try await perform(.removeNode(stored.record.id))
+            await forgetEnded(in: stored.record.id.hex, everything: true)
+            capabilitiesHaveEnded()
             audit(
                 "node removed, its access is revoked", context,
                 ["node": stored.record.name, "id": stored.record.id.hex, "grants": "\(grants.count)"])

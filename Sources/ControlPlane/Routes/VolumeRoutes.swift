@@ -157,6 +157,7 @@ extension ControlPlane {
                 live.readyAnswers[marked.record.name] = nil
                 live.volumeFaults[marked.record.id] = nil
             }
+            capabilitiesHaveEnded()
             audit(
                 "volume deleted", context,
                 ["volume": marked.record.name, "id": marked.record.id.hex, "forced": "\(isForced)"])
@@ -185,6 +186,7 @@ extension ControlPlane {
                 case .fenced(let sessions) = try await perform(
                     .fenceVolume(descriptor(of: fenced), reason: words))
             else { throw Problem(.internalError, "the services answered something else than sessions") }
+            capabilitiesHaveEnded()
             events.append(.volumeFenced, subject: "volume/\(fenced.name)", message: words)
             audit(
                 "volume fenced", context,

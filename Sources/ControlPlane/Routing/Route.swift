@@ -16,6 +16,8 @@ struct Route: Sendable {
     let handler: Handler
     /// Whether an `Idempotency-Key` counts here.
     let isIdempotent: Bool
+    /// Whether it takes authority away, so that an administrator's goes before all else.
+    let isUrgent: Bool
     let segments: [Segment]
 
     /// One part of the path.
@@ -26,7 +28,7 @@ struct Route: Sendable {
 
     init(
         _ method: HTTPRequest.Method, _ template: String, _ roles: Set<PeerRole>, query: [String] = [],
-        idempotent: Bool = false, _ handler: @escaping Handler
+        idempotent: Bool = false, urgent: Bool = false, _ handler: @escaping Handler
     ) {
         self.method = method
         self.template = template
@@ -34,6 +36,7 @@ struct Route: Sendable {
         self.query = query
         self.handler = handler
         isIdempotent = idempotent
+        isUrgent = urgent
         segments = template.split(separator: "/").map { part in
             part.hasPrefix("{") ? .parameter(String(part.dropFirst().dropLast())) : .literal(String(part))
         }

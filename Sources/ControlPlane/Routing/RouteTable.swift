@@ -29,8 +29,11 @@ public enum RouteTable {
         Route(.post, "/v1/volumes", admin, idempotent: true, ControlPlane.createVolume),
         Route(.get, "/v1/volumes/{name}", everyRole, ControlPlane.showVolume),
         Route(.patch, "/v1/volumes/{name}", admin, ControlPlane.patchVolume),
-        Route(.post, "/v1/volumes/{name}/fence", admin, idempotent: true, ControlPlane.fenceVolume),
-        Route(.delete, "/v1/volumes/{name}", admin, query: ["force"], ControlPlane.deleteVolume),
+        Route(
+            .post, "/v1/volumes/{name}/fence", admin, idempotent: true, urgent: true, ControlPlane.fenceVolume
+        ),
+        Route(
+            .delete, "/v1/volumes/{name}", admin, query: ["force"], urgent: true, ControlPlane.deleteVolume),
         Route(.get, "/v1/volumes/{name}/markers", everyRole, query: page, ControlPlane.listMarkers),
         Route(.post, "/v1/volumes/{name}/markers", admin, idempotent: true, ControlPlane.createMarker),
         Route(.get, "/v1/volumes/{name}/markers/{marker}", everyRole, ControlPlane.showMarker),
@@ -40,7 +43,7 @@ public enum RouteTable {
         Route(.post, "/v1/nodes", admin, idempotent: true, ControlPlane.createNode),
         Route(.get, "/v1/nodes/{name}", everyRole, ControlPlane.showNode),
         Route(.patch, "/v1/nodes/{name}", admin, ControlPlane.patchNode),
-        Route(.delete, "/v1/nodes/{name}", admin, ControlPlane.deleteNode),
+        Route(.delete, "/v1/nodes/{name}", admin, urgent: true, ControlPlane.deleteNode),
         Route(.post, "/v1/nodes/{name}/token", admin, idempotent: true, ControlPlane.createToken),
         Route(.post, "/v1/nodes/{name}/enroll", [], ControlPlane.enrol),
         Route(.post, "/v1/nodes/{name}/certificate", [.node], ControlPlane.renewCertificate),
@@ -48,8 +51,8 @@ public enum RouteTable {
         Route(.get, "/v1/grants", everyRole, query: page + ["node", "resource"], ControlPlane.listGrants),
         Route(.post, "/v1/grants", admin, idempotent: true, ControlPlane.createGrant),
         Route(.get, "/v1/grants/{name}", everyRole, ControlPlane.showGrant),
-        Route(.patch, "/v1/grants/{name}", admin, ControlPlane.patchGrant),
-        Route(.delete, "/v1/grants/{name}", admin, ControlPlane.deleteGrant),
+        Route(.patch, "/v1/grants/{name}", admin, urgent: true, ControlPlane.patchGrant),
+        Route(.delete, "/v1/grants/{name}", admin, urgent: true, ControlPlane.deleteGrant),
 
         Route(
             .get, "/v1/capabilities", everyRole, query: page + ["node", "resource", "revoked"],
@@ -57,11 +60,15 @@ public enum RouteTable {
         Route(
             .post, "/v1/capabilities", [.admin, .node], idempotent: true, ControlPlane.issueCapability),
         Route(.get, "/v1/capabilities/{id}", everyRole, ControlPlane.showCapability),
-        Route(.post, "/v1/capabilities/{id}/revoke", [.admin, .node], ControlPlane.revokeCapability),
+        Route(
+            .post, "/v1/capabilities/{id}/revoke", [.admin, .node], urgent: true,
+            ControlPlane.revokeCapability),
 
         Route(.get, "/v1/sessions", everyRole, query: page, ControlPlane.listSessions),
         Route(.get, "/v1/sessions/{id}", everyRole, ControlPlane.showSession),
-        Route(.delete, "/v1/sessions/{id}", admin, query: ["reason"], ControlPlane.disconnectSession),
+        Route(
+            .delete, "/v1/sessions/{id}", admin, query: ["reason"], urgent: true,
+            ControlPlane.disconnectSession),
 
         Route(.get, "/v1/events", readers, query: page, ControlPlane.readEvents),
     ]

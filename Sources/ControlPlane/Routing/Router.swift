@@ -37,14 +37,22 @@ extension ControlPlane: ControlHandler {
         if route.method == .get { return try await route.handler(self)(context) }
 
         // A change that has begun is finished, also when its client goes away: it runs in a task of its own.
-        let result = await Task { [self, context] () -> Result<ControlResponse, Problem> in
-            do throws(Problem) {
-                guard route.isIdempotent else { return .success(try await route.handler(self)(context)) }
-                return .success(try await repeatable(context, route: route))
-            } catch { return .failure(error) }
-        }.value
+        let result = await Urgency.$isUrgent.withValue(Router.isUrgent(request, route: route)) {
+            await Task { [self, context] () -> Result<ControlResponse, Problem> in
+                do throws(Problem) {
+                    guard route.isIdempotent else { return .success(try await route.handler(self)(context)) }
+                    return .success(try await repeatable(context, route: route))
+                } catch { return .failure(error) }
+            }.value
+        }
         context.idempotency = nil
         return try result.get()
+    }
+
+    /// Whether a request goes before all others.
+    public func isUrgent(_ request: ControlRequest) -> Bool {
+        guard let (route, _) = try? RouteTable.find(request.method, request.segments) else { return false }
+        return Router.isUrgent(request, route: route)
     }
 
     /// Who asks, as the catalog knows them; refuses when the route is not for them.
@@ -92,6 +100,11 @@ extension ControlPlane: ControlHandler {
 
 /// Checks that need nothing but the request and its route.
 enum Router {
+    /// An administrator takes authority away. What a node does to itself waits for its turn.
+    static func isUrgent(_ request: ControlRequest, route: Route) -> Bool {
+        route.isUrgent && request.peer.role == .admin
+    }
+
     static func checkQuery(_ request: ControlRequest, route: Route) throws(Problem) {
         var seen: Set<String> = []
         for item in request.query {

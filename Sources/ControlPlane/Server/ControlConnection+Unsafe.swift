@@ -42,6 +42,10 @@ final class ControlConnection: CompletionTarget, BatchTarget {
     private var sendingSince: UInt64 = 0
     private let openedAt: UInt64
     private var tasks: [Int32: Task<Void, Never>] = [:]
+    /// Requests that wait for their turn.
+    private var queued: Set<Int32> = []
+    /// Who is at the other end; nil before that is known, and without a certificate.
+    private(set) var caller: ControlCaller?
     private var requestsInFlight = 0
     private var waiters: [Int32: CheckedContinuation<Bool, Never>] = [:]
     /// Of the streaming answers that want one: the heartbeat, and when something was written last.
@@ -73,6 +77,11 @@ final class ControlConnection: CompletionTarget, BatchTarget {
         case .flushing, .closed: false
         }
     }
+
+    /// Whether it has requests under way.
+    var isBusy: Bool { requestsInFlight > 0 }
+    /// Whose it is, for the log.
+    var account: String { caller.map { "\($0)" } ?? remote }
 
     // MARK: Completions
 
@@ -150,6 +159,11 @@ final class ControlConnection: CompletionTarget, BatchTarget {
         http = made
         phase = .open
         activeAt = reactor.now
+        if peer.certificate != nil, caller == nil {
+            let known = ControlCaller(peer, address: remoteAddress?.host)
+            caller = known
+            loop.identified(known)
+        }
     }
 
     /// False when nothing more is to be read.
@@ -262,12 +276,23 @@ final class ControlConnection: CompletionTarget, BatchTarget {
             authority: request.authority, body: body, peer: peer, remoteAddress: remoteAddress)
         guard let parsed else { return refuse(stream, .badTarget) }
         let id = ControlRequestID(connection: id, stream: stream)
-        guard requestsInFlight < loop.limits.requestsInFlightPerConnection,
-            let task = loop.dispatch(parsed, id: id)
-        else { return refuse(stream, .busy) }
+        guard requestsInFlight < loop.limits.requestsInFlightPerConnection else {
+            return refuse(stream, .busy)
+        }
         requestsInFlight += 1
-        tasks[stream] = task
+        queued.insert(stream)
+        guard loop.dispatch(parsed, id: id) else {
+            requestsInFlight -= 1
+            queued.remove(stream)
+            return refuse(stream, .busy)
+        }
     }
+
+    /// Whether a request whose turn has come is still wanted.
+    func takesTurn(_ stream: Int32) -> Bool { queued.remove(stream) != nil }
+
+    /// The handler has a request.
+    func begun(_ stream: Int32, _ task: Task<Void, Never>) { tasks[stream] = task }
 
     private func refuse(_ stream: Int32, _ problem: ControlProblem) {
         http?.respond(stream: stream, problem.head, body: problem.json)
@@ -328,12 +353,14 @@ final class ControlConnection: CompletionTarget, BatchTarget {
 
     private func cancel(_ stream: Int32) {
         heartbeats[stream] = nil
+        queued.remove(stream)
         tasks.removeValue(forKey: stream)?.cancel()
         waiters.removeValue(forKey: stream)?.resume(returning: false)
     }
 
     private func cancelRequests() {
         for stream in Array(tasks.keys) { cancel(stream) }
+        queued.removeAll()
         for stream in Array(waiters.keys) { cancel(stream) }
     }
 

@@ -27,6 +27,7 @@ actor ControlDispatcher {
         let response = await handler.respond(to: request)
         let isStreaming = loop.answer(id, response)
         if isStreaming, case .stream(let produce) = response.body {
+            loop.turnEnded(id)
             await produce(ControlResponseWriter { bytes in await self.write(bytes, id) })
             loop.write([], id, end: true)
         }

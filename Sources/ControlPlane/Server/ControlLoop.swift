@@ -26,7 +26,12 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
     private var pausedListeners: Set<Int> = []
     private var connections: [UInt64: ControlConnection] = [:]
     private var nextConnection: UInt64 = 1
-    private var requestsInFlight = 0
+    /// Connections of each caller that has presented a certificate.
+    private var connectionsOf: [ControlCaller: Int] = [:]
+    private let handler: any ControlHandler
+    private var turns: RequestTurns<(ControlRequest, ControlRequestID)>
+    /// Requests in the hands of the handler, with what each counts as.
+    private var running: [ControlRequestID: RequestTurns<(ControlRequest, ControlRequestID)>.Turn] = [:]
     private var isSweeping = false
     private var stopping: (deadline: UInt64, done: () -> Void)?
 
@@ -41,6 +46,8 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
         self.tls = tls
         self.limits = limits
         self.logger = logger
+        self.handler = handler
+        turns = RequestTurns(limits.turns)
         outgoing.reserveCapacity(limits.sendBytes + 32 * 1024)
         dispatcher = ControlDispatcher(handler: handler, loop: self, executor: reactor.executor)
         target = reactor.register(self)
@@ -94,16 +101,36 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
         }
     }
 
-    /// Ends the connection without a certificate that has been idle longest; false when there is none.
+    /// Ends the connection without a certificate that has been idle longest, or else one of whoever has the most; false
+    /// when there is none.
     private func makeRoom() -> Bool {
         let idle = connections.values.filter(\.isExpendable)
-        guard let oldest = idle.min(by: { $0.activeAt < $1.activeAt }) else { return false }
+        if let oldest = idle.min(by: { $0.activeAt < $1.activeAt }) {
+            oldest.end()
+            return true
+        }
+        let greedy = connectionsOf.filter { !$0.key.isAdmin }.max { $0.value < $1.value }?.key
+        let theirs = connections.values.filter { $0.caller == greedy || greedy == nil }
+        guard
+            let oldest = theirs.min(by: {
+                ($0.isBusy ? 1 : 0, $0.activeAt) < ($1.isBusy ? 1 : 0, $1.activeAt)
+            })
+        else { return false }
+        logger.notice(
+            "a control connection makes room for another: the server has its most",
+            metadata: ["most": "\(limits.connections)", "caller": "\(oldest.account)"])
         oldest.end()
         return true
     }
 
+    /// It is known who is at the other end of a connection.
+    func identified(_ caller: ControlCaller) { connectionsOf[caller, default: 0] += 1 }
+
     func remove(_ connection: ControlConnection) {
         connections[connection.id] = nil
+        if let caller = connection.caller, let count = connectionsOf[caller] {
+            connectionsOf[caller] = count > 1 ? count - 1 : nil
+        }
         if connections.isEmpty { finishStopping() }
     }
 
@@ -130,11 +157,34 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
 
     // MARK: Requests
 
-    /// Hands a request to the handler; nil when there are too many.
-    func dispatch(_ request: ControlRequest, id: ControlRequestID) -> Task<Void, Never>? {
-        guard requestsInFlight < limits.requestsInFlight, let dispatcher else { return nil }
-        requestsInFlight += 1
-        return dispatcher.start(request, id: id)
+    /// Hands a request to the handler when it is its caller's turn; false when the caller has too many.
+    func dispatch(_ request: ControlRequest, id: ControlRequestID) -> Bool {
+        guard dispatcher != nil else { return false }
+        let caller = ControlCaller(request)
+        let isUrgent = caller.isAdmin && handler.isUrgent(request)
+        guard turns.add((request, id), of: caller, isUrgent: isUrgent) else { return false }
+        serveNext()
+        return true
+    }
+
+    private func serveNext() {
+        while let dispatcher, let ((request, id), turn) = turns.next() {
+            guard let connection = connections[id.connection], connection.takesTurn(id.stream) else {
+                // Its client has given it up.
+                turns.ended(turn)
+                connections[id.connection]?.requestCompleted(id.stream)
+                continue
+            }
+            running[id] = turn
+            connection.begun(id.stream, dispatcher.start(request, id: id))
+        }
+    }
+
+    /// A request is answered, or is from now on, for as long as that is read: another may have its turn.
+    func turnEnded(_ id: ControlRequestID) {
+        guard let turn = running.removeValue(forKey: id) else { return }
+        turns.ended(turn)
+        serveNext()
     }
 
     /// True when a streaming answer was begun and is to be written.
@@ -159,7 +209,7 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
     }
 
     func requestCompleted(_ id: ControlRequestID) {
-        requestsInFlight -= 1
+        turnEnded(id)
         connections[id.connection]?.requestCompleted(id.stream)
     }
 

@@ -45,6 +45,14 @@ public protocol ControlHandler: Sendable {
     ///
     /// It starts on the control reactor's thread, so it must not block: waiting is done with `await`.
     nonisolated(nonsending) func respond(to request: ControlRequest) async -> ControlResponse
+
+    /// Whether a request goes before all that wait, whoever sent them. On the control reactor's thread.
+    func isUrgent(_ request: ControlRequest) -> Bool
+}
+
+extension ControlHandler {
+    /// None does.
+    public func isUrgent(_ request: ControlRequest) -> Bool { false }
 }
 
 /// Writes a streaming answer, piece by piece.

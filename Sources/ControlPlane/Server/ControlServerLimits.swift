@@ -2,14 +2,21 @@ import HTTP2
 
 /// What the control server may be made to spend. Every figure is a hard maximum.
 public struct ControlServerLimits: Sendable {
-    /// Connections open at once. Beyond it the longest idle one without a certificate makes room, or the new
-    /// one
-    /// is closed.
+    /// Connections open at once. Beyond it the longest idle one without a certificate makes room, or else one of
+    /// the
+    /// caller that has the most.
     public var connections = 2500
-    /// Requests in the hands of the handler at once, over all connections; more are answered with 503.
+    /// Requests at once of all callers but administrators, those that wait for their turn included; more are answered
+    /// with 503. A caller may have as many as it leaves to others.
     public var requestsInFlight = 1024
-    /// Requests of one connection in the hands of the handler, those counted that the client has given up.
+    /// Requests at once of one caller, over all its connections.
+    public var requestsInFlightPerCaller = 256
+    /// Requests of one connection, those counted that the client has given up.
     public var requestsInFlightPerConnection = 128
+    /// Requests in the hands of the handler at once, of all callers but administrators.
+    public var requestsRunning = 32
+    /// Requests in the hands of the handler at once, of one caller that is no administrator.
+    public var requestsRunningPerCaller = 4
     /// Seconds from accepting a connection to the end of its TLS handshake.
     public var handshakeSeconds = 10
     /// Seconds without any request after which a connection with a certificate is closed.
@@ -40,4 +47,14 @@ public struct ControlServerLimits: Sendable {
 
     /// The defaults.
     public init() {}
+
+    /// What of this the turns of requests go by.
+    var turns: RequestTurns<(ControlRequest, ControlRequestID)>.Limits {
+        var limits = RequestTurns<(ControlRequest, ControlRequestID)>.Limits()
+        limits.all = requestsInFlight
+        limits.perCaller = requestsInFlightPerCaller
+        limits.running = requestsRunning
+        limits.runningPerCaller = requestsRunningPerCaller
+        return limits
+    }
 }
