@@ -8,6 +8,7 @@ import Glibc
 import Logging
 import Reactor
 import Services
+import Synchronization
 import TLS
 
 /// Everything of a running server, wired together.
@@ -20,6 +21,8 @@ struct Daemon {
     private let control: ControlServer
     private let data: DataServer
     private let logger: Logger
+    /// What its end has come to, for whoever has waited too long for it.
+    let ending: Ending
 
     static func start(data path: String, settings: Settings) async throws -> Daemon {
         raiseDescriptorLimit()
@@ -42,6 +45,12 @@ struct Daemon {
         configuration.events = events
         configuration.lingerSeconds = settings.lingerSeconds
         configuration.sessionStore = keeper
+        configuration.grantCeiling = { [store] capability in
+            guard let issued = store.get(CapabilityRecord.self, capability.hex)?.record,
+                let grant = store.get(GrantRecord.self, issued.grantName)?.record, grant.id == issued.grantID
+            else { return nil }
+            return (grant.id, grant.limits)
+        }
         configuration.markers = MarkerFolder(
             path: folder.markersFolder,
             boot: Identifier(hex: boot.filter { $0 != "-" }) ?? .random(using: SystemRandom()),
@@ -77,7 +86,7 @@ struct Daemon {
         try control.start()
         let daemon = Daemon(
             lock: lock, folder: folder, catalog: catalog, services: services, plane: plane,
-            control: control, data: data, logger: logger)
+            control: control, data: data, logger: logger, ending: Ending(services))
         try daemon.announce()
         ServiceManager.tellReady()
         return daemon
@@ -89,9 +98,13 @@ struct Daemon {
         logger.notice("stopping")
         ServiceManager.tellStopping()
         plane.drain()
+        ending.waits(for: "requests of the control API")
         await control.stop()
+        ending.waits(for: "data channels")
         await data.stop()
+        ending.waits(for: "driver hosts")
         await services.stop()
+        ending.waits(for: "the catalog")
         try? FileManager.default.removeItem(atPath: folder.endpointsFile)
         do throws(CatalogError) { try catalog.close() } catch {
             logger.error("the catalog did not close", metadata: ["reason": "\(error)"])
@@ -129,5 +142,42 @@ struct Daemon {
         guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
         limit.rlim_cur = limit.rlim_max
         _ = unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    }
+}
+
+extension Daemon {
+    /// How far the end of the server has come, and what it waits for. Any thread.
+    final class Ending: Sendable, CustomStringConvertible {
+        private struct State {
+            var step = "nothing yet"
+            var details: [String] = []
+        }
+
+        private static let detailsMax = 16
+
+        private let services: IOServices
+        private let state = Mutex(State())
+
+        init(_ services: IOServices) {
+            self.services = services
+        }
+
+        /// Notes the step that has begun.
+        func waits(for step: String) {
+            state.withLock { $0 = State(step: step) }
+        }
+
+        /// Has what is not over yet say what it is: the description has the answers a moment later.
+        func ask() {
+            services.askWhatIsUnfinished { [self] details in
+                state.withLock { state in
+                    state.details += details.prefix(Ending.detailsMax - state.details.count)
+                }
+            }
+        }
+
+        var description: String {
+            state.withLock { state in ([state.step] + state.details).joined(separator: "; ") }
+        }
     }
 }

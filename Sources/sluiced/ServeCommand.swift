@@ -19,6 +19,8 @@ struct ServeCommand: AsyncParsableCommand {
             that its reactors run on, in their order (default: any).
             SLUICE_SESSION_LINGER (session.linger) is how many seconds a session that may write nothing outlives its last
             connection (default: 300).
+            SLUICE_STOP_SECONDS (stop.seconds) is how long the server may take to end after SIGTERM (default: 50): what hangs
+            then is said in the log, and the process ends all the same.
             Port 0 lets the system choose; DIR/run/endpoints.json says what it chose. Sockets that a service manager hands
             over as "control" and "data" (sd_listen_fds(3)) take the place of the addresses.
 
@@ -42,12 +44,18 @@ struct ServeCommand: AsyncParsableCommand {
             file: config, control: control, channel: channel, reactors: reactors)
         LoggingSystem.bootstrap(StreamLogHandler.standardError)
         let daemon = try await Daemon.start(data: data, settings: settings)
-        await Self.awaitSignal()
+        let signals = await Self.awaitSignal()
+        let (seconds, ending) = (settings.stopSeconds, daemon.ending)
+        signals?.remote.postWithReactor { reactor in
+            StopBound.start(on: reactor, seconds: seconds, witness: ending, logger: Logger(label: "sluiced"))
+        }
         await daemon.stop()
+        signals?.remote.stop()
+        signals?.join()
     }
 
-    /// Returns when the process is told to end.
-    private static func awaitSignal() async {
+    /// Returns when the process is told to end, with the thread that has heard it.
+    private static func awaitSignal() async -> ReactorThread? {
         let (signals, continuation) = AsyncStream.makeStream(of: Int32.self)
         let thread = try? Reactor.start(Self.signalReactor) { reactor in
             do throws(ReactorError) {
@@ -55,8 +63,7 @@ struct ServeCommand: AsyncParsableCommand {
             } catch { continuation.finish() }
         }
         for await _ in signals { break }
-        thread?.remote.stop()
-        thread?.join()
+        return thread
     }
 
     private static var signalReactor: Reactor.Options {

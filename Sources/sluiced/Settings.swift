@@ -23,6 +23,8 @@ struct Settings {
     let policy: HostPolicy
     /// How long a session that may write nothing outlives its last connection.
     let lingerSeconds: UInt32
+    /// How long the server may take to end, in seconds.
+    let stopSeconds: Int
 
     static func load(
         file: String?, control: [String], channel: [String], reactors: Int?
@@ -55,6 +57,12 @@ struct Settings {
         guard (0...Int(UInt32.max)).contains(linger) else {
             throw ValidationError("session.linger is \(linger): seconds from 0 would be right")
         }
+        let stop = reader.int(forKey: "sluice.stop.seconds", default: Limits.stopSecondsDefault)
+        guard Limits.stopSecondsRange.contains(stop) else {
+            let range = Limits.stopSecondsRange
+            throw ValidationError(
+                "stop.seconds is \(stop): \(range.lowerBound) to \(range.upperBound) would be right")
+        }
         let inherited = try ServiceManager.sockets()
         let hasControl = inherited.named[ServiceManager.controlSocket] != nil
         let hasData = inherited.named[ServiceManager.dataSocket] != nil
@@ -72,7 +80,7 @@ struct Settings {
             inherited: inherited,
             reactors: count, cpus: cpus, pollMicroseconds: poll,
             driverHost: reader.string(forKey: "sluice.driver.host"), policy: policy,
-            lingerSeconds: UInt32(linger))
+            lingerSeconds: UInt32(linger), stopSeconds: stop)
     }
 
     private static let pollMicrosecondsDefault = 50

@@ -43,6 +43,26 @@ enum PlantedBug: String, CaseIterable, Sendable {
     case clientRepeatsAmongOthers
     /// The client goes on with a volume that somebody else has written to.
     case clientIgnoresWriters
+    /// A CLOSE that waits when its connection is lost keeps its slot.
+    case closeKeepsItsSlot
+    /// So does an OPEN, or a RENEW: what it waited for is dropped.
+    case answerToTheLostIsDropped
+    /// What a comparison of somebody else's holds back is forgotten with its connection.
+    case heldIsForgotten
+    /// What waits for a rate limit is.
+    case delayedIsForgotten
+    /// A comparison is, and keeps others away.
+    case comparisonIsForgotten
+    /// A HELLO that waits for the end of a connection is.
+    case greetingIsForgotten
+
+    /// Those that show only where requests wait for what clients of the simulation do not have.
+    static let ofScenes: [PlantedBug] = [.delayedIsForgotten]
+    /// Those of requests that wait when their connection is lost.
+    static let ofWaits: [PlantedBug] = [
+        .closeKeepsItsSlot, .answerToTheLostIsDropped, .heldIsForgotten, .delayedIsForgotten,
+        .comparisonIsForgotten, .greetingIsForgotten,
+    ]
 }
 
 /// Bugs that are planted by changing what the server keeps, between two of its steps.
@@ -60,6 +80,20 @@ extension SimulatedServer {
             }
         case .comparisonIsNotAlone:
             for shard in shards { shard.exclusions.removeAll { $0.waitsFor == 0 } }
+        case .answerToTheLostIsDropped:
+            let isLost = shards.contains { shard in
+                shard.channels.all.contains { channel in
+                    guard let channel, channel.isDetached else { return false }
+                    return (0..<UInt16(channel.slots.count)).contains {
+                        channel.slots[$0].state == .deciding
+                            && channel.slots[$0].opcode != Opcode.close.rawValue
+                    }
+                }
+            }
+            if isLost {
+                work.drop()
+                world.store.dropCalls()
+            }
         case .claimEndsWithConnection:
             services.state.withLock { state in
                 for session in state.directory.sessions.sessions.values {
@@ -68,6 +102,25 @@ extension SimulatedServer {
                     }
                 }
             }
+        default: break
+        }
+    }
+
+    /// Before the services hear that a connection is gone.
+    func tamper(before channel: ServiceChannel, of shard: ServiceShard) {
+        switch world.bug {
+        case .closeKeepsItsSlot:
+            for position in channel.handles.positions(where: { $0.closeRequest != nil }) {
+                channel.handles[position].closeRequest = nil
+            }
+        case .heldIsForgotten: shard.held.removeAll { $0.channel === channel }
+        case .delayedIsForgotten:
+            for position in channel.handles.positions(where: { !$0.delayed.isEmpty }) {
+                channel.handles[position].delayed = SlotQueue()
+            }
+        case .comparisonIsForgotten:
+            for (id, compare) in shard.compares where compare.channel === channel { shard.compares[id] = nil }
+        case .greetingIsForgotten: for shard in shards { shard.greetings.removeAll() }
         default: break
         }
     }

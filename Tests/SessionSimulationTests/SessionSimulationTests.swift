@@ -72,7 +72,8 @@ struct SessionSimulationTests {
         }
     }
 
-    @Test("a planted bug is found", arguments: PlantedBug.allCases)
+    @Test(
+        "a planted bug is found", arguments: PlantedBug.allCases.filter { !PlantedBug.ofScenes.contains($0) })
     func finds(bug: PlantedBug) {
         for seed in 1...Self.seedsForBug {
             let simulator = SessionSimulator(seed: seed, bug: bug)

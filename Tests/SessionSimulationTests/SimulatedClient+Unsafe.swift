@@ -241,7 +241,15 @@ final class SimulatedClient {
     func kill() {
         guard phase != .detached else { return }
         world.note("is killed", number)
-        for channel in channels { channel.connection?.closeClient(inOrder: false) }
+        for channel in channels {
+            if channel.state == .open, let connection = channel.connection, world.random.once(in: 2),
+                let close = channel.core.beginControl(.close, handle: channel.handle, bodyBytes: 0)
+            {
+                // It was about to go, with requests still unanswered.
+                connection.send(close.bytes)
+            }
+            channel.connection?.closeClient(inOrder: false)
+        }
         for tag in requests.indices where requests[tag].isOpen {
             requests[tag].isOpen = false
             world.haunt(requests[tag])

@@ -35,6 +35,8 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
 
     /// Replies that are produced while this many bytes are under way wait in the services.
     private static let windowBytes = 600
+    /// How long a client that does not read has, when the server closes.
+    private static let lingerNanoseconds: UInt64 = 2_000_000_000
 
     let number: Int
     /// Whose it is.
@@ -49,6 +51,7 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
     private var part = Part.header
     private var header = RequestHeader(opcode: 0)
     private var isFlushScheduled = false
+    private var closingSince: UInt64 = 0
 
     var toServer = BytePipe()
     var toClient = BytePipe()
@@ -108,7 +111,12 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
             return moved
         // Nothing is read, but the end of a broken connection is heard all the same.
         case .resuming: return isClientClosed && end()
-        case .closing: return false
+        case .closing:
+            guard server.world.now > closingSince + SimulatedConnection.lingerNanoseconds else {
+                return false
+            }
+            teardown()
+            return true
         case .lingering:
             // Whether the client has heard the end, or the timer has had enough of it.
             teardown()
@@ -194,6 +202,17 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
 
     func channelMustClose(_ reason: String) { close() }
 
+    func channelMustSkip(slot: UInt16) {
+        switch part {
+        case .payload(slot, let left): part = .skip(left: left)
+        case .body where header.slot == slot: part = .skip(left: Int(header.length))
+        default: break
+        }
+    }
+
+    /// Nothing: replies are sent whole.
+    func channelMustHurry() {}
+
     /// Nothing: the simulated kernel reports a lost peer when the seed has it do so.
     func channelIsDoubted() {}
 
@@ -246,6 +265,7 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
     private func close() {
         guard phase == .greeting || phase == .resuming || phase == .open else { return }
         phase = .closing
+        closingSince = server.world.now
         part = .ended
         scheduleFlush()
     }
@@ -265,7 +285,10 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
         phase = .closed
         part = .ended
         isServerClosed = true
-        if let channel { shard.detach(channel, isClosedByClient: isClosedInOrder) }
+        if let channel {
+            if server.world.bug != nil { server.tamper(before: channel, of: shard) }
+            shard.detach(channel, isClosedByClient: isClosedInOrder)
+        }
         channel = nil
     }
 }

@@ -89,6 +89,7 @@ final class SimulatedQueue: DriverQueue {
             case .read, .write:
                 operation.left = UInt8(truncatingIfNeeded: (1 << operation.count) - 1)
             case .flush: operation.mustSync = true
+            case .blockStatus: operation.status = .notSupported
             default: preconditionFailure("nobody asks for that")
             }
             if request.opcode == .write {

@@ -131,7 +131,7 @@ final class SimulatedServer {
             let bytes = shard.ports.all.reduce(0) { $0 + ($1?.allocator.usedBytes ?? 0) }
             if channels + bytes + shard.greetings.count + shard.fences.count > 0
                 || shard.compares.count + shard.exclusions.count + shard.held.count > 0
-                || shard.delayed.count + shard.stalled.count > 0
+                || shard.delayed.count + shard.waitingForRoom > 0
             {
                 return "\(channels) channels, \(bytes) bytes of buffers; \(description)"
             }
@@ -166,7 +166,6 @@ final class SimulatedServer {
             shard.channels.removeAll()
             shard.channels.forgetRemoved()
             shard.greetings.removeAll()
-            shard.stalled.removeAll()
             shard.delayed.removeAll()
             shard.held.removeAll()
             shard.compares.removeAll()

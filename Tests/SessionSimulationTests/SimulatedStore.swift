@@ -46,6 +46,13 @@ final class SimulatedStore {
         for case .call(let body) in lost { body(false) }
     }
 
+    /// Nobody is told of what was saved.
+    func dropCalls() {
+        queue.removeAll { entry in
+            if case .call = entry { true } else { false }
+        }
+    }
+
     /// The records are of a machine that was restarted since.
     func forgetSessions() { sessions.removeAll() }
 }
