@@ -14,17 +14,25 @@ flooder, and what remains of the neighbour's wait is the server's doing. That ne
 As root all of it runs in a network namespace of its own with Reno. BBR, where that is the default, has timers that send a
 flooder's bytes on whatever CPU they were set on: for up to half a millisecond on the server's, as part of its thread.
 
+And beside a node that floods with nothing at all: with --deaf N it opens N connections, each of a session of its own that
+asks for 1 MiB four times and reads none of it, or that writes 4 KiB of a MiB and does not go on.
+
     make bench                      or
-    Tests/benchmarks/neighbour.py [--rounds N] [--seconds N] [--channels N] [--json FILE]
+    Tests/benchmarks/neighbour.py [--rounds N] [--seconds N] [--channels N] [--deaf N] [--json FILE]
 """
 import json
 import os
 import pathlib
+import resource
+import socket
 import statistics
 import sys
 import time
 
-from rig import command_line, enter_namespace, pin, run, running_server, save, threads
+from rig import ROOT, command_line, enter_namespace, pin, run, running_server, save, threads
+
+sys.path.insert(0, str(ROOT / "Clients/python"))
+from sluice_client import Channel, Opcode  # noqa: E402
 
 SIZE = 1 << 29
 FLOODS = {
@@ -77,6 +85,56 @@ def beside(server, options, is_preferred, rw, size):
     return {**latency, "flood": report["read" if rw == "randread" else "write"]["iops"]}
 
 
+def deaf_node(server, count, writes):
+    """Connections of another node that do not read what they asked for, or do not go on writing."""
+    name = "deaf-writer" if writes else "deaf-reader"
+    folder = server.join(name)
+    server.admin("volume", "create", name, "--size", str(SIZE >> 4), "--pool", "ram")
+    server.admin("grant", "create", name, "--node", name, "--resource", f"volume/{name}",
+                 "--rights", "read,write" if writes else "read")
+    token = server.cli(folder, "capability", "issue", f"volume/{name}").split()[-1]
+    host, port = server.channel.rsplit(":", 1)
+    connections, first = [], None
+    for _ in range(count):
+        more = {"session": first.session, "secret": first.secret} if writes and first else {}
+        channel = Channel((host, int(port)), cafile=str(folder / "ca.pem"), certfile=str(folder / "cert.pem"),
+                          keyfile=str(folder / "key.pem"), slots=8, **more)
+        channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        handle, _ = channel.open(token)
+        if writes:
+            channel.send_raw(channel.request_header(
+                Opcode.WRITE, slot=0, length=1 << 20, handle=handle, count=1 << 20).encode() + bytes(4096))
+            # A session has 64 channels at most, a volume one session that writes.
+            first = first or channel
+        else:
+            for slot in range(4):
+                channel.submit(Opcode.READ, slot=slot, handle=handle, count=1 << 20)
+        connections.append(channel)
+        if writes and len(connections) == 64:
+            break
+    return connections
+
+
+def deaf_series(server, options):
+    """The neighbour alone and beside connections that hold what they can and do nothing."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    result = {}
+    for writes in (False, True):
+        alone = [measure(server, options, False) for _ in range(options.rounds)]
+        connections = deaf_node(server, options.deaf, writes)
+        name = "that do not go on writing" if writes else "that do not read"
+        beside = [measure(server, options, False) for _ in range(options.rounds)]
+        for channel in connections:
+            channel.drop()
+        figures = [statistics.median(one[field] for one in rounds)
+                   for rounds in (alone, beside) for field in ("p50", "p99")]
+        print(f"  {len(connections)} connections {name}: p50 {figures[0]:.0f} us alone, {figures[2]:.0f} beside; "
+              f"p99 {figures[1]:.0f} alone, {figures[3]:.0f} beside: {figures[3] / figures[1]:.1f} times", flush=True)
+        result[name] = {"connections": len(connections), "alone": alone, "beside": beside}
+    return result
+
+
 def series(server, options, is_preferred):
     """All rounds, printed and returned."""
     rounds = []
@@ -99,7 +157,7 @@ def series(server, options, is_preferred):
 
 
 def main():
-    arguments = command_line(__doc__, rounds=5, seconds=2, channels=8)
+    arguments = command_line(__doc__, rounds=5, seconds=2, channels=8, deaf=2000)
     if os.geteuid() == 0:
         enter_namespace("net")
         run("ip", "link", "set", "lo", "up")
@@ -112,6 +170,8 @@ def main():
             server.bench(volume, "--rw", "write", "--bs", "1m", "--iodepth", 8, "--total", SIZE)
         print(f"a neighbour's 4 KiB reads, depth 1, beside one session with {arguments.channels} channels of 128 "
               f"requests, {os.cpu_count()} cores, medians of {arguments.rounds} rounds")
+        if arguments.deaf:
+            result["deaf"] = deaf_series(server, arguments)
         print("\nall processes alike")
         result["alike"] = series(server, arguments, False)
         if os.geteuid() == 0 and len(CPUS) > 1:

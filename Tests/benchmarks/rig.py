@@ -199,11 +199,16 @@ class Server:
         self.control = self.channel = f"{address}:0"
         run(BINARIES / "sluiced", "init", "--data", self.data, "--name", "localhost", "--address", address)
         self.start()
-        server = f"https://{self.control}"
-        self.environment["SLUICE_SERVER"] = server
-        self.node = folder / "node"
-        token = json.loads(self.admin("node", "add", "bench", "-o", "json"))["token"]
-        run(BINARIES / "sluice", "join", "--server", server, "--token", token, "--credentials", self.node)
+        self.environment["SLUICE_SERVER"] = f"https://{self.control}"
+        self.node = self.join("bench")
+
+    def join(self, name):
+        """The credentials of a node."""
+        folder = self.folder / f"node-{name}"
+        token = json.loads(self.admin("node", "add", name, "-o", "json"))["token"]
+        run(BINARIES / "sluice", "join", "--server", self.environment["SLUICE_SERVER"], "--token", token,
+            "--credentials", folder)
+        return folder
 
     def start(self):
         """Starts the process, again where it was before."""

@@ -1,0 +1,198 @@
+"""One node with the least grant, against everybody else: what it holds is its own, and what takes it away comes first."""
+import signal
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+from conftest import Server, await_condition
+from sluice_client import Channel, Opcode
+from sluice_client.frames import FEATURE_RESUME
+
+KIB = 1024
+MIB = 1 << 20
+
+
+class Node:
+    """A node with a grant on a volume, and what it can do with that."""
+
+    def __init__(self, server, name, volume, rights="read"):
+        self.server, self.volume = server, volume
+        self.folder = server.join(name)
+        server.grant(volume, name, rights)
+
+    def connect(self, **options):
+        return Channel(self.server.channel_address, cafile=str(self.folder / "ca.pem"),
+                       certfile=str(self.folder / "cert.pem"), keyfile=str(self.folder / "key.pem"), **options)
+
+    def token(self):
+        with self.server.api(self.folder) as api:
+            answer = api.post("/v1/capabilities", json={"resource": f"volume/{self.volume}"})
+            assert answer.status_code == 201, answer.text
+            return answer.json()["token"]
+
+    def deaf(self, token, part=0):
+        """A session that asks for more than it reads, or writes less than it said."""
+        channel = self.connect(slots=8)
+        channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
+        handle, _ = channel.open(token)
+        if part:
+            channel.send_raw(channel.request_header(
+                Opcode.WRITE, slot=0, length=MIB, handle=handle, count=MIB).encode() + bytes(part))
+        else:
+            for slot in range(4):
+                channel.submit(Opcode.READ, slot=slot, handle=handle, count=MIB)
+        return channel
+
+
+def sessions(server):
+    with server.api(server.data / "admin") as api:
+        return api.get("/v1/sessions", params={"limit": 1000}).json()["items"]
+
+
+@pytest.mark.parametrize("features", [0, FEATURE_RESUME])
+def test_a_close_that_waits_is_over_with_its_connection(server, features):
+    server.volume("disk")
+    node = Node(server, "one", "disk")
+    token = node.token()
+    for _ in range(6):
+        channel = node.connect(features=features)
+        handle, _ = channel.open(token)
+        read = channel.request_header(Opcode.READ, slot=0, handle=handle, count=8 * KIB)
+        close = channel.request_header(Opcode.CLOSE, slot=1, handle=handle)
+        channel.send_raw(read.encode() + close.encode())
+        channel.drop()
+        if features:
+            resumed = Channel.resume(channel, timeout=20)
+            resumed.open(token)
+            resumed.close()
+    await_condition("the sessions to end", lambda: not sessions(server))
+    begun = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - begun < 20
+
+
+def test_a_stop_ends_whatever_hangs_and_says_what(tmp_path):
+    server = Server(tmp_path)
+    server.environment["SLUICE_STOP_SECONDS"] = "6"
+    server.start()
+    # A driver in the server's own process that never answers: nothing can end it but the process.
+    server.cli("pool", "create", "stuck", "--driver", "fault", "--setting", "driver=memory",
+               "--setting", "rules=read: hang", "--isolation", "inline")
+    server.volume("disk", pool="stuck")
+    node = Node(server, "one", "disk")
+    with node.connect() as channel:
+        handle, _ = channel.open(node.token())
+        channel.submit(Opcode.READ, handle=handle, count=4 * KIB)
+        await_condition("the read", lambda: any(one["inFlight"] for one in sessions(server)))
+        begun = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 1
+        assert time.monotonic() - begun < 20
+    said = [line for line in server.text().splitlines() if "ended by force" in line]
+    assert len(said) == 1 and "READ (the driver)" in said[0] and "data channels" in said[0], server.text()[-2000:]
+    # What was ended starts again.
+    server.environment.pop("SLUICE_STOP_SECONDS")
+    server.start()
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("pool", ["disk", "memory"])
+@pytest.mark.parametrize("kind", ["reads", "writes"])
+def test_a_neighbour_is_served_beside_those_that_do_not_read_or_go_on(server, pool, kind):
+    if pool == "memory":
+        server.memory_pool("memory")
+    name = "memory" if pool == "memory" else "default"
+    server.volume("theirs", pool=name)
+    server.volume("ours", pool=name)
+    attacker = Node(server, "attacker", "theirs", "read,write" if kind == "writes" else "read")
+    neighbour = Node(server, "neighbour", "ours")
+    token = attacker.token()
+    channels = []
+    with neighbour.connect() as channel:
+        handle, _ = channel.open(neighbour.token())
+        for _ in range(1 if kind == "writes" else 80):
+            channels.append(attacker.deaf(token, part=4 * KIB if kind == "writes" else 0))
+        if kind == "writes":
+            # One writer a volume: its session has as many channels as it likes.
+            first = channels[0]
+            for _ in range(50):
+                more = attacker.connect(session=first.session, secret=first.secret)
+                other, _ = more.open(token)
+                more.send_raw(more.request_header(
+                    Opcode.WRITE, slot=0, length=MIB, handle=other, count=MIB).encode() + bytes(4 * KIB))
+                channels.append(more)
+        begun = time.monotonic()
+        for _ in range(200):
+            assert len(channel.read(handle, 0, 4 * KIB)) == 4 * KIB
+        assert len(channel.read(handle, 0, MIB)) == MIB
+        assert time.monotonic() - begun < 15
+    for one in channels:
+        one.drop()
+
+
+def test_an_administrator_revokes_while_a_node_floods_the_control_api(server):
+    server.volume("disk")
+    flooder, other = Node(server, "flooder", "disk"), Node(server, "other", "disk")
+    with server.api(flooder.folder) as api:
+        for _ in range(60):
+            assert api.post("/v1/capabilities", json={"resource": "volume/disk"}).status_code == 201
+    other.token()
+    with server.api(server.data / "admin") as api:
+        victim = api.get("/v1/capabilities", params={"node": "other"}).json()["items"][0]["id"]
+    over = threading.Event()
+    clients = [server.api(flooder.folder) for _ in range(8)]
+    counts = [0, 0]
+
+    def flood(client):
+        while not over.is_set():
+            try:
+                counts[0 if client.get("/v1/capabilities?limit=1000").status_code == 200 else 1] += 1
+            except httpx.HTTPError:
+                counts[1] += 1
+
+    threads = [threading.Thread(target=flood, args=(client,), daemon=True) for client in clients for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    await_condition("the flood", lambda: counts[0] > 20)
+    try:
+        with server.api(server.data / "admin") as api:
+            begun = time.monotonic()
+            assert api.post(f"/v1/capabilities/{victim}/revoke", json={}).status_code == 200
+            took = time.monotonic() - begun
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(30)
+        for client in clients:
+            client.close()
+    assert took < 5, f"{took:.1f} s, beside {counts} lists"
+
+
+def test_the_limit_of_a_grant_holds_for_all_its_capabilities(server):
+    server.volume("disk")
+    node = Node(server, "one", "disk")
+    with server.api(server.data / "admin") as api:
+        answer = api.patch("/v1/grants/one-disk", json={"limits": {"iops": 40}})
+        assert answer.status_code == 200, answer.text
+    channels = [node.connect() for _ in range(8)]
+    handles = [channel.open(node.token())[0] for channel in channels]
+    done, end = [0] * 8, time.monotonic() + 2
+
+    def load(index):
+        while time.monotonic() < end:
+            channels[index].read(handles[index], 0, 4 * KIB)
+            done[index] += 1
+
+    begun = time.monotonic()
+    threads = [threading.Thread(target=load, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    seconds = time.monotonic() - begun
+    # Each for itself would make 80 in that time.
+    assert sum(done) <= 40 * seconds + 40, (done, seconds)
+    for channel in channels:
+        channel.close()
