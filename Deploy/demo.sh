@@ -135,7 +135,7 @@ run sluice bench volume/demo --rw randread --bs 4k --iodepth 32 --time 3
 run sluice bench volume/demo --rw read --bs 128k --iodepth 16 --time 3
 
 step "The volume's driver, a sandboxed process of its own, is killed under load"
-"$bin/sluice" bench volume/demo --rw randrw --bs 4k --iodepth 8 --time 4 --verify >"$work/bench.txt" 2>&1 &
+"$bin/sluice" bench volume/demo --force --rw randrw --bs 4k --iodepth 8 --time 4 --verify >"$work/bench.txt" 2>&1 &
 writer_pid=$!
 await 20 sh -c "[ \"\$(\"$bin/sluice\" --credentials '$work/server/admin' session list -o json | jq length)\" -gt 0 ]"
 read -rt 1 <> <(:) || true

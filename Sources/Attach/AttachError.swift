@@ -7,6 +7,8 @@ public struct AttachError: Error, Sendable, CustomStringConvertible {
     public enum Reason: String, Sendable, Hashable, Codable {
         /// The device, folder or name is used by something else.
         case busy
+        /// What is there would be destroyed.
+        case holdsData
         /// Nothing of that name is attached here.
         case notFound
         /// The kernel or the caller's privileges do not allow it.

@@ -23,16 +23,33 @@ enum AttachLimits {
     static let smallBufferBytes = 16 << 10
     static let smallBufferCount = 256
     static let mediumBufferBytes = 128 << 10
-    static let mediumBufferCount = 64
-    static let largeBufferCount = 24
-    /// How often a race for a free loop device is tried again.
-    static let loopAttempts = 64
-    /// How often a device that others have open is tried again before it counts as used.
-    static let busyAttempts = 20
+    static let mediumBufferCount = 48
+    static let largeBufferCount = 12
+    /// For how long a free loop device is looked for that others do not take first, and how many may be added to the
+    /// machine's for that.
+    static let loopClaimNanoseconds: UInt64 = 10_000_000_000
+    static let loopDevicesAddedMax = 8
+    /// How long to wait before the next try, in microseconds: 1 ms, doubling to 64.
+    static func loopClaimPause(_ tries: Int) -> UInt32 { 1000 << UInt32(min(tries, 7) - 1) }
+    /// For how long, and how often at least, a device that others have open is tried again before it counts as used.
+    static let busyNanoseconds: UInt64 = 1_000_000_000
+    static let busyAttemptsMin = 3
     /// How long to wait before it is, in microseconds.
     static let busyAttemptMicroseconds: UInt32 = 50_000
     /// How long a freed loop device may take to let go of its file.
-    static let loopReleaseMilliseconds = 10_000
+    static let loopReleaseMilliseconds = 3_000
+    /// How long a command that waits says nothing of it, and how long a forced one waits before it ends the process that
+    /// serves the device, and at all.
+    static let silentNanoseconds: UInt64 = 2_000_000_000
+    static let forceNanoseconds: UInt64 = 5_000_000_000
+    static let forceAtMostNanoseconds: UInt64 = 20_000_000_000
+    /// Between two tries to give up a device that something uses, after a signal has asked for it, in milliseconds.
+    static let endingRetryMilliseconds: ClosedRange<UInt64> = 200...2000
+    /// Open files that an attachment needs besides its connections, and how many it asks for.
+    static let openFilesNeeded = 48
+    static let openFilesWanted: UInt64 = 4096
+    /// Bytes of a thread's stack that waits, asks the control API, or looks up names.
+    static let stackBytes = 1 << 20
     /// How long a serving process may take to end once its device is gone.
     static let detachMilliseconds: Int32 = 30_000
     /// How long opening the volume may take, and FUSE to end, in seconds.
@@ -52,6 +69,11 @@ enum AttachLimits {
     static let certificateRetrySeconds: ClosedRange<UInt64> = 10...600
     /// How long a process and its successor wait for each other, and for the requests under way, in seconds.
     static let successionSeconds: UInt64 = 20
+    /// Before something is written over a volume: bytes that are read at its two ends, at most in all, and without a
+    /// word.
+    static let contentEndBytes: UInt64 = 1 << 20
+    static let contentBytesMax: UInt64 = 4 << 30
+    static let contentBytesQuick: UInt64 = 256 << 20
     /// Bytes of an attachment's record and of a helper's answer.
     static let recordBytesMax = 64 << 10
 }

@@ -1,3 +1,4 @@
+import CFUSE
 import Core
 import FoundationEssentials
 import Glibc
@@ -15,6 +16,19 @@ public enum AttachProcess {
     public static func prepare() {
         Signals.block(signals)
         _ = signal(SIGPIPE, SIG_IGN)
+        sluice_attach_spare_memory()
+    }
+
+    /// Sees to it that so many connections, and what else it takes, can be open at once.
+    static func allowFiles(channels: Int) throws(AttachError) {
+        let needed = UInt64(AttachLimits.openFilesNeeded + channels)
+        let allowed = sluice_attach_open_files(max(needed, AttachLimits.openFilesWanted))
+        guard allowed >= needed else {
+            throw AttachError(
+                .denied,
+                "this process may open \(allowed) files, and needs \(needed): raise the limit (ulimit -n, LimitNOFILE=)"
+            )
+        }
     }
 
     /// Attaches a volume and serves it until it is detached, or a signal stops it and nothing uses it any
@@ -29,6 +43,7 @@ public enum AttachProcess {
     ) throws(AttachError) {
         let session: AttachSession
         do {
+            try allowFiles(channels: options.channels)
             session = try AttachSession(options, logger: logger, store: .standard)
             let attachment = try session.start()
             if let readyDescriptor { tell(readyDescriptor, ReadyMessage(attachment: attachment)) }
@@ -74,6 +89,7 @@ public enum AttachProcess {
                 "process \(process) ended before volume/\(options.volume) was attached; see \(logFile)")
         }
         if let attachment = message.attachment { return attachment }
+        store.removeLeftOver(key)
         throw AttachError(message.reason ?? .system, message.message ?? "see \(logFile)")
     }
 

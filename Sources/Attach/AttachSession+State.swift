@@ -92,7 +92,7 @@ extension AttachSession {
         guard var record else { return }
         do throws(AttachError) {
             record.size = try LoopHelper.resize(
-                device: record.device, file: "\(record.folder)/\(record.volume)", mark: record.mark)
+                record.loop, file: "\(record.folder)/\(record.volume)")
             self.record = record
             try store.write(record)
             logger.info("resized", metadata: ["device": "\(record.device)", "bytes": "\(record.size)"])

@@ -38,6 +38,8 @@ final class AttachSession {
     var renewalTrouble: Trouble?
     /// The device is being given up by a helper process.
     var isReleasing = false
+    /// A signal asked for the end, which has not come yet.
+    var ending: Ending?
     /// What cannot be written back is given up.
     var givesUp = false
 
@@ -95,7 +97,9 @@ final class AttachSession {
     }
 
     private func claim() throws(AttachError) {
-        guard let claimed = try store.claim(key) else {
+        let left = store.record(key)
+        let claimed = if let left { try store.claimOfEnded(left) } else { try store.claim(key) }
+        guard let claimed else {
             let device = store.record(key).map { " as \($0.device)" } ?? ""
             throw AttachError(
                 .busy, "volume/\(options.volume) is attached already\(device); see 'sluice status'")
@@ -110,13 +114,14 @@ final class AttachSession {
 
     private func attach() throws(AttachError) -> Attachment {
         let (capability, rights) = try authorise()
+        try refuseSecond(of: capability.resource.hex)
         let clientOptions = try access.clientOptions(capability, rights: rights, channels: options.channels)
         let thread = try startReactor(clientOptions)
         self.thread = thread
         let state = try waitUntilOpen()
         let geometry = try serve(on: thread)
         let mark = "sluice:\(Hex.encode(SystemRandom().bytes(16)))"
-        let device = try LoopHelper.attach(
+        let made = try LoopHelper.attach(
             file: "\(store.mountFolder(key))/\(options.volume)", blockSize: geometry.blockSize,
             isReadOnly: options.isReadOnly, mark: mark)
         guard let process = ProcessIdentity.current else {
@@ -124,8 +129,9 @@ final class AttachSession {
         }
         let record = AttachmentRecord(
             key: key, volume: options.volume.text, volumeID: state.resource.hex,
-            server: access.server.description, device: device, mark: mark, folder: store.mountFolder(key),
-            process: process, since: SystemWallClock().now(), size: geometry.size,
+            server: access.server.description, device: made.device, mark: mark, identity: made.identity,
+            folder: store.mountFolder(key), process: process, since: SystemWallClock().now(),
+            size: geometry.size,
             blockSize: geometry.blockSize,
             isReadOnly: options.isReadOnly, channels: options.channels,
             detachesOnUnmount: options.detachesOnUnmount, state: .attached)
@@ -135,10 +141,22 @@ final class AttachSession {
         logger.info(
             "attached",
             metadata: [
-                "volume": "\(options.volume)", "device": "\(device)", "bytes": "\(geometry.size)",
+                "volume": "\(options.volume)", "device": "\(made.device)", "bytes": "\(geometry.size)",
                 "capability": "\(capability.id)", "rights": "\(rights.names.joined(separator: ","))",
             ])
         return Attachment(record, store: store, mounts: [])
+    }
+
+    /// A server may have several names; a volume has one id, and one device here.
+    private func refuseSecond(of volumeID: String) throws(AttachError) {
+        guard let other = store.records().first(where: { $0.volumeID == volumeID && $0.process.isAlive })
+        else {
+            return
+        }
+        throw AttachError(
+            .busy,
+            "volume/\(options.volume) is attached already as \(other.device), from \(other.server), which is "
+                + "another name of the same server; see 'sluice status'")
     }
 
     /// The device is there: from now on it can be renewed, and handed over.
@@ -257,10 +275,9 @@ final class AttachSession {
             case .released(let problem, let isForced):
                 if released(problem, isForced: isForced) { return }
             case .fuseEnded:
-                hasMount = false
-                takeDown()
-                throw AttachError(
-                    .system, "volume/\(options.volume): its FUSE mount was taken away from outside")
+                if try mountGone() { return }
+            case .fileClosed:
+                if try fileClosed() { return }
             case .closed(let error): disconnected(error)
             case .interrupted(let reason, let waiting): interrupted(reason, waiting: waiting)
             case .resumed(let nanoseconds, let repeated): resumed(nanoseconds, repeated: repeated)
@@ -295,13 +312,14 @@ final class AttachSession {
     }
 
     private var nextEvent: UInt64 {
-        min(nextRenewal, interruption?.nextLook ?? .max, successor?.deadline ?? .max)
+        min(nextRenewal, interruption?.nextLook ?? .max, successor?.deadline ?? .max, ending?.next ?? .max)
     }
 
     private func timePassed() {
         let now = SystemClock.monotonic()
         if now >= nextRenewal { renew() }
         if let successor, now >= successor.deadline { refuseSuccessor("requests are still under way") }
+        if let ending, now >= ending.next { tryRelease() }
         if let next = interruption?.nextLook, now >= next {
             interruption?.nextLook = .max
             _ = thread?.remote.post { [server] in server.countWaiting() }

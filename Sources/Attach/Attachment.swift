@@ -23,14 +23,20 @@ public struct Attachment: Codable, Sendable, Equatable {
     public var pid: Int32
     /// Unix seconds.
     public var since: UInt64
-    /// `attached`; `reconnecting`, while requests wait for the server; `disconnected` or `revoked`, when every
-    /// request fails; `stale`, when its process has ended.
+    /// `attached`; `reconnecting`, while requests wait for the server; `stopped`, while the process that serves it is;
+    /// `disconnected` or `revoked`, when every request fails; `stale`, when nothing serves it, or its device is gone.
     public var state: String
     /// What there is to say about the state.
     public var message: String?
-    /// The folders that the device is mounted on now.
+    /// The folders that the device and its partitions are mounted on now.
     public var mounts: [String]
-    /// Where the process that serves it writes its log.
+    /// Its partitions, such as `/dev/loop3p1`.
+    public var partitions: [String]
+    /// What the process that serves it has in memory, in bytes; nil when it is gone.
+    public var memory: UInt64?
+    /// What of that process's address space is locked, whether used or not, in bytes; nil when it is gone.
+    public var lockedMemory: UInt64?
+    /// Where the process that serves it writes its log; nil for one in the foreground.
     public var logFile: String?
     /// It was attached only to be mounted: `umount` detaches it.
     public var detachesOnUnmount: Bool
@@ -48,14 +54,44 @@ public struct Attachment: Codable, Sendable, Equatable {
         channels = record.channels
         pid = record.process.pid
         since = record.since
-        state = record.process.isAlive ? record.state.rawValue : "stale"
-        message =
-            record.process.isAlive
-            ? record.message : "its process has ended; clean up with: sluice detach volume/\(record.volume)"
-        self.mounts = mounts.filter { $0.source == record.device }.map(\.folder)
-        logFile = store.logFile(record.key)
+        (state, message) = Self.state(record)
+        let numbers = record.loop.isPresent ? DiskNumbers(path: record.device) : nil
+        self.mounts = mounts.filter { numbers?.contains($0) ?? false }.map(\.folder)
+        partitions = numbers?.partitions ?? []
+        memory = record.process.memory("VmRSS")
+        lockedMemory = record.process.memory("VmLck")
+        let log = store.logFile(record.key)
+        logFile = unsafe access(log, F_OK) == 0 ? log : nil
         detachesOnUnmount = record.detachesOnUnmount
         key = record.key
+    }
+
+    /// What the record says, where the kernel does not say otherwise.
+    private static func state(_ record: AttachmentRecord) -> (String, String?) {
+        let stale = AttachmentRecord.State.stale.rawValue
+        let advice = "clean up with 'sluice detach volume/\(record.volume)', or attach it again"
+        guard record.process.boot == ProcessIdentity.currentBoot else {
+            return (stale, "an earlier run of this machine left it; \(advice)")
+        }
+        if record.state == .stale { return (stale, record.message) }
+        guard record.process.isAlive else {
+            let use = record.loop.isPresent ? "; every request of \(record.device) fails" : ""
+            return (stale, "its process has ended\(use); \(advice)")
+        }
+        guard record.loop.isPresent else {
+            return (
+                stale,
+                "\(record.device) was taken away from outside, and is not its device any more; \(advice)"
+            )
+        }
+        if record.process.isStopped {
+            return (
+                "stopped",
+                "process \(record.process.pid), which serves it, is stopped: requests wait until it goes on "
+                    + "(kill -CONT \(record.process.pid))"
+            )
+        }
+        return (record.state.rawValue, record.message)
     }
 }
 
@@ -71,90 +107,46 @@ public enum Attachments {
 
     /// The attachment of a volume (`volume/NAME`), of a device (`/dev/loop3`), or of what is mounted on a
     /// folder.
-    public static func find(_ name: String) throws(AttachError) -> Attachment {
-        try find(name, in: .standard)
+    ///
+    /// Where a volume is attached from several servers, `server` chooses; with `isOnly` nothing of another server
+    /// is found at all.
+    public static func find(
+        _ name: String, server: String? = nil, isOnly: Bool = false
+    ) throws(AttachError) -> Attachment {
+        try find(name, server: server, isOnly: isOnly, in: .standard)
     }
 
-    static func find(_ name: String, in store: AttachmentStore) throws(AttachError) -> Attachment {
+    static func find(
+        _ name: String, server: String? = nil, isOnly: Bool = false, in store: AttachmentStore
+    ) throws(AttachError) -> Attachment {
         let all = list(store)
         let folder = name.hasPrefix("volume/") ? nil : FilePath.absolute(name)
-        let matches = all.filter {
-            $0.volume == name || $0.volume == "volume/\(name)" || $0.device == name || (folder.map($0.mounts.contains) ?? false)
+        let named = all.filter {
+            $0.volume == name || $0.volume == "volume/\(name)" || $0.device == name
+                || (folder.map($0.mounts.contains) ?? false)
         }
+        let place = server.map(AttachmentStore.place)
+        let chosen = named.filter { AttachmentStore.place($0.server) == place }
+        let matches = isOnly || (named.count > 1 && !chosen.isEmpty) ? chosen : named
         if matches.count > 1 {
             let devices = matches.map { "\($0.device) (\($0.server))" }.joined(separator: ", ")
             throw AttachError(
-                .usage, "\(name) is attached from more than one server; name the device: \(devices)")
-        }
-        guard let match = matches.first else {
-            let known =
-                all.isEmpty ? "nothing is attached" : "attached: \(all.map(\.volume).joined(separator: ", "))"
-            throw AttachError(.notFound, "\(name) is not attached here; \(known); see 'sluice status'")
-        }
-        return match
-    }
-
-    /// Writes everything back, takes the device away and ends the process that serves it.
-    ///
-    /// Refused while the device is mounted or otherwise used; the error says where. With `isForced` data that
-    /// cannot be written back is given up, and processes that only have the device open are no obstacle.
-    /// While the server is away this waits for it, after `waiting` was called with the reason; with `isForced`
-    /// it does not.
-    public static func detach(
-        _ attachment: Attachment, isForced: Bool = false, waiting: (String) -> Void = { _ in }
-    ) throws(AttachError) {
-        try detach(attachment, isForced: isForced, in: .standard, waiting: waiting)
-    }
-
-    static func detach(
-        _ attachment: Attachment, isForced: Bool, in store: AttachmentStore,
-        waiting: (String) -> Void = { _ in }
-    ) throws(AttachError) {
-        guard var record = store.record(attachment.key), record.device == attachment.device else {
-            throw AttachError(.notFound, "\(attachment.volume) is not attached any more")
-        }
-        guard record.process.isAlive else { return try clear(record, in: store) }
-        if record.state == .reconnecting {
-            let use = DeviceUse.of(record.device)
-            guard use.mounts.isEmpty else { throw use.refusal(of: record.device) }
-            if isForced {
-                // Whoever waits for the device holds it: everything that waits must fail first.
-                _ = record.process.signal(AttachProcess.giveUpSignal)
-            } else {
-                waiting(record.message ?? "")
-                // Not in the kernel, where nothing could interrupt it.
-                while record.state == .reconnecting, record.process.isAlive {
-                    Pause.microseconds(AttachLimits.reconnectPollMicroseconds)
-                    guard let now = store.record(attachment.key), now.mark == record.mark else { return }
-                    record = now
-                }
-                guard record.process.isAlive else { return try clear(record, in: store) }
-            }
-        }
-        // A device that fails everything has nothing left to write back to.
-        let givesUp = isForced || record.state != .attached
-        try LoopDevice.release(
-            device: record.device, name: record.mark, isForced: givesUp, folder: record.folder)
-        guard record.process.signal(SIGTERM) else { return try clear(record, in: store) }
-        guard record.process.waitUntilEnded(milliseconds: AttachLimits.detachMilliseconds) else {
-            throw AttachError(
-                .busy,
-                "\(record.device) is given up, but process \(record.process.pid) has not ended in "
-                    + "\(AttachLimits.detachMilliseconds / 1000) seconds; its log is "
-                    + store.logFile(record.key)
+                .usage,
+                "\(name) is attached from more than one server; name the device, or the server by --server: \(devices)"
             )
         }
-        // The process takes its record away; one that died on the way leaves that to us.
-        if store.record(record.key)?.mark == record.mark { try clear(record, in: store) }
-    }
-
-    /// Takes away what an ended process has left behind: the loop device, the mount, the record.
-    static func clear(_ record: AttachmentRecord, in store: AttachmentStore) throws(AttachError) {
-        try LoopDevice.release(
-            device: record.device, name: record.mark, isForced: true, folder: record.folder)
-        try FuseMount.remove(record.folder)
-        _ = unsafe unlink(SuccessionChannel.path(record.process.pid, in: store.folder))
-        store.remove(record.key)
+        guard let match = matches.first else {
+            let from = named.isEmpty ? "" : " from \(server ?? "")"
+            let known = (named.isEmpty ? all : named).map {
+                named.isEmpty ? $0.volume : "\($0.volume) from \($0.server)"
+            }
+            throw AttachError(
+                .notFound,
+                "\(name) is not attached here\(from); "
+                    + (known.isEmpty ? "nothing is attached" : "attached: \(known.joined(separator: ", "))")
+                    + "; see 'sluice status'")
+        }
+        return match
     }
 }
 
@@ -173,7 +165,8 @@ enum FuseMount {
     /// Takes the mount away; nothing happens when there is none.
     static func remove(_ folder: String) throws(AttachError) {
         for _ in 0..<2 {
-            guard unsafe umount2(folder, Int32(MNT_DETACH) | umountNoFollow) == 0 else {
+            // Forced: whatever still waits for its server fails, and nobody waits for this.
+            guard unsafe umount2(folder, Int32(MNT_FORCE) | Int32(MNT_DETACH) | umountNoFollow) == 0 else {
                 guard errno == EINVAL || errno == ENOENT else {
                     throw .system(errno, "cannot unmount \(folder)")
                 }

@@ -1,6 +1,7 @@
 import Core
 import FoundationEssentials
 import Glibc
+import Reactor
 
 /// What is kept about an attachment while it lasts, one file each.
 struct AttachmentRecord: Codable, Sendable, Equatable {
@@ -13,6 +14,8 @@ struct AttachmentRecord: Codable, Sendable, Equatable {
         case disconnected
         /// The server took the right away; every request fails.
         case revoked
+        /// The device or its file system was taken away from outside; nothing serves it.
+        case stale
     }
 
     /// The name of the record, and of the files that belong to it.
@@ -24,6 +27,8 @@ struct AttachmentRecord: Codable, Sendable, Equatable {
     var device: String
     /// What the loop device is marked with.
     var mark: String
+    /// What tells the device from others of its name; nil in the records of older versions.
+    var identity: LoopIdentity?
     /// Where the FUSE file system is mounted.
     var folder: String
     var process: ProcessIdentity
@@ -59,9 +64,14 @@ struct AttachmentStore: Sendable {
         return text.isEmpty ? nil : text
     }
 
+    /// Host and port of a server's URL.
+    static func place(_ server: String) -> String {
+        server.split(separator: "/").last.map(String.init) ?? server
+    }
+
     /// The key of a volume of a server: one attachment of it at a time.
     static func key(volume: String, server: String) -> String {
-        let place = server.split(separator: "/").last.map(String.init) ?? server
+        let place = place(server)
         let safe = place.map {
             $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "." || $0 == "-") ? $0 : "_"
         }
@@ -116,21 +126,72 @@ struct AttachmentStore: Sendable {
         guard unsafe rename(temporary, path) == 0 else { throw .system(errno, "cannot write \(path)") }
     }
 
-    /// Takes a record and its mount folder away; the log stays.
+    /// Takes away everything that is kept under a key: the record, the mount folder, the log, and the claim, which the
+    /// caller has.
     func remove(_ key: String) {
         _ = unsafe rmdir(mountFolder(key))
-        _ = unsafe unlink(path(key, ".json"))
+        for suffix in [".json", ".new", ".log", ".lock"] { _ = unsafe unlink(path(key, suffix)) }
+    }
+
+    /// Takes the log of an attachment away that did not come about, unless there is something of the key's.
+    func removeLeftOver(_ key: String) {
+        guard let lock = try? claim(key) else { return }
+        defer { close(lock) }
+        if record(key) == nil { remove(key) }
     }
 
     /// Claims a key for this process until it ends; nil when another process has it.
-    func claim(_ key: String) throws(AttachError) -> Int32? {
-        try create()
-        let descriptor = unsafe open(path(key, ".lock"), O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
-        guard descriptor >= 0 else { throw .system(errno, "cannot open \(path(key, ".lock"))") }
-        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
-            close(descriptor)
-            return nil
+    func claim(_ key: String) throws(AttachError) -> Int32? { try lock(path(key, ".lock")) }
+
+    /// Claims the key of a record whose process has ended: the last of its threads may do so a moment later, and have the
+    /// claim as long. Nil when a process that lives has it.
+    func claimOfEnded(_ record: AttachmentRecord) throws(AttachError) -> Int32? {
+        let deadline = SystemClock.monotonic() + AttachLimits.forceNanoseconds
+        while true {
+            if let lock = try claim(record.key) { return lock }
+            guard !record.process.isAlive, self.record(record.key)?.process == record.process,
+                SystemClock.monotonic() < deadline
+            else { return nil }
+            Pause.microseconds(AttachLimits.busyAttemptMicroseconds)
         }
-        return descriptor
+    }
+
+    /// Claims the detaching of a key for this process until it closes the descriptor, or ends; nil when another process
+    /// has it.
+    func claimDetaching(_ key: String) throws(AttachError) -> Int32? { try lock(path(key, ".detach")) }
+
+    /// Ends a claim for detaching.
+    func endDetaching(_ key: String, _ descriptor: Int32) {
+        _ = unsafe unlink(path(key, ".detach"))
+        close(descriptor)
+    }
+
+    /// Whether some process detaches the attachment of a key now.
+    func isDetaching(_ key: String) -> Bool {
+        let descriptor = unsafe open(path(key, ".detach"), O_RDWR | O_CLOEXEC)
+        guard descriptor >= 0 else { return false }
+        defer { close(descriptor) }
+        return flock(descriptor, LOCK_EX | LOCK_NB) != 0
+    }
+
+    private func lock(_ file: String) throws(AttachError) -> Int32? {
+        try create()
+        while true {
+            let descriptor = unsafe open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+            guard descriptor >= 0 else { throw .system(errno, "cannot open \(file)") }
+            guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+                close(descriptor)
+                return nil
+            }
+            // Whoever had it before may have removed the file meanwhile: then others lock another one.
+            var (mine, named) = (stat(), stat())
+            if unsafe fstat(descriptor, &mine) == 0, unsafe stat(file, &named) == 0,
+                mine.st_ino == named.st_ino,
+                mine.st_dev == named.st_dev
+            {
+                return descriptor
+            }
+            close(descriptor)
+        }
     }
 }

@@ -10,6 +10,7 @@ final class BackgroundThread: Sendable {
     init(_ body: @escaping @Sendable () -> Void) {
         var attributes = pthread_attr_t()
         unsafe pthread_attr_init(&attributes)
+        unsafe pthread_attr_setstacksize(&attributes, AttachLimits.stackBytes)
         unsafe pthread_attr_setdetachstate(&attributes, Int32(PTHREAD_CREATE_DETACHED))
         defer { unsafe pthread_attr_destroy(&attributes) }
         var thread = pthread_t()

@@ -16,6 +16,8 @@ enum FuseCall: Equatable {
     /// `mode` of fallocate(2).
     case allocate(mode: UInt32, offset: UInt64, length: UInt64)
     case statistics
+    /// A description of the file or the folder was closed.
+    case release
     /// Nothing is to be done, and the kernel waits for the answer.
     case nothing
     /// The kernel waits for no answer.
@@ -113,7 +115,8 @@ struct FuseRequest: Equatable {
         case FUSE_OPEN.rawValue:
             operands.leading(fuse_open_in.self).map { .open(flags: $0.flags) } ?? .malformed
         case FUSE_STATFS.rawValue: .statistics
-        case FUSE_FLUSH.rawValue, FUSE_RELEASE.rawValue, FUSE_DESTROY.rawValue: .nothing
+        case FUSE_RELEASE.rawValue: .release
+        case FUSE_FLUSH.rawValue, FUSE_DESTROY.rawValue: .nothing
         case FUSE_FORGET.rawValue, FUSE_BATCH_FORGET.rawValue, FUSE_INTERRUPT.rawValue: .unanswered
         default: .unknown
         }

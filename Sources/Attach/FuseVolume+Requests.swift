@@ -27,6 +27,9 @@ extension FuseVolume {
         case .open(let flags): open(caller, flags: Int32(truncatingIfNeeded: flags))
         case .statistics: answer(caller, FuseAnswer.statistics(size: geometry.size))
         case .nothing: answer(caller, error: 0)
+        case .release:
+            answer(caller, error: 0)
+            if request.inode == FuseInode.volume { owner?.fileClosed() }
         case .unanswered: break
         case .unknown: answer(caller, error: ENOSYS)
         case .malformed: answer(caller, error: EINVAL)

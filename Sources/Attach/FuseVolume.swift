@@ -9,6 +9,8 @@ protocol FuseVolumeOwner: AnyObject {
     func requestFailed(_ operation: BlockOperation, _ status: Status)
     /// The kernel sends its requests through a ring of so many entries from now on.
     func ringServes(entries: Int)
+    /// The kernel has closed the file, which somebody had open: a loop device that is given up, or a program.
+    func fileClosed()
     /// The kernel ended the session: the mount is gone and every request was answered.
     func sessionEnded()
 }

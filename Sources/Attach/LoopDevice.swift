@@ -1,36 +1,43 @@
 import CFUSE
 import Core
 import Glibc
+import Reactor
 
 /// Loop devices over a FUSE file (loop(4)).
 ///
 /// These calls block, and wait for the process that serves the file: never call them in that process.
 public enum LoopDevice {
-    /// What a loop device says of itself.
-    struct Status {
-        /// The name that its maker gave it.
-        var name: String
-        var isReadOnly: Bool
+    /// A loop device that was made.
+    struct Made: Sendable, Hashable, Codable {
+        /// Its path, `/dev/loop3`.
+        var device: String
+        var identity: LoopIdentity
     }
 
-    /// Makes a block device over `file`, with direct I/O, and returns its path.
+    /// Makes a block device over `file`, with direct I/O. Its partitions, if it has any, come with it, and go when it
+    /// is given up.
     ///
     /// `name` (below 64 bytes) marks the device as ours, so that nothing else is ever taken down.
-    public static func attach(
+    static func attach(
         file: String, blockSize: UInt32, isReadOnly: Bool, name: String
-    ) throws(AttachError) -> String {
+    ) throws(AttachError) -> Made {
         let backing = unsafe open(file, (isReadOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC)
         guard backing >= 0 else { throw .system(errno, "cannot open \(file)") }
         defer { close(backing) }
+        var status = stat()
+        guard unsafe fstat(backing, &status) == 0 else {
+            throw .system(errno, "cannot ask for the state of \(file)")
+        }
         let control = unsafe open("/dev/loop-control", O_RDWR | O_CLOEXEC)
         guard control >= 0 else {
             throw .system(errno, "cannot open /dev/loop-control; load the kernel module with 'modprobe loop'")
         }
         defer { close(control) }
 
-        for _ in 0..<AttachLimits.loopAttempts {
-            let number = sluice_loop_get_free(control)
-            guard number >= 0 else { throw .system(-number, "no free loop device") }
+        let deadline = SystemClock.monotonic() + AttachLimits.loopClaimNanoseconds
+        var (tries, added) = (0, 0)
+        while true {
+            let number = try next(control, tries: tries, added: &added)
             let path = "/dev/loop\(number)"
             let device = unsafe open(path, (isReadOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC)
             guard device >= 0 else { throw .system(errno, "cannot open \(path)") }
@@ -39,14 +46,60 @@ public enum LoopDevice {
             switch result {
             case 0...:
                 tune(number: number)
-                return path
-            // Another process took this device first.
-            case -EBUSY, -ENXIO: continue
+                addPartitions(device, path)
+                return Made(device: path, identity: try identity(of: device, path, backing: status))
+            // Somebody has it, or has it open for itself, for a moment or for long.
+            case -EBUSY, -ENXIO:
+                guard SystemClock.monotonic() < deadline else {
+                    throw AttachError(
+                        .busy,
+                        "\(path) and \(tries) more loop devices were taken by other processes before they could "
+                            + "be used; try again")
+                }
+                tries += 1
+                Pause.microseconds(AttachLimits.loopClaimPause(tries))
             default: throw .system(-result, "cannot configure \(path) over \(file)")
             }
         }
-        throw AttachError(
-            .busy, "every free loop device was taken by another process before it could be used; try again")
+    }
+
+    /// The number of a loop device to try: the lowest that is free, and, where that could not be had, one that nobody
+    /// knows yet.
+    private static func next(_ control: Int32, tries: Int, added: inout Int) throws(AttachError) -> Int32 {
+        if !tries.isMultiple(of: 2), added < AttachLimits.loopDevicesAddedMax {
+            let number = sluice_loop_add(control)
+            if number >= 0 {
+                added += 1
+                return number
+            }
+        }
+        let number = sluice_loop_get_free(control)
+        guard number >= 0 else { throw .system(-number, "no free loop device") }
+        return number
+    }
+
+    private static func identity(
+        of device: Int32, _ path: String, backing: stat
+    ) throws(AttachError) -> LoopIdentity {
+        guard let number = DiskNumbers.number(path) else {
+            throw AttachError(.system, "\(path) is no block device")
+        }
+        var sequence: UInt64 = 0
+        let isKnown = unsafe sluice_attach_disk_sequence(device, &sequence) >= 0
+        return LoopIdentity(
+            number: number, sequence: isKnown ? sequence : nil, fileDevice: UInt64(backing.st_dev),
+            fileInode: UInt64(backing.st_ino), boot: ProcessIdentity.currentBoot)
+    }
+
+    /// A kernel that was built without partition tables leaves them to partx(8).
+    private static func addPartitions(_ device: Int32, _ path: String) {
+        var start = [UInt8](repeating: 0, count: 2 * 4096)
+        guard unsafe pread(device, &start, start.count, 0) == start.count,
+            PartitionTable.isThere(in: start),
+            DiskNumbers(path: path)?.partitions.isEmpty ?? false
+        else { return }
+        // Without it they are not there; the device is.
+        _ = try? Subprocess.run(["partx", "--add", "--", path])
     }
 
     /// One request of the device becomes one request of FUSE.
@@ -60,146 +113,54 @@ public enum LoopDevice {
     }
 
     /// Takes over the new size of `file` and returns it in bytes.
-    public static func refreshSize(device path: String, file: String, name: String) throws(AttachError)
-        -> UInt64
-    {
+    static func refreshSize(_ loop: LoopOwner, file: String) throws(AttachError) -> UInt64 {
         let backing = unsafe open(file, O_RDONLY | O_CLOEXEC)
         guard backing >= 0 else { throw .system(errno, "cannot open \(file)") }
         defer { close(backing) }
         var bytes: UInt64 = 0
         let refreshed = unsafe sluice_attach_refresh_size(backing, &bytes)
         guard refreshed >= 0 else { throw .system(-refreshed, "cannot read the size of \(file)") }
-        let device = unsafe open(path, O_RDONLY | O_CLOEXEC)
-        guard device >= 0 else { throw .system(errno, "cannot open \(path)") }
+        let device = unsafe open(loop.device, O_RDONLY | O_CLOEXEC)
+        guard device >= 0 else { throw .system(errno, "cannot open \(loop.device)") }
         defer { close(device) }
-        guard try status(device: device, path: path)?.name == name else {
-            throw AttachError(.notFound, "\(path) is not the attached device any more")
+        guard loop.isThat(of: device) else {
+            throw AttachError(.notFound, "\(loop.device) is not the attached device any more")
         }
         let result = sluice_loop_set_capacity(device)
-        guard result >= 0 else { throw .system(-result, "cannot set the size of \(path)") }
+        guard result >= 0 else { throw .system(-result, "cannot set the size of \(loop.device)") }
         return bytes
     }
 
-    /// Writes back what the kernel holds for the device and gives the loop device up.
-    ///
-    /// Nothing is done when it is already given up. Refused while anything uses the device; the error says
-    /// what. With `isForced` other openers do not matter and nothing is written back, but a mounted device
-    /// still does.
-    ///
-    /// `folder` is where its file is: what the device is known by when the file's server is dead, and the
-    /// kernel cannot say the name any more.
-    public static func release(
-        device path: String, name: String, isForced: Bool = false, folder: String
-    ) throws(AttachError) {
-        let owner = Owner(name: name, folder: folder)
-        for _ in 0..<AttachLimits.busyAttempts {
-            do throws(AttachError) { return try releaseAtOnce(path, owner, isForced: isForced) } catch {
-                // udev and others open each device for a moment, and children have it from fork to exec.
-                guard error.reason == .busy, DeviceUse.of(path).mayPass else { throw error }
-                Pause.microseconds(AttachLimits.busyAttemptMicroseconds)
-            }
-        }
-        try releaseAtOnce(path, owner, isForced: isForced)
-    }
-
-    /// What tells our device from others.
-    private struct Owner {
-        let name: String
-        let folder: String
-
-        /// The folder itself may be a dead mount, which cannot be looked at.
-        init(name: String, folder: String) {
-            self.name = name
-            let parts = folder.split(separator: "/")
-            let parent = FilePath.absolute("/" + parts.dropLast().joined(separator: "/"))
-            self.folder = "\(parent)/\(parts.last ?? "")"
-        }
-
-        func holds(_ file: String?) -> Bool { file?.hasPrefix(folder + "/") ?? false }
-    }
-
-    private static func releaseAtOnce(_ path: String, _ owner: Owner, isForced: Bool) throws(AttachError) {
-        let device = unsafe open(path, O_RDWR | O_EXCL | O_CLOEXEC)
-        if device < 0, errno == EROFS || errno == EACCES {
-            return try releaseReadOnly(path, owner, isForced: isForced)
-        }
-        try release(opened: device, errorNumber: errno, path: path, owner, isForced: isForced)
-    }
-
-    private static func releaseReadOnly(_ path: String, _ owner: Owner, isForced: Bool) throws(AttachError) {
-        let device = unsafe open(path, O_RDONLY | O_EXCL | O_CLOEXEC)
-        try release(opened: device, errorNumber: errno, path: path, owner, isForced: isForced)
-    }
-
-    private static func release(
-        opened device: Int32, errorNumber: Int32, path: String, _ owner: Owner, isForced: Bool
-    ) throws(AttachError) {
-        guard device >= 0 else {
-            switch errorNumber {
-            case EBUSY: throw DeviceUse.of(path).refusal(of: path)
-            case ENOENT, ENXIO: return
-            default: throw .system(errorNumber, "cannot open \(path)")
-            }
-        }
-        do {
-            defer { close(device) }
-            guard try isOwned(device: device, path: path, by: owner) else { return }
-            let use = DeviceUse.of(path)
-            guard use.isNone || (isForced && use.mounts.isEmpty) else { throw use.refusal(of: path) }
-            if !isForced, fsync(device) != 0 {
-                let error = errno
-                throw AttachError(
-                    .system,
-                    "data for \(path) could not be written to the server (\(AttachError.describe(error))); "
-                        + "it is still attached. To give that data up: sluice detach --force \(path)")
-            }
-            let result = sluice_loop_clear(device)
-            guard result >= 0 || result == -ENXIO else { throw .system(-result, "cannot give up \(path)") }
-        }
-        try waitUntilFree(path, owner)
-    }
-
-    private static func isOwned(device: Int32, path: String, by owner: Owner) throws(AttachError) -> Bool {
-        do {
-            return try status(device: device, path: path)?.name == owner.name
-        } catch {
-            guard owner.holds(backingFile(path)) else { throw error }
-            return true
-        }
-    }
-
-    /// The file behind a loop device, as the kernel names it; nil when it has none.
-    private static func backingFile(_ path: String) -> String? {
-        let device = path.split(separator: "/").last.map(String.init) ?? path
-        return TextFile.read("/sys/block/\(device)/loop/backing_file")?.split(separator: "\n").first.map(
-            String.init)
-    }
-
-    /// Whether the loop device at `path` is the one with that name.
-    static func isOurs(_ path: String, name: String) -> Bool {
-        let device = unsafe open(path, O_RDONLY | O_CLOEXEC)
-        guard device >= 0 else { return false }
+    /// Writes back what the kernel holds for the device.
+    static func flush(_ loop: LoopOwner) throws(AttachError) {
+        let device = unsafe open(loop.device, O_RDONLY | O_CLOEXEC)
+        guard device >= 0 else { throw .system(errno, "cannot open \(loop.device)") }
         defer { close(device) }
-        return (try? status(device: device, path: path))?.name == name
+        guard loop.isThat(of: device) else {
+            throw AttachError(.notFound, "\(loop.device) is not the attached device any more")
+        }
+        guard fsync(device) == 0 else {
+            throw .system(errno, "cannot write back what is held for \(loop.device)")
+        }
     }
 
-    private static func status(device: Int32, path: String) throws(AttachError) -> Status? {
+    /// The name that its maker gave to an open loop device; nil when it has no file, or its file's server is dead.
+    static func name(of device: Int32) -> String? {
         var flags: UInt32 = 0
         var text = [CChar](repeating: 0, count: Int(LO_NAME_SIZE))
-        let result = unsafe sluice_loop_status(device, &text, &flags)
-        guard result != -ENXIO else { return nil }
-        guard result >= 0 else { throw .system(-result, "cannot ask \(path) for its state") }
-        let name = String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        return Status(name: name, isReadOnly: flags & UInt32(LO_FLAGS_READ_ONLY) != 0)
+        guard unsafe sluice_loop_status(device, &text, &flags) >= 0 else { return nil }
+        return String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
+}
 
-    /// The kernel lets go of the file when the last opener has closed the device, which udev may be for a
-    /// moment.
-    private static func waitUntilFree(_ path: String, _ owner: Owner) throws(AttachError) {
-        for _ in 0..<(AttachLimits.loopReleaseMilliseconds / 10) {
-            guard isOurs(path, name: owner.name) || owner.holds(backingFile(path)) else { return }
-            Pause.microseconds(10_000)
+/// Partition tables, as far as it matters whether there is one.
+enum PartitionTable {
+    /// Whether these bytes, the first of a disk, hold a DOS label's mark or a GPT's, with sectors of 512 or 4096 bytes.
+    static func isThere(in bytes: [UInt8]) -> Bool {
+        func has(_ mark: [UInt8], at position: Int) -> Bool {
+            bytes.count >= position + mark.count && Array(bytes[position..<(position + mark.count)]) == mark
         }
-        throw DeviceUse.of(path).refusal(of: path)
+        let gpt = Array("EFI PART".utf8)
+        return has([0x55, 0xAA], at: 510) || has(gpt, at: 512) || has(gpt, at: 4096)
     }
 }

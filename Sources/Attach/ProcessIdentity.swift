@@ -25,7 +25,24 @@ public struct ProcessIdentity: Sendable, Hashable, Codable {
     /// Whether the process still runs. One that has ended and was not waited for does not.
     public var isAlive: Bool { boot == Self.currentBoot && Self.startTicks(pid: pid) == startTicks }
 
-    private static var currentBoot: String {
+    /// Whether it was stopped, by SIGSTOP or a debugger, and does nothing until it is continued.
+    var isStopped: Bool {
+        guard isAlive, let stat = TextFile.read("/proc/\(pid)/stat"), let end = stat.lastIndex(of: ")") else {
+            return false
+        }
+        return ["T", "t"].contains(stat[stat.index(after: end)...].split(separator: " ").first ?? "")
+    }
+
+    /// What /proc/PID/status says under a name such as `VmRSS`, in bytes; nil when the process is gone.
+    func memory(_ name: String) -> UInt64? {
+        guard isAlive, let text = TextFile.read("/proc/\(pid)/status"),
+            let line = text.split(separator: "\n").first(where: { $0.hasPrefix(name + ":") })
+        else { return nil }
+        return UInt64(line.filter(\.isNumber)).map { $0 << 10 }
+    }
+
+    /// This run of the machine.
+    static var currentBoot: String {
         TextFile.read("/proc/sys/kernel/random/boot_id")?.split(separator: "\n").first.map(String.init) ?? ""
     }
 

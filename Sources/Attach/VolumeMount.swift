@@ -15,27 +15,68 @@ public enum VolumeMount {
             case .xfs: "xfsprogs"
             }
         }
+
+        /// Has mkfs write over what is there.
+        var forceOption: String {
+            switch self {
+            case .ext4: "-F"
+            case .xfs: "-f"
+            }
+        }
     }
 
-    /// Mounts the device on a folder, after making a file system on it when `format` names one.
-    ///
-    /// Formatting is refused for a device that holds something already.
+    /// How to mount.
+    public struct Options: Sendable {
+        /// No writes.
+        public var isReadOnly = false
+        /// Programs of the file system may change the user they run as, which the default (`nosuid`) prevents: whoever
+        /// can write to the volume elsewhere could become root here.
+        public var allowsSetUserID = false
+        /// Its device nodes are devices, which the default (`nodev`) prevents.
+        public var allowsDevices = false
+
+        /// The defaults.
+        public init() {}
+
+        /// What mount(8) is told.
+        var text: String {
+            [isReadOnly ? "ro" : nil, allowsSetUserID ? nil : "nosuid", allowsDevices ? nil : "nodev"]
+                .compactMap { $0 }.joined(separator: ",")
+        }
+    }
+
+    /// Keeps an attachment's device from becoming anybody else's, after a look that it has not.
+    public static func hold(_ attachment: Attachment) throws(AttachError) -> HeldDevice {
+        guard let record = AttachmentStore.standard.record(attachment.key) else {
+            throw AttachError(.notFound, "\(attachment.volume) is not attached any more")
+        }
+        return try HeldDevice(record)
+    }
+
+    /// Refuses a folder that is none, or on which something is mounted.
+    public static func check(folder: String) throws(AttachError) {
+        try check(path: FilePath.absolute(folder))
+    }
+
+    /// Mounts the device on a folder.
     public static func mount(
-        _ attachment: Attachment, on folder: String, format: FileSystem? = nil, isReadOnly: Bool = false
+        _ attachment: Attachment, _ device: HeldDevice, on folder: String, _ options: Options = Options()
     ) throws(AttachError) {
         let path = FilePath.absolute(folder)
-        try check(folder: path)
-        if let format {
-            try make(format, on: attachment)
-        } else if try content(of: attachment.device) == nil {
+        try check(path: path)
+        if try VolumeContent.signature(on: device) == nil {
+            // "Nothing found" is also what a failed read looks like.
+            try VolumeContent.checkReadable(device)
             throw AttachError(
                 .usage,
                 "\(attachment.volume) holds no file system yet; make one with: "
                     + "sluice mount \(attachment.volume) \(folder) --mkfs ext4")
         }
-        let options = isReadOnly || attachment.isReadOnly ? ["-o", "ro"] : []
+        var options = options
+        options.isReadOnly = options.isReadOnly || attachment.isReadOnly
+        let text = options.text
         try run(
-            ["mount"] + options + ["--", attachment.device, path],
+            ["mount"] + (text.isEmpty ? [] : ["-o", text]) + ["--", device.path, path],
             "cannot mount \(attachment.volume) on \(path)")
     }
 
@@ -49,7 +90,7 @@ public enum VolumeMount {
         return attachment
     }
 
-    private static func check(folder: String) throws(AttachError) {
+    private static func check(path folder: String) throws(AttachError) {
         var status = stat()
         guard unsafe stat(folder, &status) == 0 else {
             guard errno == ENOENT else { throw .system(errno, folder) }
@@ -63,36 +104,28 @@ public enum VolumeMount {
         }
     }
 
-    private static func make(_ format: FileSystem, on attachment: Attachment) throws(AttachError) {
+    /// Makes a file system on the device. With `overwrites` also over what is there, which is lost; otherwise the
+    /// caller knows by `VolumeContent.find` that nothing is.
+    public static func make(
+        _ format: FileSystem, on attachment: Attachment, _ device: HeldDevice, overwrites: Bool
+    ) throws(AttachError) {
         if attachment.isReadOnly {
             throw AttachError(
                 .usage, "\(attachment.volume) is attached read-only: no file system can be made on it")
         }
-        if let content = try content(of: attachment.device) {
-            throw AttachError(
-                .busy,
-                "\(attachment.volume) holds \(content) already; leave out --mkfs to mount it, or "
-                    + "empty it first with: wipefs --all \(attachment.device)")
-        }
+        let use = DeviceUse.quick(device.path)
+        guard use.mayPass else { throw use.refusal(of: device.path) }
         try run(
-            ["mkfs.\(format.rawValue)", "-q", attachment.device],
+            ["mkfs.\(format.rawValue)", "-q"] + (overwrites ? [format.forceOption] : []) + [device.path],
             "cannot make a file system on \(attachment.volume)", package: format.package)
     }
 
-    /// What is on a device, as blkid(8) recognises it: `ext4`, `a partition table (gpt)`; nil when it is
-    /// empty.
-    static func content(of device: String) throws(AttachError) -> String? {
-        let result = try Subprocess.run(["blkid", "-p", "-o", "export", "--", device])
-        switch result.code {
-        case 0: break
-        case 2: return nil
-        default: throw AttachError(.system, "cannot tell what is on \(device): \(words(result))")
+    /// Writes back what the kernel holds for an attachment's device, so that the server's block map tells of it.
+    public static func flush(_ attachment: Attachment) throws(AttachError) {
+        guard let record = AttachmentStore.standard.record(attachment.key) else {
+            throw AttachError(.notFound, "\(attachment.volume) is not attached any more")
         }
-        let fields = result.output.split(separator: "\n").map { $0.split(separator: "=", maxSplits: 1) }
-        for (name, text) in [("TYPE", ""), ("PTTYPE", "a partition table ")] {
-            if let value = fields.first(where: { $0.count == 2 && $0[0] == name })?[1] { return text + value }
-        }
-        return "something"
+        try LoopHelper.flush(record.loop)
     }
 
     private static func run(_ command: [String], _ what: String, package: String? = nil) throws(AttachError) {

@@ -35,6 +35,8 @@ enum AttachNotice: Sendable {
     case ring(entries: Int)
     /// The FUSE mount is gone.
     case fuseEnded
+    /// The kernel has closed the volume's file, which somebody had open.
+    case fileClosed
     /// The process was asked to stop.
     case signal(Int32)
     /// A helper process has given the device up, or could not.
@@ -250,6 +252,8 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
     }
 
     func ringServes(entries: Int) { inbox.post(.ring(entries: entries)) }
+
+    func fileClosed() { inbox.post(.fileClosed) }
 
     func sessionEnded() { inbox.post(.fuseEnded) }
 }

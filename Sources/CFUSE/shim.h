@@ -33,6 +33,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -43,6 +44,9 @@
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
+#endif
+#ifndef BLKGETDISKSEQ
+#define BLKGETDISKSEQ _IOR(0x12, 128, uint64_t)
 #endif
 #ifndef FOPEN_PARALLEL_DIRECT_WRITES
 #define FOPEN_PARALLEL_DIRECT_WRITES (1 << 6)
@@ -116,13 +120,19 @@ static inline int sluice_loop_get_free(int control) {
     return sluice_attach_result(ioctl(control, LOOP_CTL_GET_FREE));
 }
 
+// Makes a loop device with a number that none has yet.
+static inline int sluice_loop_add(int control) {
+    return sluice_attach_result(ioctl(control, LOOP_CTL_ADD, -1));
+}
+
+// The kernel reads the partition table when it gets the file, and drops the partitions when it gives the file up.
 static inline int sluice_loop_configure(
     int device, int backing, uint32_t block_size, int read_only, const char *name) {
     struct loop_config configuration;
     memset(&configuration, 0, sizeof configuration);
     configuration.fd = (uint32_t)backing;
     configuration.block_size = block_size;
-    configuration.info.lo_flags = LO_FLAGS_DIRECT_IO | (read_only ? LO_FLAGS_READ_ONLY : 0);
+    configuration.info.lo_flags = LO_FLAGS_DIRECT_IO | LO_FLAGS_PARTSCAN | (read_only ? LO_FLAGS_READ_ONLY : 0);
     strncpy((char *)configuration.info.lo_file_name, name, LO_NAME_SIZE - 1);
     return sluice_attach_result(ioctl(device, LOOP_CONFIGURE, &configuration));
 }
@@ -143,6 +153,33 @@ static inline int sluice_loop_set_capacity(int device) {
 }
 static inline int sluice_loop_clear(int device) {
     return sluice_attach_result(ioctl(device, LOOP_CLR_FD, 0));
+}
+
+// Takes LOOP_CLR_FD back, while somebody still has the device open: it stays when that one closes it.
+static inline int sluice_loop_keep(int device) {
+    struct loop_info64 info;
+    memset(&info, 0, sizeof info);
+    int result = sluice_attach_result(ioctl(device, LOOP_GET_STATUS64, &info));
+    if (result < 0) return result;
+    info.lo_flags &= ~(uint32_t)LO_FLAGS_AUTOCLEAR;
+    return sluice_attach_result(ioctl(device, LOOP_SET_STATUS64, &info));
+}
+// The disk's number among all that this run of the machine has seen: another one for each file of a loop device.
+// -ENOTTY before Linux 5.15.
+static inline int sluice_attach_disk_sequence(int device, uint64_t *sequence) {
+    return sluice_attach_result(ioctl(device, BLKGETDISKSEQ, sequence));
+}
+// The number of the block device that a path leads to: 1, or 0 where it leads to something else. Asks no server of a
+// network file system.
+static inline int sluice_attach_block_number(const char *path, uint32_t *major, uint32_t *minor) {
+    struct statx status;
+    memset(&status, 0, sizeof status);
+    int result = sluice_attach_result(statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_TYPE, &status));
+    if (result < 0) return result;
+    if ((status.stx_mode & S_IFMT) != S_IFBLK) return 0;
+    *major = status.stx_rdev_major;
+    *minor = status.stx_rdev_minor;
+    return 1;
 }
 
 static inline int sluice_attach_block_size(int device, uint64_t *bytes) {
@@ -174,6 +211,23 @@ static inline int sluice_attach_pidfd_signal(int process, int signal) {
     return sluice_attach_result((int)syscall(SYS_pidfd_send_signal, process, signal, NULL, 0));
 }
 
+// Fewer and smaller regions of address space: what is locked counts whether it is used or not.
+static inline void sluice_attach_spare_memory(void) {
+    mallopt(M_ARENA_MAX, 1);
+    mallopt(M_TRIM_THRESHOLD, 256 << 10);
+}
+// Lets this process open so many files, if it may; how many it may open now.
+static inline uint64_t sluice_attach_open_files(uint64_t wanted) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 0;
+    if (limit.rlim_cur >= wanted) return limit.rlim_cur;
+    struct rlimit raised = {.rlim_cur = wanted, .rlim_max = limit.rlim_max < wanted ? wanted : limit.rlim_max};
+    if (setrlimit(RLIMIT_NOFILE, &raised) == 0) return wanted;
+    raised.rlim_max = limit.rlim_max;
+    raised.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    return setrlimit(RLIMIT_NOFILE, &raised) == 0 ? raised.rlim_cur : limit.rlim_cur;
+}
+
 static inline int sluice_attach_pipe(int ends[2]) { return sluice_attach_result(pipe2(ends, O_CLOEXEC)); }
 
 // waitpid(2) that goes on after a signal: the exit code, 128 + the signal, or -errno.
@@ -193,7 +247,7 @@ static inline int sluice_attach_spawn(
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
     sigset_t none, defaults;
-    int wanted[4] = {input, output, error, extra};
+    int wanted[4] = {input, output, error, extra}, moved[4] = {-1, -1, -1, -1};
     int result = posix_spawn_file_actions_init(&actions);
     if (result) return -result;
     result = posix_spawnattr_init(&attributes);
@@ -210,17 +264,19 @@ static inline int sluice_attach_spawn(
     posix_spawnattr_setflags(
         &attributes,
         (short)(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | (session ? POSIX_SPAWN_SETSID : 0)));
-    // Every descriptor first moves out of the way of 0 to 3, then into its place.
-    for (int i = 0; i < 4 && !result; i++)
-        if (wanted[i] >= 0) result = posix_spawn_file_actions_adddup2(&actions, wanted[i], 100 + i);
+    // Every descriptor is first copied out of the way of 0 to 3, here, then put into its place, in the child.
     for (int i = 0; i < 4 && !result; i++) {
-        if (wanted[i] >= 0)
-            result = posix_spawn_file_actions_adddup2(&actions, 100 + i, i);
-        else if (i < 3)
+        if (wanted[i] >= 0) {
+            moved[i] = fcntl(wanted[i], F_DUPFD_CLOEXEC, 4);
+            result = moved[i] < 0 ? errno : posix_spawn_file_actions_adddup2(&actions, moved[i], i);
+        } else if (i < 3) {
             result = posix_spawn_file_actions_addopen(&actions, i, "/dev/null", O_RDWR, 0);
+        }
     }
     if (!result) result = posix_spawn_file_actions_addclosefrom_np(&actions, extra >= 0 ? 4 : 3);
     if (!result) result = posix_spawnp(process, arguments[0], &actions, &attributes, arguments, environ);
+    for (int i = 0; i < 4; i++)
+        if (moved[i] >= 0) close(moved[i]);
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
     return -result;

@@ -19,8 +19,9 @@ enum FuseTransport: CaseIterable {
 
     /// Runs `body` with a kernel that offers rings, or does not.
     func prepared<Value>(_ body: () throws -> Value) throws -> Value {
-        guard let before = TextFile.read(Self.parameter) else { return try body() }
-        try FileTools.write(Self.parameter, self == .ring ? "Y" : "N")
+        let wanted = self == .ring ? "Y" : "N"
+        guard let before = TextFile.read(Self.parameter), !before.hasPrefix(wanted) else { return try body() }
+        try FileTools.write(Self.parameter, wanted)
         defer { try? FileTools.write(Self.parameter, before) }
         return try body()
     }
@@ -36,11 +37,11 @@ final class AttachedFile: Sendable {
     }
 
     let folder: String
-    let device: String
+    let loop: LoopOwner
+    var device: String { loop.device }
     let backing: String
     private let thread: ReactorThread
     private let parts: Parts
-    private let name: String
 
     /// What lives on the reactor's thread.
     private final class Parts: @unchecked Sendable, FuseVolumeOwner {
@@ -50,17 +51,19 @@ final class AttachedFile: Sendable {
         let ended = Mutex(false)
         let failures = Mutex<[Status]>([])
         let ring = Mutex(0)
+        let closed = Mutex(0)
 
         func requestFailed(_ operation: BlockOperation, _ status: Status) {
             failures.withLock { $0.append(status) }
         }
         func ringServes(entries: Int) { ring.withLock { $0 = entries } }
+        func fileClosed() { closed.withLock { $0 += 1 } }
         func sessionEnded() { ended.withLock { $0 = true } }
     }
 
     init(
         size: UInt64, blockSize: UInt32 = 512, maximumTransfer: UInt32 = 1 << 20, slots: Int = 32,
-        isReadOnly: Bool = false, timeoutSeconds: UInt64? = nil
+        isReadOnly: Bool = false, timeoutSeconds: UInt64? = nil, contents: [UInt8] = []
     ) throws {
         let parts = Parts()
         self.parts = parts
@@ -68,6 +71,7 @@ final class AttachedFile: Sendable {
         backing = folder + "/backing"
         let mount = folder + "/mount"
         try FileTools.create(backing, size: size)
+        if !contents.isEmpty { try FileTools.overwrite(backing, contents) }
         guard unsafe mkdir(mount, 0o700) == 0 else { throw AttachError.system(errno, "mkdir") }
         let geometry = BlockGeometry(
             size: size, blockSize: blockSize, maximumTransfer: maximumTransfer, isReadOnly: isReadOnly)
@@ -91,15 +95,16 @@ final class AttachedFile: Sendable {
             }
         }
         if let error = outcome.take() { throw error }
-        let name = "sluice:test"
-        self.name = name
-        device = try LoopDevice.attach(
-            file: mount + "/db", blockSize: blockSize, isReadOnly: isReadOnly, name: name)
+        let made = try LoopDevice.attach(
+            file: mount + "/db", blockSize: blockSize, isReadOnly: isReadOnly, name: "sluice:test")
+        loop = LoopOwner(device: made.device, mark: "sluice:test", folder: mount, identity: made.identity)
     }
 
     var state: FileBackend.State { onReactor { $0.backend!.state.withLock { $0 } } }
     /// How many entries the kernel's ring has; 0 without one.
     var ringEntries: Int { parts.ring.withLock { $0 } }
+    /// How often the kernel has said that it closed the file.
+    var closedCount: Int { parts.closed.withLock { $0 } }
     var failures: [Status] { parts.failures.withLock { $0 } }
 
     /// Every request fails so from now on, or works again.
@@ -124,11 +129,12 @@ final class AttachedFile: Sendable {
     func resize(to size: UInt64) throws -> UInt64 {
         try FileTools.create(backing, size: size)
         onReactor { $0.volume!.resized(to: size) }
-        return try LoopDevice.refreshSize(device: device, file: folder + "/mount/db", name: name)
+        return try LoopDevice.refreshSize(loop, file: folder + "/mount/db")
     }
 
-    func release(isForced: Bool = false) throws(AttachError) {
-        try LoopDevice.release(device: device, name: name, isForced: isForced, folder: folder + "/mount")
+    @discardableResult
+    func release(isForced: Bool = false) throws(AttachError) -> String? {
+        try LoopDevice.release(loop, isForced: isForced)
     }
 
     /// Gives everything back. The device must not be in use.

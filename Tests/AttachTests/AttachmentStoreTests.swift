@@ -5,10 +5,11 @@ import Testing
 
 @Suite struct AttachmentStoreTests {
     private static func record(
-        _ key: String, process: ProcessIdentity, device: String = "/dev/loop99"
+        _ key: String, process: ProcessIdentity, device: String = "/dev/loop99",
+        server: String = "https://h:7480"
     ) -> AttachmentRecord {
         AttachmentRecord(
-            key: key, volume: "db", volumeID: "00", server: "https://h:7480", device: device,
+            key: key, volume: "db", volumeID: "00", server: server, device: device,
             mark: "sluice:x",
             folder: "/nowhere/\(key).fuse", process: process, since: 5, size: 4096, blockSize: 512,
             isReadOnly: false, channels: 1, detachesOnUnmount: true, state: .attached)
@@ -75,14 +76,91 @@ import Testing
         try withStore { store in
             #expect(throws: AttachError.self) { try Attachments.find("volume/db", in: store) }
             try store.write(Self.record("db@h_7480", process: try #require(.current)))
-            #expect(try Attachments.find("volume/db", in: store).state == "attached")
+            #expect(try Attachments.find("volume/db", in: store).device == "/dev/loop99")
             #expect(try Attachments.find("/dev/loop99", in: store).volume == "volume/db")
             let error = #expect(throws: AttachError.self) { try Attachments.find("volume/other", in: store) }
             #expect(error?.reason == .notFound)
             #expect(error?.message.contains("volume/db") == true)
-            try store.write(Self.record("db@i_7480", process: try #require(.current), device: "/dev/loop98"))
+            try store.write(
+                Self.record(
+                    "db@i_7480", process: try #require(.current), device: "/dev/loop98",
+                    server: "https://i:7480"))
             let ambiguous = #expect(throws: AttachError.self) { try Attachments.find("volume/db", in: store) }
             #expect(ambiguous?.reason == .usage)
+            #expect(ambiguous?.message.contains("--server") == true)
+            let chosen = try Attachments.find("volume/db", server: "https://i:7480", in: store)
+            #expect(chosen.device == "/dev/loop98")
+            let other = #expect(throws: AttachError.self) {
+                try Attachments.find("volume/db", server: "https://z:7480", isOnly: true, in: store)
+            }
+            #expect(other?.reason == .notFound && other?.message.contains("https://i:7480") == true)
+        }
+    }
+
+    @Test(
+        "what another run of the machine left is stale, is cleaned up without a look at the device, and blocks nothing"
+    )
+    func otherBoot() throws {
+        try withStore { store in
+            var process = try #require(ProcessIdentity.current)
+            process.boot = "another"
+            // A device that is there, and somebody else's now.
+            var record = Self.record("db@h_7480", process: process, device: "/dev/null")
+            record.identity = LoopIdentity(
+                number: "7:0", sequence: 1, fileDevice: 1, fileInode: 2, boot: "another")
+            try store.write(record)
+            let attachment = try Attachments.find("volume/db", in: store)
+            #expect(attachment.state == "stale" && attachment.mounts.isEmpty)
+            #expect(attachment.message?.contains("an earlier run of this machine") == true)
+            #expect(try Attachments.detach(attachment, isForced: false, in: store) == nil)
+            #expect(TextFile.names(in: store.folder).isEmpty, "\(TextFile.names(in: store.folder))")
+        }
+    }
+
+    @Test("a device that is not its attachment's any more is stale, whatever the record says")
+    func deviceTaken() throws {
+        try withStore { store in
+            var record = Self.record("db@h_7480", process: try #require(.current))
+            record.identity = LoopIdentity(
+                number: "7:99999", sequence: 1, fileDevice: 1, fileInode: 2, boot: ProcessIdentity.currentBoot
+            )
+            try store.write(record)
+            let attachment = try Attachments.find("volume/db", in: store)
+            #expect(attachment.state == "stale")
+            #expect(attachment.message?.contains("taken away from outside") == true)
+            record.device = "/dev/null"
+            let error = #expect(throws: AttachError.self) { _ = try HeldDevice(record) }
+            #expect(error?.message.contains("was not touched") == true)
+        }
+    }
+
+    @Test(
+        "nothing is left in the folder when an attachment has gone, and a claim survives the removal of its file"
+    )
+    func leavings() throws {
+        try withStore { store in
+            let claim = try #require(try store.claim("k"))
+            try FileTools.write(store.logFile("k"), "log")
+            store.remove("k")
+            #expect(TextFile.names(in: store.folder).isEmpty)
+            // The file is another one now: it is claimed anew, and by one at a time.
+            let second = try #require(try store.claim("k"))
+            #expect(try store.claim("k") == nil)
+            close(claim)
+            #expect(try store.claim("k") == nil)
+            close(second)
+        }
+    }
+
+    @Test("a command that detaches is seen by others as long as it is there")
+    func detaching() throws {
+        try withStore { store in
+            #expect(!store.isDetaching("k"))
+            let claim = try #require(try store.claimDetaching("k"))
+            #expect(store.isDetaching("k"))
+            #expect(try store.claimDetaching("k") == nil)
+            store.endDetaching("k", claim)
+            #expect(!store.isDetaching("k"))
         }
     }
 

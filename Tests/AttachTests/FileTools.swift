@@ -32,6 +32,16 @@ enum FileTools {
         }
     }
 
+    /// Writes at a file's start, and leaves what follows.
+    static func overwrite(_ path: String, _ bytes: [UInt8]) throws {
+        let descriptor = unsafe open(path, O_WRONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw AttachError.system(errno, path) }
+        defer { close(descriptor) }
+        guard unsafe Glibc.write(descriptor, bytes, bytes.count) == bytes.count else {
+            throw AttachError.system(errno, path)
+        }
+    }
+
     static func remove(_ folder: String) throws {
         _ = try Subprocess.run(["rm", "-rf", "--one-file-system", folder])
     }

@@ -243,11 +243,12 @@ class Server:
 
     def bench(self, volume, *arguments):
         """The report of `sluice bench`."""
-        return json.loads(self.cli(self.node, "bench", f"volume/{volume}", *arguments, "-o", "json"))
+        return json.loads(self.cli(self.node, "bench", f"volume/{volume}", "--force", *arguments, "-o", "json"))
 
     def start_bench(self, volume, *arguments):
         """`sluice bench` in the background."""
-        command = [BINARIES / "sluice", "--credentials", self.node, "bench", f"volume/{volume}", *arguments, "-o", "json"]
+        command = [BINARIES / "sluice", "--credentials", self.node, "bench", f"volume/{volume}", "--force", *arguments,
+                   "-o", "json"]
         return subprocess.Popen([str(part) for part in command], env=self.environment, stdout=subprocess.PIPE, text=True)
 
     def driver(self, pool):

@@ -41,7 +41,7 @@ def library(tmp_path_factory):
 
 def bench(server, node, environment, *arguments):
     """Does a number of requests of 4 KiB, and returns how many those were."""
-    command = [BINARIES / "sluice", "bench", "volume/db", "--bs", "4k", *map(str, arguments), "-o", "json"]
+    command = [BINARIES / "sluice", "bench", "volume/db", "--force", "--bs", "4k", *map(str, arguments), "-o", "json"]
     result = subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=True,
         env={**os.environ, "SLUICE_SERVER": server.url, "SLUICE_CREDENTIALS": str(node), **environment})

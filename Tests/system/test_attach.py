@@ -141,5 +141,5 @@ def test_bench_verifies_what_it_wrote(server):
     server.volume("ram", pool="ram", node="bencher")
     for rw in ("write", "randwrite", "randrw", "read", "randread"):
         result = server.json("bench", "volume/ram", "--rw", rw, "--bs", "4k", "--iodepth", "16", "--channels", "2",
-                             "--poll", "50", "--time", "1", *(["--verify"] if "w" in rw else []), credentials=node)
+                             "--poll", "50", "--time", "1", *(["--verify", "--force"] if "w" in rw else []), credentials=node)
         assert result["errors"] == 0

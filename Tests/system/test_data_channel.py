@@ -375,7 +375,7 @@ def test_an_expired_handle_is_renewed_in_place(world):
 def test_a_volume_made_again_is_another_volume(world):
     world.server.volume("again", pool="ram", node="reader")
     token = world.token("again")
-    world.server.cli("volume", "delete", "again")
+    world.server.cli("volume", "delete", "again", "--confirm", "again")
     world.server.cli("volume", "create", "again", "--size", "64MiB", "--pool", "ram")
     with world.connect() as channel:
         with pytest.raises(RequestFailed) as failure:

@@ -257,7 +257,7 @@ sluice node add compute-2 --label rack=b4 -o json | jq -r .token
 sluice node list
 sluice node show compute-1
 sluice --credentials /var/lib/sluice/admin volume create data --size 10GiB
-+ sluice volume delete data
++ sluice volume delete data --confirm data
 sluice volume create data --size 10GiB
 sluice volume create scratch --size 1GiB --pool ram --mode shared --label team=ml
 sluice volume list
@@ -319,7 +319,7 @@ sluice events
 sluice server drain --timeout 600
 sluice server drain --timeout 30 --redirect 192.0.2.20:7481
 sluice server undrain
-sluice volume delete data
+sluice volume delete data --confirm data
 sluice node remove compute-1
 """
 # Printed, and run elsewhere in this file.

@@ -11,6 +11,13 @@ public struct VolumeExtent: Sendable, Hashable {
     public var length: UInt64
     /// What is known about them.
     public var flags: BlockFlags
+
+    /// An extent of its parts.
+    public init(offset: UInt64, length: UInt64, flags: BlockFlags) {
+        self.offset = offset
+        self.length = length
+        self.flags = flags
+    }
 }
 
 /// Asks a server what it knows about the blocks of a volume.

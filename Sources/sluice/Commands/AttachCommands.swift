@@ -87,7 +87,9 @@ struct DetachCommand: ParsableCommand {
         commandName: "detach",
         abstract: "Write everything back and take an attached volume's device away.",
         discussion: """
-            Refused while the device is mounted or used. While the server is away, waits for it; --force does not.
+            Refused while the device or a partition of it is mounted or used. While the server is away, waits for
+            it; --force does not. What an ended process left is only cleaned up. A volume that is attached from
+            several servers is chosen by --server, or named by its device.
 
             EXAMPLES:
               sluice detach volume/data
@@ -100,17 +102,23 @@ struct DetachCommand: ParsableCommand {
             "The volume (volume/NAME), its device, or the folder that it is mounted on.",
             valueName: "attachment"))
     var name: String
-    @Flag(help: "Give up data that cannot be written back, and do not care who has the device open.")
+    @Flag(
+        help: ArgumentHelp(
+            "Give up data that cannot be written back within seconds, and do not care who has the device open.",
+            discussion: "For them every request fails from then on. A device that is mounted is not given up."
+        ))
     var force = false
 
     func run() throws {
         let attachment: Attachment
+        let keeper: String?
         do throws(AttachError) {
-            attachment = try Attachments.find(name)
-            try Attachments.detach(attachment, isForced: force) { reason in
-                Terminal.note(
-                    "the server is away, \(reason); waiting for it, to write data back; "
-                        + "to give that data up: sluice detach --force \(attachment.volume)")
+            attachment = try Attachments.find(
+                name, server: global.chosenServer, isOnly: global.server != nil && !name.hasPrefix("/"))
+            keeper = try Attachments.detach(attachment, isForced: force) { reason in
+                let advice =
+                    "; to give up what is not written back: sluice detach --force \(attachment.volume)"
+                Terminal.note("waiting: \(reason)\(force ? "" : advice)")
             }
         } catch {
             throw Failure(error)
@@ -118,6 +126,7 @@ struct DetachCommand: ParsableCommand {
         try global.output.show(
             Deletion(resource: attachment.volume),
             sentence: "\(attachment.volume) detached from \(attachment.device)")
+        if let keeper { Terminal.note("sluice: \(keeper)") }
     }
 }
 
@@ -127,6 +136,10 @@ struct StatusCommand: ParsableCommand {
         commandName: "status",
         abstract: "List the volumes that are attached to this machine.",
         discussion: """
+            STATE: attached; reconnecting (requests wait for the server); stopped (the process that serves it is);
+            disconnected or revoked (every request fails); stale (nothing serves it, or its device is gone:
+            detach or attach again). MEMORY is what its process has in memory.
+
             EXAMPLES:
               sluice status
               sluice status -o json | jq -r '.[].device'

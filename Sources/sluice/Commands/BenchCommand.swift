@@ -11,6 +11,7 @@ struct BenchCommand: ParsableCommand {
         commandName: "bench",
         abstract: "Load a volume over the data channel and measure it; writing destroys what is on it.",
         discussion: """
+            A run that writes is refused where the volume holds data, unless --force says that it may be lost.
             Every channel keeps --iodepth requests under way. With --verify, writes carry stamps which are read
             back and checked at the end. Latency is in microseconds with -o json.
 
@@ -42,6 +43,7 @@ struct BenchCommand: ParsableCommand {
     @Option(help: "Decides the random numbers and the stamps.") var seed: UInt64 = 1
     @OptionGroup var token: CapabilityFileOption
     @Flag(help: "Check what was written.") var verify = false
+    @Flag(help: "Write also over data that the volume holds, which is lost.") var force = false
     @Option(help: ArgumentHelp("Give up when the connection has been lost for so long.", valueName: "time"))
     var reconnectTimeout = DurationArgument(seconds: 30)
 
@@ -54,6 +56,7 @@ struct BenchCommand: ParsableCommand {
     func run() throws {
         let result: BenchResult
         let configuration = try configuration()
+        if rw.writes, !force { try askBeforeWriting(configuration) }
         do throws(BenchError) {
             let shows = Terminal.hasErrorTerminal
             defer { if shows { Terminal.progress("") } }
@@ -108,6 +111,33 @@ struct BenchCommand: ParsableCommand {
         } catch {
             throw Failure(error)
         }
+    }
+
+    /// Asks where the run may write over data.
+    private func askBeforeWriting(_ configuration: BenchConfiguration) throws {
+        let extents: [VolumeExtent]?
+        do throws(AttachError) {
+            extents = try KnownBlocks.ask(
+                resource.name, folder: global.folder, server: try server(), range: configuration.range,
+                capabilityFile: token.path)
+        } catch {
+            guard error.reason == .denied else { throw Failure(error) }
+            throw Failure(
+                .denied,
+                "\(resource) may hold data, and the grant does not let this node look; to write over it: --force"
+            )
+        }
+        let data = extents?.filter { !$0.flags.contains(.zero) }
+        let bytes = data.map { data in data.reduce(UInt64(0)) { $0 + $1.length } }
+        if bytes == 0 { return }
+        try Confirmation.ask(
+            "\(resource) holds \(bytes.map { "\(ByteCount($0)) of data" } ?? "what nobody knows"), and "
+                + "--rw \(rw.rawValue) writes over it",
+            name: "\(resource)", otherwise: "the same with --force")
+    }
+
+    private func server() throws(AttachError) -> String {
+        do { return try global.nodeServer() } catch { throw AttachError(.usage, "\(error)") }
     }
 
     private static func bar(_ progress: BenchProgress) -> String {

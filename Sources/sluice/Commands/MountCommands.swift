@@ -1,6 +1,7 @@
 import ArgumentParser
 import Attach
 import Core
+import SluiceClient
 
 extension VolumeMount.FileSystem: ExpressibleByArgument {}
 
@@ -10,7 +11,8 @@ struct MountCommand: ParsableCommand {
         commandName: "mount",
         abstract: "Attach a volume and mount the file system on it.",
         discussion: """
-            'sluice umount' detaches it again. A volume that is attached already is mounted as it is.
+            'sluice umount' detaches it again. A volume that is attached already is mounted as it is. Programs on it
+            cannot become other users by their mode bits, and its device nodes are none (nosuid, nodev).
 
             EXAMPLES:
               sluice mount volume/data /mnt/data --mkfs ext4      (the first time)
@@ -22,29 +24,114 @@ struct MountCommand: ParsableCommand {
         ResourceReference
     @Argument(help: "The folder to mount it on.", completion: .directory) var folder: String
     @OptionGroup var device: DeviceOptions
-    @Option(help: "Make this file system first: ext4 or xfs. Refused when the volume holds anything.")
+    @Option(
+        help:
+            "Make this file system first: ext4 or xfs. Refused unless the volume is blank: no known signature, and nothing but zeroes."
+    )
     var mkfs: VolumeMount.FileSystem?
+    @Flag(help: "With --mkfs: also over what the volume holds, which is lost.") var force = false
+    @Flag(help: "Let programs on it run as their owners (no nosuid): only if you trust all who write to it.")
+    var allowSuid = false
+    @Flag(help: "Let device nodes on it be devices (no nodev): only if you trust all who write to it.")
+    var allowDevices = false
 
     func validate() throws {
         if device.readOnly, mkfs != nil { throw ValidationError("--mkfs and --read-only exclude each other") }
+        if force, mkfs == nil { throw ValidationError("--force is for --mkfs: mounting overwrites nothing") }
     }
 
     func run() throws {
         let options = try global.attachOptions(resource, device, detachesOnUnmount: true)
-        let present = Attachments.list().first {
-            $0.volume == resource.description && $0.server == options.server && $0.state != "stale"
-        }
-        let attachment = try present ?? AttachCommand.inBackground(options)
+        let attachment: Attachment
+        let present: Attachment?
         do throws(AttachError) {
-            try VolumeMount.mount(attachment, on: folder, format: mkfs, isReadOnly: device.readOnly)
+            try VolumeMount.check(folder: folder)
+            present = try MountCommand.present(resource, options)
+        } catch { throw Failure(error) }
+        attachment = try present ?? AttachCommand.inBackground(options)
+        do {
+            try mount(attachment, options)
         } catch {
-            if present == nil { try? Attachments.detach(attachment) }
-            throw Failure(error)
+            if present == nil { _ = try? Attachments.detach(attachment) }
+            throw error
         }
         try global.output.show(
             MountedVolume(
                 volume: attachment.volume, device: attachment.device, folder: folder, isMounted: true),
             sentence: "\(attachment.volume) (\(attachment.device)) mounted on \(folder)")
+    }
+
+    /// The volume's attachment, if there is one that works.
+    private static func present(
+        _ resource: ResourceReference, _ options: AttachOptions
+    ) throws(AttachError) -> Attachment? {
+        let all = Attachments.list().filter { $0.volume == resource.description && $0.state != "stale" }
+        return all.first { $0.server == options.server }
+    }
+
+    private func mount(_ attachment: Attachment, _ options: AttachOptions) throws {
+        do throws(AttachError) {
+            // From here on the device is this volume's, whatever happens elsewhere.
+            let held = try VolumeMount.hold(attachment)
+            if let mkfs {
+                var overwrites = force
+                if !force, let found = try content(attachment, held, options) {
+                    do {
+                        try Confirmation.ask(
+                            "\(attachment.volume) holds \(found)", name: "\(resource)",
+                            otherwise: "sluice mount \(resource) \(folder) --mkfs \(mkfs.rawValue) --force")
+                    } catch let refusal as Failure {
+                        throw AttachError(.holdsData, refusal.message)
+                    } catch { throw AttachError(.system, "\(error)") }
+                    overwrites = true
+                }
+                try VolumeMount.make(mkfs, on: attachment, held, overwrites: overwrites)
+            }
+            var mounting = VolumeMount.Options()
+            mounting.isReadOnly = device.readOnly
+            mounting.allowsSetUserID = allowSuid
+            mounting.allowsDevices = allowDevices
+            try VolumeMount.mount(attachment, held, on: folder, mounting)
+        } catch {
+            throw Failure(error)
+        }
+    }
+
+    /// What is on the volume; nil when nothing is, for certain.
+    private func content(
+        _ attachment: Attachment, _ held: HeldDevice, _ options: AttachOptions
+    ) throws(AttachError) -> String? {
+        try VolumeMount.flush(attachment)
+        let extents = try KnownBlocks.ask(
+            options.volume, folder: options.credentialsFolder, server: attachment.server, range: nil,
+            capabilityFile: options.capabilityFile)
+        return try VolumeContent.find(on: held, extents: extents) { bytes in
+            Terminal.note(
+                "reading \(ByteCount(bytes)) of \(attachment.volume), to be sure that nothing is on it")
+        }
+    }
+}
+
+/// What the server knows of a volume's blocks, for those who are about to write over them.
+enum KnownBlocks {
+    /// The extents of a volume or a range of it; nil where the server does not say.
+    static func ask(
+        _ volume: ResourceName, folder: String, server: String, range: ByteRange?,
+        capabilityFile: String?
+    ) throws(AttachError) -> [VolumeExtent]? {
+        var access = try VolumeAccess(volume: volume, credentialsFolder: folder, server: server)
+        access.capabilityFile = capabilityFile
+        let capability = try access.issue(rights: .read)
+        let options = try access.clientOptions(capability, rights: .read, channels: 1)
+        do {
+            return try VolumeMapper.map(options, range: range)
+        } catch ChannelError.refused(_, .notSupported, _), ChannelError.refused(_, .tooLarge, _) {
+            return nil
+        } catch {
+            throw AttachError(
+                .unreachable,
+                "the server does not say what volume/\(volume) holds, and nothing was done: \(error)")
+        }
     }
 }
 
@@ -60,14 +147,16 @@ struct UmountCommand: ParsableCommand {
 
     func run() throws {
         let attachment: Attachment
-        if let present = try? Attachments.find(folder), present.state == "reconnecting" {
+        if let present = try? Attachments.find(folder, server: global.chosenServer),
+            present.state == "reconnecting"
+        {
             Terminal.note(
                 "the server is away, \(present.message ?? ""); umount waits for it, to write data back")
         }
         do throws(AttachError) {
             attachment = try VolumeMount.unmount(folder)
             let isLast = attachment.mounts.count <= 1
-            if attachment.detachesOnUnmount, isLast { try Attachments.detach(attachment) }
+            if attachment.detachesOnUnmount, isLast { try UmountCommand.detach(attachment) }
         } catch {
             throw Failure(error)
         }
@@ -75,5 +164,14 @@ struct UmountCommand: ParsableCommand {
             MountedVolume(
                 volume: attachment.volume, device: attachment.device, folder: folder, isMounted: false),
             sentence: "\(attachment.volume) unmounted from \(folder)")
+    }
+
+    private static func detach(_ attachment: Attachment) throws(AttachError) {
+        do throws(AttachError) {
+            try Attachments.detach(attachment) { Terminal.note("waiting: \($0)") }
+        } catch {
+            // A process that was asked to end has ended as soon as nothing used its device any more.
+            guard error.reason == .notFound else { throw error }
+        }
     }
 }

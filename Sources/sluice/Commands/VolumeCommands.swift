@@ -176,15 +176,42 @@ extension VolumeCommand {
     struct Delete: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Delete a volume and everything on it.",
-            discussion: "EXAMPLE:\n  sluice volume delete data", aliases: ["rm"])
+            discussion: """
+                On a terminal the volume's name has to be typed again. Elsewhere --confirm repeats it.
+
+                EXAMPLE:
+                  sluice volume delete data --confirm data
+                """, aliases: ["rm"])
 
         @OptionGroup var global: GlobalOptions
         @Argument(help: "The volume's name.") var name: VolumeArgument
-        @Flag(help: "Delete it even while it is in use; its users get I/O errors.") var force = false
+        @Option(help: ArgumentHelp("The name again, in place of the question.", valueName: "name"))
+        var confirm: VolumeArgument?
+        @Flag(help: "Ask nothing, and delete it even while it is in use; its users get I/O errors.")
+        var force = false
 
         func run() throws {
-            try ControlAPI(global).delete("/v1/volumes/\(name)", query: force ? [("force", "true")] : [])
+            let api = try ControlAPI(global)
+            if !force { try ask(api) }
+            try api.delete("/v1/volumes/\(name)", query: force ? [("force", "true")] : [])
             try global.output.show(Deletion(resource: "volume/\(name)"), sentence: "volume/\(name) deleted")
+        }
+
+        private func ask(_ api: ControlAPI) throws {
+            if let confirm {
+                guard confirm.name == name.name else {
+                    throw ValidationError("--confirm says '\(confirm)', not '\(name)': nothing was done")
+                }
+                return
+            }
+            let volume: Volume = try api.get("/v1/volumes/\(name)")
+            let writers = (volume.writers ?? []).map { "node \($0.node ?? "unknown") writes to it" }
+            let state = [
+                "\(ByteCount(volume.size)) in pool \(volume.pool)", "created \(volume.createdAt)",
+            ]
+            try Confirmation.ask(
+                "volume/\(name) (\((state + writers).joined(separator: ", "))) would be deleted with everything on it",
+                name: "\(name)", otherwise: "sluice volume delete \(name) --confirm \(name)")
         }
     }
 }

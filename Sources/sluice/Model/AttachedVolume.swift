@@ -20,16 +20,25 @@ struct AttachedVolume: Presentable {
     var since: String
     var state: String
     var message: String?
-    /// The folders that it is mounted on.
+    /// The folders that it and its partitions are mounted on.
     var mounts: [String]
+    /// Block devices.
+    var partitions: [String]
+    /// Bytes that its process has in memory, and that it has locked, whether used or not.
+    var memory: UInt64?
+    var lockedMemory: UInt64?
     var logFile: String?
 
-    static let columns = ["VOLUME", "DEVICE", "SIZE", "ACCESS", "STATE", "MOUNTED ON", "PID", "SINCE"]
+    static let columns = [
+        "VOLUME", "DEVICE", "SIZE", "ACCESS", "STATE", "MOUNTED ON", "PID", "MEMORY", "SINCE",
+    ]
 
     var row: [String] {
         [
             volume, device, ByteCount(size).description, isReadOnly ? "read-only" : "read-write", state,
-            mounts.joined(separator: ","), "\(pid)", since,
+            mounts.joined(separator: ","), "\(pid)",
+            memory.map { ByteCount(($0 >> 20) << 20).description } ?? "",
+            since,
         ]
     }
 
@@ -47,6 +56,9 @@ struct AttachedVolume: Presentable {
         state = attachment.state
         message = attachment.message
         mounts = attachment.mounts
+        partitions = attachment.partitions
+        memory = attachment.memory
+        lockedMemory = attachment.lockedMemory
         logFile = attachment.logFile
     }
 }

@@ -20,7 +20,7 @@ enum ExitStatus: Int32, CaseIterable {
         case .usage: "an argument is wrong"
         case .notFound: "there is nothing of that name"
         case .unreachable: "the I/O server cannot be reached"
-        case .conflict: "it exists already, or was changed meanwhile"
+        case .conflict: "it exists already, holds data, or was changed meanwhile"
         case .busy: "it is in use, or the server is busy: try again later"
         case .denied: "not allowed"
         }

@@ -114,6 +114,7 @@ extension Failure {
         let status: ExitStatus =
             switch error.reason {
             case .busy: .busy
+            case .holdsData: .conflict
             case .notFound: .notFound
             case .denied: .denied
             case .unreachable: .unreachable
