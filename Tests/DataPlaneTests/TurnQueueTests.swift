@@ -18,6 +18,24 @@ import Testing
         #expect(abs(bytes[0] - bytes[1]) <= 2 * Limits.fairQuantumBytes)
     }
 
+    @Test(arguments: [1, 2, 7, 300])
+    func everythingComesOutWhateverItCost(_ flows: Int) {
+        for cost in [0, 1, Limits.turnCost, Limits.fairQuantumBytes, 16 * Limits.fairQuantumBytes, 1 << 20] {
+            var queue = TurnQueue<Int>()
+            for flow in 0..<flows { for element in 0..<3 { queue.append(element, flow: flow) } }
+            var out = 0
+            // Whoever takes only those that are new goes on with the others.
+            for onlyFresh in [true, false] {
+                while let (_, flow, _) = queue.next(onlyFresh: onlyFresh) {
+                    queue.charge(cost, flow: flow)
+                    out += 1
+                    if out > 3 * flows { break }
+                }
+            }
+            #expect(out == 3 * flows && queue.isEmpty)
+        }
+    }
+
     @Test func whoWantedNothingLatelyIsNextEvenWhereTheOthersHaveUsedUpTheWakeUp() {
         var queue = TurnQueue<Int>()
         queue.append(1, flow: 1)

@@ -5,6 +5,29 @@ import Testing
 
 @Suite("ArenaAllocator")
 struct ArenaAllocatorTests {
+    @Test("every size around the edges is given until the arena is full, and the whole of it comes back")
+    func everySize() throws {
+        let arena = try Arena(bytes: 4 << 20)
+        let allocator = ArenaAllocator(arena: arena)
+        for size in [
+            1, 511, 512, 4095, 4096, 4097, 16383, 16384, 16385, (1 << 20) - 1, 1 << 20, (1 << 20) + 1,
+            4 << 20,
+        ] {
+            for backwards in [false, true] {
+                var held: [ArenaBuffer] = []
+                while let buffer = allocator.allocate(size) {
+                    #expect(Int(buffer.bytes) >= size)
+                    held.append(buffer)
+                    if held.count > arena.bytes / Limits.arenaGranule { break }
+                }
+                #expect(held.count == arena.bytes / Int(held.first?.bytes ?? 1), "\(size)")
+                for buffer in backwards ? held.reversed() : held { allocator.free(buffer) }
+                #expect(allocator.usedBytes == 0)
+            }
+        }
+        #expect(allocator.allocate((4 << 20) + 1) == nil)
+    }
+
     @Test(
         "buffers are granule-aligned, large enough, within the arena and apart",
         arguments: [1, 2, 3] as [UInt64])

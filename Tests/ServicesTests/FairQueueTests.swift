@@ -53,6 +53,38 @@ import Testing
         #expect(queue.isEmpty)
     }
 
+    /// Whatever sizes, flows and depths: as long as what the driver has comes back, everything comes out, and each question
+    /// has an answer.
+    @Test(arguments: [1, 2, 3, 8], [1, 2, 64, 1000])
+    func everythingComesOutWhateverWaits(_ flows: UInt32, _ depth: Int) {
+        for bytes: UInt32 in [0, 1, 512, 4096, 16 << 10, (1 << 20) - 512, 1 << 20, 4 << 20] {
+            for inOrder in [true, false] {
+                var queue = queue(flows: flows)
+                var now: UInt64 = 1
+                for flow in 0..<flows {
+                    add(&queue, flow, count: depth, bytes: flow == 0 ? bytes : 512, now: now)
+                }
+                var inDriver: [UInt32] = []
+                var out = 0
+                while out < Int(flows) * depth {
+                    while let next = queue.next(now: now) { inDriver.append(owner(next)) }
+                    guard !inDriver.isEmpty else {
+                        Issue.record("\(queue.count) wait, and the driver has nothing")
+                        return
+                    }
+                    // Some of what it has, or all.
+                    for _ in 0..<max(inDriver.count / 2, 1) {
+                        let flow = inOrder ? inDriver.removeFirst() : inDriver.removeLast()
+                        now += 30_000
+                        queue.completed(flow: flow, bytes: flow == 0 ? bytes : 512, now: now)
+                        out += 1
+                    }
+                }
+                #expect(queue.isEmpty && queue.next(now: now) == nil)
+            }
+        }
+    }
+
     @Test func aNewcomerIsNextHoweverMuchWaits() {
         var queue = queue()
         add(&queue, 0, count: 1000)
