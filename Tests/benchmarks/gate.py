@@ -6,6 +6,9 @@ whether a change made the data path dearer. The reactor does not poll, so that a
 echo and the server in turn; what is compared are medians of the rounds' ratios. After a change that is meant to cost
 more, or costs less, the table below changes with it.
 
+First of all requests of all lengths, reads and writes mixed and every byte checked, go to every driver at several depths: a server
+that is fast at the sizes of the table and wrong, or stands, at others does not pass.
+
     make bench                      or
     Tests/benchmarks/gate.py [--rounds N] [--seconds N] [--json FILE]
 """
@@ -18,7 +21,7 @@ import tempfile
 
 import peers
 from peers import Workload
-from rig import command_line, save
+from rig import Server, command_line, save
 
 SIZE = 256 << 20
 KIB = 1 << 10
@@ -31,6 +34,14 @@ MOST = {
     Workload("read", 128 * KIB, 8): 2.1,
     Workload("write", 128 * KIB, 8): 1.7,
 }
+# Where the mixed load goes, and requests under way on so many channels.
+MIXED = {
+    "direct": ("file",),
+    "cached": ("file", "direct=false"),
+    "memory": ("memory", f"size={512 << 20}"),
+    "fault": ("fault", "driver=memory", f"inner.size={512 << 20}"),
+}
+MIXED_DEPTHS = ((1, 1), (16, 4), (64, 1), (255, 1))
 READS = {"randwrite": "randread", "write": "read"}
 
 
@@ -38,6 +49,30 @@ def cost(running, workload, seconds):
     """Microseconds of the server's CPU for an I/O."""
     result = running.measure(workload, seconds)
     return result.server_cpu / result.operations * 1e6
+
+
+def mix(options):
+    """Has every byte checked of a load of all lengths, on every driver, in a host of its own and in the server."""
+    with tempfile.TemporaryDirectory(prefix="sluice-mixed.") as root:
+        root = pathlib.Path(root)
+        root.chmod(0o755)
+        server = Server(root, SLUICE_REACTORS="1")
+        try:
+            for isolation in ("isolated", "inline"):
+                for name, (driver, *settings) in MIXED.items():
+                    volume = f"{name}-{isolation}"
+                    pairs = [part for setting in settings for part in ("--setting", setting)]
+                    server.volume(volume, 128 << 20, volume, "--driver", driver, "--isolation", isolation, *pairs)
+                    for seed, (depth, channels) in enumerate(MIXED_DEPTHS):
+                        report = server.bench(
+                            volume, "--rw", "mixed", "--iodepth", depth, "--channels", channels, "--total", 256 << 20,
+                            "--time", 60, "--seed", seed + 1)
+                        wrong = report["errors"] + report["verifyErrors"]
+                        if wrong or not report["verifiedBlocks"]:
+                            raise SystemExit(f"{volume}, depth {depth}, {channels} channels: {report}")
+        finally:
+            server.stop()
+    print(f"mixed lengths: every byte was right on {2 * len(MIXED)} volumes at {len(MIXED_DEPTHS)} depths")
 
 
 def measure(options):
@@ -70,6 +105,7 @@ def main():
     for tool in ("cc", "certtool"):
         if not shutil.which(tool):
             raise SystemExit(f"{tool} is missing: Deploy/install-dependencies.sh bench")
+    mix(options)
     found = measure(options)
     print(f"server CPU for an I/O beside that of a bare TLS echo tuned as it is, {os.cpu_count()} cores, medians of {options.rounds} rounds")
     report, dearer = {}, []

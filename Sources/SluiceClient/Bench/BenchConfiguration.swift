@@ -12,6 +12,9 @@ public enum BenchWorkload: String, Sendable, Codable, CaseIterable {
     case randwrite
     /// Reads and writes blocks at random, in the configured mix.
     case randrw
+    /// Reads and writes of all lengths up to the block size, at any place, in the configured mix, and checks all of
+    /// them.
+    case mixed
 
     /// Whether anything is written.
     public var writes: Bool { self != .read && self != .randread }
@@ -29,7 +32,7 @@ public struct BenchConfiguration: Sendable {
     public var volume: VolumeClientOptions
     /// What is done.
     public var workload: BenchWorkload
-    /// Bytes of one request.
+    /// Bytes of one request; of a mixed load, of the longest.
     public var blockSize: UInt32 = 4096
     /// Requests in flight on each channel.
     public var ioDepth = 32
@@ -58,6 +61,25 @@ public struct BenchConfiguration: Sendable {
     public init(volume: VolumeClientOptions, workload: BenchWorkload) {
         self.volume = volume
         self.workload = workload
+    }
+
+    /// Whether what a run has written is read back at its end.
+    var isChecked: Bool { verify || workload == .mixed }
+
+    /// The channels of one worker.
+    func channelCount(ofWorker index: Int) -> Int {
+        channels / reactors + (index < channels % reactors ? 1 : 0)
+    }
+
+    /// How one worker opens the volume; the first one's session is joined by the others.
+    func options(ofWorker index: Int, ticket: SessionTicket?) -> VolumeClientOptions {
+        var options = volume
+        options.rights = workload.rights.union(verify ? .read : [])
+        options.channels = channelCount(ofWorker: index)
+        options.channel.depth = ioDepth
+        options.channel.payloadBytesMax = UInt32(Limits.payloadBytesMax)
+        options.channel.ticket = ticket
+        return options
     }
 
     /// Requests in flight in all.

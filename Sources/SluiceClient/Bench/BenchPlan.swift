@@ -65,7 +65,7 @@ struct BenchPlan {
             switch workload {
             case .read, .randread: false
             case .write, .randwrite: true
-            case .randrw: random.next(below: 100) >= readPercent
+            case .randrw, .mixed: random.next(below: 100) >= readPercent
             }
         guard isTracking else { return Step(block: block, isWrite: isWrite, generation: 0) }
         while isBusy[block] { block = block + 1 == blocks ? 0 : block + 1 }

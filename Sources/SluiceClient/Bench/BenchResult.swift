@@ -84,6 +84,8 @@ struct BenchTally {
 
     var reads: UInt64 = 0
     var writes: UInt64 = 0
+    /// What was moved; 0 where every request has the configured size.
+    var bytes: UInt64 = 0
     var errors: UInt64 = 0
     var firstError: String?
     var verifiedBlocks: UInt64 = 0
@@ -101,6 +103,7 @@ struct BenchTally {
     mutating func add(_ other: BenchTally) {
         reads += other.reads
         writes += other.writes
+        bytes += other.bytes
         errors += other.errors
         firstError = firstError ?? other.firstError
         verifiedBlocks += other.verifiedBlocks
@@ -120,7 +123,7 @@ struct BenchTally {
         result.reads = reads
         result.writes = writes
         result.operations = reads + writes
-        result.bytes = result.operations * UInt64(configuration.blockSize)
+        result.bytes = bytes > 0 ? bytes : result.operations * UInt64(configuration.blockSize)
         if seconds > 0 {
             result.iops = Double(result.operations) / seconds
             result.bytesPerSecond = Double(result.bytes) / seconds

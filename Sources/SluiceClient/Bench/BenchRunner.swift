@@ -17,7 +17,7 @@ public enum BenchRunner {
         defer { crew.dismiss() }
         try crew.open()
         let run = try crew.load(progress: progress)
-        if configuration.verify, configuration.workload.writes, run.errors == 0 {
+        if configuration.isChecked, configuration.workload.writes, run.errors == 0 {
             return try crew.readBack(run, progress: progress)
         }
         return run
@@ -28,7 +28,7 @@ public enum BenchRunner {
 private final class BenchCrew {
     private let configuration: BenchConfiguration
     private let board: BenchBoard
-    private var workers: [BenchWorker] = []
+    private var workers: [any BenchHand] = []
     private var threads: [ReactorThread] = []
 
     init(configuration: BenchConfiguration) throws(BenchError) {
@@ -39,7 +39,10 @@ private final class BenchCrew {
     /// Connects the first worker, then the others to its session.
     func open() throws(BenchError) {
         for index in 0..<configuration.reactors {
-            let worker = BenchWorker(index: index, configuration: configuration, board: board)
+            let worker: any BenchHand =
+                configuration.workload == .mixed
+                ? MixedWorker(index: index, configuration: configuration, board: board)
+                : BenchWorker(index: index, configuration: configuration, board: board)
             let ticket = board.ticket
             var options = Reactor.Options()
             options.name = "bench-\(index)"
@@ -106,7 +109,7 @@ private final class BenchCrew {
 
     private func progressNow(start: UInt64, isVerifying: Bool) -> BenchProgress {
         let seconds = Double(SystemClock.monotonic() - start) / 1e9
-        let operations = workers.reduce(0) { $0 + $1.operations.load(ordering: .relaxed) }
+        let operations = workers.reduce(0) { $0 + $1.done }
         let bytes = operations * UInt64(configuration.blockSize)
         let byTime = configuration.seconds.map { seconds / $0 } ?? 0
         let byAmount = configuration.totalBytes.map { Double(bytes) / Double($0) } ?? 0

@@ -3,9 +3,23 @@ import Reactor
 import Synchronization
 import Wire
 
+/// One thread's part of a benchmark, whatever its load. On the reactor's thread, apart from `done`.
+protocol BenchHand: AnyObject, Sendable {
+    /// Requests done; for the thread that reports progress.
+    var done: UInt64 { get }
+    /// Connects; the first worker's session is joined by the others.
+    func open(reactor: Reactor, ticket: SessionTicket?)
+    /// Starts the load, which ends at `deadline` or when its part of the amount is moved.
+    func begin(deadline: UInt64?, bytes: UInt64?)
+    /// Reads back what was written.
+    func beginReadBack()
+    /// Ends the channels.
+    func close()
+}
+
 /// One thread's part of a benchmark: its channels, its share of the volume, its requests.
 @safe
-final class BenchWorker: VolumeClientDelegate, @unchecked Sendable {
+final class BenchWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
     // SAFETY: everything but the atomics is touched on the reactor's thread only: the methods are called by
     // its volume client or through `ReactorRemote.postWithReactor`. `board` is Sendable.
 
@@ -15,11 +29,12 @@ final class BenchWorker: VolumeClientDelegate, @unchecked Sendable {
     }
 
     /// Errors after which a run that only fails is given up.
-    private static let errorsMax: UInt64 = 1000
+    static let errorsMax: UInt64 = 1000
 
     /// Requests done; read by the thread that reports progress.
-    let operations = Atomic<UInt64>(0)
+    private let operations = Atomic<UInt64>(0)
 
+    var done: UInt64 { operations.load(ordering: .relaxed) }
     private let index: Int
     private let configuration: BenchConfiguration
     private let board: BenchBoard
@@ -52,13 +67,8 @@ final class BenchWorker: VolumeClientDelegate, @unchecked Sendable {
 
     /// Connects; the first worker's session is joined by the others.
     func open(reactor: Reactor, ticket: SessionTicket?) {
-        var options = configuration.volume
-        options.rights = configuration.workload.rights.union(configuration.verify ? .read : [])
-        options.channels = channelCount
-        options.channel.depth = configuration.ioDepth
-        options.channel.payloadBytesMax = UInt32(Limits.payloadBytesMax)
-        options.channel.ticket = ticket
-        let volume = VolumeClient(reactor: reactor, options: options, delegate: self)
+        let volume = VolumeClient(
+            reactor: reactor, options: configuration.options(ofWorker: index, ticket: ticket), delegate: self)
         self.volume = volume
         volume.start()
     }
@@ -88,10 +98,7 @@ final class BenchWorker: VolumeClientDelegate, @unchecked Sendable {
         volume?.close()
     }
 
-    private var channelCount: Int {
-        configuration.channels / configuration.reactors
-            + (index < configuration.channels % configuration.reactors ? 1 : 0)
-    }
+    private var channelCount: Int { configuration.channelCount(ofWorker: index) }
 
     // MARK: The volume
 

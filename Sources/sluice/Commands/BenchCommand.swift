@@ -13,20 +13,23 @@ struct BenchCommand: ParsableCommand {
         discussion: """
             A run that writes is refused where the volume holds data, unless --force says that it may be lost.
             Every channel keeps --iodepth requests under way. With --verify, writes carry stamps which are read
-            back and checked at the end. Latency is in microseconds with -o json.
+            back and checked at the end. Latency is in microseconds with -o json. The load 'mixed' has requests of all
+            lengths up to --bs (default: 1MiB), at any place, and checks every byte.
 
             EXAMPLES:
               sluice bench volume/data --rw randread --bs 4k --iodepth 32 --time 10s
               sluice bench volume/scratch --rw randwrite --bs 64k --channels 4 --verify -o json
+              sluice bench volume/scratch --rw mixed --iodepth 64 --channels 4 --total 64MiB
             """)
 
     @OptionGroup var global: GlobalOptions
     @Argument(help: ArgumentHelp("The volume: volume/NAME.", valueName: "volume/name")) var resource:
         ResourceReference
-    @Option(help: "What to do: read, write, randread, randwrite or randrw.") var rw: BenchWorkload
+    @Option(help: "What to do: read, write, randread, randwrite, randrw or mixed.") var rw: BenchWorkload
     @Option(
-        name: [.customLong("bs"), .customLong("block-size")], help: "Bytes of a request, a multiple of 512.")
-    var blockSize = ByteCount(4096)
+        name: [.customLong("bs"), .customLong("block-size")],
+        help: "Bytes of a request, a multiple of 512. Default: 4KiB.")
+    var blockSize: ByteCount?
     @Option(name: .customLong("iodepth"), help: "Requests under way on each channel.") var depth = 32
     @Option(help: "Connections to the server.") var channels = 1
     @Option(help: "Threads that share the connections; at most as many.") var threads = 1
@@ -77,7 +80,8 @@ struct BenchCommand: ParsableCommand {
     }
 
     private func configuration() throws -> BenchConfiguration {
-        guard let blockSize = UInt32(exactly: blockSize.bytes) else {
+        let bytes = blockSize?.bytes ?? (rw == .mixed ? UInt64(Limits.payloadBytesMax) : 4096)
+        guard let blockSize = UInt32(exactly: bytes) else {
             throw ValidationError("--bs is a multiple of 512 up to 1MiB")
         }
         var configuration = BenchConfiguration(volume: try open(), workload: rw)

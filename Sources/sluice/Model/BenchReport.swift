@@ -55,7 +55,8 @@ struct BenchReport: Encodable {
         func direction(_ count: UInt64) -> Direction {
             let rate = result.seconds > 0 ? Double(count) / result.seconds : 0
             return Direction(
-                operations: count, iops: rate, bytesPerSecond: rate * Double(result.blockSize),
+                operations: count, iops: rate,
+                bytesPerSecond: rate * Double(result.bytes) / Double(max(result.operations, 1)),
                 latency: isMix ? nil : result.latency)
         }
         read = result.workload.reads ? direction(result.reads) : nil
