@@ -12,6 +12,8 @@ extension AttachSession {
     func interrupted(_ reason: String, waiting: Int) {
         guard let record, record.state == .attached || record.state == .reconnecting else { return }
         let now = SystemClock.monotonic()
+        // What the connection was waited for is over, one way or the other.
+        setUnanswered(nil, nil)
         if interruption == nil {
             interruption = Interruption(
                 since: SystemWallClock().now(), reason: reason, nextLook: now,
@@ -35,6 +37,39 @@ extension AttachSession {
             logger.warning(
                 "still no connection, since \(Timestamp.text(current.since)): \(current.reason)",
                 metadata: waitMetadata(waiting))
+        }
+    }
+
+    // MARK: a server that does not answer
+
+    func unanswered(_ nanoseconds: UInt64, waiting: Int) {
+        guard record?.state == .attached, interruption == nil else { return }
+        let now = SystemClock.monotonic()
+        setUnanswered(now &- nanoseconds, SystemWallClock().now() &- nanoseconds / 1_000_000_000)
+        logger.warning(
+            "the server takes what is sent and answers nothing, not even a PING; requests wait",
+            metadata: waitMetadata(waiting))
+    }
+
+    func answered() {
+        guard let since = unansweredSince else { return }
+        setUnanswered(nil, nil)
+        let tenths = (SystemClock.monotonic() &- since) / 100_000_000
+        logger.notice(
+            "the server answers again after \(tenths / 10).\(tenths % 10) s",
+            metadata: ["volume": "\(options.volume)"])
+    }
+
+    /// Puts it into the record, beside its state: the device goes on as one that is attached.
+    private func setUnanswered(_ since: UInt64?, _ wallSince: UInt64?) {
+        unansweredSince = since
+        guard var record, record.unansweredSince != wallSince else { return }
+        record.unansweredSince = wallSince
+        self.record = record
+        do throws(AttachError) {
+            try store.write(record)
+        } catch {
+            logger.error("\(error)")
         }
     }
 

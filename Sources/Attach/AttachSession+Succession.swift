@@ -96,6 +96,7 @@ extension AttachSession {
         record.channels = options.channels
         record.state = .attached
         record.message = nil
+        record.unansweredSince = nil
         self.record = record
         try store.write(record)
         try beginServing(capability, rights)

@@ -34,6 +34,8 @@ final class AttachSession {
     var successor: Successor?
     /// The connection is lost and not back yet.
     var interruption: Interruption?
+    /// The server takes what is sent and answers nothing: since when, monotonic nanoseconds.
+    var unansweredSince: UInt64?
     /// What is wrong with renewing, if anything is.
     var renewalTrouble: Trouble?
     /// The device is being given up by a helper process.
@@ -280,6 +282,8 @@ final class AttachSession {
                 if try fileClosed() { return }
             case .closed(let error): disconnected(error)
             case .interrupted(let reason, let waiting): interrupted(reason, waiting: waiting)
+            case .unanswered(let nanoseconds, let waiting): unanswered(nanoseconds, waiting: waiting)
+            case .answered: answered()
             case .resumed(let nanoseconds, let repeated): resumed(nanoseconds, repeated: repeated)
             case .waiting(let count): stillInterrupted(waiting: count)
             case .needsCapability: renewAtOnce()

@@ -23,8 +23,9 @@ public struct Attachment: Codable, Sendable, Equatable {
     public var pid: Int32
     /// Unix seconds.
     public var since: UInt64
-    /// `attached`; `reconnecting`, while requests wait for the server; `stopped`, while the process that serves it is;
-    /// `disconnected` or `revoked`, when every request fails; `stale`, when nothing serves it, or its device is gone.
+    /// `attached`; `waiting`, while the server takes requests and answers nothing; `reconnecting`, while requests wait
+    /// for the server; `stopped`, while the process that serves it is; `disconnected` or `revoked`, when every request
+    /// fails; `stale`, when nothing serves it, or its device is gone.
     public var state: String
     /// What there is to say about the state.
     public var message: String?
@@ -89,6 +90,14 @@ public struct Attachment: Codable, Sendable, Equatable {
                 "stopped",
                 "process \(record.process.pid), which serves it, is stopped: requests wait until it goes on "
                     + "(kill -CONT \(record.process.pid))"
+            )
+        }
+        if record.state == .attached, let since = record.unansweredSince {
+            return (
+                "waiting",
+                "since \(Timestamp.text(since)): the server takes what is sent and answers nothing, not even a PING; "
+                    + "requests wait, and the connection is made anew when that goes on. The server's log and "
+                    + "events say what it does"
             )
         }
         return (record.state.rawValue, record.message)

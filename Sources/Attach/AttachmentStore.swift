@@ -41,6 +41,8 @@ struct AttachmentRecord: Codable, Sendable, Equatable {
     var detachesOnUnmount: Bool
     var state: State
     var message: String?
+    /// Unix seconds; the server takes what is sent since then, and answers nothing.
+    var unansweredSince: UInt64?
 }
 
 /// The folder with the state of this machine's attachments: `SLUICE_RUN`, else `/run/sluice` for root, else

@@ -9,6 +9,10 @@ enum AttachNotice: Sendable {
     case opened(ResourceState)
     /// A connection is lost; requests of the kernel wait, that many now.
     case interrupted(reason: String, waiting: Int)
+    /// The server takes what is sent, and has answered nothing for so many nanoseconds; requests wait, that many now.
+    case unanswered(nanoseconds: UInt64, waiting: Int)
+    /// The server answers again.
+    case answered
     /// Everything works again, after so many nanoseconds.
     case resumed(nanoseconds: UInt64, repeated: Int)
     /// How many requests of the kernel wait now.
@@ -232,6 +236,12 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
     func volumeInterrupted(_ client: VolumeClient, _ reason: ChannelError) {
         inbox.post(.interrupted(reason: reason.description, waiting: volume?.waitingCount ?? 0))
     }
+
+    func volumeIsUnanswered(_ client: VolumeClient, forNanoseconds silence: UInt64) {
+        inbox.post(.unanswered(nanoseconds: silence, waiting: volume?.waitingCount ?? 0))
+    }
+
+    func volumeIsAnswered(_ client: VolumeClient) { inbox.post(.answered) }
 
     func volumeResumed(_ client: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int) {
         inbox.post(.resumed(nanoseconds: pause, repeated: repeated))

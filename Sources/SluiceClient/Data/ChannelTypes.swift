@@ -125,6 +125,11 @@ public protocol DataChannelDelegate: AnyObject {
     func channelOpened(_ channel: DataChannel)
     /// No change that was given up can be executed any more.
     func channelSettled(_ channel: DataChannel)
+    /// The server takes what is sent, and has answered nothing for a second and a half, not even a PING. Once, until
+    /// `channelIsAnswered` or the end.
+    func channelIsUnanswered(_ channel: DataChannel)
+    /// The server has said something after `channelIsUnanswered`.
+    func channelIsAnswered(_ channel: DataChannel)
     /// The channel's end, after the completions of all its requests: the last call.
     func channelClosed(_ channel: DataChannel, _ error: ChannelError)
 }
@@ -132,6 +137,12 @@ public protocol DataChannelDelegate: AnyObject {
 extension DataChannelDelegate {
     /// Nothing: only channels that outlive their connections say it.
     public func channelOpened(_ channel: DataChannel) {}
+
+    /// Nothing: it passes, or the channel ends.
+    public func channelIsUnanswered(_ channel: DataChannel) {}
+
+    /// Nothing.
+    public func channelIsAnswered(_ channel: DataChannel) {}
 
     /// Nothing: only owners that give requests up hear it.
     public func channelSettled(_ channel: DataChannel) {}

@@ -82,6 +82,7 @@ extension DataChannel {
             return end(.lost(result == 0 ? "the server closed it" : ReactorError.text(errno: -result)))
         }
         hasHeard = true
+        if unansweredSince != nil { isAnswered() }
         var failure: ChannelError?
         unsafe outgoing.tls.feed(reactor.receiveBuffer(flags, count: Int(result)))
         do throws(ChannelError) {
@@ -212,32 +213,53 @@ extension DataChannel {
 
     private func armPulse() {
         guard let target else { return }
-        pulse = reactor.setTimer(after: 1_000_000_000, target: target, token: Token.pulse)
+        pulse = reactor.setTimer(after: DataChannel.pulseNanoseconds, target: target, token: Token.pulse)
     }
 
-    /// Looks each second whether the server lives. Silence while something is awaited is answered with a PING; silence
-    /// after that ends the connection, soon if not even the network answers. An idle channel says PING often enough for
-    /// the server's idle limit.
+    /// Looks twice a second whether the server lives. A second of silence while something is awaited is answered with a
+    /// PING; half a second more says that the server does not answer, and silence after that ends the connection, soon if not
+    /// even the network answers. An idle channel says PING often enough for the server's idle limit.
     func pulsed() {
         pulse = nil
         guard state == .ready else { return }
-        quietSeconds = hasHeard ? 0 : quietSeconds + 1
+        quietPulses = hasHeard ? 0 : quietPulses + 1
         hasHeard = false
         if core.inFlight + core.givenUp > 0 || !controls.isEmpty {
-            awaitedSeconds = quietSeconds == 0 ? 0 : awaitedSeconds + 1
-            if awaitedSeconds >= 3 * max(options.pulseSeconds, 1) { return end(.timedOut("a PING")) }
-            if awaitedSeconds >= DataChannel.unheardSeconds, let fd = socket?.raw,
+            awaitedPulses = quietPulses == 0 ? 0 : awaitedPulses + 1
+            let seconds = awaitedPulses / DataChannel.pulsesPerSecond
+            if seconds >= 3 * max(options.pulseSeconds, 1) { return end(.timedOut("a PING")) }
+            if seconds >= DataChannel.unheardSeconds, let fd = socket?.raw,
                 Sockets.isUnheard(fd: fd, milliseconds: UInt32(DataChannel.unheardSeconds * 1000))
             {
                 return end(.timedOut("the network is silent"))
             }
-            if awaitedSeconds > 0, controls.isEmpty { ping() }
+            if awaitedPulses > DataChannel.pulsesPerSecond { isUnanswered() }
+            if seconds > 0, controls.isEmpty { ping() }
         } else {
-            awaitedSeconds = 0
-            if let idle = greeting?.idleSeconds, idle > 0, quietSeconds * 3 >= UInt64(idle) { ping() }
+            awaitedPulses = 0
+            if let idle = greeting?.idleSeconds, idle > 0,
+                quietPulses * 3 >= UInt64(idle) * DataChannel.pulsesPerSecond
+            {
+                ping()
+            }
         }
         armPulse()
     }
+
+    /// Not even a PING was answered, which no driver and no other client holds up.
+    private func isUnanswered() {
+        guard unansweredSince == nil else { return }
+        unansweredSince = reactor.now &- awaitedPulses * DataChannel.pulseNanoseconds
+        delegate?.channelIsUnanswered(self)
+    }
+
+    private func isAnswered() {
+        unansweredSince = nil
+        delegate?.channelIsAnswered(self)
+    }
+
+    private static let pulseNanoseconds: UInt64 = 500_000_000
+    private static let pulsesPerSecond: UInt64 = 1_000_000_000 / pulseNanoseconds
 
     private func ping() {
         control(.ping, handle: 0, body: []) { _ in }

@@ -59,9 +59,11 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     var deadline: TimerID?
     var pulse: TimerID?
     var hasHeard = false
-    var quietSeconds: UInt64 = 0
-    /// Seconds of silence while a reply is awaited.
-    var awaitedSeconds: UInt64 = 0
+    /// Pulses of silence, and those of them while a reply is awaited.
+    var quietPulses: UInt64 = 0
+    var awaitedPulses: UInt64 = 0
+    /// Its server takes what is sent and answers nothing: since when, in the reactor's time.
+    var unansweredSince: UInt64?
     /// How long it took to connect, in nanoseconds; nil when nobody was reached.
     private(set) var dialNanoseconds: UInt64?
     private var dialledAt: UInt64 = 0

@@ -258,6 +258,7 @@ extension VolumeClient {
     private func interrupted(_ error: ChannelError) {
         let reason = error.description
         if interruption == nil {
+            isUnanswered = false
             interruption = Interruption(since: reactor.now, reason: reason)
             seen.reconnected()
             if let seconds = options.reconnectSeconds, let target {

@@ -43,6 +43,8 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
     var isReady = false
     var ending: ChannelError?
     var interruption: Interruption?
+    /// Some connection's server takes what is sent and answers nothing, and that was said.
+    var isUnanswered = false
     /// The first WRITER_CONFLICT or BUSY of a row, in the reactor's time.
     var conflictSince: UInt64?
     var seen = SeenEvents()
@@ -284,6 +286,20 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
             drains(channel, seconds: seconds, target: target)
         }
         if seen.isNew(event) { delegate?.volumeEvent(self, event) }
+    }
+
+    /// For the channels.
+    public func channelIsUnanswered(_ channel: DataChannel) {
+        guard isReady, ending == nil, !isUnanswered, let since = channel.unansweredSince else { return }
+        isUnanswered = true
+        delegate?.volumeIsUnanswered(self, forNanoseconds: reactor.now &- since)
+    }
+
+    /// For the channels.
+    public func channelIsAnswered(_ channel: DataChannel) {
+        guard isUnanswered, !members.contains(where: { $0.channel?.unansweredSince != nil }) else { return }
+        isUnanswered = false
+        delegate?.volumeIsAnswered(self)
     }
 
     /// For the channels.

@@ -66,6 +66,11 @@ public protocol VolumeClientDelegate: AnyObject {
     func volumeEvent(_ volume: VolumeClient, _ event: ChannelEvent)
     /// A connection is lost, or getting it back does not work for another reason than before; requests wait.
     func volumeInterrupted(_ volume: VolumeClient, _ reason: ChannelError)
+    /// The server takes what is sent on a connection and has answered nothing for so many nanoseconds, not even a PING;
+    /// requests wait. Once, until `volumeIsAnswered` or `volumeInterrupted`.
+    func volumeIsUnanswered(_ volume: VolumeClient, forNanoseconds silence: UInt64)
+    /// The server answers again on every connection.
+    func volumeIsAnswered(_ volume: VolumeClient)
     /// Every channel works again, after so many nanoseconds; that many requests were sent again.
     func volumeResumed(_ volume: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int)
     /// The server wants a capability that has not expired before it goes on: call `renew`.
@@ -77,6 +82,12 @@ public protocol VolumeClientDelegate: AnyObject {
 extension VolumeClientDelegate {
     /// Nothing: an interruption passes, or ends in `volumeClosed`.
     public func volumeInterrupted(_ volume: VolumeClient, _ reason: ChannelError) {}
+
+    /// Nothing: it passes, or ends in `volumeInterrupted`.
+    public func volumeIsUnanswered(_ volume: VolumeClient, forNanoseconds silence: UInt64) {}
+
+    /// Nothing.
+    public func volumeIsAnswered(_ volume: VolumeClient) {}
 
     /// Nothing.
     public func volumeResumed(_ volume: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int) {}
