@@ -16,13 +16,17 @@
 #pragma pop_macro("__USE_XOPEN")
 
 #include <liburing.h>
+#include <dlfcn.h>
 #include <errno.h>
+#include <execinfo.h>
+#include <link.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <poll.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <stdint.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -34,6 +38,8 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 enum {
@@ -259,6 +265,87 @@ static inline void sluice_name_thread(const char *name)
 {
     prctl(PR_SET_NAME, name, 0, 0, 0);
 }
+
+/* The kernel's number of the calling thread. */
+static inline int sluice_thread_id(void)
+{
+    return (int)syscall(SYS_gettid);
+}
+
+static inline int sluice_signal_thread(int thread, int signal)
+{
+    return (int)syscall(SYS_tgkill, getpid(), thread, signal);
+}
+
+/* Processor time of a thread of this process, by its number; -1 when there is none such (CPUCLOCK_SCHED in
+ * linux/posix-timers.h). */
+static inline int sluice_thread_processor_time(int thread, struct timespec *time)
+{
+    return clock_gettime((clockid_t)((~(unsigned)thread << 3) | 6u), time);
+}
+
+/* The return addresses of the calling thread; safe in a signal's handler once it was called outside of one. */
+static inline int sluice_backtrace(void **frames, int count)
+{
+    return backtrace(frames, count);
+}
+
+/* Has a signal handled with what it interrupted; calls that it interrupts begin again where they can. */
+static inline int sluice_handle_signal(int signal, void (*handler)(int, siginfo_t *, void *))
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = handler;
+    action.sa_flags = SA_SIGINFO | SA_RESTART;
+    sigemptyset(&action.sa_mask);
+    return sigaction(signal, &action, NULL);
+}
+
+/* Where the thread was that a handler has interrupted; 0 where that is not known. */
+static inline uintptr_t sluice_interrupted_address(void *context)
+{
+#if defined(__x86_64__)
+    return (uintptr_t)((ucontext_t *)context)->uc_mcontext.gregs[16 /* REG_RIP */];
+#elif defined(__aarch64__)
+    return (uintptr_t)((ucontext_t *)context)->uc_mcontext.pc;
+#else
+    (void)context;
+    return 0;
+#endif
+}
+
+/* Where the program is in memory: what addresses of a position-independent one count from, 0 for others. */
+static inline int sluice_note_program_start(struct dl_phdr_info *info, size_t size, void *start)
+{
+    (void)size;
+    *(uintptr_t *)start = (uintptr_t)info->dlpi_addr;
+    return 1;
+}
+
+static inline uintptr_t sluice_program_start(void)
+{
+    uintptr_t start = 0;
+    dl_iterate_phdr(sluice_note_program_start, &start);
+    return start;
+}
+
+/* The exported function of a library that an address is in; 0 when there is none. */
+static inline int sluice_library_symbol(uintptr_t address, const char **file, uintptr_t *base, const char **name,
+                                        uintptr_t *start)
+{
+    Dl_info info;
+    memset(&info, 0, sizeof info);
+    if (!dladdr((void *)address, &info))
+        return 0;
+    *file = info.dli_fname;
+    *base = (uintptr_t)info.dli_fbase;
+    *name = info.dli_sname;
+    *start = (uintptr_t)info.dli_saddr;
+    return 1;
+}
+
+/* Of the Swift runtime: a mangled name in words, allocated, or NULL. */
+extern char *swift_demangle(const char *mangled, size_t length, char *buffer, size_t *size, uint32_t flags);
 
 static inline int sluice_set_affinity(int cpu)
 {

@@ -1,6 +1,7 @@
 import Catalog
 import Core
 import Logging
+import Reactor
 import Services
 import Synchronization
 import TLS
@@ -29,6 +30,10 @@ public final class ControlPlane: Sendable {
         public var events: EventLog
         /// Who writes sessions down; nil where they end with the server.
         public var sessionKeeper: SessionKeeper?
+        /// What looks after the server's reactors; nil where nobody does.
+        public var watchdog: ReactorWatchdog?
+        /// How often servers before this one were ended by it, as far as that is remembered.
+        public var watchdogEnds: UInt64 = 0
         /// The folder under which pools have theirs.
         public var poolsFolder: String
         /// How many capabilities may be on record.
@@ -80,6 +85,8 @@ public final class ControlPlane: Sendable {
     let services: any ServicePort
     let events: EventLog
     let sessionKeeper: SessionKeeper?
+    let watchdog: ReactorWatchdog?
+    let watchdogEnds: UInt64
     let poolsFolder: String
     let capabilityRecords: CapabilityRecordLimits
     let wallClock: any WallClock
@@ -96,6 +103,8 @@ public final class ControlPlane: Sendable {
         services = configuration.services
         events = configuration.events
         sessionKeeper = configuration.sessionKeeper
+        watchdog = configuration.watchdog
+        watchdogEnds = configuration.watchdogEnds
         poolsFolder = configuration.poolsFolder
         capabilityRecords = configuration.capabilityRecords
         wallClock = configuration.wallClock

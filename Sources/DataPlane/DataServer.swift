@@ -57,6 +57,15 @@ public final class DataServer: Sendable {
     /// Where it listens, with the ports that the system chose; empty before `start`.
     public var boundAddresses: [SocketAddress] { running.withLock { $0.addresses } }
 
+    /// The ways into its reactors, with their names; none before `prepare`.
+    public var reactors: [(name: String, remote: ReactorRemote)] {
+        running.withLock { running in
+            running.threads.enumerated().map { (DataServer.reactorName($0), $1.remote) }
+        }
+    }
+
+    private static func reactorName(_ number: Int) -> String { "data-\(number)" }
+
     /// Listens, starts the reactors and begins to accept. Blocks until the reactors run.
     public func start() throws(DataServerError) {
         try prepare()
@@ -155,7 +164,7 @@ public final class DataServer: Sendable {
 
     private func startReactor(_ number: Int, _ load: ShardLoad) throws(DataServerError) {
         var reactorOptions = Reactor.Options()
-        reactorOptions.name = "data-\(number)"
+        reactorOptions.name = DataServer.reactorName(number)
         reactorOptions.receiveBufferCount = options.receiveBufferCount
         reactorOptions.pollNanoseconds = options.pollNanoseconds
         reactorOptions.cpu = number < options.cpus.count ? options.cpus[number] : nil

@@ -36,6 +36,10 @@ public final class SubmissionRing {
     @inlinable
     public var taken: UInt32 { ring.taken }
 
+    /// The request that this side took last; nil before the first. Of the thread that takes them, and of one that looks
+    /// at a thread which stands: it may be half of one and half of another while that goes on.
+    public var lastTaken: DriverRequest? { ring.lastTaken }
+
     /// How many requests it can hold.
     @inlinable
     public var capacity: Int { ring.capacity }

@@ -119,6 +119,12 @@ public struct SharedRing<Entry: BitwiseCopyable> {
     @inlinable
     public var taken: UInt32 { unsafe cursor.pointee.taken }
 
+    /// The entry that this side took last, unless the producer has put another in its place; nil before the first.
+    public var lastTaken: Entry? {
+        let taken = unsafe cursor.pointee.taken
+        return taken == 0 ? nil : unsafe entries[Int((taken &- 1) & mask)]
+    }
+
     /// How many entries the producer could put now.
     @inlinable
     public var room: Int {

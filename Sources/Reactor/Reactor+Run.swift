@@ -8,10 +8,12 @@ extension Reactor {
     public func run() {
         start()
         remote.adoptThread()
+        pulse.thread(isThere: true)
         while !remote.isStopRequested {
             turn(longestWait: -1)
         }
         drain()
+        pulse.thread(isThere: false)
     }
 
     /// Binds the ring to this thread.
@@ -30,6 +32,7 @@ extension Reactor {
     /// One wake-up: dispatches what is there, runs what is due, submits, and waits for more.
     private func turn(longestWait: Int64) {
         unsafe state.pointee.turns &+= 1
+        pulse.turn(unsafe state.pointee.turns)
         dispatchAll()
         poll()
         fireTimers()
@@ -46,7 +49,9 @@ extension Reactor {
             timeout = nextTimeout(longest: longestWait)
             if timeout == 0 { wait = 0 }
         }
+        if wait != 0 { pulse.sleeps(true) }
         enter(wait: wait, timeout: wait == 0 ? -1 : timeout)
+        if wait != 0 { pulse.sleeps(false) }
         remote.awake()
         awakePolled()
         releaseAddresses()
@@ -157,7 +162,10 @@ extension Reactor {
     private func dispatchAll() {
         if unsafe !state.pointee.spill.isEmpty { dispatchSpilled() }
         var completion = sluice_completion()
-        while unsafe sluice_cq_take(ring, &completion) != 0 {
+        // Those that come meanwhile are for the next turn: timers and other threads' work have theirs before.
+        var left = unsafe Int(sluice_cq_ready(ring))
+        while left > 0, unsafe sluice_cq_take(ring, &completion) != 0 {
+            left -= 1
             dispatch(completion.user_data, completion.result, completion.flags)
         }
     }
@@ -255,7 +263,10 @@ extension Reactor {
     }
 
     private func fireTimers() {
-        while let (target, token) = unsafe state.pointee.timers.takeDue(state.pointee.now) {
+        // Whoever sets one that is due already has it in the next turn.
+        var left = unsafe state.pointee.timers.count
+        while left > 0, let (target, token) = unsafe state.pointee.timers.takeDue(state.pointee.now) {
+            left -= 1
             guard unsafe state.pointee.targets.isRegistered(target) else { continue }
             let index = Int(target.index)
             unsafe state.pointee.targets.slots[index].operations &+= 1

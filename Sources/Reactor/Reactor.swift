@@ -43,6 +43,7 @@ import Glibc
     public let mode: String
 
     let options: Options
+    let pulse: ReactorPulse
     let ring: UnsafeMutablePointer<io_uring>
     let state: UnsafeMutablePointer<ReactorState>
 
@@ -55,6 +56,7 @@ import Glibc
             options.receiveBufferBytes > 0 && options.entries > 0, "a reactor needs buffers and entries")
         self.options = options
         remote = try ReactorRemote()
+        pulse = remote.pulse
         executor = ReactorExecutor(remote: remote)
         unsafe ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
         unsafe ring.initialize(to: io_uring())
@@ -109,6 +111,9 @@ import Glibc
 
     /// Monotonic nanoseconds, as of this wake-up.
     public var now: UInt64 { unsafe state.pointee.now }
+
+    /// Where whoever works on this thread says what it is at.
+    public var marker: ReactorPulse.Marker { pulse.marker }
 
     /// The number of this wake-up.
     public var turn: UInt64 { unsafe state.pointee.turns }

@@ -19,6 +19,8 @@ public final class ReactorRemote: Sendable {
 
     /// What wakes the sleeping reactor. Never read: the reactor polls it for edges.
     let wakeDescriptor: Int32
+    /// Whether the reactor turns, for who watches it.
+    public let pulse = ReactorPulse()
     private let queue = Mutex(Queue())
     private let hasWork = Atomic<Bool>(false)
     private let isAsleep = Atomic<Bool>(false)

@@ -45,6 +45,7 @@ final class DriverPort: BatchTarget {
         queue = try pool.driver.makeQueue(
             reactor: reactor, arena: arena, submissions: submissions, completions: completions,
             onCompletions: { [unowned self] in schedule() })
+        shard.sight.added(port: number, submissions)
     }
 
     // MARK: Credits
@@ -149,6 +150,7 @@ final class DriverPort: BatchTarget {
         answer()
         let given = give()
         if given || hasSubmissions {
+            shard.marker.note(kind: ShardActivity.driving.rawValue, UInt64(number))
             queue?.process()
             answer()
         }

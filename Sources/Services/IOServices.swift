@@ -47,6 +47,8 @@ public final class IOServices: Sendable {
         public var sessionStore: (any SessionStore)?
         /// Where the files of markers are; nil where there are to be none.
         public var markers: MarkerFolder?
+        /// Requests at which servers before this one stood.
+        public var suspects = Suspects()
         /// Bytes of the arena of one reactor and pool.
         public var arenaBytes = Limits.arenaBytes
         /// Runs what blocks in drivers; nil gives each pool a thread of its own.
@@ -103,6 +105,8 @@ public final class IOServices: Sendable {
     let state: Mutex<State>
     /// Whose turn it is to keep others away from bytes.
     let reservations = Mutex(RangeReservations<ShardLink>())
+    /// What a watchdog may know of each shard.
+    let sights = Mutex<[(remote: ReactorRemote, sight: ShardSight)]>([])
 
     /// Services without pools, nodes, volumes or trusted keys.
     public init(configuration: Configuration) {
@@ -118,6 +122,7 @@ public final class IOServices: Sendable {
     /// - Throws: what the driver of a pool says when it cannot serve a further reactor.
     public func makeShard(reactor: Reactor) throws(ServiceError) -> ServiceShard {
         let shard = ServiceShard(services: self, reactor: reactor)
+        sights.withLock { $0.append((reactor.remote, shard.sight)) }
         let pools = state.withLock { state in
             state.shards.append(
                 ShardLink(number: ObjectIdentifier(shard), remote: reactor.remote, shard: Confined(shard)))
@@ -129,6 +134,7 @@ public final class IOServices: Sendable {
 
     func remove(shard: ServiceShard) {
         state.withLock { $0.shards.removeAll { $0.number == ObjectIdentifier(shard) } }
+        sights.withLock { $0.removeAll { $0.sight === shard.sight } }
     }
 
     // MARK: For shards

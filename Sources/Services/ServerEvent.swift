@@ -22,6 +22,14 @@ public struct ServerEvent: Sendable, Hashable {
         case volumeFenced = "volume.fenced"
         /// What a volume held was lost with the server's last run.
         case volumeEmptied = "volume.emptied"
+        /// A reactor does not turn: the requests of all its channels, or the control API, wait.
+        case reactorStands = "reactor.stands"
+        /// A reactor that stood turns again.
+        case reactorGoesOn = "reactor.goes-on"
+        /// The server before this one was ended by its watchdog, because a reactor stood.
+        case serverEnded = "server.ended"
+        /// A request is answered as failed, because the server stood at it before.
+        case requestRefused = "request.refused"
         /// A client began a session on the data channel.
         case sessionStarted = "session.started"
         /// A session has lost its last connection, and is kept for a while.
@@ -49,7 +57,9 @@ public struct ServerEvent: Sendable, Hashable {
             switch self {
             case .sessionStarted, .sessionLost, .sessionResumed, .sessionEnded: true
             case .driverStarting, .driverRunning, .driverRecovering, .driverUpgrading, .driverQuarantined,
-                .driverStopped, .capabilityRevoked, .volumeFenced, .volumeEmptied:
+                .driverStopped, .capabilityRevoked, .volumeFenced, .volumeEmptied, .reactorStands,
+                .reactorGoesOn,
+                .serverEnded, .requestRefused:
                 false
             }
         }

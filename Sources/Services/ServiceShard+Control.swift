@@ -155,6 +155,9 @@ extension ServiceShard {
                 "open refused", channel, header,
                 Refusal(.tooManyHandles, "a channel has at most \(most) handles"))
         }
+        sight.opened(
+            channel, position, admission.volume.id, name: "\(admission.volume.name)", port.number,
+            admission.index)
         if channel.isResumed, admission.holdsClaim, let session = channel.session {
             services.opened(admission.volume.id, session: session, channel: channel.sessionChannel)
         }

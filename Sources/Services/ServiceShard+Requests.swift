@@ -29,6 +29,10 @@ extension ServiceShard {
         guard verdict == .ok, let port = ports.borrow(Int(channel.handles[position].port)) else {
             return refuse(channel, header, verdict == .ok ? .driverFailed : verdict)
         }
+        if !suspects.isEmpty, isSuspect(channel, header, position) {
+            return refuse(channel, header, .internalError)
+        }
+        note(.takingUp, channel, header, position)
         return port.with { admit(channel, header, rule, position, $0) }
     }
 
@@ -187,6 +191,7 @@ extension ServiceShard {
             channel.slots[slot].port == port.number,
             channel.slots[slot].sequence == UInt32(truncatingIfNeeded: completion.tag)
         else { return false }
+        note(.answering, channel, slot)
         port.completed(flow: channel.flow, bytes: channel.slots[slot].bufferBytes)
         if channel.slots[slot].step != .whole {
             stepEnded(channel, slot, completion)

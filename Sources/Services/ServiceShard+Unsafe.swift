@@ -44,6 +44,7 @@ extension ServiceShard {
             channel.isOutputAnnounced = !channel.frames.isEmpty
             return nil
         }
+        note(.sending, channel, index)
         let request = channel.slots[index]
         let header = ReplyHeader(
             length: request.replyBytes, status: request.status, slot: index, opcode: request.opcode,

@@ -32,6 +32,14 @@ public final class ServiceShard {
     var greetings: [UInt64: WaitingGreeting] = [:]
     var freeChannels: [UInt32] = []
     var statistics = Statistics()
+    /// Where it says what it is at.
+    let marker: ReactorPulse.Marker
+    /// What a watchdog may know of it.
+    let sight = ShardSight()
+    /// Requests at which servers before this one stood; nearly always none.
+    let suspects: Suspects
+    /// Those of them that an event has told of.
+    var suspectsTold: Set<RequestIdentity> = []
     var accessLog: AccessLog
     /// Channels that were told to wait and can go on, in the order in which that became so.
     private var ready: [ServiceChannel] = []
@@ -74,6 +82,8 @@ public final class ServiceShard {
     init(services: IOServices, reactor: Reactor) {
         self.services = services
         self.reactor = reactor
+        marker = reactor.marker
+        suspects = services.configuration.suspects
         accessLog = AccessLog(logger: services.configuration.logger)
         wallSeconds = services.configuration.wallClock.now()
         wallReadAt = reactor.now
@@ -113,6 +123,7 @@ public final class ServiceShard {
             number: number, connection: connections, thumbprint: thumbprint, peerAddress: peerAddress,
             owner: owner)
         channels[Int(number)] = channel
+        sight.attached(channel)
         return channel
     }
 
@@ -153,6 +164,7 @@ public final class ServiceShard {
         guard channel.isDetached, channel.slots.unanswered == 0, channels[Int(channel.number)] === channel
         else { return }
         leaveFlow(channel)
+        sight.ended(channel)
         channels[Int(channel.number)] = nil
         atBatchEnd()
         freeChannels.append(channel.number)

@@ -20,6 +20,7 @@ struct Daemon {
     private let plane: ControlPlane
     private let control: ControlServer
     private let data: DataServer
+    private let watchdog: ReactorWatchdog
     private let logger: Logger
     /// What its end has come to, for whoever has waited too long for it.
     let ending: Ending
@@ -55,12 +56,20 @@ struct Daemon {
             path: folder.markersFolder,
             boot: Identifier(hex: boot.filter { $0 != "-" }) ?? .random(using: SystemRandom()),
             logger: logger)
+        let stood = WatchdogFile(path: folder.watchdogFile)
+        let (suspects, ends) = ServerWatchdog.takeUp(stood, events: events, logger: logger)
+        configuration.suspects = suspects
         let services = IOServices(configuration: configuration)
+        let watchdog = try ServerWatchdog.start(
+            services: services, events: events, file: stood, seconds: settings.watchdogSeconds, logger: logger
+        )
         var planeConfiguration = ControlPlane.Configuration(
             authority: authority, store: store, services: services, events: events,
             poolsFolder: folder.poolsFolder, wallClock: SystemWallClock(), random: SystemRandom(),
             logger: logger)
         planeConfiguration.sessionKeeper = keeper
+        planeConfiguration.watchdog = watchdog
+        planeConfiguration.watchdogEnds = UInt64(ends)
         let plane = ControlPlane(planeConfiguration)
         var options = DataServerOptions()
         options.reactors = settings.reactors
@@ -81,12 +90,14 @@ struct Daemon {
             logger: logger, handler: plane)
         // Who comes before pools are there and sessions are known would be told that theirs is gone.
         try data.prepare()
+        for (name, remote) in data.reactors { watchdog.watch(name, remote) }
         try await plane.start()
         data.accept()
         try control.start()
+        if let remote = control.remote { watchdog.watch("control", remote) }
         let daemon = Daemon(
             lock: lock, folder: folder, catalog: catalog, services: services, plane: plane,
-            control: control, data: data, logger: logger, ending: Ending(services))
+            control: control, data: data, watchdog: watchdog, logger: logger, ending: Ending(services))
         try daemon.announce()
         ServiceManager.tellReady()
         return daemon
@@ -104,6 +115,7 @@ struct Daemon {
         await data.stop()
         ending.waits(for: "driver hosts")
         await services.stop()
+        watchdog.stop()
         ending.waits(for: "the catalog")
         try? FileManager.default.removeItem(atPath: folder.endpointsFile)
         do throws(CatalogError) { try catalog.close() } catch {

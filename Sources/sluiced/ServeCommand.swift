@@ -21,6 +21,9 @@ struct ServeCommand: AsyncParsableCommand {
             connection (default: 300).
             SLUICE_STOP_SECONDS (stop.seconds) is how long the server may take to end after SIGTERM (default: 50): what hangs
             then is said in the log, and the process ends all the same.
+            SLUICE_WATCHDOG (watchdog) is for how many seconds a thread of the server may do nothing that it should before the
+            server ends itself with exit code 70, so that a service manager starts it again and clients go on (default: 5; 0
+            for never). After half a second it is in the log, the events and the metrics.
             Port 0 lets the system choose; DIR/run/endpoints.json says what it chose. Sockets that a service manager hands
             over as "control" and "data" (sd_listen_fds(3)) take the place of the addresses.
 

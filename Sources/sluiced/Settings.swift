@@ -25,6 +25,8 @@ struct Settings {
     let lingerSeconds: UInt32
     /// How long the server may take to end, in seconds.
     let stopSeconds: Int
+    /// For how many seconds a reactor may stand before the server ends itself; 0 for ever.
+    let watchdogSeconds: Int
 
     static func load(
         file: String?, control: [String], channel: [String], reactors: Int?
@@ -63,6 +65,11 @@ struct Settings {
             throw ValidationError(
                 "stop.seconds is \(stop): \(range.lowerBound) to \(range.upperBound) would be right")
         }
+        let watchdog = reader.int(forKey: "sluice.watchdog", default: Settings.watchdogSecondsDefault)
+        guard (0...3600).contains(watchdog) else {
+            throw ValidationError(
+                "watchdog is \(watchdog): seconds from 1 to 3600 would be right, or 0 for never")
+        }
         let inherited = try ServiceManager.sockets()
         let hasControl = inherited.named[ServiceManager.controlSocket] != nil
         let hasData = inherited.named[ServiceManager.dataSocket] != nil
@@ -80,10 +87,11 @@ struct Settings {
             inherited: inherited,
             reactors: count, cpus: cpus, pollMicroseconds: poll,
             driverHost: reader.string(forKey: "sluice.driver.host"), policy: policy,
-            lingerSeconds: UInt32(linger), stopSeconds: stop)
+            lingerSeconds: UInt32(linger), stopSeconds: stop, watchdogSeconds: watchdog)
     }
 
     private static let pollMicrosecondsDefault = 50
+    private static let watchdogSecondsDefault = 5
 
     private static func addresses(_ texts: [String]) throws -> [SocketAddress] {
         try texts.map { text in

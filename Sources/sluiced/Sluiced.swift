@@ -14,7 +14,7 @@ struct Sluiced: AsyncParsableCommand {
               sluiced serve --data /var/lib/sluice
 
             EXIT CODES
-              0 it ended as it was told   1 it failed   64 wrong arguments
+              0 it ended as it was told   1 it failed   64 wrong arguments   70 it stood still, and its watchdog ended it
             """,
         version: "0.1.0", subcommands: [InitCommand.self, ServeCommand.self])
 }

@@ -38,6 +38,40 @@ struct SharedRingTests {
         #expect(ring.pop() == nil)
     }
 
+    @Test(
+        "however full a ring is when how many are put and taken, the counts add up", arguments: [1, 2, 4, 8])
+    func everyDepthAndOrder(capacity: Int) {
+        for put in 1...capacity + 1 {
+            for take in 1...capacity + 1 {
+                let ring = CompletionRing(capacity: capacity)
+                var (inside, next, expected): (Int, UInt64, UInt64) = (0, 0, 0)
+                for _ in 0..<40 {
+                    for _ in 0..<put {
+                        let isTaken = ring.push(DriverCompletion(tag: next, status: 0, value: 0))
+                        #expect(isTaken == (inside < capacity))
+                        if isTaken { (inside, next) = (inside + 1, next + 1) }
+                    }
+                    for _ in 0..<take {
+                        let tag = ring.pop()?.tag
+                        #expect(tag == (inside > 0 ? expected : nil))
+                        if tag != nil { (inside, expected) = (inside - 1, expected + 1) }
+                    }
+                    #expect(ring.count == inside && ring.room == capacity - inside && !ring.isBroken)
+                }
+            }
+        }
+    }
+
+    @Test("the request that was taken last can be asked for")
+    func lastTaken() {
+        let ring = SubmissionRing(capacity: 2)
+        #expect(ring.lastTaken == nil)
+        for tag in 0..<9 as Range<UInt64> {
+            #expect(ring.push(DriverRequest(opcode: .read, volume: 1, tag: tag)))
+            #expect(ring.pop()?.tag == tag && ring.lastTaken?.tag == tag)
+        }
+    }
+
     @Test("a full ring refuses, and takes again when something was taken")
     func full() {
         let ring = CompletionRing(capacity: 4)

@@ -26,6 +26,8 @@ public struct DataFolder: Sendable, Hashable {
     public var markersFolder: String { "\(path)/markers" }
     /// Where the running server tells tools its ports.
     public var endpointsFile: String { "\(path)/run/endpoints.json" }
+    /// What servers stood at until their watchdog ended them.
+    public var watchdogFile: String { "\(path)/run/stood" }
     var runFolder: String { "\(path)/run" }
     var authorityFolder: String { "\(path)/authority" }
     var authorityCertificate: String { "\(path)/authority/ca.pem" }

@@ -2,6 +2,7 @@ import Catalog
 import Core
 import DriverKit
 import HTTPTypes
+import Reactor
 import Services
 
 extension ControlPlane {
@@ -16,7 +17,10 @@ extension ControlPlane {
             "sluice_start_time_seconds", "gauge", "When the server became ready, in Unix seconds.",
             live.withLock { $0.startedAt })
         addControl(to: &text)
-        if case .statistics(let statistics) = try await perform(.statistics) { add(statistics, to: &text) }
+        // A reactor that stands does not answer, and that it stands is what the reader wants to know.
+        let statistics = await statisticsInTime()
+        add(watchdog?.reports ?? [], to: &text)
+        if let statistics { add(statistics, to: &text) }
         let hosts = try await driverHosts()
         await addPools(to: &text, hosts)
         addDrivers(to: &text, hosts)
@@ -53,6 +57,44 @@ extension ControlPlane {
             ("capability", store.count(CapabilityRecord.self)), ("intent", store.count(IntentRecord.self)),
         ]
         for (kind, count) in records { text.sample("sluice_records", UInt64(count), [("kind", kind)]) }
+    }
+
+    /// What the reactors have counted; nil where one of them does not answer within a second.
+    private func statisticsInTime() async -> Statistics? {
+        let (answers, answer) = AsyncStream.makeStream(of: Statistics?.self)
+        let services = services
+        Task {
+            guard case .statistics(let found) = try? await services.perform(.statistics) else {
+                answer.yield(nil)
+                return
+            }
+            answer.yield(found)
+        }
+        let limit = Task {
+            try? await Task.sleep(for: .seconds(1))
+            answer.yield(nil)
+        }
+        defer { limit.cancel() }
+        for await first in answers { return first }
+        return nil
+    }
+
+    private func add(_ reactors: [ReactorWatchdog.Report], to text: inout MetricsText) {
+        text.add(
+            "sluice_reactor_standing", "gauge",
+            "Whether a reactor does not turn: 1 while nothing of its goes on.")
+        for one in reactors {
+            text.sample("sluice_reactor_standing", one.isStanding ? 1 : 0, [("reactor", one.name)])
+        }
+        text.add(
+            "sluice_reactor_stalls_total", "counter", "How often a reactor did not turn for half a second.")
+        for one in reactors {
+            text.sample("sluice_reactor_stalls_total", one.stalls, [("reactor", one.name)])
+        }
+        text.single(
+            "sluice_watchdog_ends_total", "counter",
+            "Servers on this data folder that were ended because a reactor stood; only the latest are remembered.",
+            watchdogEnds)
     }
 
     private func add(_ statistics: Statistics, to text: inout MetricsText) {

@@ -82,6 +82,9 @@ public final class ControlServer: Sendable {
     /// The addresses that the server listens on, with the ports that were chosen; empty before `start`.
     public var boundAddresses: [SocketAddress] { state.withLock { $0.addresses } }
 
+    /// The way into its reactor; nil before `start` and after `stop`.
+    public var remote: ReactorRemote? { state.withLock { $0.thread?.remote } }
+
     /// Listens on every address and starts the reactor's thread.
     public func start() throws(ControlServerError) {
         guard state.withLock({ $0.thread == nil && !$0.isStopped }) else { throw .alreadyStarted }

@@ -137,6 +137,10 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
             operations[slot].phase = .delayed
             _ = reactor.setTimer(after: nanoseconds, target: target, token: UInt32(index))
         case .hang: operations[slot].phase = .hung
+        case .spin(let nanoseconds):
+            let end = SystemClock.monotonic().addingReportingOverflow(nanoseconds)
+            while end.overflow || SystemClock.monotonic() < end.partialValue {}
+            begin(index)
         case .crash:
             if decision.draw & 1 == 0 { crash() }
             operations[slot].fault = decision.fault
@@ -227,7 +231,7 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
         case .bitFlip:
             // What a write's owner has in memory is as it was, should it be written again.
             if operation.request.opcode == .write || status == .ok { flipBit(operation) }
-        case .error, .delay, .hang, .powerCut, nil: break
+        case .error, .delay, .hang, .spin, .powerCut, nil: break
         }
         if operation.openedAtCut != driver.cuts { status = .ioError }
         finish(index, status)

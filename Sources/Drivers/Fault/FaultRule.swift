@@ -9,6 +9,8 @@ enum Fault: Equatable, Sendable {
     case delay(UInt64)
     /// It is neither done nor answered as long as the rules stay.
     case hang
+    /// The thread runs in a circle for so many nanoseconds before it is done: nothing else of its reactor goes on.
+    case spin(UInt64)
     /// The process aborts: before the request is done, or when it was done and before that is said.
     case crash
     /// Only the first blocks of a write are done; then it fails, or the process aborts.
@@ -23,7 +25,7 @@ enum Fault: Equatable, Sendable {
     var operations: OperationSet {
         switch self {
         case .error(.noSpace): [.write, .writeZeroes]
-        case .error, .delay, .hang, .crash, .powerCut: .all
+        case .error, .delay, .hang, .spin, .crash, .powerCut: .all
         case .torn: [.write]
         case .bitFlip: [.read, .write]
         }
@@ -33,7 +35,7 @@ enum Fault: Equatable, Sendable {
     var endsProcess: Bool {
         switch self {
         case .crash, .torn(crash: true), .powerCut(crash: true): true
-        case .error, .delay, .hang, .torn, .bitFlip, .powerCut: false
+        case .error, .delay, .hang, .spin, .torn, .bitFlip, .powerCut: false
         }
     }
 
@@ -49,6 +51,7 @@ enum Fault: Equatable, Sendable {
         case .error: "error"
         case .delay: "delay"
         case .hang: "hang"
+        case .spin: "spin"
         case .crash: "crash"
         case .torn: "torn"
         case .bitFlip: "bitflip"

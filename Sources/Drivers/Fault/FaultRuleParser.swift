@@ -99,7 +99,7 @@ private struct FaultRuleParser {
         return value
     }
 
-    private static let faultWords = "error, nospace, delay, hang, crash, torn, bitflip, powercut"
+    private static let faultWords = "error, nospace, delay, hang, spin, crash, torn, bitflip, powercut"
     private static let errors: [(word: String, status: Status)] = [
         ("io", .ioError), ("medium", .mediumError), ("nospace", .noSpace), ("readonly", .readOnly),
         ("busy", .busy), ("failed", .driverFailed),
@@ -119,6 +119,7 @@ private struct FaultRuleParser {
         case "delay":
             guard let argument else { throw wrong("delay wants a time, such as delay 20ms") }
             return .delay(try duration(argument))
+        case "spin": return .spin(try argument.map { text throws(DriverError) in try duration(text) } ?? .max)
         case "torn": return .torn(crash: try crashes(words[0], argument))
         case "powercut": return .powerCut(crash: try crashes(words[0], argument))
         case "nospace", "hang", "crash", "bitflip":
@@ -154,7 +155,7 @@ private struct FaultRuleParser {
             if !overflow && product <= Limits.faultDelayNanosecondsMax { return product }
         }
         let most = Limits.faultDelayNanosecondsMax / 1_000_000_000
-        throw wrong("the delay is \"\(text)\"; write a time such as 500us, 20ms or 2s, at most \(most)s")
+        throw wrong("the time is \"\(text)\"; write a time such as 500us, 20ms or 2s, at most \(most)s")
     }
 
     private var operationWords: String { OperationSet.words.map(\.word).joined(separator: ", ") }

@@ -1,0 +1,181 @@
+import Core
+import DriverKit
+import Reactor
+import Synchronization
+import Wire
+
+/// What a data reactor is at, as it says with `ReactorPulse.Marker`: the kind of an activity.
+///
+/// The words are a request's tag, its opcode with handle and count, and its offset; of `driving` only the pool's number.
+enum ShardActivity: UInt64, Sendable {
+    /// A request's header.
+    case takingUp = 1
+    /// A driver's queue.
+    case driving = 2
+    /// A request that a driver has done.
+    case answering = 3
+    /// An answer on its way into records.
+    case sending = 4
+}
+
+/// A request that a reactor was at when it stood.
+public struct SightedRequest: Sendable, Hashable {
+    /// Which request it is, whoever sends it again on whatever connection.
+    public let identity: RequestIdentity
+    /// What was done with it, in words.
+    public let activity: String
+    /// The volume's name.
+    public let volumeName: String
+    /// Where it came from.
+    public let peer: String
+
+    /// All of it for a person.
+    public var description: String {
+        "\(activity) a \(identity.opcodeName) of \(identity.count) bytes at \(identity.offset) of volume/\(volumeName) "
+            + "from \(peer) (key \(identity.holder))"
+    }
+}
+
+/// What a watchdog may know of a shard whose thread stands: who its channels are, and what its drivers took last.
+///
+/// The shard's thread changes it when channels come, open volumes and go; the watchdog asks without waiting. Any thread.
+final class ShardSight: Sendable {
+    private struct Opened {
+        let volume: Identifier
+        let name: String
+        let port: UInt8
+        let index: UInt32
+    }
+
+    private struct Channel {
+        let holder: Digest32
+        let peer: String
+        var handles: [UInt8: Opened] = [:]
+    }
+
+    private struct State {
+        var channels: [UInt32: Channel] = [:]
+        /// The request that a pool's driver, or the way to its host, took last.
+        var ports: [UInt8: Confined<SubmissionRing>] = [:]
+    }
+
+    private let state = Mutex(State())
+
+    // MARK: The shard's side
+
+    func attached(_ channel: ServiceChannel) {
+        state.withLock {
+            $0.channels[channel.number] = Channel(holder: channel.thumbprint, peer: channel.peerAddress)
+        }
+    }
+
+    func opened(
+        _ channel: ServiceChannel, _ position: UInt8, _ volume: Identifier, name: String, _ port: UInt8,
+        _ index: UInt32
+    ) {
+        state.withLock {
+            $0.channels[channel.number]?.handles[position] = Opened(
+                volume: volume, name: name, port: port, index: index)
+        }
+    }
+
+    func ended(_ channel: ServiceChannel) {
+        state.withLock { $0.channels[channel.number] = nil }
+    }
+
+    func added(port: UInt8, _ submissions: SubmissionRing) {
+        state.withLock { $0.ports[port] = Confined(submissions) }
+    }
+
+    /// The name of the volume that a channel has open; its id where that is not known.
+    func name(of volume: Identifier, on channel: UInt32) -> String {
+        state.withLock { state in
+            state.channels[channel]?.handles.values.first { $0.volume == volume }?.name ?? volume.hex
+        }
+    }
+
+    // MARK: The watchdog's side
+
+    /// The request that an activity is about; nil when there is none, or when the shard's thread stands where it changes
+    /// what is known here.
+    func request(of activity: ReactorPulse.Activity) -> SightedRequest? {
+        state.withLockIfAvailable { state -> SightedRequest? in
+            guard let kind = ShardActivity(rawValue: activity.kind) else { return nil }
+            if kind == .driving { return driven(by: UInt8(truncatingIfNeeded: activity.words.0), state) }
+            guard let channel = state.channels[UInt32(truncatingIfNeeded: activity.words.0 >> 40)],
+                let opened = channel.handles[UInt8(truncatingIfNeeded: activity.words.1 >> 32)]
+            else { return nil }
+            let words =
+                switch kind {
+                case .takingUp: "taking up"
+                case .answering: "answering"
+                case .sending, .driving: "sending the answer of"
+                }
+            return SightedRequest(
+                identity: RequestIdentity(
+                    holder: channel.holder, volume: opened.volume,
+                    opcode: UInt16(truncatingIfNeeded: activity.words.1 >> 48), offset: activity.words.2,
+                    count: UInt32(truncatingIfNeeded: activity.words.1)),
+                activity: words, volumeName: opened.name, peer: channel.peer)
+        } ?? nil
+    }
+
+    private func driven(by port: UInt8, _ state: borrowing State) -> SightedRequest? {
+        guard let request = state.ports[port]?.value.lastTaken, let operation = request.opcode,
+            let channel = state.channels[UInt32(truncatingIfNeeded: request.tag >> 40)],
+            let opened = channel.handles.values.first(where: { $0.port == port && $0.index == request.volume }
+            )
+        else { return nil }
+        return SightedRequest(
+            identity: RequestIdentity(
+                holder: channel.holder, volume: opened.volume, opcode: operation.wire.rawValue,
+                offset: request.offset, count: UInt32(truncatingIfNeeded: request.length)),
+            activity: "having the driver do", volumeName: opened.name, peer: channel.peer)
+    }
+}
+
+extension DriverOpcode {
+    /// The volume request that is this and nothing else to a driver.
+    fileprivate var wire: Opcode {
+        switch self {
+        case .read: .read
+        case .write: .write
+        case .writeZeroes: .writeZeroes
+        case .discard: .discard
+        case .flush: .flush
+        case .blockStatus: .blockStatus
+        }
+    }
+}
+
+extension IOServices {
+    /// The request that a reactor is at, going by what it says of itself; nil where it says nothing of one, and for reactors
+    /// that serve no channels. Waits for nobody.
+    public func request(of activity: ReactorPulse.Activity, on remote: ReactorRemote) -> SightedRequest? {
+        let sight = sights.withLockIfAvailable { $0.first { $0.remote === remote }?.sight } ?? nil
+        return sight?.request(of: activity)
+    }
+}
+
+extension ServiceShard {
+    /// Says that the thread is at a request, from here to the next one, or to the end of the turn.
+    @inline(__always)
+    func note(
+        _ activity: ShardActivity, _ channel: ServiceChannel, _ header: RequestHeader, _ position: UInt8
+    ) {
+        marker.note(
+            kind: activity.rawValue,
+            ServiceShard.tag(channel: channel.number, slot: header.slot, sequence: header.sequence),
+            UInt64(header.opcode) << 48 | UInt64(position) << 32 | UInt64(header.count), header.offset)
+    }
+
+    /// Likewise, of the request in a slot.
+    @inline(__always)
+    func note(_ activity: ShardActivity, _ channel: ServiceChannel, _ slot: UInt16) {
+        marker.note(
+            kind: activity.rawValue,
+            ServiceShard.tag(channel: channel.number, slot: slot, sequence: channel.slots[slot].sequence),
+            UInt64(channel.slots[slot].opcode) << 48 | UInt64(channel.slots[slot].handle) << 32
+                | UInt64(channel.slots[slot].count), channel.slots[slot].offset)
+    }
+}
