@@ -41,6 +41,8 @@ soak: $(PYTHON) ## the long campaigns: hours, where `make test` takes minutes
 		swift test --skip-build --filter SimulationTests
 	SLUICE_CRASH_KILLS=2000 SLUICE_FUZZ_CHANNELS=20000 \
 		$(PYTHON) -m pytest -q --timeout 36000 Tests/system/test_crash.py Tests/system/test_data_channel.py
+	SLUICE_FUZZ_PEERS=300 swift test --skip-build --filter PeerFuzzTests
+	SLUICE_FUZZ_ANSWERS=5000 $(PYTHON) -m pytest -q --timeout 36000 Tests/system/test_hostile_control.py
 	SLUICE_DRIVER_KILLS=150 $(PYTHON) -m pytest -q -s --timeout 36000 Tests/system/test_isolation.py
 	SLUICE_MODEL_LARGE=1 $(PYTHON) -m pytest -q --timeout 3600 Tests/system/test_model.py
 	SLUICE_SURVIVAL_SECONDS=600 $(PYTHON) -m pytest -q -s --timeout 36000 Tests/system/test_survival.py

@@ -52,6 +52,8 @@ enum AttachLimits {
     static let stackBytes = 1 << 20
     /// How long a serving process may take to end once its device is gone.
     static let detachMilliseconds: Int32 = 30_000
+    /// Addresses of the data channel that a server may offer.
+    static let placesMax = 64
     /// How long opening the volume may take, and FUSE to end, in seconds.
     static let openSeconds: UInt64 = 60
     static let endSeconds: UInt64 = 10

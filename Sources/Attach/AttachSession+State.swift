@@ -123,11 +123,34 @@ extension AttachSession {
         }
     }
 
+    /// A helper process has the device take over the volume's size, one at a time: that waits for requests under way,
+    /// which may be for ever.
     private func resize() {
-        guard var record else { return }
+        guard let record, !isReleasing else { return }
+        guard !isResizing else { return isResizeOwed = true }
+        isResizing = true
+        _ = BackgroundThread { [inbox] in
+            do throws(AttachError) {
+                let size = try LoopHelper.resize(record.loop, file: "\(record.folder)/\(record.volume)")
+                inbox.post(.resized(.success(size)))
+            } catch {
+                inbox.post(.resized(.failure(error)))
+            }
+        }
+    }
+
+    /// The helper has ended.
+    func resized(_ result: Result<UInt64, AttachError>) {
+        isResizing = false
+        defer {
+            if isResizeOwed {
+                isResizeOwed = false
+                resize()
+            }
+        }
+        guard var record, !isReleasing else { return }
         do throws(AttachError) {
-            record.size = try LoopHelper.resize(
-                record.loop, file: "\(record.folder)/\(record.volume)")
+            record.size = try result.get()
             self.record = record
             try store.write(record)
             logger.info("resized", metadata: ["device": "\(record.device)", "bytes": "\(record.size)"])

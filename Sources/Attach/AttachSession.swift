@@ -38,6 +38,9 @@ final class AttachSession {
     var unansweredSince: UInt64?
     /// What is wrong with renewing, if anything is.
     var renewalTrouble: Trouble?
+    /// A helper process has the device take over the volume's size, and has to do so once more.
+    var isResizing = false
+    var isResizeOwed = false
     /// The device is being given up by a helper process.
     var isReleasing = false
     /// A signal asked for the end, which has not come yet.
@@ -288,6 +291,8 @@ final class AttachSession {
             case .waiting(let count): stillInterrupted(waiting: count)
             case .needsCapability: renewAtOnce()
             case .event(let event): heard(event)
+            case .resized(let result): resized(result)
+            case .ignored(let what): logger.warning("what the server says is not believed: \(what)")
             case .requestFailed(let operation, let status, let message):
                 logger.error(
                     "a request failed",
@@ -331,6 +336,6 @@ final class AttachSession {
     }
 
     static func deadline(seconds: UInt64) -> UInt64 {
-        SystemClock.monotonic() + seconds * 1_000_000_000
+        SystemClock.monotonic().addingSaturated(Nanoseconds.seconds(seconds))
     }
 }

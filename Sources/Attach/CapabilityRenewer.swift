@@ -13,7 +13,8 @@ final class CapabilityRenewer: Sendable {
         thread = BackgroundThread {
             var access = access
             while true {
-                let due = SystemClock.monotonic() + access.secondsUntilCertificateIsDue * 1_000_000_000
+                let due = SystemClock.monotonic().addingSaturated(
+                    Nanoseconds.seconds(access.secondsUntilCertificateIsDue))
                 guard let isWanted = requests.take(until: due) else {
                     CapabilityRenewer.renewCertificate(&access, inbox)
                     continue

@@ -96,7 +96,7 @@ enum FuseInode {
         fileName: String, geometry: BlockGeometry, backend: Backend, reactor: Reactor,
         timeoutSeconds: UInt64? = nil, owner: any FuseVolumeOwner
     ) {
-        timeoutNanoseconds = timeoutSeconds.map { $0 * 1_000_000_000 }
+        timeoutNanoseconds = timeoutSeconds.map(Nanoseconds.seconds)
         self.fileName = fileName
         self.geometry = geometry
         self.backend = backend

@@ -24,11 +24,22 @@ import Glibc
     }
 
     /// Leaves a message. Any thread; never waits long.
-    func post(_ message: Message) {
+    func post(_ message: Message) { post(message) { _ in false } }
+
+    /// Leaves a message, in the place of those that wait and are old then. Any thread; never waits long.
+    func post(_ message: Message, inPlaceOf isOld: (Message) -> Bool) {
         unsafe pthread_mutex_lock(mutex)
+        messages.removeAll(where: isOld)
         messages.append(message)
         unsafe pthread_cond_signal(condition)
         unsafe pthread_mutex_unlock(mutex)
+    }
+
+    /// Messages that wait.
+    var count: Int {
+        unsafe pthread_mutex_lock(mutex)
+        defer { unsafe pthread_mutex_unlock(mutex) }
+        return messages.count
     }
 
     /// The oldest message; waits for one.

@@ -148,12 +148,28 @@ public struct VolumeAccess: Sendable {
             let client = try ControlClient(server: server.description, credentials: credentials)
             let answer = try client.request(.get, "/v1/server")
             let info = try Self.json { try JSONDecoder().decode(ServerInfo.self, from: Data(answer.body)) }
-            let places = Self.order(info.channel, host: server.host)
-            guard !places.isEmpty else {
+            let offered = Self.order(Array(info.channel.prefix(AttachLimits.placesMax)), host: server.host)
+            guard !offered.isEmpty else {
                 throw ClientError(
                     kind: .bug, code: "NO_CHANNEL", detail: "the server at \(server) names no data channel")
             }
-            let addresses = Self.resolve(places)
+            // Where it is not the server's, nobody looks what there is.
+            let names = client.serverNames
+            let places = offered.filter { place in
+                place.host == server.host || names.map { Self.covers($0, place) } ?? false
+            }
+            guard !places.isEmpty else {
+                let texts = offered.map(\.authority).joined(separator: ", ")
+                throw ClientError(
+                    kind: .denied, code: "FOREIGN_CHANNEL",
+                    detail: "the server at \(server) has its data channel at \(texts), which its certificate "
+                        + "does not name",
+                    advice: "`sluiced init --address` decides what it names.")
+            }
+            let find: @Sendable ([ServerAddress]) -> [SocketAddress] = { places in
+                Self.resolve(places).filter { names?.mayHave($0) ?? true }
+            }
+            let addresses = find(places)
             guard !addresses.isEmpty else {
                 let names = places.map(\.host).joined(separator: ", ")
                 throw ClientError(
@@ -165,7 +181,7 @@ public struct VolumeAccess: Sendable {
                 addresses: addresses, serverName: server.host, tls: try Self.context(credentials),
                 capability: capability.bytes, rights: rights)
             options.channels = channels
-            options.lookUp = { answer in _ = BackgroundThread { answer(Self.resolve(places)) } }
+            options.lookUp = { answer in _ = BackgroundThread { answer(find(places)) } }
             options.resolve = { place, answer in
                 guard let address = try? ServerAddress(text: "https://\(place)") else { return answer([]) }
                 _ = BackgroundThread { answer(Self.resolve([address])) }
@@ -174,6 +190,14 @@ public struct VolumeAccess: Sendable {
         } catch {
             throw AttachError(error)
         }
+    }
+
+    /// Whether the place is where the server's certificate names it.
+    private static func covers(_ names: ServerNames, _ place: ServerAddress) -> Bool {
+        guard let address = try? SocketAddress(host: place.host, port: place.port) else {
+            return names.cover(name: place.host)
+        }
+        return names.cover(address)
     }
 
     private static func context(_ credentials: Credentials) throws(ClientError) -> TLSContext {
@@ -242,7 +266,8 @@ extension AttachError {
             case (.caller, _, _): .usage
             case (.device, _, _), (.bug, _, _): .system
             }
-        self.init(reason, error.description)
+        // One line: it goes into the log and the record too.
+        self.init(reason, error.description.split(separator: "\n").joined(separator: ". "))
     }
 
     /// The error of a data channel.

@@ -23,6 +23,10 @@ enum AttachNotice: Sendable {
     case closed(ChannelError)
     /// The server said something.
     case event(ChannelEvent)
+    /// The server said what is not believed; all stays as it is.
+    case ignored(String)
+    /// The device has the volume's new size, or could not take it over.
+    case resized(Result<UInt64, AttachError>)
     /// A request failed; the server's own words, if it sent any.
     case requestFailed(BlockOperation, Status, String)
     /// A successor asks for something.
@@ -53,6 +57,23 @@ enum AttachNotice: Sendable {
     case certificate(Result<UInt64, AttachError>)
 }
 
+extension AttachNotice {
+    /// Whether the other need not be heard any more when this one has come. What a server can say any number of times
+    /// waits for the supervisor at most once a kind.
+    func supersedes(_ other: AttachNotice) -> Bool {
+        switch (self, other) {
+        case (.event(let new), .event(let old)): new.kind == old.kind
+        case (.interrupted, .interrupted), (.interrupted, .resumed), (.resumed, .interrupted),
+            (.resumed, .resumed), (.needsCapability, .needsCapability), (.ignored, .ignored),
+            (.waiting, .waiting):
+            true
+        case (.requestFailed(let operation, let status, _), .requestFailed(let before, let old, _)):
+            operation == before && status == old
+        default: false
+        }
+    }
+}
+
 /// The part of an attachment that lives on the reactor's thread: a FUSE file over a volume of an I/O server.
 ///
 /// Made anywhere; everything else on the reactor's thread. What happens goes into the supervisor's mailbox.
@@ -65,6 +86,7 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
     private let timeoutSeconds: UInt64?
     private var base: UInt64 = 0
     private var end: UInt64 = 0
+    private var blockSize: UInt32 = 512
 
     /// A request of the kernel that takes longer than `timeoutSeconds` fails.
     init(inbox: Mailbox<AttachNotice>, timeoutSeconds: UInt64?) {
@@ -98,10 +120,18 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         }
         // A capability for a part of the volume makes a device of that part.
         base = state.range.offset
-        end = base + state.range.length
+        end = state.range.end
+        blockSize = max(state.blockSize, 512)
+        guard blockSize <= 4096, base.isMultiple(of: UInt64(blockSize)) else {
+            throw AttachError(
+                .denied,
+                "volume/\(fileName): its blocks of \(blockSize) bytes, from its byte \(base) on, make no block device"
+            )
+        }
         let geometry = BlockGeometry(
-            size: size(volumeSize: state.size), blockSize: min(max(state.blockSize, 512), 4096),
-            maximumTransfer: state.transferBytesMax, isReadOnly: isReadOnly)
+            size: size(volumeSize: state.size), blockSize: blockSize,
+            maximumTransfer: max(state.transferBytesMax / blockSize * blockSize, blockSize),
+            isReadOnly: isReadOnly)
         guard geometry.size > 0 else {
             throw AttachError(.denied, "volume/\(fileName): the grant's range holds no byte of the volume")
         }
@@ -148,7 +178,11 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
     /// under way any more.
     func leaveRing() { volume?.leaveRing { [inbox] in inbox.post(.left) } }
 
-    private func size(volumeSize: UInt64) -> UInt64 { volumeSize > base ? min(volumeSize, end) - base : 0 }
+    /// The device's size in whole blocks, of a volume of that size.
+    private func size(volumeSize: UInt64) -> UInt64 {
+        let bytes = min(volumeSize, end).subtractingSaturated(base)
+        return bytes - bytes % UInt64(blockSize)
+    }
 
     /// Sends a newer capability; `renewed` follows.
     func renew(_ capability: IssuedCapability) {
@@ -210,6 +244,9 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
 
     // MARK: the volume's client
 
+    /// Says what a server can cause any number of times.
+    private func tell(_ notice: AttachNotice) { inbox.post(notice) { notice.supersedes($0) } }
+
     func volumeReady(_ volume: VolumeClient) {
         if let state = volume.state { inbox.post(.opened(state)) }
     }
@@ -228,13 +265,13 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         case .revoked(_, let status, _): volume?.fail(status)
         case .expiring, .draining, .driverRecovering: break
         }
-        inbox.post(.event(event))
+        tell(.event(event))
     }
 
     func volumeHasRoom(_ client: VolumeClient) { volume?.slotsFreed() }
 
     func volumeInterrupted(_ client: VolumeClient, _ reason: ChannelError) {
-        inbox.post(.interrupted(reason: reason.description, waiting: volume?.waitingCount ?? 0))
+        tell(.interrupted(reason: reason.description, waiting: volume?.waitingCount ?? 0))
     }
 
     func volumeIsUnanswered(_ client: VolumeClient, forNanoseconds silence: UInt64) {
@@ -244,10 +281,12 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
     func volumeIsAnswered(_ client: VolumeClient) { inbox.post(.answered) }
 
     func volumeResumed(_ client: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int) {
-        inbox.post(.resumed(nanoseconds: pause, repeated: repeated))
+        tell(.resumed(nanoseconds: pause, repeated: repeated))
     }
 
-    func volumeNeedsCapability(_ client: VolumeClient) { inbox.post(.needsCapability) }
+    func volumeIgnored(_ client: VolumeClient, _ what: String) { tell(.ignored(what)) }
+
+    func volumeNeedsCapability(_ client: VolumeClient) { tell(.needsCapability) }
 
     func volumeClosed(_ client: VolumeClient, _ error: ChannelError) {
         self.client = nil
@@ -258,7 +297,7 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
     // MARK: the FUSE volume
 
     func requestFailed(_ operation: BlockOperation, _ status: Status) {
-        inbox.post(.requestFailed(operation, status, client?.lastMessage ?? ""))
+        tell(.requestFailed(operation, status, client?.lastMessage ?? ""))
     }
 
     func ringServes(entries: Int) { inbox.post(.ring(entries: entries)) }

@@ -95,6 +95,30 @@ public struct SocketAddress: Hashable, Sendable, CustomStringConvertible {
         return UInt16(bytes[2]) << 8 | UInt16(bytes[3])
     }
 
+    /// The IP address, 4 or 16 bytes; 4 also where it is an IPv4 address in IPv6 clothes (RFC 4291 §2.5.5.2). Empty for a
+    /// Unix socket.
+    public var hostBytes: [UInt8] {
+        switch family {
+        case AF_INET: return Array(bytes[4..<8])
+        case AF_INET6:
+            let host = Array(bytes[8..<24])
+            let isMapped = host[..<10].allSatisfy { $0 == 0 } && host[10] == 0xFF && host[11] == 0xFF
+            return isMapped ? Array(host[12...]) : host
+        default: return []
+        }
+    }
+
+    /// Whether who connects there stays on this machine whatever its addresses are: a loopback address, the
+    /// unspecified one, which stands for it, or a Unix socket.
+    public var isThisMachine: Bool {
+        let host = hostBytes
+        switch host.count {
+        case 4: return host[0] == 127 || host[0] == 0
+        case 16: return host[..<15].allSatisfy { $0 == 0 } && host[15] <= 1
+        default: return true
+        }
+    }
+
     /// The numeric address without port, or the path.
     public var host: String {
         switch family {

@@ -55,7 +55,7 @@ extension ServiceShard {
 
     private func seconds(until drain: Drain) -> UInt64 {
         let now = services.configuration.wallClock.now()
-        return drain.deadline > now ? min(drain.deadline - now, UInt64(Limits.drainSecondsMax)) : 0
+        return drain.deadline > now ? min(drain.deadline - now, Limits.drainSecondsMax) : 0
     }
 
     /// Closes the connections that are left, unless the drain was called off.

@@ -7,8 +7,6 @@ extension Limits {
     public static let keptChannelsMax = 16384
     /// How long a session that may write nothing outlives its last connection, in seconds.
     public static let lingerSeconds: UInt32 = 300
-    /// The longest time that clients are given to leave a server that is being drained, in seconds.
-    public static let drainSecondsMax = 86_400
     /// How often sessions without a connection are looked at, in nanoseconds.
     public static let sessionSweepNanoseconds: UInt64 = 1_000_000_000
     /// The most volumes that can be published.

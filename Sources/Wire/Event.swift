@@ -50,6 +50,16 @@ public enum ChannelEvent: Sendable, Hashable {
         }
     }
 
+    /// The handle that it is about; nil for what is about the whole channel.
+    public var handle: UInt32? {
+        switch self {
+        case .resized(let handle, _), .revoked(let handle, _, _), .expiring(let handle, _),
+            .driverRecovering(let handle, _):
+            handle
+        case .draining: nil
+        }
+    }
+
     /// The frame, header and payload, of the event that has this number on its channel.
     public func frame(number: UInt32) -> [UInt8] {
         var payload: [UInt8] = []
@@ -97,7 +107,11 @@ public enum ChannelEvent: Sendable, Hashable {
             guard status != .ok else { throw WireError(.badFrame, "a revocation has no reason") }
             return .revoked(handle: handle, status: status, reason: ErrorMessage.decode(payload))
         case .expiring: return .expiring(handle: handle, expiry: header.value)
-        case .draining: return .draining(seconds: header.value, target: ErrorMessage.decode(payload))
+        case .draining:
+            guard header.value <= Limits.drainSecondsMax else {
+                throw WireError(.badFrame, "an event holds an impossible time")
+            }
+            return .draining(seconds: header.value, target: ErrorMessage.decode(payload))
         case .driverRecovering:
             guard header.value <= 1 else { throw WireError(.badFrame, "an event holds an impossible flag") }
             return .driverRecovering(handle: handle, isRecovering: header.value == 1)

@@ -47,7 +47,7 @@ public struct Hello: Sendable, Hashable {
     /// Who begins a session: sessions of one instance, and of one TLS key, are one writer. `.zero` makes every session
     /// an instance of its own. Only in a HELLO that begins a session.
     public var instance: Identifier
-    /// The client's name for lists and logs: at most `Limits.peerNameBytesMax` bytes, no control character.
+    /// The client's name for lists and logs: at most `Limits.peerNameBytesMax` bytes, no control or format character.
     public var clientName: String
 
     /// A HELLO that speaks version 1.
@@ -95,8 +95,8 @@ public struct Hello: Sendable, Hashable {
         guard let name = reader.readText(maximum: Limits.peerNameBytesMax), reader.remaining == 0 else {
             throw WireError(.badFrame, "HELLO's name is longer than 128 bytes, not UTF-8, or not its end")
         }
-        guard Hello.isPrintable(name) else {
-            throw WireError(.badRequest, "HELLO's name holds a control character")
+        guard ShownText.isPlain(name) else {
+            throw WireError(.badRequest, "HELLO's name holds a control or format character")
         }
         guard session != .zero || secret.allSatisfy({ $0 == 0 }) else {
             throw WireError(.badRequest, "HELLO has a secret and no session that it belongs to")
@@ -146,10 +146,6 @@ public struct Hello: Sendable, Hashable {
         let payload = payloadBytesMax == 0 ? serverMax : min(payloadBytesMax, serverMax)
         let depth = slots == 0 ? min(UInt16(Limits.slotsDefault), serverSlots) : min(slots, serverSlots)
         return (max(payload, UInt32(Limits.payloadBytesMin)), max(depth, 1))
-    }
-
-    static func isPrintable(_ text: String) -> Bool {
-        text.unicodeScalars.allSatisfy { $0.properties.generalCategory != .control }
     }
 
     static func shortened(_ text: String) -> String {

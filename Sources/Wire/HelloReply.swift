@@ -94,7 +94,7 @@ public struct HelloReply: Sendable, Hashable {
             let idle = reader.read(UInt32.self), let linger = reader.read(UInt32.self),
             let cluster = reader.readIdentifier(),
             let name = reader.readText(maximum: Limits.peerNameBytesMax),
-            reader.remaining == 0, let resumption = Resumption(rawValue: kept), Hello.isPrintable(name)
+            reader.remaining == 0, let resumption = Resumption(rawValue: kept), ShownText.isPlain(name)
         else { throw WireError(.badFrame, "the reply to HELLO is malformed") }
         guard version == Hello.version else {
             throw WireError(

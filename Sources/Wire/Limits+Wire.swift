@@ -17,6 +17,9 @@ extension Limits {
     public static let copyRangeBytesMax = 64 << 20
     /// The longest payload of an event, in bytes.
     public static let eventBytesMax = 512
+    /// The longest time that clients are given to leave a server that is being drained, and that DRAINING may name, in
+    /// seconds.
+    public static let drainSecondsMax: UInt64 = 86_400
     /// The slots that a client gets when it asks for none in particular.
     public static let slotsDefault = 64
     /// From accepting the connection to the end of HELLO, in seconds.

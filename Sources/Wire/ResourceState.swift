@@ -90,8 +90,12 @@ public struct ResourceState: Sendable, Hashable {
         guard reserved == 0, size <= Limits.volumeBytesMax, let knownKind = ResourceKind(rawValue: kind),
             let knownMode = AccessMode(wire: mode), let range = ByteRange(offset: start, length: length)
         else { throw WireError(.badFrame, "the description of the resource holds impossible values") }
+        guard Rights(rawValue: rights).isSubset(of: .all) else {
+            throw WireError(.badFrame, "the description of the resource names a right that does not exist")
+        }
         guard block >= 1, block <= 65536, block & (block - 1) == 0, transfer >= block,
-            transfer <= UInt32(Limits.payloadBytesMax)
+            transfer <= UInt32(Limits.payloadBytesMax),
+            knownKind != .volume || size.isMultiple(of: UInt64(block))
         else { throw WireError(.badFrame, "the resource's block size or largest transfer is impossible") }
         self.init(
             size: size, blockSize: block, transferBytesMax: transfer, rights: Rights(rawValue: rights),

@@ -29,12 +29,9 @@ public enum ErrorMessage {
         return bytes
     }
 
-    /// The text that a peer sent, safe to print: invalid UTF-8 and control characters are replaced, and what
+    /// The text that a peer sent, one line that is safe to show (`ShownText`): invalid UTF-8 is replaced, and what
     /// is too long is cut.
     public static func decode(_ bytes: some Sequence<UInt8>) -> String {
-        let text = String(decoding: Array(bytes.prefix(Limits.errorMessageBytesMax)), as: UTF8.self)
-        return String(
-            String.UnicodeScalarView(
-                text.unicodeScalars.map { $0.properties.generalCategory == .control ? "?" : $0 }))
+        ShownText.line(String(decoding: Array(bytes.prefix(Limits.errorMessageBytesMax)), as: UTF8.self))
     }
 }

@@ -61,7 +61,11 @@ struct Sluice: ParsableCommand {
             report(Failure(.usage, error.message))
             exit(withError: ExitCode(ExitStatus.usage.rawValue))
         } catch {
-            exit(withError: error)
+            let code = exitCode(for: error)
+            if code == ExitCode.success { exit(withError: error) }
+            // It repeats arguments, which a shell may have made of the names of files.
+            Terminal.notes(fullMessage(for: error))
+            exit(withError: code)
         }
     }
 

@@ -16,6 +16,7 @@ final class VolumeHarness: VolumeClientDelegate, @unchecked Sendable {
         case interrupted(String)
         case resumed(repeated: Int)
         case needsCapability
+        case ignored(String)
         case closed(String)
     }
 
@@ -90,6 +91,8 @@ final class VolumeHarness: VolumeClientDelegate, @unchecked Sendable {
     func volumeResumed(_ volume: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int) {
         say.yield(.resumed(repeated: repeated))
     }
+
+    func volumeIgnored(_ volume: VolumeClient, _ what: String) { say.yield(.ignored(what)) }
 
     func volumeNeedsCapability(_ volume: VolumeClient) { say.yield(.needsCapability) }
 

@@ -27,7 +27,7 @@ import Wire
         let long = ErrorMessage.encode("x" + String(repeating: "ä", count: 300))
         #expect(long.count == 511)
         #expect(ErrorMessage.decode(long) == "x" + String(repeating: "ä", count: 255))
-        #expect(ErrorMessage.decode(Array("a\u{1b}[2Jb\n".utf8)) == "a?[2Jb?")
+        #expect(ErrorMessage.decode(Array("a\u{1b}[2Jb\n".utf8)) == "a\\u001b[2Jb\\n")
         #expect(ErrorMessage.decode([0x61, 0xff]) == "a\u{fffd}")
         #expect(ErrorMessage.decode(Array(repeating: 0x61, count: 1000)).utf8.count == 512)
     }

@@ -318,7 +318,7 @@ sluice driver upgrade default
 sluice events
 & sluice events --follow -o json
 sluice server drain --timeout 600
-sluice server drain --timeout 30 --redirect 192.0.2.20:7481
+sluice server drain --timeout 30 --redirect localhost:7482
 sluice server undrain
 sluice volume delete data --confirm data
 sluice node remove compute-1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import struct
+import unicodedata
 from dataclasses import dataclass, field
 
 HEADER_BYTES = 32
@@ -282,8 +283,8 @@ def _name(data: bytes, start: int, what: str) -> str:
         text = _counted(data, start, NAME_MAX, what).decode("utf-8")
     except UnicodeDecodeError as error:
         raise FrameError(Status.BAD_FRAME, f"{what}: the name is not UTF-8") from error
-    if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text):
-        raise FrameError(Status.BAD_REQUEST, f"{what}: the name holds a control character")
+    if any(unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp") and c not in "\u200c\u200d" for c in text):
+        raise FrameError(Status.BAD_REQUEST, f"{what}: the name holds a control or format character")
     return text
 
 

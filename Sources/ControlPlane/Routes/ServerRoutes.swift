@@ -1,7 +1,9 @@
 import Catalog
 import Core
 import HTTPTypes
+import Reactor
 import Services
+import Wire
 
 /// The version of this server.
 public enum SluiceVersion {
@@ -42,12 +44,13 @@ extension ControlPlane {
     /// `GET /v1/server` says how many sessions are left.
     func drainServer(_ context: RequestContext) async throws(Problem) -> ControlResponse {
         let fields = try context.fields(known: ["timeoutSeconds", "redirect"])
-        let seconds = try fields.integer("timeoutSeconds", in: 0...UInt64(Limits.drainSecondsMax))
+        let seconds = try fields.integer("timeoutSeconds", in: 0...Limits.drainSecondsMax)
         let redirect = try fields.text("redirect", bytesMax: Limits.redirectBytesMax)
         if let redirect, !ControlPlane.isPlace(redirect) {
             throw Problem.invalid(
                 "redirect", "is no address", expected: "ADDRESS:PORT, such as 192.0.2.20:7481")
         }
+        if let redirect { try expectOwn(redirect) }
         let now = wallClock.now()
         let drain = Drain(
             deadline: now + (seconds ?? Limits.drainSecondsDefault), target: redirect ?? "")
@@ -81,6 +84,29 @@ extension ControlPlane {
             "sessions": .integer(UInt64(statistics.sessions)),
             "channels": .integer(UInt64(statistics.channels)),
         ])
+    }
+
+    /// Clients go only where the server's certificate names it, or to the host that they are connected to.
+    private func expectOwn(_ place: String) throws(Problem) {
+        func host(_ place: String) -> String {
+            let host = place[..<(place.lastIndex(of: ":") ?? place.endIndex)]
+            return host.hasPrefix("[") ? String(host.dropFirst().dropLast()) : host.lowercased()
+        }
+        func bytes(_ host: String) -> [UInt8]? { (try? SocketAddress(host: host, port: 1))?.hostBytes }
+        let server = store.get(ServerRecord.self, "self")?.record
+        let (names, addresses) = (server?.names ?? [], server?.addresses ?? [])
+        let wanted = host(place)
+        let isOwn =
+            if let wanted = bytes(wanted) {
+                addresses.contains { bytes($0) == wanted }
+                    || live.withLock { $0.channel }.contains { bytes(host($0)) == wanted }
+            } else {
+                names.contains { $0.lowercased() == wanted }
+            }
+        guard !isOwn else { return }
+        throw Problem.invalid(
+            "redirect", "is not named by this server's certificate, so that no client would go there",
+            expected: "one of \((names + addresses).joined(separator: ", ")), and a port")
     }
 
     /// Whether it is an address or name, a colon, and a port.

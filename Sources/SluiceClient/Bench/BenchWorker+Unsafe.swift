@@ -149,7 +149,8 @@ final class BenchWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
             return "the volume takes at most \(state.transferBytesMax) bytes at once"
         }
         let wanted = configuration.range ?? state.range
-        let start = (max(wanted.offset, state.range.offset) + block - 1) / block
+        let first = max(wanted.offset, state.range.offset)
+        let start = first / block + (first.isMultiple(of: block) ? 0 : 1)
         let end = min(wanted.end, state.range.end, state.size) / block
         let count = min(configuration.ioDepth * channelCount, depth)
         let share = end > start ? (end - start) / UInt64(configuration.reactors) : 0

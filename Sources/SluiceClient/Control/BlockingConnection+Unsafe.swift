@@ -23,6 +23,8 @@ final class BlockingConnection {
     private var outgoing: [UInt8] = []
 
     private static let chunkBytes = 16 * 1024
+    /// Reads of what came between two requests: settings, pings.
+    private static let unaskedReadsMax = 64
     /// More of the body of a refusal is not wanted.
     private static let problemBytesMax = 64 * 1024
 
@@ -53,16 +55,26 @@ final class BlockingConnection {
         unsafe memory.deallocate()
     }
 
-    /// Whether another request may be sent: takes in what the server sent meanwhile, without waiting.
+    /// What the server's certificate says.
+    var serverCertificate: Certificate? { tls.peerCertificate }
+
+    /// The address at the other end.
+    var peerAddress: SocketAddress? { try? Sockets.peerAddress(fd: descriptor.raw) }
+
+    /// Whether another request may be sent: takes in what the server sent meanwhile, without waiting. One that has so
+    /// much to say unasked is not listened to any longer.
     func isUsable() -> Bool {
         let now = Deadline(seconds: 0)
-        while !http.isDraining, tls.isOpen, wait(for: POLLIN, now) {
+        for _ in 0..<Self.unaskedReadsMax {
+            guard !http.isDraining, tls.isOpen, wait(for: POLLIN, now) else {
+                return !http.isDraining && tls.isOpen
+            }
             do throws(ClientError) {
                 guard try receive({ _ in }) else { return false }
                 try send(now)
             } catch { return false }
         }
-        return !http.isDraining && tls.isOpen
+        return false
     }
 
     /// Sends a request and waits for its whole answer.
@@ -75,7 +87,8 @@ final class BlockingConnection {
         do throws(ClientError) {
             while outcome == nil {
                 try send(deadline)
-                guard wait(for: POLLIN, deadline) else {
+                // A server that says something all the time has its time all the same.
+                guard !deadline.isOver, wait(for: POLLIN, deadline) else {
                     http.cancel(stream: stream)
                     return .failed(.timedOut(server, "answer", seconds: seconds), mayRepeat: false)
                 }
@@ -161,7 +174,7 @@ final class BlockingConnection {
             }
             try flush(deadline)
             if isDone { break }
-            guard wait(for: POLLIN, deadline) else {
+            guard !deadline.isOver, wait(for: POLLIN, deadline) else {
                 throw .timedOut(server, "complete the TLS handshake", seconds: deadline.seconds)
             }
             guard try feed() else { throw .broken(server, "the server hung up during the TLS handshake") }
@@ -198,7 +211,7 @@ final class BlockingConnection {
             if count >= 0 {
                 tls.output.consumed(count)
             } else if errno == EAGAIN || errno == EINTR {
-                guard wait(for: POLLOUT, deadline) else {
+                guard !deadline.isOver, wait(for: POLLOUT, deadline) else {
                     throw .timedOut(server, "take the request", seconds: deadline.seconds)
                 }
             } else {
@@ -254,8 +267,11 @@ struct Deadline {
 
     init(seconds: Int) {
         self.seconds = seconds
-        at = SystemClock.monotonic() + UInt64(max(0, seconds)) * 1_000_000_000
+        at = SystemClock.monotonic().addingSaturated(Nanoseconds.seconds(UInt64(max(0, seconds))))
     }
+
+    /// Whether it has passed.
+    var isOver: Bool { SystemClock.monotonic() >= at }
 
     /// Milliseconds left, as poll(2) takes them.
     var milliseconds: Int32 {

@@ -54,6 +54,11 @@ public enum CertificateRenewal {
         guard next.certificate.thumbprint == credentials.key.publicKeyThumbprint else {
             throw .credentials("the server renewed the certificate of another key", "Report this.")
         }
+        guard next.certificate.subjectCommonName == name.text, next.authorityPEM == credentials.authorityPEM
+        else {
+            throw .credentials(
+                "the server renewed the certificate with another name or authority", "Report this.")
+        }
         try CredentialFolder(path: credentials.folder).updateCertificate(next)
         return next
     }

@@ -83,10 +83,29 @@ extension ClientError {
         let document = try? JSONDecoder().decode(Document.self, from: Data(body))
         let text = document?.detail ?? document?.title ?? plainText(body) ?? "the server answered \(status)"
         var error = ClientError(
-            kind: kind(status), code: document?.code ?? "HTTP_\(status)", status: status, detail: text,
-            field: document?.field, expected: document?.expected)
+            kind: kind(status), code: document?.code.flatMap(code) ?? "HTTP_\(status)", status: status,
+            detail: shown(text), field: document?.field.map(shown), expected: document?.expected.map(shown))
         error.advice = advice(status)
         return error
+    }
+
+    /// The most characters of a text of the server's.
+    private static let charactersMax = 1024
+
+    /// The server's words, one line that is safe to show.
+    private static func shown(_ text: String) -> String {
+        ShownText.line(text, charactersMax: charactersMax)
+    }
+
+    /// The server's code, if it is one.
+    private static func code(_ text: String) -> String? {
+        let isCode =
+            (1...64).contains(text.utf8.count)
+            && text.utf8.allSatisfy {
+                $0 == UInt8(ascii: "_") || (UInt8(ascii: "A")...UInt8(ascii: "Z")).contains($0)
+                    || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0)
+            }
+        return isCode ? text : nil
     }
 
     private static func kind(_ status: Int) -> ErrorKind {
@@ -112,7 +131,7 @@ extension ClientError {
         guard !body.isEmpty, let text = String(validating: body.prefix(200), as: UTF8.self) else {
             return nil
         }
-        let line = text.prefix { $0 != "\n" && $0 != "\r\n" }
-        return line.unicodeScalars.contains { $0.properties.generalCategory == .control } ? nil : String(line)
+        let line = String(text.prefix { $0 != "\n" && $0 != "\r\n" })
+        return ShownText.isPlain(line) ? line : nil
     }
 }

@@ -108,6 +108,15 @@ public final class ControlClient {
         return request
     }
 
+    /// Where the server that answered last may send its clients; nil where none has.
+    public var serverNames: ServerNames? {
+        connection.flatMap { connection in
+            connection.peerAddress.map {
+                ServerNames(certificate: connection.serverCertificate, connected: $0)
+            }
+        }
+    }
+
     /// Ends the kept connection.
     public func close() { connection = nil }
 

@@ -105,15 +105,18 @@ public struct Credentials: Sendable {
     /// The same with another certificate for the same key.
     func replacing(certificatePEM: [UInt8], authorityPEM: [UInt8]) throws(ClientError) -> Credentials {
         let certificate: Certificate
+        let isSameAuthority: Bool
         do {
             certificate = try Certificate(pem: certificatePEM)
+            let authority = try Certificate(pem: authorityPEM)
+            isSameAuthority = try authority == Certificate(pem: self.authorityPEM)
         } catch {
             throw .credentials("the server sent a certificate that cannot be read: \(error)", "Report this.")
         }
+        // Of each text that one certificate which was looked at, and nothing that stands beside it.
         return Credentials(
-            folder: folder, authorityPEM: authorityPEM, certificatePEM: certificatePEM,
-            certificate: certificate,
-            key: key, config: config)
+            folder: folder, authorityPEM: isSameAuthority ? self.authorityPEM : authorityPEM,
+            certificatePEM: certificate.pem, certificate: certificate, key: key, config: config)
     }
 
     /// The same with another configuration.

@@ -23,6 +23,9 @@ public enum NodeEnrolment {
         var csr: String
     }
 
+    /// Addresses of the data channel that are kept.
+    private static let channelsMax = 64
+
     /// Enrols: makes a key that never leaves this machine, has it certified, and writes the folder.
     ///
     /// The token says which authority to trust, so nobody in between can pass for the server. The folder
@@ -46,13 +49,13 @@ public enum NodeEnrolment {
         let answer = try client.request(
             .post, "/v1/nodes/\(token.nodeName)/enroll", body: ClientJSON.encode(request))
         let enrolled = try ClientJSON.decode(Enrolled.self, answer.body)
-        let certified = try certified(enrolled, token, key)
+        let (certificate, authority) = try certified(enrolled, token, key)
         let config = Credentials.Config(
-            server: address.description, channels: nil, node: enrolled.name, nodeID: enrolled.id)
+            server: address.description, channels: nil, node: token.nodeName.text, nodeID: enrolled.id)
+        // Of each text that one certificate which was looked at, and nothing that stands beside it.
         var credentials = Credentials(
-            folder: folder, authorityPEM: Array(enrolled.ca.utf8),
-            certificatePEM: Array(enrolled.certificate.utf8),
-            certificate: certified, key: key, config: config)
+            folder: folder, authorityPEM: authority.pem, certificatePEM: certificate.pem,
+            certificate: certificate, key: key, config: config)
         credentials = addServerInfo(credentials, timeouts)
         try CredentialFolder(path: folder).create(credentials)
         return credentials
@@ -78,10 +81,11 @@ public enum NodeEnrolment {
         }
     }
 
-    /// The certificate that came, when it is for this key and of the authority that the token names.
+    /// The certificate that came, and its authority's, when it is for this key and this node, and the authority the one
+    /// that the token names.
     private static func certified(
         _ enrolled: Enrolled, _ token: JoinToken, _ key: PrivateKey
-    ) throws(ClientError) -> Certificate {
+    ) throws(ClientError) -> (Certificate, authority: Certificate) {
         do {
             let certificate = try Certificate(pem: Array(enrolled.certificate.utf8))
             let authority = try Certificate(pem: Array(enrolled.ca.utf8))
@@ -91,7 +95,10 @@ public enum NodeEnrolment {
             guard authority.fingerprint == token.authorityFingerprint else {
                 throw TLSError.malformed("its authority is not the one that the token names")
             }
-            return certificate
+            guard enrolled.name == token.nodeName.text, Identifier(hex: enrolled.id) != nil,
+                certificate.subjectCommonName == token.nodeName.text
+            else { throw TLSError.malformed("it is for another node than \(token.nodeName)") }
+            return (certificate, authority)
         } catch {
             throw .credentials("the server's answer to the enrolment is wrong: \(error)", "Report this.")
         }
@@ -106,8 +113,10 @@ public enum NodeEnrolment {
             let info = try? ClientJSON.decode(ServerInfo.self, answer.body)
         else { return credentials }
         var config = credentials.config
-        config.clusterID = info.clusterID
-        config.channels = info.channel
+        config.clusterID = info.clusterID.flatMap { Identifier(hex: $0)?.hex }
+        config.channels = info.channel?.prefix(channelsMax).compactMap { place in
+            (try? ServerAddress(text: "https://\(place)"))?.authority
+        }
         return credentials.replacing(config: config)
     }
 }

@@ -42,11 +42,20 @@ public struct ServerAddress: Sendable, Hashable, CustomStringConvertible {
         }
         let isHost =
             !host.isEmpty && host.utf8.count <= 253
-            && host.utf8.allSatisfy { byte in
-                byte > UInt8(ascii: " ") && byte < 127 && !"/@?#[]\\\"".utf8.contains(byte)
-            }
+            && host.utf8.allSatisfy(isHostByte)
         guard isHost, let number = UInt16(port), number > 0 else { return nil }
         return (String(host), number)
+    }
+
+    /// What names and addresses have, zones included: nothing that a shell understands, where one is printed to be
+    /// copied.
+    private static func isHostByte(_ byte: UInt8) -> Bool {
+        switch byte {
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+            UInt8(ascii: "0")...UInt8(ascii: "9"):
+            true
+        default: ".-_:%".utf8.contains(byte)
+        }
     }
 
     /// Host and port as they stand in an authority.

@@ -28,6 +28,21 @@ extension ChannelCore {
         isOpen = false
     }
 
+    /// Whether a server granted no more than it was asked for, in the session that it was asked for.
+    func checkGranted(_ reply: HelloReply, _ asked: Hello) throws(ChannelError) {
+        let payloadMax = max(asked.payloadBytesMax, UInt32(Limits.payloadBytesMin))
+        guard asked.slots == 0 || reply.slots <= asked.slots,
+            asked.payloadBytesMax == 0 || reply.payloadBytesMax <= payloadMax,
+            reply.features.isSubset(of: asked.features)
+        else { throw .violation("the server granted more than was asked for") }
+        guard !asked.isJoining || reply.session == asked.session else {
+            throw .violation("the server put the channel into another session than the one it was to join")
+        }
+        guard asked.isJoining || reply.secret.contains(where: { $0 != 0 }) else {
+            throw .violation("the server began a session without a secret")
+        }
+    }
+
     /// Whether a server that resumed the channel granted what it had granted before.
     func checkResumed(_ reply: HelloReply) throws(ChannelError) {
         guard let greeting, reply.resumption != .fresh, reply.session == greeting.session,

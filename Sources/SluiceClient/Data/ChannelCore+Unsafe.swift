@@ -87,6 +87,8 @@ final class ChannelCore {
     let ledger: SessionLedger
     /// HELLO is answered on this connection.
     var isGreeted = false
+    /// What HELLO asked for on this connection: the answer grants no more.
+    var asked: Hello?
     /// The connection was lost and HELLO must ask for this channel's slots.
     var isSuspended = false
     /// I/O requests may begin: nothing is left to be sent again.
@@ -369,12 +371,32 @@ final class ChannelCore {
             if header.length > 0 { lastMessage = ErrorMessage.decode(smallBytes()) }
         } else if opcode == .flush {
             unsafe ledger.flushed(flight.pointee.covered)
+        } else if opcode == .blockStatus {
+            try unsafe checkExtents(flight.pointee)
         } else if opcode != .read, opcode.isChange, unsafe !flight.pointee.flags.contains(.fua) {
             ledger.changed()
         }
         release(header.slot)
         inFlight -= 1
         unsafe complete(tag: flight.pointee.tag, value: header.value, status: status)
+    }
+
+    /// Whether the extents that arrived are what the reply says of them: whoever reads them later needs to know neither
+    /// how many bytes came nor what a server may have put there.
+    private func checkExtents(_ flight: Flight) throws(ChannelError) {
+        let known: BlockFlags = unsafe flight.namesMarker ? .all : .ofDevices
+        var left = header.value
+        guard left > 0, unsafe left <= UInt64(flight.count), let bytes = unsafe flight.buffer else {
+            throw .violation("the server described other bytes than it was asked about")
+        }
+        for start in stride(from: 0, to: Int(header.length), by: BlockExtent.byteCount) {
+            guard let extent = unsafe BlockExtent.load(bytes + start), extent.length > 0,
+                extent.length <= left,
+                extent.flags.isSubset(of: known)
+            else { throw .violation("the server described blocks that cannot be") }
+            left -= extent.length
+        }
+        guard left == 0 else { throw .violation("the server's extents do not cover what it says") }
     }
 
     private func finishGivenUp() {
@@ -401,11 +423,17 @@ final class ChannelCore {
             guard let handle = UInt32(exactly: header.value), opcode != .open || handle != 0 else {
                 throw .violation("the server gave an impossible handle")
             }
+            let state: ResourceState
             do throws(WireError) {
-                notices.append(.state(handle: handle, try ResourceState(bytes: smallBytes())))
+                state = try ResourceState(bytes: smallBytes())
             } catch {
                 throw .violation(error.message)
             }
+            // A transfer is a payload: what is submitted by the one must fit into the other.
+            guard state.transferBytesMax <= payloadBytesMax else {
+                throw .violation("the server takes larger transfers than payloads")
+            }
+            notices.append(.state(handle: handle, state))
         default: notices.append(.done(opcode))
         }
     }
@@ -421,6 +449,7 @@ final class ChannelCore {
         } catch {
             throw .violation(error.message)
         }
+        if let asked { try checkGranted(reply, asked) }
         if isSuspended {
             try checkResumed(reply)
             if reply.resumption == .session { noteRestart() }

@@ -45,6 +45,7 @@ extension DataChannel {
             hello.session = ticket.session
             hello.secret = unsafe ticket.secret.withBytes { unsafe Array($0) }
         }
+        core.asked = hello
         let body = hello.bytes
         outgoing.append(RequestHeader(length: UInt32(body.count), opcode: Opcode.hello.rawValue), body)
         askForBatchEnd()
@@ -54,7 +55,8 @@ extension DataChannel {
     private func restartDeadline(seconds: UInt64) {
         if let deadline { reactor.cancelTimer(deadline) }
         guard let target else { return }
-        deadline = reactor.setTimer(after: seconds * 1_000_000_000, target: target, token: Token.deadline)
+        deadline = reactor.setTimer(
+            after: Nanoseconds.seconds(seconds), target: target, token: Token.deadline)
     }
 
     /// The application protocol that is offered in the handshake.
@@ -153,13 +155,22 @@ extension DataChannel {
         switch notice {
         case .hello(let reply):
             if state == .connecting { greeted(reply) }
-        case .event(let event): delegate?.channelEvent(self, event)
+        case .event(let event): heard(event)
         case .settled: delegate?.channelSettled(self)
         case .state, .done: controls.end()?.completion(.success(notice))
         case .refused(let opcode, let status, let message):
             controls.end()?.completion(.failure(.refused(opcode, status, message: message)))
         }
         if state == .ready { sendNextControl() }
+    }
+
+    /// What the server says unasked, as long as it says no more than any server has a reason for.
+    private func heard(_ event: ChannelEvent) {
+        guard state != .closed else { return }
+        guard eventBudget.take(now: reactor.now) else {
+            return end(.violation("the server sends events without end"))
+        }
+        delegate?.channelEvent(self, event)
     }
 
     // MARK: Bytes out

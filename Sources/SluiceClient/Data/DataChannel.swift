@@ -64,6 +64,8 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     var awaitedPulses: UInt64 = 0
     /// Its server takes what is sent and answers nothing: since when, in the reactor's time.
     var unansweredSince: UInt64?
+    /// How many events the server may still send.
+    var eventBudget = EventBudget()
     /// How long it took to connect, in nanoseconds; nil when nobody was reached.
     private(set) var dialNanoseconds: UInt64?
     private var dialledAt: UInt64 = 0
@@ -130,7 +132,7 @@ public final class DataChannel: CompletionTarget, BatchTarget {
         Sockets.setNoDelay(fd: fd)
         Sockets.setKeepAlive(fd: fd, idleSeconds: 30, intervalSeconds: 10)
         deadline = reactor.setTimer(
-            after: options.dialMilliseconds * 1_000_000, target: target, token: Token.deadline)
+            after: Nanoseconds.milliseconds(options.dialMilliseconds), target: target, token: Token.deadline)
         operations += 1
         dialledAt = reactor.now
         reactor.connect(fd: fd, address: address, target: target, token: Token.connect)
@@ -165,6 +167,9 @@ public final class DataChannel: CompletionTarget, BatchTarget {
 
     /// What the server last said to an I/O request that it refused; empty when it said nothing.
     public var lastMessage: String { core.lastMessage }
+
+    /// What the server's certificate says; nil before the handshake is done.
+    var serverCertificate: Certificate? { outgoing.tls.peerCertificate }
 
     /// What other channels need to join this channel's session; nil before `channelReady`, or if this one
     /// joined.

@@ -28,7 +28,7 @@ final class PlaceProbe: CompletionTarget {
         self.reactor = reactor
         self.address = address
         self.found = found
-        until = reactor.now + forSeconds * 1_000_000_000
+        until = reactor.now.addingSaturated(Nanoseconds.seconds(forSeconds))
         let target = reactor.register(self)
         self.target = target
         timer = reactor.setTimer(after: afterNanoseconds, target: target, token: Token.timer)

@@ -11,9 +11,9 @@ struct Backoff {
     /// How long after the loss a server is expected back at any moment, and how long soon.
     static let presentNanoseconds: UInt64 = 10_000_000_000
     static let soonNanoseconds: UInt64 = 30_000_000_000
-    /// A connection that held is lost for a new reason; one that did not, for the old one perhaps.
+    /// A connection that held for so long is lost for a new reason; one that did not, for the old one perhaps: a server
+    /// that opens the volume and breaks off, again and again, is asked ever less often.
     static let steadyNanoseconds: UInt64 = 2_000_000_000
-    private static let triesAfterShortConnection = 3
 
     private var tries = 0
 
@@ -48,13 +48,15 @@ struct Backoff {
 
     /// The channel was open for so long.
     mutating func hasHeld(nanoseconds: UInt64) {
-        tries = nanoseconds > Backoff.steadyNanoseconds ? 0 : min(tries, Backoff.triesAfterShortConnection)
+        if nanoseconds > Backoff.steadyNanoseconds { tries = 0 }
     }
 }
 
 /// The addresses of a server, tried in turn.
 struct ServerPlaces {
     private var addresses: [SocketAddress]
+    /// Those of them that no server has named.
+    private var own: [SocketAddress]
     private var index = 0
     private var failures = 0
     /// Where the server sent its clients, until a server there has shown that it knows the session.
@@ -68,7 +70,11 @@ struct ServerPlaces {
     init(_ addresses: [SocketAddress]) {
         precondition(!addresses.isEmpty, "a server has an address")
         self.addresses = addresses
+        own = addresses
     }
+
+    /// How many addresses there are: the own ones, and where the server sent its clients last.
+    var count: Int { addresses.count }
 
     /// Where to connect to now.
     var current: SocketAddress { addresses[index] }
@@ -94,9 +100,10 @@ struct ServerPlaces {
     /// Goes there next, and to the others if it does not work; false when that did not help before.
     mutating func prefer(_ address: SocketAddress) -> Bool {
         guard address != rejected else { return false }
+        let before = advised
         redirect = address
         advised = address
-        addresses.removeAll { $0 == address }
+        addresses.removeAll { $0 == address || $0 == before && !own.contains($0) }
         addresses.insert(address, at: 0)
         index = 0
         failures = 0
@@ -122,12 +129,14 @@ struct ServerPlaces {
 
     /// Takes what the name service says now, if it says anything; where the server sent its clients stays.
     mutating func replace(_ found: [SocketAddress]) {
-        var found = found
-        if let advised, !found.isEmpty, !found.contains(advised) { found.append(advised) }
-        guard !found.isEmpty, found != addresses else { return }
+        guard !found.isEmpty else { return }
+        own = found
+        var all = found
+        if let advised, !all.contains(advised) { all.append(advised) }
+        guard all != addresses else { return }
         let old = current
-        addresses = found
-        index = found.firstIndex(of: old) ?? 0
+        addresses = all
+        index = all.firstIndex(of: old) ?? 0
         failures = 0
     }
 }

@@ -39,7 +39,10 @@ extension VolumeClient {
         guard let member = member(of: channel), ending == nil else { return }
         places.worked()
         usualDial = channel.dialNanoseconds ?? usualDial
-        if ticketOfSession == nil { ticketOfSession = channel.ticket }
+        if ticketOfSession == nil {
+            ticketOfSession = channel.ticket
+            sessionBegan = reactor.now
+        }
         open(member)
     }
 
@@ -72,12 +75,13 @@ extension VolumeClient {
                     message: "the volume was fenced, or lost what it held, while this node was away"))
         }
         if let stale = staleness(under: resource) { return end(stale) }
+        // A server of such a volume is not believed, and asked again: what waits for it is not lost for that.
+        if let fault = state?.fault(of: resource) { return channel.end(.violation(fault)) }
         conflictSince = nil
         member.handle = handle
-        let grown = state.map { $0.size != resource.size } ?? false
-        state = resource
-        let event = ChannelEvent.resized(handle: handle, size: resource.size)
-        if grown, seen.isNew(event) { delegate?.volumeEvent(self, event) }
+        let hasGrown = state.map { resource.size > $0.size } ?? false
+        take(resource)
+        if hasGrown { tellSize(handle: handle, resource.size) }
         channel.repeatUnanswered(handle: handle, isShared: resource.accessMode == .shared)
     }
 
@@ -160,17 +164,13 @@ extension VolumeClient {
         guard let member = member(of: channel) else { return }
         member.channel = nil
         member.phase = .idle
+        member.handle = 0
         removeRoute(channel)
         if let timer = member.timer { reactor.cancelTimer(timer) }
         member.timer = nil
         guard ending == nil else { return announceEnd() }
         guard isReady else { return startFailed(member, channel, error) }
-        if member.isTold {
-            member.backoff.reset()
-        } else if member.openedAt > 0 {
-            member.backoff.hasHeld(nanoseconds: reactor.now - member.openedAt)
-        }
-        member.isTold = false
+        if member.openedAt > 0 { member.backoff.hasHeld(nanoseconds: reactor.now - member.openedAt) }
         member.openedAt = 0
         switch ReconnectVerdict(error) {
         case .final: end(error)
@@ -237,9 +237,11 @@ extension VolumeClient {
         let isLossy = ledger.lose()
         if isLossy { owesFlushFailure = true }
         ticketOfSession = nil
+        // One that has just begun was lost for the reason of the one before, perhaps.
+        let wasSteady = reactor.now - sessionBegan > Backoff.steadyNanoseconds
         for other in members {
             unsafe leftovers += other.core.surrender(losesFlushes: isLossy)
-            other.backoff.reset()
+            if wasSteady { other.backoff.reset() }
             guard other !== member else { continue }
             let channel = other.channel
             other.channel = nil
@@ -263,7 +265,7 @@ extension VolumeClient {
             seen.reconnected()
             if let seconds = options.reconnectSeconds, let target {
                 reconnectLimit = reactor.setTimer(
-                    after: seconds * 1_000_000_000, target: target, token: VolumeMember.limitToken)
+                    after: Nanoseconds.seconds(seconds), target: target, token: VolumeMember.limitToken)
             }
         } else if interruption?.reason == reason {
             return
@@ -317,7 +319,7 @@ extension VolumeClient {
         listener.volumeClosed(self, ending)
     }
 
-    private func member(of channel: DataChannel) -> VolumeMember? {
+    func member(of channel: DataChannel) -> VolumeMember? {
         members.first { $0.channel === channel }
     }
 }

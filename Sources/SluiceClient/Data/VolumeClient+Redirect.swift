@@ -9,18 +9,27 @@ extension VolumeClient {
     /// For how long after the time that was given the other place may begin to serve.
     private static let latenessSeconds: UInt64 = 60
 
-    /// The server of the channel goes away within so many seconds.
+    /// The server of the channel goes away within so many seconds. A place where its certificate does not name it is
+    /// not gone to, nor looked at: a server could learn from that what else this machine reaches.
     func drains(_ channel: DataChannel, seconds: UInt64, target: String) {
-        if seconds == 0 { members.first { $0.channel === channel }?.isTold = true }
         guard !target.isEmpty, options.reconnects else { return }
         let from = channel.address
-        if let place = try? SocketAddress(text: target) { return follow(place, from: from, within: seconds) }
-        guard let resolve = options.resolve else { return }
-        let remote = reactor.remote
-        let answer = ResolvedPlace { [weak self] place in self?.follow(place, from: from, within: seconds) }
-        resolve(target) { found in
-            if let place = found.first { remote.post { answer.take(place) } }
+        let known = ServerNames(certificate: channel.serverCertificate, connected: from)
+        if let place = try? SocketAddress(text: target) {
+            guard known.cover(place) else { return refuse(target) }
+            return follow(place, from: from, within: seconds)
         }
+        guard let resolve = options.resolve, known.cover(placeText: target) else { return refuse(target) }
+        let remote = reactor.remote
+        let answer = ResolvedPlaces { [weak self] found in
+            guard let place = found.first(where: known.mayHave) else { return self?.refuse(target) ?? () }
+            self?.follow(place, from: from, within: seconds)
+        }
+        resolve(target) { found in remote.post { answer.take(found) } }
+    }
+
+    private func refuse(_ target: String) {
+        ignore("the server sends its clients to \(target), where its certificate does not name it")
     }
 
     /// Goes to `place` when the server there can be reached; until then the connections that there are do.
@@ -28,10 +37,10 @@ extension VolumeClient {
         guard ending == nil, place != from, place.port > 0, places.prefer(place) else { return }
         guard seconds > 0, isReady, move?.address != place else { return }
         move?.stop()
-        let spread = min(seconds * 1_000_000_000 / 8, VolumeClient.spreadNanoseconds)
+        let spread = min(Nanoseconds.seconds(seconds) / 8, VolumeClient.spreadNanoseconds)
         move = PlaceProbe(
             reactor: reactor, address: place, afterNanoseconds: randomNumber() % (spread + 1),
-            forSeconds: seconds + VolumeClient.latenessSeconds
+            forSeconds: seconds.addingSaturated(VolumeClient.latenessSeconds)
         ) { [weak self] in self?.leave(for: place) }
     }
 
@@ -40,21 +49,20 @@ extension VolumeClient {
         move = nil
         for member in members {
             guard let channel = member.channel, channel.address != place else { continue }
-            member.isTold = true
             channel.leave("its server is drained, the volume is at \(place) from now on")
         }
     }
 }
 
-/// Carries an address from the name service to the reactor's thread.
-private final class ResolvedPlace: @unchecked Sendable {
+/// Carries addresses from the name service to the reactor's thread.
+private final class ResolvedPlaces: @unchecked Sendable {
     // SAFETY: made and taken on the reactor's thread; only the reference passes through others.
-    private var use: ((SocketAddress) -> Void)?
+    private var use: (([SocketAddress]) -> Void)?
 
-    init(_ use: @escaping (SocketAddress) -> Void) { self.use = use }
+    init(_ use: @escaping ([SocketAddress]) -> Void) { self.use = use }
 
-    func take(_ place: SocketAddress) {
-        use?(place)
+    func take(_ found: [SocketAddress]) {
+        use?(found)
         use = nil
     }
 }

@@ -34,11 +34,15 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
     var isLookingUp = false
     /// Looks whether the place that the server sends its clients to can be reached.
     var move: PlaceProbe?
+    /// What was not believed last.
+    private var ignored: String?
     /// When the name service may be asked again, in the reactor's time.
     var nextLookUp: UInt64 = 0
     /// How long the last connection took to be made, in nanoseconds.
     var usualDial: UInt64 = 0
     var ticketOfSession: SessionTicket?
+    /// When the session began, in the reactor's time; 0 for one that was joined.
+    var sessionBegan: UInt64 = 0
     /// `volumeReady` was said.
     var isReady = false
     var ending: ChannelError?
@@ -192,7 +196,13 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
                         end(stale)
                         return completion(.failure(stale))
                     }
-                    state = renewed
+                    if let fault = state?.fault(of: renewed) {
+                        open.forEach { $0.channel?.end(.violation(fault)) }
+                        return completion(.failure(.violation(fault)))
+                    }
+                    let hasGrown = state.map { renewed.size > $0.size } ?? false
+                    take(renewed)
+                    if hasGrown { tellSize(handle: open.first?.handle ?? 0, renewed.size) }
                     completion(.success(renewed))
                 case .failure(let error): completion(.failure(error))
                 case nil:
@@ -209,6 +219,31 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
     }
 
     // MARK: The reactor
+
+    /// Takes what a server says of the volume now. A transfer fits every channel, whichever was opened last; a size that
+    /// is less than before is not believed, and what lies behind it is for the server to refuse.
+    func take(_ later: ResourceState) {
+        let before = state
+        state = later
+        guard let before else { return }
+        state?.transferBytesMax = min(later.transferBytesMax, before.transferBytesMax)
+        guard let fault = before.fault(ofNewSize: later.size) else { return }
+        state?.size = before.size
+        ignore(fault)
+    }
+
+    /// Says what of the server's is not believed; once, until it says something else.
+    func ignore(_ what: String) {
+        guard ending == nil, ignored != what else { return }
+        ignored = what
+        delegate?.volumeIgnored(self, what)
+    }
+
+    /// The volume has grown, which an event says only to who is connected.
+    func tellSize(handle: UInt32, _ size: UInt64) {
+        let event = ChannelEvent.resized(handle: handle, size: size)
+        if seen.isNew(event) { delegate?.volumeEvent(self, event) }
+    }
 
     /// For the reactor.
     public func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
@@ -281,7 +316,14 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
 
     /// For the channels.
     public func channelEvent(_ channel: DataChannel, _ event: ChannelEvent) {
-        if case .resized(_, let size) = event { state?.size = size }
+        guard ending == nil, let member = member(of: channel) else { return }
+        // What is said of another handle than this connection's is nobody's concern.
+        if let handle = event.handle { guard handle == member.handle, handle != 0 else { return } }
+        if case .resized(_, let size) = event {
+            guard let known = state else { return }
+            if let fault = known.fault(ofNewSize: size) { return ignore(fault) }
+            state?.size = size
+        }
         if case .draining(let seconds, let target) = event {
             drains(channel, seconds: seconds, target: target)
         }

@@ -28,8 +28,6 @@ final class VolumeMember {
     var handle: UInt32 = 0
     var backoff = Backoff()
     var timer: TimerID?
-    /// The server said that it ends: the loss is no trouble of the connection.
-    var isTold = false
     /// When the channel was opened last, in the reactor's time.
     var openedAt: UInt64 = 0
 

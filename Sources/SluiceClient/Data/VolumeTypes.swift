@@ -71,6 +71,9 @@ public protocol VolumeClientDelegate: AnyObject {
     func volumeIsUnanswered(_ volume: VolumeClient, forNanoseconds silence: UInt64)
     /// The server answers again on every connection.
     func volumeIsAnswered(_ volume: VolumeClient)
+    /// The server said what is not believed, such as that the volume has shrunk or that its clients should go where its
+    /// certificate does not name it; all stays as it is.
+    func volumeIgnored(_ volume: VolumeClient, _ what: String)
     /// Every channel works again, after so many nanoseconds; that many requests were sent again.
     func volumeResumed(_ volume: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int)
     /// The server wants a capability that has not expired before it goes on: call `renew`.
@@ -91,6 +94,9 @@ extension VolumeClientDelegate {
 
     /// Nothing.
     public func volumeResumed(_ volume: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int) {}
+
+    /// Nothing.
+    public func volumeIgnored(_ volume: VolumeClient, _ what: String) {}
 
     /// Ends the client: nobody renews.
     public func volumeNeedsCapability(_ volume: VolumeClient) { volume.close() }

@@ -57,8 +57,6 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
     private let options: VolumeClientOptions
     private let range: ByteRange?
     private let marker: Identifier?
-    /// What an answer may say.
-    private let known: BlockFlags
     private let done = ThreadSemaphore()
     private let outcome = Mutex<Result<[VolumeExtent], ChannelError>?>(nil)
     private var volume: VolumeClient?
@@ -73,7 +71,6 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
         self.options = options
         self.range = range
         self.marker = marker
-        known = marker == nil ? .ofDevices : .all
         unsafe buffer = .allocate(
             byteCount: Limits.blockStatusBytesMax + Identifier.byteCount, alignment: 8)
         if let marker {
@@ -141,16 +138,18 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
         }
     }
 
-    /// Adds what the reply says, which covers so many bytes; answers what is wrong with it.
+    /// Adds what the reply says, which covers so many bytes; answers what is wrong with it. The channel has checked the
+    /// reply's extents against its length and these bytes, so that there is no reading behind them.
     private func add(_ covered: UInt64) -> String? {
         var left = covered
         var at = 0
-        guard covered > 0, covered <= end - position else { return "it says more than it was asked" }
+        guard let block = volume?.state.map({ UInt64($0.blockSize) }), covered.isMultiple(of: block) else {
+            return "it describes parts of blocks"
+        }
         while left > 0 {
-            guard at < Limits.blockStatusBytesMax,
-                let extent = unsafe buffer.baseAddress.flatMap({ unsafe BlockExtent.load($0 + at) }),
-                extent.length > 0, extent.length <= left, extent.flags.isSubset(of: known)
-            else { return "its extents do not add up" }
+            guard let extent = unsafe buffer.baseAddress.flatMap({ unsafe BlockExtent.load($0 + at) }),
+                extent.length.isMultiple(of: block)
+            else { return "it describes parts of blocks" }
             if let last = extents.last, last.flags == extent.flags {
                 extents[extents.count - 1].length += extent.length
             } else {

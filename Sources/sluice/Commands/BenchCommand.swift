@@ -70,7 +70,7 @@ struct BenchCommand: ParsableCommand {
             throw Failure(error)
         }
         let report = BenchReport(result)
-        try global.output.show(report, sentence: report.text)
+        try global.output.show(report, sentence: Sentence(ownLines: report.text))
         if let mismatch = result.firstMismatch {
             throw Failure(.failure, "\(result.verifyErrors) blocks hold the wrong data: \(mismatch)")
         }

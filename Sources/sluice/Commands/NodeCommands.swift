@@ -1,5 +1,7 @@
 import ArgumentParser
 import Core
+import SluiceClient
+import Wire
 
 /// `sluice node …`
 struct NodeCommand: ParsableCommand {
@@ -36,7 +38,7 @@ extension NodeCommand {
                 node,
                 sentence: "node \(node.name) added\n"
                     + NodeCommand.invitation(
-                        token: node.token ?? "", expires: node.tokenExpiresAt ?? "",
+                        token: try NodeCommand.checked(node.token ?? ""), expires: node.tokenExpiresAt ?? "",
                         server: NodeCommand.reachable(api)))
         }
     }
@@ -83,7 +85,8 @@ extension NodeCommand {
             try global.output.show(
                 answer,
                 sentence: NodeCommand.invitation(
-                    token: answer.token, expires: answer.tokenExpiresAt, server: NodeCommand.reachable(api)))
+                    token: try NodeCommand.checked(answer.token), expires: answer.tokenExpiresAt,
+                    server: NodeCommand.reachable(api)))
         }
     }
 
@@ -118,11 +121,19 @@ extension NodeCommand {
         guard let host = (info.names ?? []).first(where: { !own.contains($0) }) else {
             return asked.description
         }
-        return "https://" + (host.contains(":") ? "[\(host)]" : host) + ":\(asked.port)"
+        let text = "https://" + (host.contains(":") ? "[\(host)]" : host) + ":\(asked.port)"
+        return (try? ServerAddress(text: text))?.description ?? asked.description
+    }
+
+    /// The token, which is to be copied into a command line.
+    static func checked(_ token: String) throws -> String {
+        do throws(WireError) {
+            return try JoinToken(text: token).text
+        } catch { throw Failure(.failure, "the server gave a token that is none: \(error.message)") }
     }
 
     /// What to do with a join token.
-    static func invitation(token: String, expires: String, server: String) -> String {
+    static func invitation(token: String, expires: String, server: String) -> Sentence {
         """
         On that machine, before \(expires), run:
           sluice join --server \(server) --token \(token)

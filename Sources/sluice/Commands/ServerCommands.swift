@@ -29,12 +29,13 @@ extension ServerCommand {
         static let configuration = CommandConfiguration(
             abstract: "Take no new session, and tell the clients that are there.",
             discussion: """
-                Sessions that are there go on. With --redirect, who is left when the time is over is sent there.
+                Sessions that are there go on. With --redirect, who is left when the time is over is sent there: to a
+                name or address that the server's certificate has, since clients go nowhere else.
                 'sluice server show' counts who is left; 'sluice server undrain' calls it off.
 
                 EXAMPLES:
                   sluice server drain --timeout 600
-                  sluice server drain --timeout 30 --redirect 192.0.2.20:7481
+                  sluice server drain --timeout 30 --redirect localhost:7482
                 """)
 
         /// What the control API is asked.

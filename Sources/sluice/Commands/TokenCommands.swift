@@ -46,7 +46,8 @@ extension CapabilityCommand {
         func run() throws {
             let capability = try source.capability()
             try global.output.show(
-                Inspection(capability), sentence: capability.explained(now: TimeText.now))
+                Inspection(capability),
+                sentence: Sentence(ownLines: capability.explained(now: TimeText.now)))
         }
     }
 

@@ -60,7 +60,7 @@ struct Driver: Presentable {
 
     /// Hosts that ended although nobody asked for it.
     private var lost: UInt64? {
-        ends.map { ends in ["crash", "hang", "violation"].reduce(0) { $0 + (ends[$1] ?? 0) } }
+        ends.map { ends in ["crash", "hang", "violation"].reduce(0) { $0.addingSaturated(ends[$1] ?? 0) } }
     }
 
     private var pause: String { lastPauseMilliseconds.map { "\($0) ms" } ?? "" }

@@ -12,10 +12,3 @@ extension Presentable {
     /// The columns of the table.
     var details: [(name: String, value: String)] { zip(Self.columns, row).map { (name: $0, value: $1) } }
 }
-
-/// One page of a list.
-struct Page<Item: Codable & Sendable>: Codable, Sendable {
-    var items: [Item]
-    /// Where the next page begins; nil on the last.
-    var nextCursor: String?
-}

@@ -61,20 +61,13 @@ struct ControlAPI {
     /// GET of every page of a list.
     func list<Item: Codable & Sendable>(_ path: String, query: [(String, String?)] = []) throws -> [Item] {
         let filters = query.compactMap { name, value in value.map { (name, $0) } }
-        var items: [Item] = []
-        var cursor: String?
-        repeat {
-            let place = cursor.map { [("cursor", $0)] } ?? []
-            let page: Page<Item> = try decode(
-                try send(.get, path, query: filters + [("limit", "1000")] + place))
-            items += page.items
-            // A server that hands out the same cursor for ever would keep us here.
-            guard page.nextCursor == nil || page.nextCursor != cursor else {
-                throw Failure(.failure, "the server at \(server) repeats a page of \(path)")
+        do {
+            return try PageWalk.all(whose: "the server at \(server)", path: path) { place, limit in
+                try decode(try send(.get, path, query: filters + [("limit", "\(limit)")] + place))
             }
-            cursor = page.nextCursor
-        } while cursor != nil
-        return items
+        } catch let error as ClientError {
+            throw Failure(error)
+        }
     }
 
     /// POST that makes something or does something; a repeat after a broken connection does it once.

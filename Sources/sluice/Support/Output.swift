@@ -1,4 +1,5 @@
 import ArgumentParser
+import Core
 import FoundationEssentials
 import Yams
 
@@ -25,8 +26,14 @@ extension OutputFormat {
     }
 
     /// Prints what a command did: a sentence, or the object it did it to.
+    func show(_ value: some Encodable, sentence: Sentence) throws {
+        if self == .table { Terminal.line(sentence.text) } else { try show(value: value) }
+    }
+
+    /// The same with a sentence that is a single value, such as a token.
+    @_disfavoredOverload
     func show(_ value: some Encodable, sentence: String) throws {
-        if self == .table { Terminal.line(sentence) } else { try show(value: value) }
+        try show(value, sentence: "\(sentence)")
     }
 
     /// Prints one more of a list that goes on: a row, a line of JSON, or a document of YAML.
@@ -50,7 +57,13 @@ extension OutputFormat {
             let encoder = YAMLEncoder()
             encoder.options.sortKeys = true
             encoder.options.allowUnicode = true
-            Terminal.line(try encoder.encode(value).trimmingSuffix { $0 == "\n" })
+            var text = try encoder.encode(value)
+            if ShownText.lines(text) != text {
+                // Only a quoted scalar has escapes.
+                encoder.options.allowUnicode = false
+                text = try encoder.encode(value)
+            }
+            Terminal.line(text.trimmingSuffix { $0 == "\n" })
         case .json, .table:
             let encoder = JSONEncoder()
             encoder.outputFormatting = [.sortedKeys, .prettyPrinted, .withoutEscapingSlashes]
@@ -67,6 +80,40 @@ extension String {
     }
 }
 
+/// What a command says: its own words, which may be several lines, and values in them, which stay one line each.
+struct Sentence: ExpressibleByStringInterpolation {
+    /// The whole.
+    private(set) var text: String
+
+    init(stringLiteral text: String) { self.text = text }
+
+    init(stringInterpolation parts: Parts) { text = parts.text }
+
+    /// Lines that this program has put together of words and numbers of its own.
+    init(ownLines text: String) { self.text = text }
+
+    static func + (left: Sentence, right: Sentence) -> Sentence {
+        Sentence(ownLines: left.text + right.text)
+    }
+
+    /// What a literal is made of.
+    struct Parts: StringInterpolationProtocol {
+        fileprivate var text = ""
+
+        init(literalCapacity: Int, interpolationCount: Int) {
+            text.reserveCapacity(literalCapacity + 16 * interpolationCount)
+        }
+
+        mutating func appendLiteral(_ literal: String) { text += literal }
+
+        mutating func appendInterpolation(_ value: some CustomStringConvertible) {
+            text += ShownText.line(value.description)
+        }
+
+        mutating func appendInterpolation(_ sentence: Sentence) { text += sentence.text }
+    }
+}
+
 /// Text in columns.
 struct Table {
     var columns: [String]
@@ -74,7 +121,7 @@ struct Table {
 
     /// The headings and the rows, each column as wide as its widest cell; an empty cell shows as `-`.
     var text: String {
-        let cells = [columns] + rows.map { row in row.map { $0.isEmpty ? "-" : Table.printable($0) } }
+        let cells = [columns] + rows.map { row in row.map { $0.isEmpty ? "-" : ShownText.line($0) } }
         let widths = columns.indices.map { index in cells.map { $0[index].count }.max() ?? 0 }
         return cells.map { row in Table.line(row, widths) }.joined(separator: "\n")
     }
@@ -83,12 +130,13 @@ struct Table {
     static func properties(_ details: [(name: String, value: String)]) -> String {
         let shown = details.filter { !$0.value.isEmpty }
         let width = (shown.map(\.name.count).max() ?? 0) + 1
-        return shown.map { line([$0.name + ":", printable($0.value)], [width, 0]) }.joined(separator: "\n")
+        return shown.map { line([$0.name + ":", ShownText.line($0.value)], [width, 0]) }.joined(
+            separator: "\n")
     }
 
     /// A row without a table around it: cells in columns of a usual width.
     static func row(_ cells: [String]) -> String {
-        line(cells.map { $0.isEmpty ? "-" : printable($0) }, cells.map { _ in 18 })
+        line(cells.map { $0.isEmpty ? "-" : ShownText.line($0) }, cells.map { _ in 18 })
     }
 
     private static func line(_ cells: [String], _ widths: [Int]) -> String {
@@ -96,14 +144,5 @@ struct Table {
             let padding = index == cells.count - 1 ? 0 : max(0, cell.1 - cell.0.count) + 2
             return cell.0 + String(repeating: " ", count: padding)
         }.joined()
-    }
-
-    /// Text from elsewhere cannot steer the terminal.
-    private static func printable(_ text: String) -> String {
-        String(
-            String.UnicodeScalarView(
-                text.unicodeScalars.map { scalar in
-                    scalar.properties.generalCategory == .control ? "\u{FFFD}" : scalar
-                }))
     }
 }

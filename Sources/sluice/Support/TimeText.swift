@@ -1,3 +1,4 @@
+import Core
 import FoundationEssentials
 import Reactor
 
@@ -11,13 +12,5 @@ enum TimeText {
         // The year 9999 is as late as the format goes.
         let seconds = min(secondsSince1970, 253_402_300_799)
         return Date(timeIntervalSince1970: TimeInterval(seconds)).formatted(.iso8601)
-    }
-}
-
-extension UInt64 {
-    /// The sum, or the largest number.
-    func addingSaturated(_ other: UInt64) -> UInt64 {
-        let (sum, overflow) = addingReportingOverflow(other)
-        return overflow ? .max : sum
     }
 }
