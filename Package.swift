@@ -85,6 +85,7 @@ let package = Package(
         // Layer 4
         .target(name: "Catalog", dependencies: ["Core", sqlite], swiftSettings: settings),
         .target(name: "DriverKit", dependencies: ["Core", "Reactor", atomics], swiftSettings: settings),
+        .target(name: "Logs", dependencies: ["Core", "Reactor", logging], swiftSettings: settings),
         .target(
             name: "SluiceClient",
             dependencies: [
@@ -113,7 +114,8 @@ let package = Package(
         .target(
             name: "ControlPlane",
             dependencies: [
-                "Core", "Wire", "Capability", "Reactor", "TLS", "HTTP2", "Catalog", "DriverKit", "Services",
+                "Core", "Wire", "Capability", "Reactor", "TLS", "HTTP2", "Catalog", "DriverKit", "Logs",
+                "Services",
                 collections, httpTypes, logging,
             ],
             swiftSettings: settings),
@@ -136,7 +138,7 @@ let package = Package(
             dependencies: [
                 "Core", "Capability", "Reactor", "TLS", "Catalog", "DriverKit", "DriverHost", "Drivers",
                 "Services",
-                "ControlPlane", "DataPlane", arguments, configuration, logging,
+                "ControlPlane", "DataPlane", "Logs", arguments, configuration, logging,
             ],
             swiftSettings: settings),
         .executableTarget(
@@ -145,7 +147,7 @@ let package = Package(
         .executableTarget(
             name: "sluice",
             dependencies: [
-                "Core", "Wire", "Capability", "Reactor", "TLS", "SluiceClient", "Attach",
+                "Core", "Wire", "Capability", "Reactor", "TLS", "SluiceClient", "Attach", "Logs",
                 arguments, yaml, logging, histogram,
             ],
             swiftSettings: settings),
@@ -165,6 +167,7 @@ let package = Package(
             path: "Tests/HostileDriver", swiftSettings: settings),
 
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: settings),
+        .testTarget(name: "LogsTests", dependencies: ["Logs", "Core", logging], swiftSettings: settings),
         .testTarget(name: "WireTests", dependencies: ["Wire", "Core"], swiftSettings: settings),
         .testTarget(
             name: "CapabilityTests", dependencies: ["Capability", "Core", "TLS"], swiftSettings: settings),

@@ -261,6 +261,20 @@ static inline int sluice_memfd_seal_size(int fd)
     return fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
 }
 
+// No core file, by the kernel or by a program that it hands the core to, and no look at this process's memory by others
+// of its user (prctl(2), core(5)).
+static inline void sluice_keep_memory_private(void)
+{
+    // By number: sys/resource.h cannot be in this module and in Glibc's.
+    enum { core_files = 4 };
+    struct { uint64_t now, most; } limit;
+    if (syscall(SYS_prlimit64, 0, core_files, NULL, &limit) == 0) {
+        limit.now = 0;
+        syscall(SYS_prlimit64, 0, core_files, &limit, NULL);
+    }
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+}
+
 static inline void sluice_name_thread(const char *name)
 {
     prctl(PR_SET_NAME, name, 0, 0, 0);

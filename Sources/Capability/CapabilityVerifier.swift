@@ -29,8 +29,8 @@ public struct CapabilityVerifier: Sendable {
     ///
     /// - Parameters:
     ///   - now: The time, in seconds since 1970.
-    ///   - clockSkewSeconds: How far the issuer's clock may differ, in seconds; widens the validity
-    ///     both ways.
+    ///   - clockSkewSeconds: How far the issuer's clock may be ahead, in seconds; for the start of the
+    ///     validity only.
     ///   - holder: The thumbprint of the key that the TLS channel authenticated.
     public func verify(
         _ capability: Capability, now: UInt64, clockSkewSeconds: UInt64, holder: Digest32
@@ -43,8 +43,7 @@ public struct CapabilityVerifier: Sendable {
         guard effective.holder == holder else { throw .wrongHolder }
         let latest = saturatingSum(now, clockSkewSeconds)
         guard effective.notBefore <= latest else { throw .notYetValid(at: effective.notBefore) }
-        let end = saturatingSum(effective.expiry, clockSkewSeconds)
-        guard now < end else { throw .expired(at: effective.expiry) }
+        guard now < effective.expiry else { throw .expired(at: effective.expiry) }
         return effective
     }
 

@@ -1,6 +1,7 @@
 import Catalog
 import Core
 import Logging
+import Logs
 import Reactor
 import Services
 import Synchronization
@@ -44,6 +45,10 @@ public final class ControlPlane: Sendable {
         public var random: any RandomSource
         /// Where it says who did what.
         public var logger: Logger
+        /// What becomes of the lines that loggers write; nil where nobody looks.
+        public var log: LogSink?
+        /// Where events are written down; nil where they are in memory only.
+        public var eventFile: EventFile?
 
         /// A configuration.
         public init(
@@ -92,6 +97,8 @@ public final class ControlPlane: Sendable {
     let wallClock: any WallClock
     let random: any RandomSource
     let logger: Logger
+    let log: LogSink?
+    let eventFile: EventFile?
     let locks = KeyedLock()
     let counters = ControlCounters()
     let live = Mutex(Live())
@@ -110,6 +117,8 @@ public final class ControlPlane: Sendable {
         wallClock = configuration.wallClock
         random = configuration.random
         logger = configuration.logger
+        log = configuration.log
+        eventFile = configuration.eventFile
     }
 
     /// Whether `start` has returned and `drain` was not called.

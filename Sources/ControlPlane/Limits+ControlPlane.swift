@@ -3,6 +3,8 @@ import Core
 extension Limits {
     /// How deep a request's JSON may nest.
     public static let jsonDepthMax = 8
+    /// The most items of a list of rights.
+    public static let rightItemsMax = 64
     /// The most labels of a resource.
     public static let labelsMax = 32
     /// The longest name of a label, in characters.
@@ -63,4 +65,17 @@ extension Limits {
     static let redirectBytesMax = 255
     /// The time that clients are given to leave a server that is being drained, in seconds.
     static let drainSecondsDefault: UInt64 = 60
+}
+
+extension Limits {
+    /// The largest file of events that is read, in bytes.
+    static let eventFileBytesMax = 64 << 20
+    /// Bytes that the file of events may have beyond twice what is kept.
+    static let eventFileSlackBytes = 1 << 20
+    /// Events that wait to be written.
+    static let eventsWaitingMax = 4096
+    /// How long events are gathered before they are written together, in milliseconds.
+    static let eventPauseMilliseconds: Int64 = 100
+    /// How long until writing events is tried again, in milliseconds.
+    static let eventRetryMilliseconds: Int64 = 5000
 }

@@ -9,6 +9,12 @@ public enum Signals {
         unsafe pthread_sigmask(SIG_BLOCK, &set, nil)
     }
 
+    /// Has writes to a pipe or socket that nobody reads any more fail with EPIPE, in place of ending the process
+    /// (`pipe(7)`). Programs that are started later are not concerned.
+    public static func ignoreBrokenPipes() {
+        _ = signal(SIGPIPE, SIG_IGN)
+    }
+
     /// Calls the handler on the reactor's thread for each of these signals; they must be blocked in every
     /// thread.
     public static func forward(

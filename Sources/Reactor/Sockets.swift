@@ -35,12 +35,14 @@ public enum Sockets {
         return socket
     }
 
-    /// Sends one datagram to a Unix socket.
+    /// Sends one datagram to a Unix socket. Waits a second at most for a receiver that has its most.
     public static func send(_ bytes: [UInt8], toDatagram address: SocketAddress) throws(ReactorError) {
         let type = Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
         let socket = FileDescriptor(owning: try checked("socket", socket(address.family, type, 0)))
         let fd = socket.raw
         let flags = Int32(MSG_NOSIGNAL)
+        var patience = timeval(tv_sec: 1, tv_usec: 0)
+        _ = unsafe setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, socklen_t(MemoryLayout<timeval>.size))
         let sent = unsafe address.withAddress { unsafe sendto(fd, bytes, bytes.count, flags, $0, $1) }
         _ = try checked("sendto \(address)", Int32(truncatingIfNeeded: sent))
     }

@@ -5,7 +5,7 @@ extension Directory {
     /// What has to be done outside of the lock after a change.
     struct Effects {
         /// What administrators hear.
-        var events: [(kind: ServerEvent.Kind, session: Identifier, message: String)] = []
+        var events: [(kind: ServerEvent.Kind, session: Identifier, message: String, by: String)] = []
         /// What connections hear that have waited for a channel.
         var answers: [(connection: SessionRegistry.Connection, answer: Result<KeptSlots, Refusal>)] = []
         /// Connections that have nothing to go on with.
@@ -28,7 +28,8 @@ extension Directory {
         let status = sessions.create(session, by: connection)
         guard status == .ok else { return status }
         let name = session.clientName.isEmpty ? "without a name" : session.clientName
-        effects.events.append((.sessionStarted, session.id, "client \(name) from \(session.peerAddress)"))
+        effects.events.append(
+            (.sessionStarted, session.id, "client \(name) from \(session.peerAddress)", caller(session)))
         return .ok
     }
 
@@ -56,7 +57,10 @@ extension Directory {
     mutating func noteConnection(_ id: Identifier, lostAt: UInt64?) {
         guard let lostAt else { return }
         effects.events.append(
-            (.sessionResumed, id, "\(owner(of: id)), without a connection since \(Timestamp.text(lostAt))"))
+            (
+                .sessionResumed, id, "\(owner(of: id)), without a connection since \(Timestamp.text(lostAt))",
+                caller(sessions.sessions[id])
+            ))
     }
 
     /// Keeps a channel whose connection is gone with what a repeat of its requests is answered, for the next one.
@@ -69,7 +73,8 @@ extension Directory {
         let before = sessions.sessions[id]
         switch sessions.keep(id, channel: channel, kept, now: now) {
         case .kept(isLastConnection: true):
-            effects.events.append((.sessionLost, id, "\(owner(of: id)) has lost its last connection"))
+            effects.events.append(
+                (.sessionLost, id, "\(owner(of: id)) has lost its last connection", caller(before)))
         case .kept(isLastConnection: false): break
         case .handedOver(let successor, let kept): effects.answers.append((successor, .success(kept)))
         case .gone(let departure): return channelIsGone(before, channel: channel, departure)
@@ -118,7 +123,8 @@ extension Directory {
         changedSessions.insert(session.id)
         let owner =
             session.node.map { "of node \(nodes[$0]?.name ?? $0.hex)" } ?? "of a client that opened nothing"
-        effects.events.append((.sessionEnded, session.id, why.map { "\(owner): \($0)" } ?? owner))
+        effects.events.append(
+            (.sessionEnded, session.id, why.map { "\(owner): \($0)" } ?? owner, caller(session)))
     }
 
     private mutating func refuse(_ displaced: [SessionRegistry.Connection]) {
@@ -139,6 +145,15 @@ extension Directory {
         }
         for session in late { endSession(session.id, why: "it had no connection for too long") }
         return sessions.keptChannels > 0 || sessions.sessions.values.contains { $0.lostAt != nil }
+    }
+
+    /// Whom the events of a session are counted by: its node, or where it came from while it has opened nothing. Not
+    /// its key: anybody can make any number of keys.
+    private func caller(_ session: SessionRegistry.Session?) -> String {
+        guard let session else { return "client" }
+        if let node = session.node { return "node:\(nodes[node]?.name ?? node.hex)" }
+        let address = session.peerAddress
+        return "address:\(address.lastIndex(of: ":").map { String(address[..<$0]) } ?? address)"
     }
 
     private func owner(of id: Identifier) -> String {

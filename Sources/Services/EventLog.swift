@@ -3,10 +3,29 @@ import Core
 import DriverKit
 import Synchronization
 
-/// The server's latest events, in memory, and those who wait for the next ones.
+/// Who keeps events beyond the process. Any thread; must not wait.
+public protocol EventKeeper: Sendable {
+    /// An event was added; what this pushed out is not told, it follows from the events.
+    func keep(_ event: ServerEvent)
+}
+
+/// What of earlier runs of the server is known at its start.
+public struct EventHistory: Sendable, Hashable {
+    /// The events, in order of their ids.
+    public var events: [ServerEvent] = []
+    /// The newest event that is no longer kept; nil when nothing is known of earlier runs.
+    public var droppedUpTo: UInt64?
+
+    /// Nothing.
+    public init() {}
+}
+
+/// The server's latest events, and those who wait for the next ones.
 ///
-/// A reader holds nothing but a place in the log, so a slow one costs no memory: it finds a gap instead of what was
-/// pushed out meanwhile. Any thread; nothing blocks for longer than copying a few events.
+/// Events are kept by kind: many of one kind push out none of another. Those that a node or another client caused are
+/// kept by who caused them, besides: nobody pushes out what others did. A reader holds nothing but a place in the log,
+/// so a slow one costs no memory: it finds a gap instead of what was pushed out meanwhile. Any thread; nothing blocks
+/// for longer than copying a few events.
 public final class EventLog: Sendable {
     /// What a reader finds after its place.
     public struct Batch: Sendable, Hashable {
@@ -16,9 +35,32 @@ public final class EventLog: Sendable {
         public let missedUpTo: UInt64?
     }
 
+    /// How many events are kept.
+    public struct Bounds: Sendable {
+        /// Of one kind, of those that nobody outside caused.
+        public var perKind: Int
+        /// Of one kind that one client caused.
+        public var perClient = Limits.eventsKeptPerClientMax
+        /// Of one kind that all clients caused.
+        public var allClients = Limits.eventsKeptOfClientsMax
+        /// How long, in seconds.
+        public var seconds = Limits.eventSecondsKept
+
+        /// Bounds with a number of their own for what nobody outside caused.
+        public init(perKind: Int = Limits.eventsKeptMax) { self.perKind = perKind }
+    }
+
+    /// The events of one kind that one client caused, or that no client did.
+    private struct Place: Hashable {
+        let kind: ServerEvent.Kind
+        let by: String?
+    }
+
     private struct State {
-        /// Of each class (by `isCausedByClients`) the latest events, in order.
-        var kept: [Bool: Deque<ServerEvent>] = [:]
+        /// Each in order of the ids.
+        var kept: [Place: Deque<ServerEvent>] = [:]
+        /// How many of a kind clients caused.
+        var ofClients: [ServerEvent.Kind: Int] = [:]
         var lastID: UInt64
         /// The newest event that the log no longer has.
         var droppedUpTo: UInt64
@@ -29,42 +71,100 @@ public final class EventLog: Sendable {
     }
 
     private let wallClock: any WallClock
-    private let capacity: Int
+    private let bounds: Bounds
+    private let keeper: (any EventKeeper)?
     private let state: Mutex<State>
 
-    /// An empty log.
+    /// A log with what is known of earlier runs.
     ///
     /// - Parameter start: the ids are greater than this, which is to be no less than any id of the log before: the
     ///   Unix time in microseconds, which grows faster than events come and stays exact in JSON. nil takes the
     ///   clock's whole seconds, too coarse for a server that restarts at once.
-    /// - Parameter capacity: the most events that are kept of those that the server causes, and as many again of
-    ///   those that clients cause.
+    /// - Parameter keeper: hears of every event from now on.
     public init(
-        wallClock: any WallClock, start: UInt64? = nil, capacity: Int = Limits.eventsKeptMax
+        wallClock: any WallClock, start: UInt64? = nil, bounds: Bounds = Bounds(),
+        history: EventHistory = EventHistory(), keeper: (any EventKeeper)? = nil
     ) {
         self.wallClock = wallClock
-        self.capacity = capacity
-        let start = start ?? wallClock.now() &* 1_000_000
-        state = Mutex(State(lastID: start, droppedUpTo: start))
+        self.bounds = bounds
+        self.keeper = keeper
+        let start = max(start ?? wallClock.now() &* 1_000_000, history.events.last?.id ?? 0)
+        var state = State(lastID: start, droppedUpTo: history.droppedUpTo ?? start)
+        for event in history.events { EventLog.keep(event, bounds, &state) }
+        self.state = Mutex(state)
     }
 
     /// Adds an event and wakes the readers.
-    public func append(_ kind: ServerEvent.Kind, subject: String, message: String) {
+    ///
+    /// - Parameter by: the client that caused it, such as `node:compute-1`; nil where the server or an administrator
+    ///   did.
+    public func append(_ kind: ServerEvent.Kind, subject: String, message: String, by: String? = nil) {
         let now = wallClock.now()
         let text = EventLog.bounded(message)
         let waiters = state.withLock { state in
             state.lastID += 1
             let event = ServerEvent(
-                id: state.lastID, at: now, kind: kind, subject: subject, message: text)
-            var events = state.kept.removeValue(forKey: kind.isCausedByClients) ?? []
-            events.append(event)
-            if events.count > capacity, let oldest = events.popFirst() {
-                state.droppedUpTo = max(state.droppedUpTo, oldest.id)
-            }
-            state.kept[kind.isCausedByClients] = events
+                id: state.lastID, at: now, kind: kind, subject: subject, message: text,
+                by: by.map { String($0.prefix(Limits.eventCallerCharactersMax)) })
+            EventLog.keep(event, bounds, &state)
+            // Under the lock, so that it hears of them in order.
+            keeper?.keep(event)
             return EventLog.takeWaiters(&state)
         }
         for waiter in waiters { waiter.resume() }
+    }
+
+    /// Everything that is kept.
+    public var history: EventHistory {
+        // Sorted outside of the lock: whoever appends does not wait for that.
+        let (kept, droppedUpTo) = state.withLock { ($0.kept, $0.droppedUpTo) }
+        var history = EventHistory()
+        history.events = kept.values.flatMap { Array($0) }.sorted { $0.id < $1.id }
+        history.droppedUpTo = droppedUpTo
+        return history
+    }
+
+    /// Takes an event in, and lets go of those for which there is no room or that are too old.
+    private static func keep(_ event: ServerEvent, _ bounds: Bounds, _ state: inout State) {
+        let place = Place(kind: event.kind, by: event.by)
+        state.kept[place, default: []].append(event)
+        if event.by != nil { state.ofClients[event.kind, default: 0] += 1 }
+        while hasTooMany(place, bounds, at: event.at, state) { drop(place, &state) }
+        if event.by != nil, state.ofClients[event.kind, default: 0] > bounds.allClients {
+            thin(event.kind, to: bounds.allClients - bounds.allClients / 8, &state)
+        }
+    }
+
+    /// Lets go of events of a kind that clients caused, many at once, so that the next ones cost little: of those that
+    /// are no nodes first, always of who has the most, and there of who was heard of last the longest ago.
+    private static func thin(_ kind: ServerEvent.Kind, to count: Int, _ state: inout State) {
+        for takesNodes in [false, true] {
+            var places = state.kept.keys.filter { place in
+                place.kind == kind && place.by.map { $0.hasPrefix("node:") == takesNodes } ?? false
+            }
+            while state.ofClients[kind, default: 0] > count, !places.isEmpty {
+                let sizes = places.map { (place: $0, count: state.kept[$0]?.count ?? 0) }
+                let most = sizes.map(\.count).max() ?? 0
+                let fullest = sizes.filter { $0.count == most }.map(\.place).sorted {
+                    state.kept[$0]?.last?.id ?? 0 < state.kept[$1]?.last?.id ?? 0
+                }
+                for place in fullest.prefix(state.ofClients[kind, default: 0] - count) { drop(place, &state) }
+                places.removeAll { state.kept[$0] == nil }
+            }
+        }
+    }
+
+    private static func hasTooMany(_ place: Place, _ bounds: Bounds, at now: UInt64, _ state: State) -> Bool {
+        guard let events = state.kept[place], events.count > 1 else { return false }
+        return events.count > (place.by == nil ? bounds.perKind : bounds.perClient)
+            || events[0].at &+ bounds.seconds < now
+    }
+
+    private static func drop(_ place: Place, _ state: inout State) {
+        guard let oldest = state.kept[place]?.popFirst() else { return }
+        state.droppedUpTo = max(state.droppedUpTo, oldest.id)
+        if state.kept[place]?.isEmpty == true { state.kept[place] = nil }
+        if place.by != nil { state.ofClients[place.kind, default: 0] -= 1 }
     }
 
     /// Adds what a pool's driver host came to.

@@ -44,7 +44,7 @@ extension IOServices {
         }
         for event in effects.events {
             configuration.events.append(
-                event.kind, subject: "session/\(event.session)", message: event.message)
+                event.kind, subject: "session/\(event.session)", message: event.message, by: event.by)
         }
         for (connection, answer) in effects.answers { deliver(answer, to: connection) }
         for connection in effects.spoiled {

@@ -54,8 +54,11 @@ extension Limits {
     public static let expiryNoticeSeconds: UInt64 = 60
     /// The most channels that a reactor names when it is asked what it waits for.
     static let unfinishedLinesMax = 8
-    /// Access log lines of one shard per second; what is beyond is counted and reported in the next line.
-    public static let accessLogLinesPerSecond = 20
+    /// Lines of one shard per second about opens and closes; what is beyond is counted and said in the next line. Each
+    /// caller has a budget besides.
+    public static let accessLogLinesPerSecond = 200
+    /// Lines of one shard per second about refusals, likewise.
+    public static let refusalLogLinesPerSecond = 20
     /// The most control requests of one pool that wait for its driver.
     public static let poolWorkMax = 4096
     /// Whole frames (control replies, events) that may wait for a client that does not read.
@@ -64,8 +67,16 @@ extension Limits {
     public static let waitingFramesPause = 32
     /// How often expiring capabilities are looked for while handles are open, in nanoseconds.
     public static let expirySweepNanoseconds: UInt64 = 1_000_000_000
-    /// The most events that are kept of those that the server causes, and of those that clients cause.
+    /// The most events of one kind that are kept, of those that no client causes.
     public static let eventsKeptMax = 1000
+    /// The most events of one kind that one client causes: a node, or an address that is no node's.
+    public static let eventsKeptPerClientMax = 100
+    /// The most events of one kind that clients cause; beyond it who has the most gives way.
+    public static let eventsKeptOfClientsMax = 2000
+    /// How long events are kept, in seconds: 90 days.
+    public static let eventSecondsKept: UInt64 = 90 * 86400
+    /// The longest name of a client that an event has, in characters.
+    static let eventCallerCharactersMax = 128
     /// The most readers that wait for events at once.
     public static let eventSubscribersMax = 64
     /// The most events that a reader gets at once.

@@ -32,8 +32,8 @@ enum RequestRoom {
         switch rule.payload {
         case .coveredTwice: return 2 * granules(count) + count
         // A piece, and before that what is known about it.
-        case .body: return max(Limits.blockStatusBytesMax, min(count, Limits.copyPieceBytes))
-        case .none, .covered, .optionalBody: return Int(rule.replyBytesMax)
+        case .structure: return max(Limits.blockStatusBytesMax, min(count, Limits.copyPieceBytes))
+        case .none, .covered, .body, .optionalBody: return Int(rule.replyBytesMax)
         }
     }
 

@@ -3,7 +3,7 @@ import DriverKit
 /// Something that happened on the server and that an administrator may want to hear of.
 public struct ServerEvent: Sendable, Hashable {
     /// What happened.
-    public enum Kind: String, Sendable, CaseIterable {
+    public enum Kind: String, Sendable, CaseIterable, Hashable {
         /// A pool's first driver host is being started.
         case driverStarting = "driver.starting"
         /// A pool's driver host serves.
@@ -38,6 +38,10 @@ public struct ServerEvent: Sendable, Hashable {
         case sessionResumed = "session.resumed"
         /// A session is gone.
         case sessionEnded = "session.ended"
+        /// Log lines are being lost: whoever reads the log does not, or its disk is full.
+        case logLosing = "log.losing"
+        /// Log lines are written again.
+        case logRecovered = "log.recovered"
 
         /// What a driver host came to.
         init(_ state: DriverHostReport.State) {
@@ -51,18 +55,6 @@ public struct ServerEvent: Sendable, Hashable {
                 case .stopped: .driverStopped
                 }
         }
-
-        /// Whether clients cause it whenever they like; such events never push the others out of the log.
-        var isCausedByClients: Bool {
-            switch self {
-            case .sessionStarted, .sessionLost, .sessionResumed, .sessionEnded: true
-            case .driverStarting, .driverRunning, .driverRecovering, .driverUpgrading, .driverQuarantined,
-                .driverStopped, .capabilityRevoked, .volumeFenced, .volumeEmptied, .reactorStands,
-                .reactorGoesOn,
-                .serverEnded, .requestRefused:
-                false
-            }
-        }
     }
 
     /// Grows from event to event, also over restarts of the server, as long as its clock does.
@@ -75,4 +67,16 @@ public struct ServerEvent: Sendable, Hashable {
     public let subject: String
     /// In words for a person; may hold text that a client chose.
     public let message: String
+    /// The client that caused it, such as `node:compute-1`; nil where the server or an administrator did.
+    public let by: String?
+
+    /// An event.
+    public init(id: UInt64, at: UInt64, kind: Kind, subject: String, message: String, by: String? = nil) {
+        self.id = id
+        self.at = at
+        self.kind = kind
+        self.subject = subject
+        self.message = message
+        self.by = by
+    }
 }

@@ -187,6 +187,7 @@ extension ServiceShard {
         accessLog.info(
             "close",
             [
+                "by": "key:\(channel.thumbprint)",
                 "session": "\(channel.session ?? .zero)", "peer": "\(channel.peerAddress)",
                 "capability": "\(capability)", "volume": "\(volume)",
             ])

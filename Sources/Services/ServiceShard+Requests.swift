@@ -70,7 +70,7 @@ extension ServiceShard {
         channel.chargedBytes += Int(buffer.bytes)
         switch rule.payload {
         case .covered, .coveredTwice: return .payload(slot: header.slot)
-        case .body: return .body
+        case .body, .structure: return .body
         case .optionalBody where header.length > 0: return .body
         case .none, .optionalBody:
             submit(channel, header.slot)

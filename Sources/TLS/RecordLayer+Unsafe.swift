@@ -123,7 +123,10 @@ final class RecordLayer {
             end -= 1
             type = unsafe end >= direct ? second![end - direct] : first[end]
         }
-        guard end <= Self.contentBytesMax else { return fail(.recordOverflow, "a record is too long") }
+        // With its type and padding it is one byte longer at most (RFC 8446 §5.4).
+        guard end <= Self.contentBytesMax, innerBytes <= Self.contentBytesMax + 1 else {
+            return fail(.recordOverflow, "a record is too long")
+        }
         if type == RecordType.applicationData, handshakeBytes.isEmpty {
             if end > 0 { recordsWithoutData = 0 } else { countRecordWithoutData() }
             keptEnd = max(end - direct, 0)

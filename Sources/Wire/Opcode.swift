@@ -83,7 +83,8 @@ public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
                 countMax: UInt32(Limits.compareAndWriteBytesMax), isIdempotent: false)
         case .copyRange:
             OpcodeRule(
-                rights: .write, payload: .body, covers: .range, bodyBytesMax: UInt32(CopySource.byteCount),
+                rights: .write, payload: .structure, covers: .range,
+                bodyBytesMax: UInt32(CopySource.byteCount),
                 countMax: UInt32(Limits.copyRangeBytesMax), isIdempotent: false)
         case .blockStatus:
             OpcodeRule(
@@ -100,7 +101,7 @@ public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
         switch rule.payload {
         case .covered: count
         case .coveredTwice: 2 * count
-        case .none, .body, .optionalBody: 0
+        case .none, .body, .structure, .optionalBody: 0
         }
     }
 }
@@ -119,6 +120,8 @@ public struct OpcodeRule: Sendable, Hashable {
         case coveredTwice
         /// A structure of 1 to `bodyBytesMax` bytes.
         case body
+        /// A structure of exactly `bodyBytesMax` bytes.
+        case structure
         /// Nothing, or a structure of exactly `bodyBytesMax` bytes.
         case optionalBody
     }

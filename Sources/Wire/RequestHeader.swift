@@ -91,7 +91,10 @@ public struct RequestHeader: Sendable, Hashable {
         case .none: guard length == 0 else { return .badLength }
         case .covered: guard length == count else { return .badLength }
         case .coveredTwice: guard UInt64(length) == 2 * UInt64(count) else { return .badLength }
-        case .body: guard length > 0, length <= rule.bodyBytesMax else { return .badLength }
+        case .body:
+            guard length > 0 else { return .badLength }
+            guard length <= rule.bodyBytesMax else { return .tooLarge }
+        case .structure: guard length == rule.bodyBytesMax else { return .badLength }
         case .optionalBody: guard length == 0 || length == rule.bodyBytesMax else { return .badLength }
         }
         guard !offset.addingReportingOverflow(UInt64(count)).overflow else { return .outOfRange }

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Attach
 import Core
+import Reactor
 
 /// The command line of Sluice: administration, and the compute node's side.
 @main
@@ -16,13 +17,14 @@ struct Sluice: ParsableCommand {
               sluice node add compute-1
               sluice grant create c1-data --node compute-1 --resource volume/data \\
                   --rights read,write,discard,flush
-              sluice join --server https://io1.example:7480 --token sljoin1_…   (on compute-1)
+              sluice join --server https://io1.example:7480 --token -   (on compute-1; asks for the token)
               sluice mount volume/data /mnt/data --mkfs ext4             (on compute-1)
 
             ENVIRONMENT:
               SLUICE_SERVER, SLUICE_CREDENTIALS: defaults of --server and --credentials
               SLUICE_RUN: the folder with the state of attached devices
               SLUICE_IO_TIMEOUT, SLUICE_RECONNECT_TIMEOUT: defaults of --io-timeout and --reconnect-timeout
+              SLUICE_LOG_FORMAT: the form of the log of attached devices, text or json
 
             \(ExitStatus.help)
 
@@ -49,10 +51,14 @@ struct Sluice: ParsableCommand {
 
     /// Runs the command; the process ends with a code of `ExitStatus`.
     static func main() {
+        ProcessMemory.keepPrivate()
+        // What a command has begun it finishes, also when nobody reads what it says any more.
+        Signals.ignoreBrokenPipes()
         if let code = LoopHelper.run(CommandLine.arguments) { exit(withError: ExitCode(code)) }
         do {
             var command = try parseAsRoot()
             try command.run()
+            try Terminal.finish()
         } catch let failure as Failure {
             report(failure)
             exit(withError: ExitCode(failure.status.rawValue))

@@ -6,6 +6,7 @@ import DriverKit
 import Foundation
 import Glibc
 import Logging
+import Logs
 import Reactor
 import Services
 import Synchronization
@@ -21,11 +22,12 @@ struct Daemon {
     private let control: ControlServer
     private let data: DataServer
     private let watchdog: ReactorWatchdog
+    private let eventFile: EventFile
     private let logger: Logger
     /// What its end has come to, for whoever has waited too long for it.
     let ending: Ending
 
-    static func start(data path: String, settings: Settings) async throws -> Daemon {
+    static func start(data path: String, settings: Settings, log: LogSink) async throws -> Daemon {
         raiseDescriptorLimit()
         let logger = Logger(label: "sluiced")
         let folder = DataFolder(path)
@@ -35,8 +37,12 @@ struct Daemon {
         let authority = try Authority.load(folder, store: store, now: SystemWallClock().now())
         let boot = try bootID()
         let keeper = SessionKeeper(store: store, bootID: boot, logger: logger)
+        let eventFile = EventFile(path: folder.eventsFile, logger: logger)
         let events = EventLog(
-            wallClock: SystemWallClock(), start: UInt64(Date().timeIntervalSince1970 * 1_000_000))
+            wallClock: SystemWallClock(), start: UInt64(Date().timeIntervalSince1970 * 1_000_000),
+            history: eventFile.load(now: SystemWallClock().now()), keeper: eventFile)
+        try eventFile.follow { events.history }
+        log.tell { events.append($0) }
         let drivers = DriverFactory(
             executable: try DriverFactory.executable(settings.driverHost), queues: settings.reactors,
             policy: settings.policy, events: events, logger: logger)
@@ -70,6 +76,8 @@ struct Daemon {
         planeConfiguration.sessionKeeper = keeper
         planeConfiguration.watchdog = watchdog
         planeConfiguration.watchdogEnds = UInt64(ends)
+        planeConfiguration.log = log
+        planeConfiguration.eventFile = eventFile
         let plane = ControlPlane(planeConfiguration)
         var options = DataServerOptions()
         options.reactors = settings.reactors
@@ -97,7 +105,8 @@ struct Daemon {
         if let remote = control.remote { watchdog.watch("control", remote) }
         let daemon = Daemon(
             lock: lock, folder: folder, catalog: catalog, services: services, plane: plane,
-            control: control, data: data, watchdog: watchdog, logger: logger, ending: Ending(services))
+            control: control, data: data, watchdog: watchdog, eventFile: eventFile, logger: logger,
+            ending: Ending(services))
         try daemon.announce()
         ServiceManager.tellReady()
         return daemon
@@ -116,6 +125,7 @@ struct Daemon {
         ending.waits(for: "driver hosts")
         await services.stop()
         watchdog.stop()
+        eventFile.finish()
         ending.waits(for: "the catalog")
         try? FileManager.default.removeItem(atPath: folder.endpointsFile)
         do throws(CatalogError) { try catalog.close() } catch {
@@ -190,6 +200,18 @@ extension Daemon {
 
         var description: String {
             state.withLock { state in ([state.step] + state.details).joined(separator: "; ") }
+        }
+    }
+}
+
+extension EventLog {
+    /// Adds what becomes of the log.
+    fileprivate func append(_ notice: LogSink.Notice) {
+        switch notice {
+        case .losing(let reason):
+            append(.logLosing, subject: "log", message: "log lines are being lost: \(reason)")
+        case .recovered(let lost):
+            append(.logRecovered, subject: "log", message: "log lines are written again; \(lost) were lost")
         }
     }
 }

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import Logging
+import Logs
 import Reactor
 
 /// `sluiced serve`: runs the server until SIGTERM or SIGINT.
@@ -24,6 +25,7 @@ struct ServeCommand: AsyncParsableCommand {
             SLUICE_WATCHDOG (watchdog) is for how many seconds a thread of the server may do nothing that it should before the
             server ends itself with exit code 70, so that a service manager starts it again and clients go on (default: 5; 0
             for never). After half a second it is in the log, the events and the metrics.
+            SLUICE_LOG_FORMAT (log.format) is the form of log lines: text, or json, one object a line.
             Port 0 lets the system choose; DIR/run/endpoints.json says what it chose. Sockets that a service manager hands
             over as "control" and "data" (sd_listen_fds(3)) take the place of the addresses.
 
@@ -40,13 +42,18 @@ struct ServeCommand: AsyncParsableCommand {
     )
     var channel: [String] = []
     @Option(help: "Data reactors, so threads (default: one).") var reactors: Int?
+    @Option(help: "The form of log lines, on standard error: text or json (default: text).")
+    var logFormat: LogFormat?
     @Option(help: "A YAML file with settings.") var config: String?
 
     func run() async throws {
         let settings = try await Settings.load(
-            file: config, control: control, channel: channel, reactors: reactors)
-        LoggingSystem.bootstrap(StreamLogHandler.standardError)
-        let daemon = try await Daemon.start(data: data, settings: settings)
+            file: config, control: control, channel: channel, reactors: reactors, logFormat: logFormat)
+        let log = try LogSink(
+            descriptor: LogSink.standardError(), format: settings.logFormat, label: "sluiced")
+        LoggingSystem.bootstrap { log.handler($0) }
+        defer { log.finish() }
+        let daemon = try await Daemon.start(data: data, settings: settings, log: log)
         let signals = await Self.awaitSignal()
         let (seconds, ending) = (settings.stopSeconds, daemon.ending)
         signals?.remote.postWithReactor { reactor in
@@ -78,3 +85,5 @@ struct ServeCommand: AsyncParsableCommand {
         return options
     }
 }
+
+extension LogFormat: ExpressibleByArgument {}

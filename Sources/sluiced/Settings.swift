@@ -2,6 +2,7 @@ import ArgumentParser
 import Configuration
 import Core
 import DriverHost
+import Logs
 import Reactor
 import Services
 import SystemPackage
@@ -27,9 +28,11 @@ struct Settings {
     let stopSeconds: Int
     /// For how many seconds a reactor may stand before the server ends itself; 0 for ever.
     let watchdogSeconds: Int
+    /// The form of log lines.
+    let logFormat: LogFormat
 
     static func load(
-        file: String?, control: [String], channel: [String], reactors: Int?
+        file: String?, control: [String], channel: [String], reactors: Int?, logFormat: LogFormat?
     ) async throws -> Settings {
         var providers: [any ConfigProvider] = [EnvironmentVariablesProvider()]
         if let file {
@@ -70,6 +73,10 @@ struct Settings {
             throw ValidationError(
                 "watchdog is \(watchdog): seconds from 1 to 3600 would be right, or 0 for never")
         }
+        let formatName = reader.string(forKey: "sluice.log.format", default: LogFormat.text.rawValue)
+        guard let format = logFormat ?? LogFormat(rawValue: formatName) else {
+            throw ValidationError("log.format is '\(formatName)': text or json would be right")
+        }
         let inherited = try ServiceManager.sockets()
         let hasControl = inherited.named[ServiceManager.controlSocket] != nil
         let hasData = inherited.named[ServiceManager.dataSocket] != nil
@@ -87,7 +94,7 @@ struct Settings {
             inherited: inherited,
             reactors: count, cpus: cpus, pollMicroseconds: poll,
             driverHost: reader.string(forKey: "sluice.driver.host"), policy: policy,
-            lingerSeconds: UInt32(linger), stopSeconds: stop, watchdogSeconds: watchdog)
+            lingerSeconds: UInt32(linger), stopSeconds: stop, watchdogSeconds: watchdog, logFormat: format)
     }
 
     private static let pollMicrosecondsDefault = 50

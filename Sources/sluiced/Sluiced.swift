@@ -27,6 +27,9 @@ struct Sluiced: AsyncParsableCommand {
 enum Main {
     static func main() {
         Signals.block(ServeCommand.endingSignals)
+        ProcessMemory.keepPrivate()
+        // Whoever reads the log may go away; the server goes on.
+        Signals.ignoreBrokenPipes()
         // Keys, catalog and volumes are nobody else's business, whoever creates the file.
         umask(0o077)
         let done = DispatchSemaphore(value: 0)

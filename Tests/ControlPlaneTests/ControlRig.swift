@@ -150,7 +150,7 @@ final class ControlRig: Sendable {
         catalog = try SQLiteCatalog(path: machine.folder.catalogFile)
         let store = try await RecordStore(catalog: catalog)
         let authority = try Authority.load(machine.folder, store: store, now: SystemWallClock().now())
-        events = EventLog(wallClock: SystemWallClock(), capacity: eventsKept)
+        events = EventLog(wallClock: SystemWallClock(), bounds: EventLog.Bounds(perKind: eventsKept))
         var configuration = IOServices.Configuration(
             cluster: authority.clusterID, serverName: authority.name, signatures: OpenSSLSignatures(),
             wallClock: SystemWallClock(), random: SystemRandom(), logger: logger

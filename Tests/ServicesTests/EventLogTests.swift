@@ -13,7 +13,9 @@ import Testing
 
     private let clock = Clock()
 
-    private func log(capacity: Int = 8) -> EventLog { EventLog(wallClock: clock, capacity: capacity) }
+    private func log(capacity: Int = 8) -> EventLog {
+        EventLog(wallClock: clock, bounds: EventLog.Bounds(perKind: capacity))
+    }
 
     @Test func eventsAreKeptInOrderWithGrowingIDs() {
         let log = log()
@@ -71,6 +73,60 @@ import Testing
         #expect(
             log.events(after: 0, limit: 10).events.map(\.subject)
                 == ["pool/a", "session/97", "session/98", "session/99"])
+    }
+
+    @Test func manyOfOneKindPushOutNoneOfAnother() {
+        let log = log(capacity: 3)
+        log.append(pool: "a", DriverHostEvent(state: .quarantined, message: "lost 8 hosts"))
+        log.append(.volumeFenced, subject: "volume/a", message: "")
+        for number in 0..<1000 { log.append(.capabilityRevoked, subject: "\(number)", message: "") }
+        #expect(
+            log.events(after: 0, limit: 10).events.map(\.subject)
+                == ["pool/a", "volume/a", "997", "998", "999"])
+    }
+
+    /// It took four seconds of issuing and revoking its own to erase everything.
+    @Test func aNodeDoesNotPushOutWhatOthersDid() {
+        let log = EventLog(wallClock: clock)
+        log.append(.capabilityRevoked, subject: "by an administrator", message: "")
+        log.append(.capabilityRevoked, subject: "by another node", message: "", by: "node:good")
+        for number in 0..<5000 {
+            log.append(.capabilityRevoked, subject: "\(number)", message: "", by: "node:bad")
+            log.append(.sessionStarted, subject: "\(number)", message: "", by: "address:192.0.2.\(number)")
+        }
+        let kept = log.events(after: 0, limit: 10_000).events
+        #expect(kept.prefix(2).map(\.subject) == ["by an administrator", "by another node"])
+        #expect(kept.filter { $0.by == "node:bad" }.count == Limits.eventsKeptPerClientMax)
+        let strangers = kept.filter { $0.kind == .sessionStarted }
+        #expect(strangers.count <= Limits.eventsKeptOfClientsMax)
+        #expect(strangers.count > Limits.eventsKeptOfClientsMax / 2)
+    }
+
+    @Test func strangersGiveWayToNodes() {
+        let log = EventLog(wallClock: clock)
+        for number in 0..<60 { log.append(.sessionStarted, subject: "\(number)", message: "", by: "node:n") }
+        for number in 0..<5000 {
+            log.append(.sessionStarted, subject: "s", message: "", by: "address:192.0.2.\(number)")
+        }
+        #expect(log.events(after: 0, limit: 10_000).events.filter { $0.by == "node:n" }.count == 60)
+    }
+
+    @Test func whatIsKnownOfEarlierRunsIsThere() {
+        let before = log()
+        for number in 0..<5 { before.append(.volumeFenced, subject: "\(number)", message: "") }
+        let after = EventLog(wallClock: clock, start: 1, history: before.history)
+        #expect(after.events(after: 0, limit: 10).events == before.events(after: 0, limit: 10).events)
+        after.append(.volumeFenced, subject: "new", message: "")
+        let reader = after.events(after: before.lastID, limit: 10)
+        #expect(reader.events.map(\.subject) == ["new"] && reader.missedUpTo == nil)
+    }
+
+    @Test func eventsGoAfterNinetyDays() {
+        let log = log()
+        log.append(.volumeFenced, subject: "old", message: "")
+        clock.seconds.withLock { $0 += Limits.eventSecondsKept + 1 }
+        log.append(.volumeFenced, subject: "new", message: "")
+        #expect(log.events(after: 0, limit: 10).events.map(\.subject) == ["new"])
     }
 
     @Test func anIDThatWasNeverGivenGetsEverything() {

@@ -152,10 +152,17 @@ import Testing
         try expectRefusal(.recordOverflow) {
             try $0.send(RecordType.applicationData, [UInt8](repeating: 1, count: 16385))
         }
+        for (count, padding) in [(16384, 1), (16383, 2), (1, 16384), (16384, 200), (0, 16385)] {
+            try expectRefusal(.recordOverflow) {
+                try $0.send(
+                    RecordType.applicationData, [UInt8](repeating: 1, count: count), padding: padding)
+            }
+        }
         let peer = try ScriptedPeer(isClient: true)
         try peer.send(RecordType.applicationData, [1, 0, 2, 0], padding: 16000)
-        try peer.send(RecordType.applicationData, [UInt8](repeating: 3, count: 16384), padding: 200)
-        for size in [1, 2, 4, 5, 100, 16384] {
+        try peer.send(RecordType.applicationData, [UInt8](repeating: 3, count: 16183), padding: 201)
+        try peer.send(RecordType.applicationData, [UInt8](repeating: 3, count: 201))
+        for size in [1, 2, 4, 5, 100, 16380] {
             try peer.send(RecordType.applicationData, [UInt8](repeating: 4, count: 4), padding: size)
         }
         let expected = [1, 0, 2, 0] + [UInt8](repeating: 3, count: 16384) + [UInt8](repeating: 4, count: 24)

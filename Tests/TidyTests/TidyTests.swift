@@ -12,7 +12,7 @@ import Testing
         "Core": 1,
         "Wire": 2, "Capability": 2,
         "Reactor": 3, "TLS": 3, "HTTP2": 3,
-        "Catalog": 4, "DriverKit": 4, "SluiceClient": 4,
+        "Catalog": 4, "DriverKit": 4, "SluiceClient": 4, "Logs": 4,
         "Drivers": 5, "DriverHost": 5,
         "Services": 6,
         "ControlPlane": 7, "DataPlane": 7, "Attach": 7,
@@ -34,6 +34,7 @@ import Testing
         "TLS": ["Foundation", "FoundationEssentials"],
         "HTTP2": ["Foundation", "FoundationEssentials"],
         "DriverKit": ["Foundation", "FoundationEssentials", "Services"],
+        "Logs": ["Foundation", "FoundationEssentials"],
         "Drivers": ["Foundation", "FoundationEssentials", "Catalog", "SluiceClient"],
         "DriverHost": ["Foundation", "FoundationEssentials", "Catalog", "SluiceClient"],
         "Services": [

@@ -9,7 +9,7 @@ import Wire
         #expect(Set(Opcode.allCases.map(\.name)).count == Opcode.allCases.count)
         for opcode in Opcode.allCases {
             let rule = opcode.rule
-            let hasBody = rule.payload == .body || rule.payload == .optionalBody
+            let hasBody = [.body, .structure, .optionalBody].contains(rule.payload)
             #expect(hasBody == (rule.bodyBytesMax > 0), "\(opcode.name)")
             #expect(rule.payload != .covered || rule.covers == .transfer, "\(opcode.name)")
             #expect(rule.rights.isEmpty == (opcode.rawValue < 0x100), "\(opcode.name)")
@@ -64,6 +64,7 @@ import Wire
                 if opcode.rule.payload == .covered { near.length = 4096 }
                 if opcode.rule.payload == .coveredTwice { near.length = 8192 }
                 if opcode.rule.payload == .body { near.length = min(100, opcode.rule.bodyBytesMax) }
+                if opcode.rule.payload == .structure { near.length = opcode.rule.bodyBytesMax }
                 if !opcode.rule.usesHandle { near.handle = 0 }
                 bytes = near.bytes
                 bytes[Int(random.next() % 32)] ^= UInt8(truncatingIfNeeded: random.next() & random.next())

@@ -249,10 +249,10 @@ sluice pool set test --setting 'rules=read chance=1/500: delay 20ms'
 sluice pool set test --setting rules-
 sluice pool set ram --isolation inline
 sluice node add compute-1
-@ sluice join --server https://io1.example:7480 --token sljoin1_…
+@ sluice join --server https://io1.example:7480 --token token.txt
 + rm -rf /etc/sluice/*
 sluice node token compute-1
-@ sluice join --server https://io1.example:7480 --token - <token.txt
+@ sluice join --server https://io1.example:7480 --token -
 sluice node add compute-2 --label rack=b4 -o json | jq -r .token
 sluice node list
 sluice node show compute-1
@@ -361,8 +361,8 @@ def test_the_examples_of_every_help_run_as_they_stand(world):
         more = {"SLUICE_CREDENTIALS": "/etc/sluice"} if "@" in marks else {}
         if PLACEHOLDER in command:
             command = command.replace(PLACEHOLDER, identifier(world, command))
-        if "sljoin1_" in command:
-            command = re.sub(r"sljoin1_\S+", (world.folder / "token.txt").read_text(), command)
+        if command.endswith("--token -"):
+            command += " <token.txt"
         if "/dev/loop" in command:
             device = json.loads(world.run("sluice status -o json"))[0]["device"]
             command = re.sub(r"/dev/loop\d+", device, command)

@@ -146,7 +146,7 @@ class Status(enum.IntEnum):
 class Rule:
     """What an opcode's header and payload may hold (the table in section 2)."""
 
-    payload: str = "none"  # none, covered, twice, body, optional: nothing or exactly body_max bytes
+    payload: str = "none"  # none, covered, twice, body: at most body_max bytes, structure: exactly, optional: exactly or nothing
     covers: str = "nothing"  # nothing, transfer, range
     flags: int = 0
     body_max: int = 0
@@ -167,7 +167,7 @@ RULES = {
     Opcode.DISCARD: Rule(covers="range"),
     Opcode.FLUSH: Rule(),
     Opcode.COMPARE_AND_WRITE: Rule(payload="twice", covers="range", flags=Flags.FUA, count_max=COMPARE_MAX),
-    Opcode.COPY_RANGE: Rule(payload="body", body_max=_COPY.size, covers="range", count_max=COPY_MAX),
+    Opcode.COPY_RANGE: Rule(payload="structure", body_max=_COPY.size, covers="range", count_max=COPY_MAX),
     Opcode.BLOCK_STATUS: Rule(payload="optional", body_max=len(ZERO_ID), covers="range"),
 }
 
@@ -225,11 +225,14 @@ class RequestHeader:
             "none": self.length == 0,
             "covered": self.length == self.count,
             "twice": self.length == 2 * self.count,
-            "body": 0 < self.length <= rule.body_max,
+            "body": self.length > 0,
+            "structure": self.length == rule.body_max,
             "optional": self.length in (0, rule.body_max),
         }[rule.payload]
         if not right_length:
             return Status.BAD_LENGTH
+        if rule.payload == "body" and self.length > rule.body_max:
+            return Status.TOO_LARGE
         if self.offset + self.count >= 1 << 64:
             return Status.OUT_OF_RANGE
         if greeting and (self.slot or self.sequence):

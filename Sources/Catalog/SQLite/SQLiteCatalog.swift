@@ -24,6 +24,8 @@ public final class SQLiteCatalog: Catalog {
             configuration.label = "sluice.catalog"
             configuration.prepareDatabase { database in
                 try database.execute(sql: "PRAGMA locking_mode = EXCLUSIVE")
+                // What is deleted is overwritten: it may have been a secret.
+                try database.execute(sql: "PRAGMA secure_delete = ON")
             }
             queue = try DatabaseQueue(path: path, configuration: configuration)
             try queue.writeWithoutTransaction { database in

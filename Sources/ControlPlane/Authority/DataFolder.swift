@@ -24,6 +24,8 @@ public struct DataFolder: Sendable, Hashable {
     public var poolsFolder: String { "\(path)/pools" }
     /// Where what was changed since markers is noted.
     public var markersFolder: String { "\(path)/markers" }
+    /// What happened.
+    public var eventsFile: String { "\(path)/events.jsonl" }
     /// Where the running server tells tools its ports.
     public var endpointsFile: String { "\(path)/run/endpoints.json" }
     /// What servers stood at until their watchdog ended them.

@@ -242,6 +242,9 @@ struct Fields {
         let known = Fields.volumeRights.names
         let expected = "at least one of \(known.joined(separator: ", "))"
         guard case .array(let items) = value else { throw wrong(member, value, expected: expected) }
+        guard items.count <= Limits.rightItemsMax else {
+            throw .invalid(name(member), "has more than \(Limits.rightItemsMax) items", expected: expected)
+        }
         var names: [String] = []
         for item in items {
             guard case .string(let text) = item, known.contains(text) else {

@@ -5,7 +5,7 @@ import TLS
 
 /// Where the answer to a POST with an `Idempotency-Key` is kept.
 struct IdempotencySlot: Sendable {
-    /// SHA-256 over caller, path and key.
+    /// SHA-256 over the caller's identity, path and key.
     let hash: Digest32
     /// SHA-256 over the body.
     let request: Digest32
@@ -29,7 +29,7 @@ extension ControlPlane {
         }
         let path = context.request.segments.joined(separator: "/")
         let slot = IdempotencySlot(
-            hash: SHA256.hash(Array("\(context.caller.name)\n\(path)\n\(key)".utf8)),
+            hash: SHA256.hash(Array("\(context.caller.identity)\n\(path)\n\(key)".utf8)),
             request: SHA256.hash(context.request.body))
         return try await locks.withLock("idempotency/\(slot.hash)") { () async throws(Problem) in
             if let stored = store.get(IdempotencyRecord.self, slot.hash.hex),
@@ -56,22 +56,50 @@ extension ControlPlane {
             if let field = HTTPField.Name(name) { headers[field] = value }
         }
         var body = Array(record.body.utf8)
-        if let sealed = record.sealed { body = try unseal(sealed, into: body) }
+        if let sealed = record.sealed { body = try unseal(sealed, into: body, slot: slot) }
         return ControlResponse(status: HTTPResponse.Status(code: record.status), headers: headers, body: body)
     }
 
-    /// Adds the enrolment token, which is computed again and never stored.
-    private func unseal(_ sealed: String, into body: [UInt8]) throws(Problem) -> [UInt8] {
-        guard let token = EnrolToken(sealed: sealed, authority: authority),
+    /// Adds the token, which is never stored as it is: an enrolment token is computed again, that of a capability was
+    /// sealed.
+    private func unseal(
+        _ sealed: String, into body: [UInt8], slot: IdempotencySlot
+    ) throws(Problem) -> [UInt8] {
+        guard let token = EnrolToken(sealed: sealed, authority: authority)?.text ?? openToken(sealed, slot),
             let value = try? JSONParser.parse(body), case .object(var members) = value
         else { throw Problem(.internalError, "the recorded answer cannot be read") }
-        members["token"] = .string(token.text)
+        members["token"] = .string(token)
         return JSONValue.object(members).text
+    }
+
+    /// A token as it may be stored beside the answer that it is left out of; nil without an `Idempotency-Key`.
+    func sealToken(_ token: String, for context: RequestContext) -> String? {
+        guard let slot = context.idempotency else { return nil }
+        return Idempotency.sealedPrefix
+            + SealedText.seal(
+                Array(token.utf8), context: slot.hash.bytes, key: sealingKey, random: random)
+    }
+
+    private func openToken(_ sealed: String, _ slot: IdempotencySlot) -> String? {
+        guard sealed.hasPrefix(Idempotency.sealedPrefix),
+            let bytes = SealedText.open(
+                String(sealed.dropFirst(Idempotency.sealedPrefix.count)), context: slot.hash.bytes,
+                key: sealingKey)
+        else { return nil }
+        return String(validating: bytes, as: UTF8.self)
+    }
+
+    /// Derived from the key in the data folder that is not in the catalog.
+    private var sealingKey: SecretBytes {
+        SecretBytes(
+            HMACSHA256.authenticate(
+                Array("sluice idempotency 1".utf8), key: authority.tokenKey.copied
+            ).bytes)
     }
 
     /// Adds the record of an answer to `changes` when the request carried an `Idempotency-Key`.
     ///
-    /// - Parameter sealed: for an answer with an enrolment token: how to compute it; `stored` lacks it then.
+    /// - Parameter sealed: for an answer with a token: what it is had from again; `body` lacks it then.
     func record(
         _ response: ControlResponse, for context: RequestContext, in changes: inout RecordChanges,
         body: JSONValue, sealed: String? = nil
@@ -88,6 +116,11 @@ extension ControlPlane {
         let old = store.get(IdempotencyRecord.self, slot.hash.hex)?.revision ?? 0
         try Problem.translating { () throws(CatalogError) in try changes.put(record, over: old) }
     }
+}
+
+private enum Idempotency {
+    /// What a sealed token begins with.
+    static let sealedPrefix = "sealed:"
 }
 
 extension HTTPField.Name {

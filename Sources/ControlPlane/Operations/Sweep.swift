@@ -1,3 +1,4 @@
+import Capability
 import Catalog
 import Core
 import Logging
@@ -25,7 +26,11 @@ extension ControlPlane {
         }
         take(CapabilityRecord.self) { $0.expiresAt + Limits.expiredRecordSeconds < now }
         take(TokenRecord.self) { $0.expiresAt + Limits.expiredRecordSeconds < now }
-        take(IdempotencyRecord.self) { $0.createdAt + Limits.idempotencySeconds < now }
+        take(IdempotencyRecord.self) { record in
+            record.createdAt + Limits.idempotencySeconds < now
+                // As versions before this stored them: with the token.
+                || record.sealed == nil && record.body.contains(Capability.textPrefix)
+        }
         if excess > 0, changes.isEmpty {
             // Of whoever has the most: nobody makes the server forget what it answered to others.
             let group = store.largestGroup(IdempotencyRecord.self)?.group

@@ -47,6 +47,10 @@ extension ControlPlane {
         guard let holder = node.keyThumbprint else {
             throw Problem(.notEnrolled, "node \(node.name) has not enrolled: it has no key", field: "node")
         }
+        // A node learns nothing of volumes that it has no grant on, not even whether they exist.
+        if context.caller.node != nil, !hasGrant(node, onVolume: wish.volume) {
+            throw noGrant(wish, node: node)
+        }
         let storedVolume = try readyVolume(wish.volume)
         let volume = storedVolume.record
         let grant = try choose(wish, node: node, volume: volume)
@@ -68,16 +72,18 @@ extension ControlPlane {
             guard case .object(var members) = json(capability) else {
                 throw Problem(.internalError, "a capability is not an object")
             }
+            let stored = JSONValue.object(members)
             members["token"] = .string(token.text)
-            let body = JSONValue.object(members)
             let response = ControlResponse(
-                status: .created, json: body, location: "/v1/capabilities/\(capability.id)")
+                status: .created, json: .object(members), location: "/v1/capabilities/\(capability.id)")
             var changes = RecordChanges()
             try Problem.translating { () throws(CatalogError) in try changes.insert(capability) }
             changes.require(current)
             changes.require(storedNode)
             changes.require(storedVolume)
-            try record(response, for: context, in: &changes, body: body)
+            try record(
+                response, for: context, in: &changes, body: stored,
+                sealed: sealToken(token.text, for: context))
             try await commit(changes)
             counters.update { $0.capabilitiesIssued += 1 }
             audit(
@@ -100,7 +106,8 @@ extension ControlPlane {
         return try await locks.withLock("capability/\(text.prefix(64))") { () async throws(Problem) in
             let stored = try capability(context)
             if stored.record.revokedAt == nil {
-                try await revoke([stored], reason: reason, with: RecordChanges())
+                try await revoke(
+                    [stored], reason: reason, with: RecordChanges(), by: context.caller)
                 audit(
                     "capability revoked", context,
                     [
@@ -136,7 +143,8 @@ extension ControlPlane {
 
     /// Writes `changes` with the revocations of `capabilities`, then puts them in force on every reactor.
     func revoke(
-        _ capabilities: [Stored<CapabilityRecord>], reason: String, with changes: RecordChanges
+        _ capabilities: [Stored<CapabilityRecord>], reason: String, with changes: RecordChanges,
+        by caller: Caller? = nil
     ) async throws(Problem) {
         var changes = changes
         let now = wallClock.now()
@@ -166,7 +174,8 @@ extension ControlPlane {
             counters.update { $0.capabilitiesRevoked += 1 }
             events.append(
                 .capabilityRevoked, subject: "capability/\(stored.record.id.hex)",
-                message: "of node \(stored.record.nodeName): \(reason)")
+                message: "of node \(stored.record.nodeName): \(reason)",
+                by: caller?.node.map { "node:\($0.name)" })
         }
     }
 
@@ -184,17 +193,28 @@ extension ControlPlane {
             grant.resourceID == volume.id && grant.expiresAt ?? .max > now
                 && (wish.grant == nil || grant.name == wish.grant)
         }.map(\.record)
-        guard let first = grants.first else {
-            throw Problem(
-                .noGrant,
-                "node \(node.name) has no grant\(wish.grant.map { " \($0)" } ?? "") on volume/\(volume.name)",
-                expected: "a grant (POST /v1/grants)")
-        }
+        guard let first = grants.first else { throw noGrant(wish, node: node) }
         if let grant = grants.first(where: { wish.excess(over: $0) == nil }) { return grant }
         let excess = wish.excess(over: first)
         throw Problem(
             .beyondGrant, "the request asks for more than grant \(first.name) allows", field: excess?.field,
             expected: excess?.allowed)
+    }
+
+    /// Whether a node has a grant that counts on the volume that has this name now.
+    private func hasGrant(_ node: NodeRecord, onVolume name: String) -> Bool {
+        guard let volume = store.get(VolumeRecord.self, name)?.record else { return false }
+        let now = wallClock.now()
+        return !store.page(GrantRecord.self, limit: 1) { grant in
+            grant.nodeID == node.id && grant.resourceID == volume.id && grant.expiresAt ?? .max > now
+        }.isEmpty
+    }
+
+    private func noGrant(_ wish: CapabilityWish, node: NodeRecord) -> Problem {
+        Problem(
+            .noGrant,
+            "node \(node.name) has no grant\(wish.grant.map { " \($0)" } ?? "") on volume/\(wish.volume)",
+            expected: "a grant (POST /v1/grants)")
     }
 
     private func mint(

@@ -77,11 +77,13 @@ enum EventStream {
     }
 
     static func json(_ event: ServerEvent) -> JSONValue {
-        .object([
+        var members: [String: JSONValue] = [
             "id": .integer(event.id), "at": .string(Timestamp.text(event.at)),
             "kind": .string(event.kind.rawValue), "subject": .string(event.subject),
             "message": .string(event.message),
-        ])
+        ]
+        members["by"] = event.by.map { .string($0) }
+        return .object(members)
     }
 
     /// The events as the stream has them, after a word about those that are lost.

@@ -17,6 +17,7 @@ extension ControlPlane {
             "sluice_start_time_seconds", "gauge", "When the server became ready, in Unix seconds.",
             live.withLock { $0.startedAt })
         addControl(to: &text)
+        addLog(to: &text)
         // A reactor that stands does not answer, and that it stands is what the reader wants to know.
         let statistics = await statisticsInTime()
         add(watchdog?.reports ?? [], to: &text)
@@ -95,6 +96,25 @@ extension ControlPlane {
             "sluice_watchdog_ends_total", "counter",
             "Servers on this data folder that were ended because a reactor stood; only the latest are remembered.",
             watchdogEnds)
+    }
+
+    private func addLog(to text: inout MetricsText) {
+        if let eventFile {
+            text.single(
+                "sluice_events_unwritten", "gauge", "Whether events cannot be written down.",
+                eventFile.problem == nil ? 0 : 1)
+        }
+        guard let report = log?.report else { return }
+        text.add("sluice_log_lines_total", "counter", "Log lines by what became of them.")
+        for (result, count) in [
+            ("written", report.written), ("lost", report.lost), ("left_out", report.leftOut),
+        ] { text.sample("sluice_log_lines_total", count, [("result", result)]) }
+        text.single(
+            "sluice_log_waiting_bytes", "gauge", "Log lines that wait for whoever reads the log.",
+            UInt64(report.waitingBytes))
+        text.single(
+            "sluice_log_losing", "gauge", "Whether log lines are being lost.",
+            report.losingSince == nil ? 0 : 1)
     }
 
     private func add(_ statistics: Statistics, to text: inout MetricsText) {

@@ -13,7 +13,13 @@ enum Caller: Sendable {
     /// May see and use what is its own.
     case node(NodeRecord)
 
-    /// The text that logs and idempotency records use, such as `node:compute-1`.
+    /// Who it is, so that no other is taken for it: a new node of an old name, or a node with a new key, is another.
+    var identity: String {
+        guard case .node(let node) = self else { return name }
+        return "node:\(node.id.hex):\(node.keyThumbprint?.hex ?? "")"
+    }
+
+    /// The text that logs use, such as `node:compute-1`.
     var name: String {
         switch self {
         case .anonymous: "anonymous"
@@ -46,9 +52,17 @@ struct RequestContext: Sendable {
         return id
     }
 
-    /// The body as an object with no member but `known`. An empty body is an empty object.
+    /// The body as an object with no member but `known`. An empty body is an empty object, but for a PATCH: there it is
+    /// a mistake.
     func fields(known: [String]) throws(Problem) -> Fields {
-        guard !request.body.isEmpty else { return try Fields(.object([:]), known: known) }
+        guard !request.body.isEmpty else {
+            guard request.method != .patch else {
+                throw Problem(
+                    .invalidJSON, "there is no body, so there is nothing to change",
+                    expected: "one JSON object (RFC 7396)")
+            }
+            return try Fields(.object([:]), known: known)
+        }
         let value: JSONValue
         do throws(JSONError) { value = try JSONParser.parse(request.body) } catch {
             throw Problem(

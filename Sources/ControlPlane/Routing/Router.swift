@@ -88,13 +88,14 @@ extension ControlPlane: ControlHandler {
     private func log(_ problem: Problem, request: ControlRequest) {
         let isDefect = problem.code.httpStatus == 500
         let isNotable = request.method != .get || isDefect
+        var metadata: Logger.Metadata = [
+            "by": "\(request.peer.logName)", "method": "\(request.method.rawValue)",
+            "path": "\(request.path.prefix(200))", "code": "\(problem.code.rawValue)",
+            "detail": "\(problem.detail)",
+        ]
+        if let address = request.remoteAddress { metadata["from"] = "\(address)" }
         logger.log(
-            level: isDefect ? .error : isNotable ? .notice : .debug, "request refused",
-            metadata: [
-                "method": "\(request.method.rawValue)", "path": "\(request.path.prefix(200))",
-                "peer": "\(request.peer.commonName)", "code": "\(problem.code.rawValue)",
-                "detail": "\(problem.detail)",
-            ])
+            level: isDefect ? .error : isNotable ? .notice : .debug, "request refused", metadata: metadata)
     }
 }
 

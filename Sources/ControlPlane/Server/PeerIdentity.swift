@@ -44,6 +44,9 @@ public struct PeerIdentity: Sendable, Hashable {
         self.thumbprint = thumbprint
     }
 
+    /// Who it says it is, by its certificate, as logs name callers: `node:compute-1`.
+    var logName: String { role.map { "\($0.rawValue):\(commonName)" } ?? "anonymous" }
+
     /// By what the certificate says.
     public static func == (left: PeerIdentity, right: PeerIdentity) -> Bool {
         left.thumbprint == right.thumbprint && left.role == right.role && left.commonName == right.commonName

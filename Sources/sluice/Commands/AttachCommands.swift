@@ -1,7 +1,9 @@
 import ArgumentParser
 import Attach
 import Core
+import FoundationEssentials
 import Logging
+import Logs
 
 /// `sluice attach`
 struct AttachCommand: ParsableCommand {
@@ -44,7 +46,11 @@ struct AttachCommand: ParsableCommand {
     }
 
     private func serve(_ options: AttachOptions) throws {
-        let logger = Logger(label: "sluice") { StreamLogHandler.standardError(label: $0) }
+        Terminal.neverWait()
+        let log = try LogSink(
+            descriptor: LogSink.standardError(), format: try Self.logFormat, label: "sluice")
+        defer { log.finish() }
+        let logger = Logger(label: "sluice") { log.handler($0) }
         let format = readyDescriptor == nil ? global.output : nil
         do throws(AttachError) {
             try AttachProcess.serve(options, logger: logger, readyDescriptor: readyDescriptor) { attachment in
@@ -53,6 +59,19 @@ struct AttachCommand: ParsableCommand {
             }
         } catch {
             throw Failure(error)
+        }
+    }
+
+    /// The form of log lines that the environment asks for.
+    private static var logFormat: LogFormat {
+        get throws {
+            guard let name = ProcessInfo.processInfo.environment["SLUICE_LOG_FORMAT"], !name.isEmpty else {
+                return .text
+            }
+            guard let format = LogFormat(rawValue: name) else {
+                throw ValidationError("SLUICE_LOG_FORMAT is '\(name)': text or json would be right")
+            }
+            return format
         }
     }
 

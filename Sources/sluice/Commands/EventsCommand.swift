@@ -9,9 +9,9 @@ struct EventsCommand: ParsableCommand {
         commandName: "events",
         abstract: "Show what happened to drivers, capabilities and sessions.",
         discussion: """
-            The server keeps its latest events in memory. With --follow, further ones are shown as they happen, also
-            over restarts of the server, until you end it; with -o json each is a line then, and without --follow they are
-            one array.
+            The server keeps events of each kind for 90 days, the latest where there are many. With --follow, further ones
+            are shown as they happen, also over restarts of the server, until you end it; with -o json each is a line
+            then, and without --follow they are one array.
 
             EXAMPLES:
               sluice events
@@ -26,13 +26,15 @@ struct EventsCommand: ParsableCommand {
         guard follow else { return try global.output.show(list: try api.list("/v1/events") as [Event]) }
         var place = "0"
         var wasThere = false
-        while true {
+        while Terminal.isHeard {
             do {
                 try api.follow("/v1/events", after: place) { event in
                     wasThere = true
                     if let id = event.id { place = id }
                     show(event)
+                    return Terminal.isHeard
                 }
+                guard Terminal.isHeard else { return }
                 wasThere = true
                 Terminal.note("sluice: the server ended the stream; waiting for it to come back")
             } catch let failure as Failure where failure.status == .unreachable && wasThere {

@@ -1,5 +1,6 @@
 import ArgumentParser
 import SluiceClient
+import Wire
 
 /// `sluice join`
 struct JoinCommand: ParsableCommand {
@@ -11,19 +12,24 @@ struct JoinCommand: ParsableCommand {
             folder. The token pins the server's authority: nobody in between can pass for the server.
 
             EXAMPLES:
-              sluice join --server https://io1.example:7480 --token sljoin1_…
-              sluice join --server https://io1.example:7480 --token - <token.txt
+              sluice join --server https://io1.example:7480 --token -            (asks for the token)
+              sluice join --server https://io1.example:7480 --token token.txt
             """)
 
     @OptionGroup var global: GlobalOptions
-    @Option(help: "The token that 'sluice node add' printed, or - to read it from standard input.")
+    @Option(
+        help: ArgumentHelp(
+            "The token that 'sluice node add' printed: a file that holds it, or - for standard input.",
+            discussion:
+                "The token itself is taken too, but whoever may list this machine's processes can read it there.",
+            valueName: "file"))
     var token: String
 
     func run() throws {
         guard let server = global.chosenServer else {
             throw ValidationError("--server https://HOST:PORT is needed: the I/O server to join")
         }
-        let text = token == "-" ? try TextInput.standardInput() : token
+        let text = try chosenToken()
         let credentials: Credentials
         do throws(ClientError) {
             credentials = try NodeEnrolment.join(server: server, token: text, folder: global.folder)
@@ -38,6 +44,19 @@ struct JoinCommand: ParsableCommand {
             joined,
             sentence: "joined as node \(joined.node); credentials in \(joined.credentials), "
                 + "renewed by themselves before \(joined.expiresAt)")
+    }
+
+    private func chosenToken() throws -> String {
+        if token.hasPrefix(JoinToken.prefix) { return token }
+        let text: String
+        if token == "-" {
+            let isTyped = Terminal.hasInputTerminal
+            if isTyped { Terminal.note("the token that 'sluice node add' printed, then Enter:") }
+            text = try TextInput.standardInput(endsWithLine: isTyped)
+        } else {
+            text = try TextInput.file(token)
+        }
+        return String(text.filter { !$0.isWhitespace })
     }
 }
 

@@ -136,7 +136,9 @@ extension NodeCommand {
     static func invitation(token: String, expires: String, server: String) -> Sentence {
         """
         On that machine, before \(expires), run:
-          sluice join --server \(server) --token \(token)
+          sluice join --server \(server) --token -
+        and give it this token, which counts once:
+          \(token)
         """
     }
 }

@@ -5,6 +5,8 @@ struct Event: Presentable {
     var kind: String
     var subject: String
     var message: String
+    /// The client that caused it; nil where the server or an administrator did.
+    var by: String?
 
     static let columns = ["TIME", "KIND", "SUBJECT", "MESSAGE"]
 

@@ -86,12 +86,9 @@ struct ControlAPI {
     }
 
     /// Follows a stream of events until the server ends it.
-    func follow(_ path: String, after id: String, _ onEvent: (EventStreamParser.Event) -> Void) throws {
+    func follow(_ path: String, after id: String, _ onEvent: (EventStreamParser.Event) -> Bool) throws {
         do throws(ClientError) {
-            try client.follow(path, lastEventID: id) { event in
-                onEvent(event)
-                return true
-            }
+            try client.follow(path, lastEventID: id, onEvent: onEvent)
         } catch {
             throw Failure(error, path: path)
         }

@@ -4,8 +4,10 @@ import Glibc
 enum TextInput {
     private static let bytesMax = 1 << 20
 
-    /// All of standard input.
-    static func standardInput() throws -> String { try read(STDIN_FILENO, name: "standard input") }
+    /// All of standard input, or its first line.
+    static func standardInput(endsWithLine: Bool = false) throws -> String {
+        try read(STDIN_FILENO, name: "standard input", endsWithLine: endsWithLine)
+    }
 
     /// All of a file.
     static func file(_ path: String) throws -> String {
@@ -32,7 +34,9 @@ enum TextInput {
         }
     }
 
-    private static func read(_ descriptor: Int32, name: String) throws -> String {
+    private static func read(
+        _ descriptor: Int32, name: String, endsWithLine: Bool = false
+    ) throws -> String {
         var bytes: [UInt8] = []
         var chunk = [UInt8](repeating: 0, count: 64 << 10)
         while true {
@@ -43,6 +47,7 @@ enum TextInput {
             guard count >= 0 else { throw failure(name, errno) }
             if count == 0 { break }
             bytes += chunk[..<count]
+            if endsWithLine, bytes.contains(UInt8(ascii: "\n")) { break }
             guard bytes.count <= bytesMax else { throw Failure(.usage, "\(name) is too long for a token") }
         }
         guard let text = String(validating: bytes, as: UTF8.self) else {
