@@ -57,7 +57,7 @@ extension Status {
     var blockErrno: Int32 {
         switch self {
         case .ok: 0
-        case .noSpace: ENOSPC
+        case .noSpace, .noSpaceYet: ENOSPC
         case .notSupported: EOPNOTSUPP
         case .readOnly: EROFS
         case .badRequest, .unaligned, .badLength, .outOfRange: EINVAL

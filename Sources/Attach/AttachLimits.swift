@@ -63,6 +63,8 @@ enum AttachLimits {
     static let waitReportSeconds: ClosedRange<UInt64> = 10...3600
     /// The same for a capability that cannot be renewed.
     static let renewalReportSeconds: ClosedRange<UInt64> = 60...3600
+    /// How often it is looked whether there is space for writes that wait for some.
+    static let spaceLookNanoseconds: UInt64 = 1_000_000_000
     /// How often the status says anew how many requests wait.
     static let waitLookNanoseconds: UInt64 = 5_000_000_000
     /// How often a command that waits for the server looks whether it is back, in microseconds.

@@ -19,7 +19,7 @@ extension AttachSession {
     }
 
     private var isServing: Bool {
-        isConnected && (record?.state == .attached || record?.state == .reconnecting)
+        isConnected && record?.state.isServed == true
     }
 
     func renew() {

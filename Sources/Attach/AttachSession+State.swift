@@ -10,7 +10,7 @@ extension AttachSession {
     // MARK: the connection
 
     func interrupted(_ reason: String, waiting: Int) {
-        guard let record, record.state == .attached || record.state == .reconnecting else { return }
+        guard let record, record.state.isServed else { return }
         let now = SystemClock.monotonic()
         // What the connection was waited for is over, one way or the other.
         setUnanswered(nil, nil)
@@ -95,11 +95,43 @@ extension AttachSession {
         ["volume": "\(options.volume)", "requests": "\(waiting)"]
     }
 
+    // MARK: space
+
+    func waitsForSpace(_ waiting: Int) {
+        guard let record, record.state.isServed, record.state != .reconnecting else { return }
+        guard waiting > 0 else {
+            guard let shortage else { return }
+            self.shortage = nil
+            logger.notice(
+                "there is space again, which writes waited for since \(Timestamp.text(shortage.since))",
+                metadata: ["volume": "\(options.volume)"])
+            return update(.attached, renewalMessage)
+        }
+        let now = SystemClock.monotonic()
+        var current =
+            shortage
+            ?? Shortage(
+                since: SystemWallClock().now(),
+                reports: ReportTimes(
+                    now: now, firstSeconds: AttachLimits.waitReportSeconds.lowerBound,
+                    longestSeconds: AttachLimits.waitReportSeconds.upperBound))
+        if shortage == nil || current.reports.isDue(now) {
+            logger.warning(
+                "the volume's pool is full: writes wait for space since \(Timestamp.text(current.since))",
+                metadata: waitMetadata(waiting))
+        }
+        shortage = current
+        update(
+            .waiting,
+            "the volume's pool is full, since \(Timestamp.text(current.since)): \(waiting) writes wait until the server"
+                + " has space; discarding or deleting what is not needed makes some")
+    }
+
     func disconnected(_ error: ChannelError) {
         isConnected = false
         interruption = nil
         nextRenewal = .max
-        guard let state = record?.state, state == .attached || state == .reconnecting else { return }
+        guard record?.state.isServed == true else { return }
         if case .refused(_, let status, _) = error, status.kind == .denied || status == .writerConflict {
             note(.revoked, "\(error); every request fails. Unmount, 'sluice detach' and attach again")
         } else {

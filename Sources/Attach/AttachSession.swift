@@ -36,6 +36,8 @@ final class AttachSession {
     var interruption: Interruption?
     /// The server takes what is sent and answers nothing: since when, monotonic nanoseconds.
     var unansweredSince: UInt64?
+    /// Writes wait for space on the server.
+    var shortage: Shortage?
     /// What is wrong with renewing, if anything is.
     var renewalTrouble: Trouble?
     /// A helper process has the device take over the volume's size, and has to do so once more.
@@ -55,6 +57,13 @@ final class AttachSession {
         var reason: String
         /// When to look at it again, and when to say it again; monotonic nanoseconds.
         var nextLook: UInt64
+        var reports: ReportTimes
+    }
+
+    /// A time without space on the server.
+    struct Shortage {
+        /// Unix seconds.
+        var since: UInt64
         var reports: ReportTimes
     }
 
@@ -289,6 +298,7 @@ final class AttachSession {
             case .answered: answered()
             case .resumed(let nanoseconds, let repeated): resumed(nanoseconds, repeated: repeated)
             case .waiting(let count): stillInterrupted(waiting: count)
+            case .noSpace(let waiting): waitsForSpace(waiting)
             case .needsCapability: renewAtOnce()
             case .event(let event): heard(event)
             case .resized(let result): resized(result)

@@ -10,12 +10,22 @@ struct AttachmentRecord: Codable, Sendable, Equatable {
         case attached
         /// The connection was lost; requests wait while it is made again.
         case reconnecting
+        /// The pool has no space: writes wait for some.
+        case waiting
         /// The connection was lost for good; every request fails.
         case disconnected
         /// The server took the right away; every request fails.
         case revoked
         /// The device or its file system was taken away from outside; nothing serves it.
         case stale
+
+        /// Whether requests are served, if only later.
+        var isServed: Bool {
+            switch self {
+            case .attached, .reconnecting, .waiting: true
+            case .disconnected, .revoked, .stale: false
+            }
+        }
     }
 
     /// The name of the record, and of the files that belong to it.

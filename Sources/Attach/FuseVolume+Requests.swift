@@ -180,6 +180,8 @@ extension FuseVolume {
     func slotsFreed() { pump() }
 
     private func answer(_ index: Int, _ status: Status) {
+        if status == .noSpaceYet { return waitForSpace(index) }
+        if index == probe { probed(status) }
         let context = contexts[index]
         contexts[index] = FuseContext()
         switch (status, context.operation) {
@@ -203,6 +205,39 @@ extension FuseVolume {
         }
         if let lease = unsafe context.lease { unsafe pool.give(lease) }
         if paused != nil || leaving != nil { sayPaused() }
+    }
+
+    // MARK: waiting for space
+
+    /// Keeps a write for which the server has no space yet. One at a time looks whether there is some, so that those that
+    /// wait do not send all that they have each second.
+    private func waitForSpace(_ index: Int) {
+        if index == probe { probe = nil }
+        owner?.waitsForSpace(table.parkedCount)
+        setSpaceTimer()
+    }
+
+    private func setSpaceTimer() {
+        guard !isSpaceTimerSet, let target else { return }
+        isSpaceTimerSet = true
+        _ = reactor.setTimer(
+            after: AttachLimits.spaceLookNanoseconds, target: target, token: FuseToken.space)
+    }
+
+    func lookForSpace() {
+        isSpaceTimerSet = false
+        owner?.waitsForSpace(table.parkedCount)
+        guard table.parkedCount > 0 else { return }
+        if probe == nil { probe = table.unparkFirst() }
+        pump()
+        if table.parkedCount > 0 { setSpaceTimer() }
+    }
+
+    private func probed(_ status: Status) {
+        probe = nil
+        guard status == .ok else { return setSpaceTimer() }
+        table.unparkAll()
+        owner?.waitsForSpace(0)
     }
 
     private func tell(_ operation: BlockOperation, _ status: Status) {

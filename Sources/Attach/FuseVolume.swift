@@ -7,6 +7,8 @@ import Reactor
 protocol FuseVolumeOwner: AnyObject {
     /// A request failed on the server; only the first of a series with the same status is told.
     func requestFailed(_ operation: BlockOperation, _ status: Status)
+    /// So many writes wait for space on the server; told at each change and each second, 0 at the end.
+    func waitsForSpace(_ count: Int)
     /// The kernel sends its requests through a ring of so many entries from now on.
     func ringServes(entries: Int)
     /// The kernel has closed the file, which somebody had open: a loop device that is given up, or a program.
@@ -42,6 +44,7 @@ enum FuseToken {
     static let messages: UInt32 = 0
     static let timeout: UInt32 = 1
     static let sweep: UInt32 = 2
+    static let space: UInt32 = 3
     /// That of the ring's first entry; the others follow.
     static let firstEntry: UInt32 = 16
 }
@@ -85,6 +88,9 @@ enum FuseInode {
     /// The kernel's first message.
     private(set) var greeting: [UInt8] = []
     var failure: Status?
+    /// The request that looks whether there is space again.
+    var probe: Int?
+    var isSpaceTimerSet = false
     var lastTold: Status?
     let since: time_t
     private let timeoutNanoseconds: UInt64?
@@ -224,6 +230,7 @@ enum FuseInode {
     /// completed by the backend.
     func fail(_ status: Status) {
         failure = status
+        table.unparkAll()
         pump()
     }
 
@@ -268,6 +275,7 @@ enum FuseInode {
         switch token {
         case FuseToken.timeout: timePassed()
         case FuseToken.sweep: swept()
+        case FuseToken.space: lookForSpace()
         default:
             drain()
             if isServing, !flags.more { watch() }

@@ -27,6 +27,7 @@ struct RequestTable {
         var status = Status.ok
         var isActive = false
         var isQueued = false
+        var isParked = false
 
         var hasMore: Bool {
             guard status == .ok else { return false }
@@ -39,6 +40,8 @@ struct RequestTable {
     private var queue: [Int]
     private var queueHead = 0
     private var queueCount = 0
+    /// Requests that wait for space, in the order in which they were told to.
+    private var parked: [Int] = []
     /// The most bytes of one piece with a payload.
     var transferMax: UInt32
     /// The most bytes of one piece without a payload (discard, write zeroes).
@@ -61,11 +64,15 @@ struct RequestTable {
     /// Takes a request in and queues it; the table must not be full.
     mutating func begin(_ operation: BlockOperation, offset: UInt64, length: UInt64) -> Int {
         let index = free.removeLast()
-        entries[index] = Entry(
-            operation: operation, offset: offset, length: length, isActive: true, isQueued: true)
+        entries[index] = Entry(operation: operation, offset: offset, length: length, isActive: true)
+        enqueue(index)
+        return index
+    }
+
+    private mutating func enqueue(_ index: Int) {
+        entries[index].isQueued = true
         queue[(queueHead + queueCount) % queue.count] = index
         queueCount += 1
-        return index
     }
 
     /// The request that is first in the queue, if any still waits to be sent.
@@ -119,13 +126,44 @@ struct RequestTable {
 
     /// Fails the pieces of a request that were not sent yet with `status`.
     mutating func failWaiting(_ index: Int, _ status: Status) {
+        if entries[index].isParked { unpark(index) }
         if entries[index].status == .ok { entries[index].status = status }
+    }
+
+    /// How many requests wait for space.
+    var parkedCount: Int { parked.count }
+
+    /// Sends the request that waits longest for space once more, all of it; nil when none waits.
+    mutating func unparkFirst() -> Int? {
+        guard let index = parked.first else { return nil }
+        unpark(index)
+        return index
+    }
+
+    /// Sends all that wait for space once more.
+    mutating func unparkAll() {
+        while unparkFirst() != nil {}
+    }
+
+    private mutating func unpark(_ index: Int) {
+        parked.removeAll { $0 == index }
+        entries[index].isParked = false
+        entries[index].status = .ok
+        entries[index].sent = 0
+        entries[index].isFlushSent = false
+        enqueue(index)
     }
 
     /// The indices of every request that is under way.
     var active: [Int] { entries.indices.filter { entries[$0].isActive } }
 
+    /// A request for which there is no space yet is not finished: it is parked, and keeps its entry.
     private mutating func finish(_ index: Int) -> (index: Int, status: Status) {
+        if entries[index].status == .noSpaceYet {
+            entries[index].isParked = true
+            parked.append(index)
+            return (index, .noSpaceYet)
+        }
         entries[index].isActive = false
         free.append(index)
         return (index, entries[index].status)

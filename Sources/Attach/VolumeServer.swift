@@ -29,6 +29,8 @@ enum AttachNotice: Sendable {
     case resized(Result<UInt64, AttachError>)
     /// A request failed; the server's own words, if it sent any.
     case requestFailed(BlockOperation, Status, String)
+    /// So many writes wait for space on the server; 0 when none does any more.
+    case noSpace(waiting: Int)
     /// A successor asks for something.
     case succession(SuccessionRequest, SuccessionChannel)
     /// What a successor must know; nil when it cannot be had now.
@@ -299,6 +301,8 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
     func requestFailed(_ operation: BlockOperation, _ status: Status) {
         tell(.requestFailed(operation, status, client?.lastMessage ?? ""))
     }
+
+    func waitsForSpace(_ count: Int) { inbox.post(.noSpace(waiting: count)) }
 
     func ringServes(entries: Int) { inbox.post(.ring(entries: entries)) }
 

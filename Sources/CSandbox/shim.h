@@ -163,7 +163,7 @@ enum {
                             CLONE_NEWPID | CLONE_NEWNET,
 };
 
-enum { SLUICE_ADD_SEALS = F_ADD_SEALS, SLUICE_GET_SEALS = F_GET_SEALS };
+enum { SLUICE_ADD_SEALS = F_ADD_SEALS, SLUICE_GET_SEALS = F_GET_SEALS, SLUICE_SEAL_GROW = F_SEAL_GROW };
 
 static inline uint64_t sluice_block_size_request(void) { return BLKGETSIZE64; }
 static inline uint64_t sluice_sector_size_request(void) { return BLKSSZGET; }

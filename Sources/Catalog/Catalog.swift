@@ -22,6 +22,9 @@ public struct Entry: Sendable, Hashable {
 ///
 /// Any thread; no call blocks the calling thread. A transaction that was answered survives a power failure.
 public protocol Catalog: Sendable {
+    /// Whether only what makes room should be written.
+    var isShortOfSpace: Bool { get }
+
     /// The entry of a key; nil when there is none.
     func get(_ key: String) async throws(CatalogError) -> Entry?
 
@@ -34,6 +37,11 @@ public protocol Catalog: Sendable {
     /// - Returns: the revision that its puts now have.
     /// - Throws: `conflict` with the first key whose condition does not hold.
     func commit(_ transaction: Transaction) async throws(CatalogError) -> Revision
+}
+
+extension Catalog {
+    /// No.
+    public var isShortOfSpace: Bool { false }
 }
 
 /// Changes that are made together if all conditions hold.

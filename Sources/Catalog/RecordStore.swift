@@ -146,6 +146,9 @@ public final class RecordStore: Sendable {
         self.tables = Mutex(tables)
     }
 
+    /// Whether only what makes room should be written.
+    public var isShortOfSpace: Bool { catalog.isShortOfSpace }
+
     /// The record with this key; nil when there is none.
     public func get<Value: Record>(_ type: Value.Type, _ key: String) -> Stored<Value>? {
         guard let row = tables.withLock({ $0[Value.prefix]?.rows[key] }) else { return nil }

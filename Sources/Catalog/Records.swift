@@ -98,6 +98,14 @@ public struct PoolRecord: NamedRecord, Hashable {
         case inline
     }
 
+    /// What becomes of writes for which there is no space.
+    public enum WhenFull: String, Codable, Sendable, CaseIterable {
+        /// They wait until there is some.
+        case wait
+        /// They fail.
+        case fail
+    }
+
     /// `pools/`
     public static let prefix = "pools/"
 
@@ -111,6 +119,8 @@ public struct PoolRecord: NamedRecord, Hashable {
     public var settings: [String: String]
     /// What was written of `isolation`; records from before there was a choice have nothing.
     private var chosenIsolation: Isolation?
+    /// What was written of `whenFull`; records from before there was a choice have nothing.
+    private var chosenWhenFull: WhenFull?
     /// The user's labels.
     public var labels: [String: String]
     /// Unix seconds.
@@ -119,6 +129,12 @@ public struct PoolRecord: NamedRecord, Hashable {
     public var updatedAt: UInt64
     /// Counts the changes; the ETag of the API.
     public var version: UInt64 = 1
+
+    /// What becomes of writes for which there is no space.
+    public var whenFull: WhenFull {
+        get { chosenWhenFull ?? .wait }
+        set { chosenWhenFull = newValue }
+    }
 
     /// Where its driver runs from the next start of the server on.
     public var isolation: Isolation {
@@ -129,13 +145,16 @@ public struct PoolRecord: NamedRecord, Hashable {
     private enum CodingKeys: String, CodingKey {
         case id, name, driver, settings, labels, createdAt, updatedAt, version
         case chosenIsolation = "isolation"
+        case chosenWhenFull = "whenFull"
     }
 
     /// A new pool.
     public init(
         id: Identifier, name: String, driver: String, settings: [String: String],
-        isolation: Isolation = .isolated, labels: [String: String] = [:], createdAt: UInt64
+        isolation: Isolation = .isolated, whenFull: WhenFull = .wait, labels: [String: String] = [:],
+        createdAt: UInt64
     ) {
+        chosenWhenFull = whenFull
         self.id = id
         self.name = name
         self.driver = driver
@@ -153,6 +172,8 @@ public struct VolumeRecord: NamedRecord, Hashable {
     public enum State: String, Codable, Sendable {
         /// It can be used.
         case ready
+        /// Its device is being prepared for it; goes on at every start.
+        case preparing
         /// It can no longer be used; its space is being given back.
         case deleting
     }
@@ -172,6 +193,8 @@ public struct VolumeRecord: NamedRecord, Hashable {
     public var accessMode: AccessMode
     /// What was written of `limits`; records from before there were any have nothing.
     private var chosenLimits: RateLimits?
+    /// The size of its blocks, in bytes; nil in records of a version that did not note it.
+    public var blockSize: UInt32?
     /// The user's labels.
     public var labels: [String: String]
     /// Capabilities of another epoch do not count.
@@ -194,7 +217,8 @@ public struct VolumeRecord: NamedRecord, Hashable {
     }
 
     private enum CodingKeys: String, CodingKey {
-        case id, name, pool, size, accessMode, labels, epoch, epochReason, state, createdAt, updatedAt,
+        case id, name, pool, size, accessMode, blockSize, labels, epoch, epochReason, state, createdAt,
+            updatedAt,
             version
         case chosenLimits = "limits"
     }
@@ -202,8 +226,10 @@ public struct VolumeRecord: NamedRecord, Hashable {
     /// A new volume.
     public init(
         id: Identifier, name: String, pool: String, size: UInt64, accessMode: AccessMode,
-        limits: RateLimits = .none, labels: [String: String] = [:], createdAt: UInt64
+        limits: RateLimits = .none, blockSize: UInt32? = nil, labels: [String: String] = [:],
+        createdAt: UInt64
     ) {
+        self.blockSize = blockSize
         self.id = id
         self.name = name
         self.pool = pool

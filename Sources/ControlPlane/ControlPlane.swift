@@ -81,6 +81,10 @@ public final class ControlPlane: Sendable {
         var lastSweep: UInt64 = 0
         /// Nodes whose capabilities were looked through in vain, and until when that counts.
         var capabilityLooks: [String: UInt64] = [:]
+        /// How full pools are, as was last looked, by name.
+        var spaces: [String: WatchedSpace] = [:]
+        /// How many bytes volumes that are being made still need, by id.
+        var preparing: [Identifier: UInt64] = [:]
         /// Answers to `GET /v1/volumes/{name}`, valid for one version of the record.
         var readyAnswers: [String: (tag: String, response: ControlResponse)] = [:]
     }

@@ -43,6 +43,13 @@ extension Limits {
     public static let idempotencyRecordsMax = 10_000
     /// How long what has expired stays listed, in seconds.
     public static let expiredRecordSeconds: UInt64 = 3600
+    /// How often it is looked how full the pools are, in seconds.
+    static let spaceWatchSeconds: UInt64 = 10
+    /// For how long after a write that found no space a pool counts as full, in seconds: waiting clients try each second.
+    static let refusalSeconds: UInt64 = 15
+    /// What is left of a pool that is nearly full: one so-manieth, and less than so many bytes.
+    static let nearFullShare: UInt64 = 10
+    static let nearFullBytesMax: UInt64 = 256 << 30
     /// How often expired records are looked for, in seconds.
     public static let sweepSeconds: UInt64 = 300
     /// The most records that one sweep removes.

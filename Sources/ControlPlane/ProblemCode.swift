@@ -107,7 +107,7 @@ public enum ProblemCode: String, Sendable, CaseIterable {
         switch status {
         case .notFound: .notFound
         case .alreadyExists: .alreadyExists
-        case .noSpace: .noSpace
+        case .noSpace, .noSpaceYet: .noSpace
         case .notSupported: .notSupported
         case .busy, .writerConflict, .tooManyChannels, .tooManyHandles, .draining, .driverRecovering,
             .timedOut:

@@ -42,6 +42,8 @@ public enum Status: UInt16, Sendable, CaseIterable, Hashable {
     case draining = 68
     case driverRecovering = 69
     case timedOut = 70
+    /// There is no space now, and the pool's setting is that writers wait for it: the same again, later.
+    case noSpaceYet = 71
 
     // The device failed.
     case ioError = 96
@@ -68,7 +70,7 @@ extension Status {
             .staleEpoch, .readOnly, .fenced:
             .denied
         case .busy, .writerConflict, .tooManyChannels, .tooManyHandles, .draining, .driverRecovering,
-            .timedOut:
+            .timedOut, .noSpaceYet:
             .busy
         case .ioError, .noSpace, .mediumError, .driverFailed, .quarantined, .outcomeUnknown: .device
         case .internalError: .bug
@@ -112,6 +114,7 @@ extension Status {
         case .draining: "DRAINING"
         case .driverRecovering: "DRIVER_RECOVERING"
         case .timedOut: "TIMED_OUT"
+        case .noSpaceYet: "NO_SPACE_YET"
         case .ioError: "IO_ERROR"
         case .noSpace: "NO_SPACE"
         case .mediumError: "MEDIUM_ERROR"
@@ -143,7 +146,7 @@ extension Status {
         case .timedOut: 110  // ETIMEDOUT
         case .ioError, .mediumError, .driverFailed, .quarantined, .outcomeUnknown, .internalError: 5  // EIO
         case .miscompare: 84  // EILSEQ
-        case .noSpace: 28  // ENOSPC
+        case .noSpace, .noSpaceYet: 28  // ENOSPC
         }
     }
 

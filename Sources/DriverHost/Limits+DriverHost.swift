@@ -25,10 +25,16 @@ extension Limits {
     /// How many volumes and queues a new host is asked for before it has answered: both sides must find room in
     /// the socket for what the other has not taken yet.
     static let openingsAtOnceMax = 16
+    /// How long until a lock that could not be asked for is asked for again, in milliseconds.
+    static let lockAgainMilliseconds: Int32 = 200
     /// How many descriptors a pool's hosts may have kept without being asked for anything, and how many more
     /// for every volume that they are asked to make, to grow or to open.
     static let storedDescriptorsFree = 64
     static let storedDescriptorsPerCall = 2
+    /// The memory that a volume explains beyond its size, each time that it was made larger, in bytes; and the lists of
+    /// its pieces, one so-manieth of its size.
+    static let explainedMemoryPerCall: UInt64 = (2 << 20) + (16 << 10)
+    static let explainedListShare: UInt64 = 256 << 10
     /// The most descriptors that the server keeps for a pool's hosts.
     static let storedDescriptorsMax = 1 << 17
     /// How long a control packet may wait for room in the socket, in seconds.

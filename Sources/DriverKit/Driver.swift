@@ -89,6 +89,13 @@ public protocol Driver: AnyObject, Sendable {
     /// changes nothing.
     func createVolume(_ id: Identifier, size: UInt64) throws(DriverError)
 
+    /// Does a part of what a volume that was made still needs before it can be opened, or before it can grow to `size`,
+    /// such as zeroing a device: as much as takes about a second. Called again and again, also after a loss or a
+    /// restart, until nothing is left; other calls may come in between.
+    ///
+    /// - Returns: how many bytes are left; 0 when it is ready.
+    func prepareVolume(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64
+
     /// Grows a volume; durable when it returns. What is added reads as zeroes.
     func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError)
 
@@ -99,7 +106,12 @@ public protocol Driver: AnyObject, Sendable {
     func volumes() throws(DriverError) -> [Identifier: UInt64]
 
     /// How full the pool is.
+    ///
+    /// - Throws: `driverFailed` when its device is gone.
     func capacity() throws(DriverError) -> PoolCapacity
+
+    /// What the volumes take of the pool's space, in bytes.
+    func usage() throws(DriverError) -> [Identifier: UInt64]
 
     /// Opens a volume for requests that name it by `index`, below `Limits.openVolumesPerPoolMax`. Opening it
     /// anew under its index forgets a failed flush.
@@ -122,6 +134,12 @@ public protocol Driver: AnyObject, Sendable {
 extension Driver {
     /// Nothing to know.
     public var notes: [String] { [] }
+
+    /// Nothing is left to do.
+    public func prepareVolume(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 { 0 }
+
+    /// Not known.
+    public func usage() throws(DriverError) -> [Identifier: UInt64] { [:] }
 }
 
 /// A driver that pools can name.
@@ -180,6 +198,8 @@ public struct DriverEnvironment: Sendable {
 public struct DriverNeeds: Sendable, Hashable {
     /// Devices and files that it opens when it starts, absolute paths.
     public var paths: [String] = []
+    /// The folder that it works in, in place of the pool's own; nil: the pool's own. It exists once the driver is open.
+    public var folder: String?
     /// Whether it talks to the network.
     public var network = false
     /// Whether it keeps volumes in shared memory that it makes.

@@ -13,6 +13,24 @@ extension Limits {
     static let fileZeroPieceBytes = 1 << 20
     /// What the `file` driver pins of an arena at a time, in bytes.
     static let filePinnedPieceBytes = 2 << 20
+    /// The part of a file system that a pool in a folder leaves to others: one so-manieth, within these bytes, and beyond
+    /// the least of them one so-manieth and at most so many bytes of a small one.
+    static let poolMarginShare: UInt64 = 64
+    static let poolMarginSmallShare: UInt64 = 16
+    static let poolMarginSmallBytes: UInt64 = 16 << 20
+    static let poolMarginBytes: ClosedRange<UInt64> = 1 << 20...256 << 20
+    /// How much is written between two looks at the space that is left: one so-manieth of that, within these bytes.
+    static let spaceLookShare: UInt64 = 64
+    static let spaceLookBytes: ClosedRange<UInt64> = 256 << 10...1 << 30
+    /// The piece in which a device is zeroed, in bytes.
+    static let deviceZeroPieceBytes: UInt64 = 16 << 20
+    /// How long a device is zeroed before others have their turn, in nanoseconds.
+    static let deviceZeroNanoseconds: UInt64 = 1_000_000_000
+    /// How many places of a device are looked at before it counts as blank, and how much of each, in bytes.
+    static let blankPlaces: UInt64 = 62
+    static let blankPlaceBytes = 64 << 10
+    /// The most names of a folder that a note tells.
+    static let strangeNamesTold = 3
     /// What the `memory` driver takes and gives back at a time, in bytes.
     static let memoryChunkBytes = 2 << 20
     /// The largest volume of the `memory` driver, in bytes: address space, not memory.

@@ -202,6 +202,11 @@ final class DriverPort: BatchTarget {
         return unstarted
     }
 
+    /// Whether the driver has nothing, and no client has a buffer.
+    var isIdle: Bool {
+        allocator.usedBytes == 0 && fair.isEmpty && submissions.count == 0 && flushes.isEmpty
+    }
+
     /// Ends the queue; nothing of any channel is in flight.
     func stop() {
         queue?.stop()

@@ -10,12 +10,15 @@ extension IOServices {
         switch action {
         case .trust(let keys): trust(keys)
         case .addPool(let descriptor): try await addPool(descriptor)
-        case .poolCapacity(let name): return .capacity(try await capacity(of: name))
+        case .removePool(let name): try await removePool(name)
+        case .setFullPolicy(let name, let policy): try pool(name).set(policy)
+        case .poolSpace(let name): return .space(try await space(of: name))
         case .driverHosts: return .driverHosts(driverHosts())
         case .restartDriver(let name): try await restartDriver(of: name)
         case .upgradeDriver(let name): return .pause(try await upgradeDriver(of: name))
         case .configurePool(let name, let settings): try await configure(name, settings: settings)
-        case .createVolume(let descriptor): return .geometry(try await create(descriptor))
+        case .createVolume(let descriptor): return try await create(descriptor)
+        case .prepareVolume(let id): return try await prepare(id)
         case .publishVolume(let descriptor, let markers, let contentsLost):
             try await restoreMarkers(markers, of: descriptor, contentsLost: contentsLost)
             try publish(descriptor)

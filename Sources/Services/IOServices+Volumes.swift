@@ -63,9 +63,38 @@ extension IOServices {
         return number
     }
 
-    func capacity(of name: String) async throws(ServiceError) -> PoolCapacity {
+    func space(of name: String) async throws(ServiceError) -> PoolSpace {
         let pool = try pool(name)
-        return try await onDriver(of: pool) { driver throws(DriverError) in try driver.capacity() }
+        return try await onDriver(of: pool) { driver throws(DriverError) in
+            let refusals = pool.refusals
+            return PoolSpace(
+                capacity: try driver.capacity(), used: try driver.usage(), notes: driver.notes,
+                refusals: refusals.count, lastRefusal: refusals.last)
+        }
+    }
+
+    /// Stops a pool that has no volumes. Nothing of it is under way then but answers that clients have yet to read.
+    func removePool(_ name: String) async throws(ServiceError) {
+        let pool = try locked { state throws(ServiceError) -> Pool? in
+            if state.directory.volumes.values.contains(where: { $0.descriptor.pool == name }) {
+                throw ServiceError(.busy, "pool \(name) has volumes; delete them first")
+            }
+            return state.directory.pools.removeValue(forKey: name)
+        }
+        guard let pool else { return }
+        let gone = await fromEveryShard { shard in shard.removePort(pool.number) }
+        if gone.contains(false) {
+            // Shards that have let go of it take it up again.
+            state.withLock { $0.directory.pools[name] = pool }
+            _ = await fromEveryShard { shard -> ServiceError? in
+                do throws(ServiceError) { try shard.addPort(pool) } catch { return error }
+                return nil
+            }
+            throw ServiceError(.busy, "clients still read what was pool \(name)'s; try again")
+        }
+        await end(pool)
+        state.withLock { $0.poolNumbersFree.append(pool.number) }
+        configuration.logger.notice("pool removed", metadata: ["pool": "\(name)"])
     }
 
     func volumesOnDevice(of name: String) async throws(ServiceError) -> [Identifier: UInt64] {
@@ -73,7 +102,7 @@ extension IOServices {
         return try await onDriver(of: pool) { driver throws(DriverError) in try driver.volumes() }
     }
 
-    func create(_ descriptor: VolumeDescriptor) async throws(ServiceError) -> VolumeGeometry {
+    func create(_ descriptor: VolumeDescriptor) async throws(ServiceError) -> ServiceOutcome {
         guard descriptor.size > 0, descriptor.size <= Limits.volumeBytesMax,
             descriptor.size % Limits.volumeSizeGranule == 0
         else {
@@ -85,7 +114,27 @@ extension IOServices {
             try driver.createVolume(descriptor.id, size: descriptor.size)
         }
         try publish(descriptor)
-        return try await pool.worker.run { [self] () throws(ServiceError) in try open(descriptor.id, in: pool)
+        // Most are ready at once, and small devices within a moment.
+        for _ in 0..<Limits.preparationsAtOnce {
+            if case .geometry(let geometry) = try await prepare(descriptor.id) { return .geometry(geometry) }
+        }
+        return try await prepare(descriptor.id)
+    }
+
+    /// Has the driver do a part of what the volume still needs, and opens it when nothing is left.
+    func prepare(_ id: Identifier) async throws(ServiceError) -> ServiceOutcome {
+        let volume = try volume(id)
+        let pool = try pool(volume.descriptor.pool)
+        return try await pool.worker.run { [self] () throws(ServiceError) -> ServiceOutcome in
+            // Whoever deleted it meanwhile waits for this thread.
+            guard state.withLock({ $0.directory.volumes[id]?.isGoing }) == false else {
+                throw ServiceError(.notFound, "the volume is being deleted")
+            }
+            do throws(DriverError) {
+                let left = try pool.driver.prepareVolume(id, to: volume.descriptor.size)
+                if left > 0 { return .preparing(left: left) }
+            } catch { throw ServiceError(error) }
+            return .geometry(try open(id, in: pool))
         }
     }
 
@@ -100,6 +149,13 @@ extension IOServices {
                 .badRequest, "a volume's size is a multiple of \(Limits.volumeSizeGranule) bytes")
         }
         let pool = try pool(volume.descriptor.pool)
+        // Piece by piece, so that others have their turn.
+        while try await onDriver(
+            of: pool,
+            { driver throws(DriverError) in
+                try driver.prepareVolume(id, to: size)
+            }) > 0
+        {}
         let geometry = try await pool.worker.run { [self] () throws(ServiceError) in
             let before = try open(id, in: pool)
             guard size >= before.size else {

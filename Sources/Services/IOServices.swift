@@ -162,10 +162,20 @@ public final class IOServices: Sendable {
         let known = state.withLock { $0.directory.volumes[id] }
         guard let known, !known.isGoing else { throw ServiceError(.notFound, "there is no such volume") }
         if let geometry = known.geometry { return geometry }
-        let geometry: VolumeGeometry
+        var geometry: VolumeGeometry
         do throws(DriverError) {
             geometry = try pool.driver.openVolume(id, index: known.index)
         } catch { throw ServiceError(error) }
+        if let blockSize = known.descriptor.blockSize {
+            guard geometry.blockSize <= blockSize else {
+                pool.driver.closeVolume(known.index)
+                throw ServiceError(
+                    .notSupported,
+                    "the volume has blocks of \(blockSize) bytes, and what its pool lies on takes none below"
+                        + " \(geometry.blockSize)")
+            }
+            geometry.blockSize = blockSize
+        }
         state.withLock { $0.directory.volumes[id]?.geometry = geometry }
         return geometry
     }

@@ -20,6 +20,20 @@ public struct ServerEvent: Sendable, Hashable {
         case capabilityRevoked = "capability.revoked"
         /// Everybody who had a volume open was cut off.
         case volumeFenced = "volume.fenced"
+        /// A pool has little space left for what was promised of it.
+        case poolNearFull = "pool.nearFull"
+        /// A pool has no space left: writes that want some wait or fail.
+        case poolFull = "pool.full"
+        /// A pool has space again.
+        case poolHasSpace = "pool.hasSpace"
+        /// A pool's device is gone or cannot be asked.
+        case poolFailed = "pool.failed"
+        /// A pool's device answers again.
+        case poolWorks = "pool.works"
+        /// A volume that was being made can be used.
+        case volumeReady = "volume.ready"
+        /// A volume that was being made cannot be.
+        case volumeFailed = "volume.failed"
         /// What a volume held was lost with the server's last run.
         case volumeEmptied = "volume.emptied"
         /// A reactor does not turn: the requests of all its channels, or the control API, wait.

@@ -1,6 +1,40 @@
 import Core
 import DriverKit
 
+/// What becomes of writes for which a pool has no space.
+public enum FullPolicy: String, Sendable, Codable, CaseIterable {
+    /// The client is told to wait (`noSpaceYet`), and goes on when there is space.
+    case wait
+    /// They fail (`noSpace`).
+    case fail
+}
+
+/// How full a pool is, and what there is to know about it.
+public struct PoolSpace: Sendable, Hashable {
+    /// As its driver tells it.
+    public var capacity: PoolCapacity
+    /// What each volume takes, in bytes; not every driver knows.
+    public var used: [Identifier: UInt64]
+    /// What its driver wants an operator to know, in sentences.
+    public var notes: [String]
+    /// Writes that found no space since the pool's start.
+    public var refusals: UInt64
+    /// When the last of them was, in Unix seconds.
+    public var lastRefusal: UInt64?
+
+    /// A pool's space.
+    public init(
+        capacity: PoolCapacity, used: [Identifier: UInt64] = [:], notes: [String] = [], refusals: UInt64 = 0,
+        lastRefusal: UInt64? = nil
+    ) {
+        self.capacity = capacity
+        self.used = used
+        self.notes = notes
+        self.refusals = refusals
+        self.lastRefusal = lastRefusal
+    }
+}
+
 /// A configured driver instance.
 public struct PoolDescriptor: Sendable, Hashable {
     /// The pool's name, unique on the server.
@@ -13,12 +47,15 @@ public struct PoolDescriptor: Sendable, Hashable {
     public let folder: String
     /// Where its driver runs.
     public let isolation: DriverIsolation
+    /// What becomes of writes for which there is no space.
+    public let whenFull: FullPolicy
 
     /// A pool.
     public init(
         name: String, driver: String, settings: [String: String], folder: String,
-        isolation: DriverIsolation = .isolated
+        isolation: DriverIsolation = .isolated, whenFull: FullPolicy = .wait
     ) {
+        self.whenFull = whenFull
         self.name = name
         self.driver = driver
         self.settings = settings
@@ -45,12 +82,15 @@ public struct VolumeDescriptor: Sendable, Hashable {
     public var epochReason: String?
     /// What all its users may use together.
     public var limits: RateLimits
+    /// The size of its blocks, in bytes, whatever its pool lies on; nil: that of the pool.
+    public var blockSize: UInt32?
 
     /// A volume.
     public init(
         id: Identifier, name: String, pool: String, size: UInt64, accessMode: AccessMode, epoch: UInt64,
-        epochReason: String? = nil, limits: RateLimits = .none
+        epochReason: String? = nil, limits: RateLimits = .none, blockSize: UInt32? = nil
     ) {
+        self.blockSize = blockSize
         self.id = id
         self.name = name
         self.pool = pool
@@ -73,8 +113,12 @@ public enum ServiceAction: Sendable {
     case trust(keys: [[UInt8]: [UInt8]])
     /// Starts a pool's driver. Once per name.
     case addPool(PoolDescriptor)
-    /// Asks a pool's driver how full it is. → `capacity`
-    case poolCapacity(String)
+    /// Stops a pool that has no volumes, and forgets it.
+    case removePool(String)
+    /// What becomes of writes to a pool for which there is no space, from now on.
+    case setFullPolicy(String, FullPolicy)
+    /// Asks a pool's driver how full it is. → `space`
+    case poolSpace(String)
     /// How the pools' driver hosts are. → `driverHosts`
     case driverHosts
     /// Ends a pool's driver host and starts another, also out of quarantine; returns when it serves.
@@ -83,8 +127,11 @@ public enum ServiceAction: Sendable {
     case upgradeDriver(String)
     /// Gives a pool's driver new settings while it runs: all of them, not only those that change.
     case configurePool(String, [String: String])
-    /// Makes the volume on its device and publishes it; repeating it is harmless. → `geometry`
+    /// Makes the volume on its device and publishes it; repeating it is harmless. → `geometry`, or `preparing` where that
+    /// takes longer than a moment: then `prepareVolume` goes on.
     case createVolume(VolumeDescriptor)
+    /// Does another second's work on a volume that is being made and is published. → `geometry` or `preparing`
+    case prepareVolume(Identifier)
     /// Makes a volume that exists on its device known to the data path, with its markers of before the server's start;
     /// they are not complete where the volume's contents are not those of before.
     case publishVolume(VolumeDescriptor, markers: [Identifier] = [], contentsLost: Bool = false)
@@ -142,7 +189,9 @@ public enum ServiceOutcome: Sendable {
     /// A volume's markers, the oldest first.
     case markers([MarkerInfo])
     /// A pool's space.
-    case capacity(PoolCapacity)
+    case space(PoolSpace)
+    /// The volume cannot be opened yet: so many of its bytes are still to be prepared.
+    case preparing(left: UInt64)
     /// By pool: how its driver host is; nil for a driver that runs in the server.
     case driverHosts([String: DriverHostReport?])
     /// How long users had to wait, in nanoseconds.

@@ -27,6 +27,16 @@ extension ServiceShard {
         }
     }
 
+    /// Stops serving a pool that has no volumes; false while answers of it have yet to be read.
+    func removePort(_ number: UInt8) -> Bool {
+        guard Int(number) < ports.count, let port = ports[Int(number)] else { return true }
+        guard port.isIdle else { return false }
+        port.stop()
+        ports[Int(number)] = nil
+        atBatchEnd()
+        return true
+    }
+
     /// Tells the driver's queue that a volume number names nothing any more.
     func volumeClosed(index: UInt32, port: UInt8) {
         guard Int(port) < ports.count, let port = ports[Int(port)] else { return }

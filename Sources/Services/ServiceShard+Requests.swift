@@ -218,6 +218,7 @@ extension ServiceShard {
         let count = channel.slots[slot].count
         let status = Status(rawValue: completion.status) ?? .driverFailed
         if status == .miscompare { return answer(channel, slot, status, value: completion.value) }
+        if status == .noSpace { return answer(channel, slot, noSpace(channel, slot)) }
         if channel.slots[slot].opcode == Opcode.blockStatus.rawValue {
             let isSinceMarker = channel.slots[slot].marker != .zero
             if isSinceMarker, status == .ok || status == .notSupported {
@@ -245,6 +246,17 @@ extension ServiceShard {
             }
         }
         answer(channel, slot, final, value: final == .ok ? UInt64(count) : 0)
+    }
+
+    /// What a client hears of a request for which there is no space. What can be done again as a whole is worth waiting
+    /// for; the client waits, so that it holds nothing here.
+    private func noSpace(_ channel: ServiceChannel, _ slot: UInt16) -> Status {
+        guard let port = ports[Int(channel.slots[slot].port)] else { return .noSpace }
+        let waits = port.pool.refused(now: wallNow)
+        switch Opcode(rawValue: channel.slots[slot].opcode) {
+        case .write, .writeZeroes: return waits ? .noSpaceYet : .noSpace
+        default: return .noSpace
+        }
     }
 
     /// Answers a BLOCK_STATUS with the extents that the driver found, if they are sound.

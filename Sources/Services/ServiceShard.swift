@@ -245,7 +245,7 @@ public final class ServiceShard {
     }
 
     @inline(__always)
-    private func atBatchEnd() {
+    func atBatchEnd() {
         guard !isBatchEndScheduled else { return }
         isBatchEndScheduled = true
         reactor.atBatchEnd(self)

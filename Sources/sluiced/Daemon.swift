@@ -143,7 +143,11 @@ struct Daemon {
         plane.announce(control: endpoints["control"] ?? [], channel: endpoints["channel"] ?? [])
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        try PrivateFiles.write(Array(try encoder.encode(endpoints)) + [0x0A], to: folder.endpointsFile)
+        let text = Array(try encoder.encode(endpoints)) + [0x0A]
+        do throws(AuthorityError) { try PrivateFiles.write(text, to: folder.endpointsFile) } catch {
+            // Such as on a full disk, which the server has to be started on so that room can be made.
+            logger.error("tools cannot be told where the server listens", metadata: ["reason": "\(error)"])
+        }
         logger.notice(
             "ready",
             metadata: [

@@ -56,6 +56,14 @@ final class AttachedFile: Sendable {
         func requestFailed(_ operation: BlockOperation, _ status: Status) {
             failures.withLock { $0.append(status) }
         }
+        let waits = Mutex<[Int]>([])
+
+        let told = ThreadSemaphore()
+
+        func waitsForSpace(_ count: Int) {
+            waits.withLock { $0.append(count) }
+            told.signal()
+        }
         func ringServes(entries: Int) { ring.withLock { $0 = entries } }
         func fileClosed() { closed.withLock { $0 += 1 } }
         func sessionEnded() { ended.withLock { $0 = true } }
@@ -111,6 +119,17 @@ final class AttachedFile: Sendable {
     func fail(_ status: Status?) {
         onReactor { parts in parts.backend!.state.withLock { $0.failure = status } }
     }
+
+    /// Whether there is no space for writes.
+    func fill(_ isFull: Bool) {
+        onReactor { parts in parts.backend!.state.withLock { $0.isFull = isFull } }
+    }
+
+    /// Whether it is told within a minute that writes wait for space, once more.
+    func waitWasTold() -> Bool { parts.told.wait(milliseconds: 60_000) }
+
+    /// How many writes waited for space, each time that it was told.
+    var waits: [Int] { parts.waits.withLock { $0 } }
 
     /// Nothing can be discarded from now on.
     func lackDiscard() {

@@ -16,7 +16,7 @@ import Synchronization
     private var counts: [UInt32]
     private var held: Set<Int> = []
     private var expired: Set<Int> = []
-    private var lacking: Set<Int> = []
+    private var lacking: [Int: Status] = [:]
     weak var volume: FuseVolume<FileBackend>?
     let state: Mutex<State>
 
@@ -27,6 +27,8 @@ import Synchronization
         var refusals = 0
         /// Requests are taken and not begun.
         var holds = false
+        /// There is no space for writes, which are to wait.
+        var isFull = false
         /// Nothing can be discarded.
         var lacksDiscard = false
         var givenUp = 0
@@ -52,18 +54,24 @@ import Synchronization
         let (operation, offset, count) = unsafe (request.operation, request.offset, request.count)
         tags[slot] = unsafe request.tag
         counts[slot] = count
-        let (failure, isLacking) = state.withLock {
+        let (failure, lack) = state.withLock {
             $0.requests[operation, default: 0] += 1
             $0.largest = max($0.largest, operation == .read || operation == .write ? count : 0)
-            return ($0.failure, $0.lacksDiscard && operation == .discard)
+            let lack: Status? =
+                switch operation {
+                case .discard where $0.lacksDiscard: .notSupported
+                case .write where $0.isFull: .noSpaceYet
+                default: nil
+                }
+            return ($0.failure, lack)
         }
-        if isLacking { lacking.insert(slot) }
+        lacking[slot] = lack
         if state.withLock({ $0.holds }) {
             held.insert(slot)
             return true
         }
         let (token, target) = (UInt32(slot), target!)
-        guard failure == nil, !isLacking else {
+        guard failure == nil, lack == nil else {
             reactor.noOperation(target: target, token: token)
             return true
         }
@@ -101,8 +109,8 @@ import Synchronization
             return
         }
         free.append(slot)
-        if lacking.remove(slot) != nil {
-            volume?.completed(tag: tags[slot], status: .notSupported)
+        if let lack = lacking.removeValue(forKey: slot) {
+            volume?.completed(tag: tags[slot], status: lack)
             return
         }
         let status = state.withLock { $0.failure } ?? (result < 0 ? .fromDevice(errno: -result) : .ok)

@@ -99,6 +99,49 @@ struct FuseVolumeTests {
         try file.close()
     }
 
+    @Test(
+        "writes for which there is no space wait, reads go on, and all is written when there is some",
+        arguments: FuseTransport.possible)
+    func noSpaceYet(_ transport: FuseTransport) throws {
+        let file = try transport.prepared { try AttachedFile(size: 16 * Self.mebibyte, slots: 4) }
+        let old = [UInt8](repeating: 7, count: 1 << 20)
+        try Device.write(file.device, old, at: 8 << 20)
+        file.fill(true)
+        let output = try Subprocess.pipe()
+        let script =
+            "tr '\\0' '\\005' </dev/zero | dd of=\(file.device) bs=1M count=4 iflag=fullblock oflag=direct"
+        let writer = try Subprocess.start(["sh", "-c", script], output: output.write, errors: -1)
+        close(output.write)
+        for _ in 0..<3 { #expect(file.waitWasTold()) }
+        #expect(file.waits.contains { $0 > 0 })
+        #expect(try Device.read(file.device, count: 1 << 20, at: 8 << 20) == old)
+        #expect(try Device.read(file.device, count: 4096, at: 0) == [UInt8](repeating: 0, count: 4096))
+        file.fill(false)
+        #expect(try Subprocess.wait(writer) == 0)
+        close(output.read)
+        #expect(file.waits.last == 0)
+        #expect(try Device.read(file.device, count: 4 << 20, at: 0) == [UInt8](repeating: 5, count: 4 << 20))
+        #expect(file.failures.isEmpty)
+        try file.close()
+    }
+
+    @Test(
+        "a write that waits for space ends at its time-out, and by force", arguments: FuseTransport.possible)
+    func noSpaceInTime(_ transport: FuseTransport) throws {
+        let file = try transport.prepared {
+            try AttachedFile(size: 16 * Self.mebibyte, slots: 4, timeoutSeconds: 2)
+        }
+        file.fill(true)
+        #expect(throws: (any Error).self) {
+            try Device.write(file.device, [UInt8](repeating: 3, count: 4096), at: 0)
+        }
+        #expect(file.failures == [.timedOut])
+        file.fill(false)
+        try Device.write(file.device, [UInt8](repeating: 3, count: 4096), at: 0)
+        #expect(try Device.read(file.device, count: 4096, at: 0) == [UInt8](repeating: 3, count: 4096))
+        try file.close()
+    }
+
     @Test("fio finds every block as it wrote it, from 512 bytes to 1 MiB", arguments: FuseTransport.possible)
     func verify(_ transport: FuseTransport) throws {
         let file = try transport.prepared { try AttachedFile(size: 64 * Self.mebibyte, slots: 16) }

@@ -42,6 +42,35 @@ import Testing
         #expect(sendAll(&table).map(\.count) == [1000, 1000, 500])
     }
 
+    @Test(
+        "a request for which there is no space yet keeps its entry, and is sent anew as a whole when it is its turn"
+    )
+    func parking() {
+        var table = table()
+        let first = table.begin(.write, offset: 0, length: 150)
+        #expect(sendAll(&table).count == 2)
+        #expect(table.advance() == nil)
+        let second = table.begin(.write, offset: 500, length: 50)
+        #expect(sendAll(&table).count == 1)
+        #expect(table.advance() == nil)
+        #expect(table.completed(first, .ok) == nil)
+        #expect(table.completed(first, .noSpaceYet)?.status == .noSpaceYet)
+        #expect(table.completed(second, .noSpaceYet)?.status == .noSpaceYet)
+        #expect(table.parkedCount == 2 && table.activeCount == 2 && table.firstWaiting == nil)
+        #expect(table.unparkFirst() == first)
+        let again = sendAll(&table)
+        #expect(again.map(\.offset) == [0, 100] && again.map(\.position) == [0, 100])
+        #expect(table.advance() == nil)
+        #expect(table.completed(first, .ok) == nil)
+        #expect(table.completed(first, .ok)?.status == .ok)
+        #expect(table.parkedCount == 1 && table.activeCount == 1)
+        // Given up while it waits.
+        table.failWaiting(second, .timedOut)
+        #expect(table.parkedCount == 0 && table.firstWaiting == second && table.nextPiece(of: second) == nil)
+        #expect(table.advance()?.status == .timedOut)
+        #expect(table.activeCount == 0 && table.unparkFirst() == nil)
+    }
+
     @Test("a flush is one piece of no bytes")
     func flush() {
         var table = table()

@@ -326,3 +326,5 @@ void hostile_ring(void)
         }
     }
 }
+
+int hostile_growing_memory(void) { return memfd_create("open", MFD_CLOEXEC | MFD_ALLOW_SEALING); }

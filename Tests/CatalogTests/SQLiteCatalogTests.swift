@@ -43,6 +43,37 @@ private func transaction(_ build: (inout Transaction) -> Void) -> Transaction {
         try second.close()
     }
 
+    @Test(.enabled(if: geteuid() == 0, "needs root and mount(2)"))
+    func onAFullFileSystemWhatMakesRoomIsWrittenAllTheSameAndTheCatalogOpens() async throws {
+        let place = try Place()
+        let folder = place.folder.path
+        #expect(try Command(["mount", "-t", "tmpfs", "-o", "size=32m", "none", folder]).wait() == 0)
+        defer { _ = try? Command(["umount", "-l", folder]).wait() }
+        let catalog = try place.open()
+        _ = try await catalog.commit(transaction { for n in 0..<500 { $0.put("a/\(n)", [1]) } })
+        #expect(!catalog.isShortOfSpace)
+        try Command(["sh", "-c", "cat /dev/zero > \(folder)/rest"]).wait()
+        // More than the write-ahead log has room for by itself.
+        for round in 0..<40 {
+            _ = try await catalog.commit(
+                transaction { $0.put("b/\(round)", [UInt8](repeating: 9, count: 100_000)) })
+            _ = try await catalog.commit(transaction { $0.delete("b/\(round)") })
+        }
+        #expect(catalog.isShortOfSpace)
+        _ = try await catalog.commit(transaction { for n in 0..<500 { $0.delete("a/\(n)") } })
+        try catalog.close()
+        try Command(["sh", "-c", "cat /dev/zero > \(folder)/rest2"]).wait()
+        let again = try place.open()
+        #expect(try await again.get("a/1") == nil && again.isShortOfSpace)
+        await #expect(throws: CatalogError.self) {
+            _ = try await again.commit(transaction { $0.put("c", [UInt8](repeating: 1, count: 100_000)) })
+        }
+        try Command(["sh", "-c", "rm \(folder)/rest*"]).wait()
+        _ = try await again.commit(transaction { $0.put("c/2", [1]) })
+        #expect(!again.isShortOfSpace)
+        try again.close()
+    }
+
     @Test func aCommitWhoseConditionFailsChangesNothing() async throws {
         let place = try Place()
         let catalog = try place.open()

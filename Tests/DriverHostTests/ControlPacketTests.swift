@@ -15,13 +15,13 @@ import Testing
         .start(HostStart(driver: "", settings: [:], folder: "", user: nil, queues: 0)),
         .addQueue(index: 3, arenaBytes: 1 << 26, capacity: 4096), .create(id, size: 4096),
         .resize(id, size: 8192), .delete(id), .volumes, .capacity, .open(id, index: 7), .close(index: 7),
-        .configure(["rules": "read: error io"]),
+        .configure(["rules": "read: error io"]), .prepare(id, size: 1 << 40), .usage,
     ]
 
     static let messages: [HostMessage] = [
         .hello(version: 1), .done(.nothing), .done(.started(gaps: ["no landlock"], notes: [])),
         .done(.volumes([id: 4096], isLast: true)), .done(.volumes([:], isLast: false)),
-        .done(.capacity(total: 3, used: 2, free: 1)),
+        .done(.capacity(total: 3, used: 2, free: 1)), .done(.left(1 << 40)),
         .done(.geometry(size: 4096, blockSize: 512, maximumTransfer: 1 << 20)),
         .failed(status: 3, message: "why"), .keep(name: "lock"), .forget(name: "lock"),
     ]

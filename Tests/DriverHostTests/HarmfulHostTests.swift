@@ -13,7 +13,7 @@ import Testing
 struct HarmfulHostTests {
     @Test(
         "a host that breaks the rules is ended, and the next one answers",
-        arguments: [Harm.holdLifeline, .keepPipe, .keepMany, .keepForEver])
+        arguments: [Harm.holdLifeline, .keepPipe, .keepMany, .keepForEver, .keepMemory, .keepOpenMemory])
     func rules(harm: Harm) throws {
         // However slow the machine, the host says more than it may.
         var policy = HostPolicy()
@@ -24,6 +24,7 @@ struct HarmfulHostTests {
             rig.events.next(.recovering)?.message == "a packet that does not belong on the control socket")
         #expect(rig.events.next(.running) != nil)
         #expect(rig.driver.keeper.store.all.count <= Limits.storedDescriptorsFree)
+        #expect(rig.driver.keeper.store.all.allSatisfy { $0.entry.memoryBytes == 0 })
     }
 
     @Test("a host that rings for nothing is ended")
@@ -44,6 +45,30 @@ struct HarmfulHostTests {
         let rig = try IsolatedRig(settings: ["harm": Harm.speakInLines.rawValue])
         #expect(throws: DriverError(.driverFailed, "one line another [2J")) { try rig.driver.capacity() }
         #expect(try rig.driver.capacity().total > 0)
+    }
+
+    @Test(
+        "what hosts have kept of memory is no more than the volumes explain, which growing and deleting change"
+    )
+    func explainedMemory() throws {
+        let rig = try IsolatedRig(
+            executable: IsolatedRig.hostProgram, driver: "memory", settings: ["size": "64MiB"])
+        let (first, second) = (Identifier(high: 1, low: 1), Identifier(high: 1, low: 2))
+        func allowed() -> UInt64 { rig.driver.keeper.shared.withLock { $0.allowance.memoryBytes } }
+        func kept() -> UInt64 { rig.driver.keeper.store.all.reduce(0) { $0 + $1.entry.memoryBytes } }
+        #expect(allowed() == 0 && kept() == 0)
+        try rig.driver.createVolume(first, size: 1 << 40)
+        try rig.driver.createVolume(second, size: 4096)
+        for step in 1...20 as ClosedRange<UInt64> {
+            try rig.driver.resizeVolume(second, to: step * (3 << 20))
+        }
+        #expect(kept() > 1 << 40 && kept() <= allowed())
+        try rig.driver.deleteVolume(first)
+        #expect(kept() > 0 && kept() <= allowed() && allowed() < 1 << 30)
+        try rig.killHost()
+        #expect(try rig.driver.volumes() == [second: 60 << 20])
+        try rig.driver.deleteVolume(second)
+        #expect(kept() == 0 && allowed() == 0)
     }
 
     // MARK: The first start

@@ -16,6 +16,7 @@ struct BlockStatusTests {
     ) throws {
         try configuration.withRig { rig in
             try rig.driver.createVolume(Self.id, size: size)
+            while try rig.driver.prepareVolume(Self.id, to: size) > 0 {}
             try body(rig, try rig.open(Self.id, index: 0))
         }
     }

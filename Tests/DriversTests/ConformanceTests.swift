@@ -16,6 +16,7 @@ struct ConformanceTests {
     ) throws {
         try configuration.withRig { rig in
             try rig.driver.createVolume(Self.id, size: size)
+            while try rig.driver.prepareVolume(Self.id, to: size) > 0 {}
             let geometry = try rig.open(Self.id, index: 0)
             #expect(geometry.size == size)
             try body(rig, geometry)

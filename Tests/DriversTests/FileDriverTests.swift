@@ -69,6 +69,108 @@ struct FileDriverTests {
         #expect(throws: DriverError.self) { _ = try driver.openVolume(Self.id, index: 0) }
     }
 
+    @Test(
+        "what somebody put in a volume's place is skipped, told, and not opened",
+        arguments: ["mkfifo", "mkdir", "ln -s /etc/passwd", "ln README", "mknod"])
+    func strangers(kind: String) throws {
+        let folder = try TestFolder()
+        let place = folder.path + "/"
+        try TestFileSystem.run(["/usr/bin/touch", place + "README"])
+        let commands: (String) -> [String] = { name in
+            switch kind {
+            case "mkdir": ["/bin/mkdir", place + name]
+            case "ln -s /etc/passwd": ["/bin/ln", "-s", "/etc/passwd", place + name]
+            case "ln README": ["/bin/ln", place + "README", place + name]
+            case "mknod": ["/bin/mknod", place + name, "c", "1", "3"]
+            default: ["/usr/bin/mkfifo", place + name]
+            }
+        }
+        for name in [Self.id.hex, "z.new", "probe.new", "device-volume"] {
+            try TestFileSystem.run(commands(name))
+        }
+        let driver = try FileDriver(DriverEnvironment(settings: [:], folder: folder.path))
+        #expect(driver.notes.contains { $0.contains(Self.id.hex) }, "\(driver.notes)")
+        try driver.createVolume(.test(2), size: 1 << 20)
+        #expect(try driver.volumes() == [.test(2): 1 << 20])
+        #expect(try driver.usage().keys.elementsEqual([.test(2)]))
+        _ = try driver.capacity()
+        #expect(throws: DriverError.self) { _ = try driver.openVolume(Self.id, index: 0) }
+        #expect(throws: DriverError.self) { try driver.createVolume(Self.id, size: 4096) }
+        _ = try driver.openVolume(.test(2), index: 0)
+        #expect(try PoolFolder(place + "other", store: NoDescriptorStore()).words("nothing") == nil)
+    }
+
+    @Test(
+        "a pool on a device does not open a FIFO in its record's place",
+        .enabled(if: TestFileSystem.isAllowed, needsRoot))
+    func strangeRecord() throws {
+        let device = try TestFileSystem.loop(bytes: 4 << 20, in: "/tmp")
+        let folder = try TestFolder()
+        try TestFileSystem.run(["/usr/bin/mkfifo", folder.path + "/device-volume"])
+        let driver = try FileDriver(DriverEnvironment(settings: ["path": device.path], folder: folder.path))
+        let error = #expect(throws: DriverError.self) { _ = try driver.volumes() }
+        #expect(error?.message.contains("device-volume") == true)
+        _ = device.path
+    }
+
+    @Test("a pool works in a folder of the operator's choice, and in no other that takes its place")
+    func chosenFolder() throws {
+        let (own, chosen) = (try TestFolder(), try TestFolder())
+        func open(_ folder: String) throws -> FileDriver {
+            try FileDriver(DriverEnvironment(settings: ["path": chosen.path], folder: folder))
+        }
+        try TestFileSystem.run(["/usr/bin/touch", chosen.path + "/somebody-elses"])
+        do {
+            let driver = try open(own.path)
+            try driver.createVolume(Self.id, size: 1 << 20)
+        }
+        #expect(unsafe access(chosen.path + "/sluice-pool/" + Self.id.hex, F_OK) == 0)
+        #expect(unsafe access(own.path + "/" + Self.id.hex, F_OK) != 0)
+        #expect(try open(own.path).volumes() == [Self.id: 1 << 20])
+        #expect(
+            try FileDriver.needs(settings: ["path": chosen.path]).folder == chosen.path + "/sluice-pool")
+        // Another pool.
+        let other = try TestFolder()
+        let second = #expect(throws: DriverError.self) { _ = try open(other.path) }
+        #expect(second?.message.contains("another pool") == true, "\(second?.message ?? "")")
+        // The file system is not mounted.
+        try TestFileSystem.run(["/bin/mv", chosen.path + "/sluice-pool", chosen.path + "/away"])
+        let missing = #expect(throws: DriverError.self) { _ = try open(own.path) }
+        #expect(missing?.message.contains("mounted") == true, "\(missing?.message ?? "")")
+        #expect(unsafe access(chosen.path + "/sluice-pool", F_OK) != 0)
+        try TestFileSystem.run(["/bin/mv", chosen.path + "/away", chosen.path + "/sluice-pool"])
+        #expect(try open(own.path).volumes() == [Self.id: 1 << 20])
+    }
+
+    @Test(
+        "a pool leaves a margin of its file system, and writes over what it has all the same",
+        .enabled(if: TestFileSystem.isAllowed, needsRoot))
+    func margin() throws {
+        let mounted = try TestFileSystem.tmpfs(bytes: 24 << 20)
+        let rig = try DriverRig(FileDriver(DriverEnvironment(settings: [:], folder: mounted.path + "/pool")))
+        try rig.driver.createVolume(Self.id, size: 1 << 30)
+        try rig.open(Self.id, index: 0)
+        var place: UInt64 = 0
+        while try rig.write([UInt8](repeating: 1, count: 64 << 10), at: place) == .ok { place += 64 << 10 }
+        #expect(try rig.driver.capacity().free == 0)
+        var space = statvfs()
+        #expect(unsafe statvfs(mounted.path, &space) == 0)
+        #expect(UInt64(space.f_bavail) * UInt64(space.f_frsize) > 512 << 10)
+        #expect(place > 20 << 20)
+        #expect(try rig.write([UInt8](repeating: 2, count: 64 << 10), at: 0) == .ok)
+        #expect(try rig.write([UInt8](repeating: 2, count: 64 << 10), at: place) == .noSpace)
+        #expect(try rig.range(.writeZeroes, at: 1 << 29, 64 << 10, flags: .noUnmap) == .noSpace)
+        #expect(try rig.range(.discard, at: 0, 4 << 20) == .ok)
+        #expect(try rig.write([UInt8](repeating: 2, count: 64 << 10), at: place) == .ok)
+        #expect(try rig.driver.usage()[Self.id].map { $0 < place } == true)
+        // It can be started, and deleted from, with nothing left at all.
+        try TestFileSystem.run(["/bin/sh", "-c", "cat /dev/zero > \(mounted.path)/rest; true"])
+        try rig.stop()
+        let again = try FileDriver(DriverEnvironment(settings: [:], folder: mounted.path + "/pool2"))
+        #expect(try again.capacity().free == 0)
+        _ = mounted.path
+    }
+
     @Test("a file that was cut short fails its reads and never makes data up")
     func truncated() throws {
         let folder = try TestFolder()
@@ -173,6 +275,85 @@ struct FileDriverTests {
         #expect(whole.status == .readOnly)
     }
 
+    @Test(
+        "a device is zeroed in pieces, as far as its volume reaches, and goes on where it was",
+        .enabled(if: TestFileSystem.isAllowed, needsRoot))
+    func zeroing() throws {
+        let device = try TestFileSystem.loop(bytes: 80 << 20, in: "/tmp")
+        let folder = try TestFolder()
+        let fill =
+            "tr '\\0' '\\252' </dev/zero | dd of=\(device.path) bs=1M count=80 iflag=fullblock 2>/dev/null"
+        try TestFileSystem.run(["/bin/sh", "-c", fill])
+        let environment = DriverEnvironment(
+            settings: ["path": device.path, "erase": "true"], folder: folder.path)
+        let size: UInt64 = 40 << 20
+        do {
+            let driver = try FileDriver(environment)
+            try driver.createVolume(Self.id, size: size)
+            #expect(throws: DriverError.self) { try driver.openVolume(Self.id, index: 0) }
+        }
+        // Another process of the pool goes on.
+        let rig = try DriverRig(FileDriver(environment))
+        var left = try rig.driver.prepareVolume(Self.id, to: size)
+        while left > 0 { left = try rig.driver.prepareVolume(Self.id, to: size) }
+        try rig.open(Self.id, index: 0)
+        for place in 0..<40 as Range<UInt64> { #expect(areAll(try rig.read(1 << 20, at: place << 20), 0)) }
+        #expect(try rig.write([UInt8](repeating: 1, count: 4096), at: 0) == .ok)
+        #expect(try rig.driver.prepareVolume(Self.id, to: size) == 0)
+        #expect(areAll(try rig.read(4096, at: 0), 1))
+        // What lies beyond is zeroed when the volume grows to it.
+        let beyond = try TestFileSystem.run([
+            "/bin/sh", "-c", "dd if=\(device.path) bs=1M skip=40 count=1 2>/dev/null | od -An -tx1 | head -1",
+        ])
+        #expect(beyond.contains("aa aa aa"))
+        try rig.driver.resizeVolume(Self.id, to: 80 << 20)
+        try rig.changed(0)
+        for place in 40..<80 as Range<UInt64> { #expect(areAll(try rig.read(1 << 20, at: place << 20), 0)) }
+        try rig.stop()
+        _ = device.path
+    }
+
+    @Test(
+        "a device that holds data anywhere it is looked at is not taken for blank",
+        .enabled(if: TestFileSystem.isAllowed, needsRoot),
+        arguments: [0, 5 << 20, 10 << 20, (16 << 20) - 512])
+    func notBlank(place: Int) throws {
+        let device = try TestFileSystem.loop(bytes: 16 << 20, in: "/tmp")
+        let folder = try TestFolder()
+        let count = min(512, ((16 << 20) - place) / 512)
+        try TestFileSystem.run([
+            "/bin/dd", "if=/dev/urandom", "of=" + device.path, "bs=512", "seek=\(place / 512)",
+            "count=\(count)",
+            "status=none",
+        ])
+        let driver = try FileDriver(DriverEnvironment(settings: ["path": device.path], folder: folder.path))
+        let error = #expect(throws: DriverError.self) { try driver.createVolume(Self.id, size: 4 << 20) }
+        #expect(error?.status == .alreadyExists)
+        #expect(try driver.volumes().isEmpty)
+        _ = device.path
+    }
+
+    @Test(
+        "a device without bytes is no device: neither its capacity nor a start says that all is well",
+        .enabled(if: TestFileSystem.isAllowed, needsRoot))
+    func deviceGone() throws {
+        let device = try TestFileSystem.loop(bytes: 4 << 20, in: "/tmp")
+        let folder = try TestFolder()
+        let environment = DriverEnvironment(settings: ["path": device.path], folder: folder.path)
+        let driver = try FileDriver(environment)
+        #expect(try driver.capacity().total == 4 << 20)
+        // The loop device stays open, and has lost what it was bound to.
+        let truncated = try TestFileSystem.run([
+            "/sbin/losetup", "--noheadings", "-O", "BACK-FILE", device.path,
+        ])
+        #expect(unsafe truncate(truncated, 0) == 0)
+        try TestFileSystem.run(["/sbin/losetup", "-c", device.path])
+        let error = #expect(throws: DriverError.self) { _ = try driver.capacity() }
+        #expect(error?.status == .driverFailed && error?.message.contains(device.path) == true)
+        #expect(throws: DriverError.self) { _ = try FileDriver(environment) }
+        _ = device.path
+    }
+
     @Test("a block device holds one volume, and keeps it", .enabled(if: TestFileSystem.isAllowed, needsRoot))
     func blockDevice() throws {
         let device = try TestFileSystem.loop(bytes: 16 << 20, in: "/tmp")
@@ -182,9 +363,17 @@ struct FileDriverTests {
             let rig = try DriverRig(
                 FileDriver(DriverEnvironment(settings: ["path": device.path], folder: folder.path)))
             #expect(throws: DriverError.self) { try rig.driver.createVolume(Self.id, size: 32 << 20) }
-            try rig.driver.createVolume(Self.id, size: 16 << 20)
-            try rig.driver.createVolume(Self.id, size: 16 << 20)
-            #expect(throws: DriverError.self) { try rig.driver.createVolume(.test(2), size: 4096) }
+            try rig.driver.createVolume(Self.id, size: 8 << 20)
+            try rig.driver.createVolume(Self.id, size: 8 << 20)
+            let second = #expect(throws: DriverError.self) {
+                try rig.driver.createVolume(.test(2), size: 4096)
+            }
+            #expect(second?.status == .notSupported && second?.message.contains("holds one") == true)
+            let early = #expect(throws: DriverError.self) { try rig.open(Self.id, index: 0) }
+            #expect(early?.status == .busy, "it is not zeroed yet")
+            while try rig.driver.prepareVolume(Self.id, to: 8 << 20) > 0 {}
+            while try rig.driver.prepareVolume(Self.id, to: 16 << 20) > 0 {}
+            try rig.driver.resizeVolume(Self.id, to: 16 << 20)
             let geometry = try rig.open(Self.id, index: 0)
             #expect(geometry.size == 16 << 20)
             #expect(try rig.write(bytes, at: 1 << 20, flags: .fua) == .ok)

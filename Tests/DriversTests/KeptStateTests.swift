@@ -116,6 +116,7 @@ struct KeptStateTests {
         do {
             let rig = try DriverRig(FileDriver(environment))
             try rig.driver.createVolume(Self.id, size: 16 << 20)
+            while try rig.driver.prepareVolume(Self.id, to: 16 << 20) > 0 {}
             try rig.open(Self.id, index: 0)
             #expect(store.names == ["device", "lock", "witness/0"])
             #expect(try rig.write(bytes, at: 0, flags: .fua) == .ok)

@@ -28,6 +28,12 @@ final class HarmfulDriver: PoolDriver {
         inner = try FileDriver(DriverEnvironment(settings: [:], folder: environment.folder, store: store))
     }
 
+    static func needs(settings: [String: String]) throws(DriverError) -> DriverNeeds {
+        var needs = DriverNeeds()
+        needs.sharedMemory = true
+        return needs
+    }
+
     var notes: [String] { inner.notes }
 
     func capacity() throws(DriverError) -> PoolCapacity {
@@ -54,10 +60,24 @@ final class HarmfulDriver: PoolDriver {
                 number += 1
             }
         case .keepForEver: while true { try store.keep(folder, as: "one") }
+        case .keepMemory:
+            for number in 0..<3 { try keepMemory(number) }
+            while true { pause() }
+        case .keepOpenMemory:
+            try store.keep(FileDescriptor(owning: hostile_growing_memory()), as: "memory")
+            while true { pause() }
         case .ring: hostile_ring()
         case .speakInLines: throw DriverError(.ok, "one line\nanother\u{1B}[2J")
         case .hangAtStart, .endAtStart, .refuseToStart: break
         }
+    }
+
+    private func keepMemory(_ number: Int) throws(DriverError) {
+        let memory: SharedMemory
+        do throws(ReactorError) { memory = try SharedMemory(name: "unasked", bytes: 1 << 30) } catch {
+            throw DriverError(.driverFailed, "\(error)")
+        }
+        try store.keep(memory.descriptor, as: "memory/\(number)")
     }
 
     func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
@@ -98,6 +118,10 @@ public enum Harm: String, CaseIterable, Sendable {
     case keepMany
     /// Has one descriptor kept again and again.
     case keepForEver
+    /// Has memory kept that nobody asked for.
+    case keepMemory
+    /// Has memory kept whose size it can change.
+    case keepOpenMemory
     /// Rings every doorbell without end.
     case ring
     /// Says with an error that there is none, in lines of its own.

@@ -248,6 +248,7 @@ sluice pool restart default
 sluice pool set test --setting 'rules=read chance=1/500: delay 20ms'
 sluice pool set test --setting rules-
 sluice pool set ram --isolation inline
+sluice pool set ram --when-full fail
 sluice node add compute-1
 @ sluice join --server https://io1.example:7480 --token token.txt
 + rm -rf /etc/sluice/*
@@ -321,6 +322,7 @@ sluice server drain --timeout 600
 sluice server drain --timeout 30 --redirect localhost:7482
 sluice server undrain
 sluice volume delete data --confirm data
+sluice pool delete raw
 sluice node remove compute-1
 """
 # Printed, and run elsewhere in this file.

@@ -133,6 +133,7 @@ class Status(enum.IntEnum):
     DRAINING = 68
     DRIVER_RECOVERING = 69
     TIMED_OUT = 70
+    NO_SPACE_YET = 71
     IO_ERROR = 96
     NO_SPACE = 97
     MEDIUM_ERROR = 98

@@ -13,12 +13,26 @@ public final class SQLiteCatalog: Catalog {
 
     private let queue: DatabaseQueue
     private let path: String
+    private let reserve: CatalogReserve
 
     /// Opens the catalog at `path`, or makes an empty one when there is no file. Blocks; not for a reactor.
     ///
     /// - Throws: `inUse`, `newerVersion`, `notACatalog`, `readOnly`, `full` or `failed`.
     public init(path: String) throws(CatalogError) {
         self.path = path
+        reserve = CatalogReserve(catalog: path)
+        queue = try SQLiteCatalog.open(path, reserve)
+    }
+
+    private static func open(_ path: String, _ reserve: CatalogReserve) throws(CatalogError) -> DatabaseQueue
+    {
+        do throws(CatalogError) { return try open(path) } catch {
+            guard case .full = error, reserve.release() else { throw error }
+            return try open(path)
+        }
+    }
+
+    private static func open(_ path: String) throws(CatalogError) -> DatabaseQueue {
         do {
             var configuration = Configuration()
             configuration.label = "sluice.catalog"
@@ -27,16 +41,21 @@ public final class SQLiteCatalog: Catalog {
                 // What is deleted is overwritten: it may have been a secret.
                 try database.execute(sql: "PRAGMA secure_delete = ON")
             }
-            queue = try DatabaseQueue(path: path, configuration: configuration)
+            let queue = try DatabaseQueue(path: path, configuration: configuration)
             try queue.writeWithoutTransaction { database in
                 try SQLiteCatalog.checkIdentity(of: database, path: path)
                 try SQLiteCatalog.makeDurable(database)
                 try SQLiteCatalog.makeSchema(in: database)
             }
+            return queue
         } catch {
             throw SQLiteCatalog.translate(error, path: path)
         }
     }
+
+    /// Whether the file system was full, and what the catalog kept for that is in use: nothing new should be written that
+    /// makes no room.
+    public var isShortOfSpace: Bool { reserve.isUsed }
 
     /// Closes the file; later calls fail.
     public func close() throws(CatalogError) {
@@ -73,12 +92,23 @@ public final class SQLiteCatalog: Catalog {
     /// Applies all of a transaction or nothing, and syncs it to the disk.
     public func commit(_ transaction: Transaction) async throws(CatalogError) -> Revision {
         try SQLiteCatalog.checkLimits(of: transaction)
-        return try await perform { database in
+        return try await perform { [path, reserve] database in
             var revision: Revision = 0
-            try database.inTransaction(.immediate) {
-                revision = try SQLiteCatalog.apply(transaction, to: database)
-                return .commit
+            func apply() throws {
+                try database.inTransaction(.immediate) {
+                    revision = try SQLiteCatalog.apply(transaction, to: database)
+                    return .commit
+                }
             }
+            do { try apply() } catch {
+                guard case .full = SQLiteCatalog.translate(error, path: path) else { throw error }
+                _ = reserve.release()
+                // What the log holds goes into the database, and its room is used once more. Whether that worked, the
+                // next try tells.
+                _ = try? database.checkpoint(.restart)
+                try apply()
+            }
+            if reserve.isUsed { reserve.fill() }
             return revision
         }
     }

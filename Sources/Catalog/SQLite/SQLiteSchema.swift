@@ -25,7 +25,11 @@ extension SQLiteCatalog {
         try database.execute(sql: "PRAGMA synchronous = FULL")
     }
 
+    /// Writes nothing where all is there: a full disk must not keep the catalog from being opened.
     static func makeSchema(in database: Database) throws {
+        let version = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
+        let application = try Int.fetchOne(database, sql: "PRAGMA application_id") ?? 0
+        if version == schemaVersion, application == applicationID { return }
         try database.inTransaction(.immediate) {
             try database.execute(
                 sql: """

@@ -46,7 +46,8 @@ public struct DataFolder: Sendable, Hashable {
     /// What `init` makes, so that an unfinished one can be taken away again.
     static let parts = [
         "admin", "authority", "server", "signing", "pools", "run", "catalog.sqlite", "catalog.sqlite-wal",
-        "catalog.sqlite-shm", "catalog.sqlite-journal", "lock", "sluice-data", "sluice-data.new",
+        "catalog.sqlite-shm", "catalog.sqlite-journal", "catalog.sqlite-reserve", "lock", "sluice-data",
+        "sluice-data.new",
         ".unfinished",
         ".unfinished.new",
     ]

@@ -56,7 +56,13 @@ public enum PrivateFiles {
         }
         defer { unsafe closedir(stream) }
         var names: [String] = []
-        while let entry = unsafe readdir(stream) {
+        while true {
+            // A listing that fails ends like one that is complete.
+            errno = 0
+            guard let entry = unsafe readdir(stream) else {
+                guard errno == 0 else { throw failure(folder, errno) }
+                return names.sorted()
+            }
             let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) { pointer in
                 unsafe pointer.withMemoryRebound(to: CChar.self, capacity: Int(NAME_MAX) + 1) {
                     unsafe String(cString: $0)
@@ -64,7 +70,6 @@ public enum PrivateFiles {
             }
             if name != ".", name != ".." { names.append(name) }
         }
-        return names.sorted()
     }
 
     /// Whether there is something at `path`.
@@ -79,6 +84,12 @@ public enum PrivateFiles {
             throw failure(path, errno)
         }
     }
+
+    /// Removes a file, and tells whether there is none now.
+    static func remove(_ path: String) -> Bool { unsafe unlink(path) == 0 || errno == ENOENT }
+
+    /// Removes a folder that holds nothing, and tells whether there is none now.
+    static func removeFolder(_ path: String) -> Bool { unsafe rmdir(path) == 0 || errno == ENOENT }
 
     /// Takes a lock on `path` that ends with the process; nil when another process holds it. Never closed.
     static func lock(_ path: String) throws(AuthorityError) -> Int32? {

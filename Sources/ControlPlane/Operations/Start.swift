@@ -21,7 +21,7 @@ extension ControlPlane {
                 group.addTask { await self.startPool(stored.record) }
             }
         }
-        for stored in store.all(VolumeRecord.self, where: { $0.state == .ready }) {
+        for stored in store.all(VolumeRecord.self, where: { $0.state != .deleting }) {
             await publish(stored.record)
         }
         for stored in store.all(IntentRecord.self) { await settle(stored) }
@@ -34,6 +34,10 @@ extension ControlPlane {
             live.startedAt = now
             live.isReady = true
         }
+        for stored in store.all(VolumeRecord.self, where: { $0.state == .preparing }) {
+            goOnPreparing(stored.record)
+        }
+        watchSpace()
     }
 
     /// The keys whose capabilities count: the one that signs, and old ones until their last capability has ended.
@@ -81,10 +85,11 @@ extension ControlPlane {
             throw error
         }
         live.withLock { $0.poolFaults[pool.name] = nil }
-        let volumes = store.all(VolumeRecord.self) { $0.pool == pool.name && $0.state == .ready }
+        let volumes = store.all(VolumeRecord.self) { $0.pool == pool.name && $0.state != .deleting }
         for stored in volumes {
             live.withLock { $0.volumeFaults[stored.record.id] = nil }
             await publish(stored.record)
+            if stored.record.state == .preparing { goOnPreparing(stored.record) }
         }
         for stored in store.all(IntentRecord.self, where: { $0.volume.pool == pool.name }) {
             await settle(stored)
@@ -205,13 +210,14 @@ extension ControlPlane {
     func descriptor(of pool: PoolRecord) -> PoolDescriptor {
         PoolDescriptor(
             name: pool.name, driver: pool.driver, settings: pool.settings,
-            folder: "\(poolsFolder)/\(pool.name)", isolation: DriverIsolation(pool.isolation))
+            folder: "\(poolsFolder)/\(pool.name)", isolation: DriverIsolation(pool.isolation),
+            whenFull: FullPolicy(pool.whenFull))
     }
 
     func descriptor(of volume: VolumeRecord) -> VolumeDescriptor {
         VolumeDescriptor(
             id: volume.id, name: volume.name, pool: volume.pool, size: volume.size,
             accessMode: volume.accessMode, epoch: volume.epoch, epochReason: volume.epochReason,
-            limits: volume.limits)
+            limits: volume.limits, blockSize: volume.blockSize)
     }
 }

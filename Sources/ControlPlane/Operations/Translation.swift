@@ -20,6 +20,15 @@ extension ControlPlane {
         counters.countCommit(succeeded: true)
     }
 
+    /// Refuses what would take room where there is none left for the catalog: what is kept then is for what makes room.
+    func requireRoom() throws(Problem) {
+        guard store.isShortOfSpace else { return }
+        throw Problem(
+            .noSpace,
+            "the file system of the server's data folder is full: until there is room, nothing new is made",
+            expected: "delete or discard what is not needed, or make the file system larger")
+    }
+
     /// Asks the services.
     @discardableResult
     func perform(_ action: ServiceAction) async throws(Problem) -> ServiceOutcome {

@@ -28,6 +28,7 @@ extension ControlPlane {
 
     /// `POST /v1/grants`
     func createGrant(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        try requireRoom()
         let fields = try context.fields(known: [
             "name", "node", "resource", "rights", "range", "limits", "lifetimeSecondsMax", "expiresAt",
             "delegationDepth", "labels",

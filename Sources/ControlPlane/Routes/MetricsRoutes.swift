@@ -23,7 +23,7 @@ extension ControlPlane {
         add(watchdog?.reports ?? [], to: &text)
         if let statistics { add(statistics, to: &text) }
         let hosts = try await driverHosts()
-        await addPools(to: &text, hosts)
+        await addPools(to: &text)
         addDrivers(to: &text, hosts)
         return ControlResponse(
             status: .ok, headers: [.contentType: "text/plain; version=0.0.4; charset=utf-8"],
@@ -41,6 +41,10 @@ extension ControlPlane {
         text.add("sluice_catalog_commits_total", "counter", "Transactions of the catalog.")
         text.sample("sluice_catalog_commits_total", counts.commits, [("result", "ok")])
         text.sample("sluice_catalog_commits_total", counts.failedCommits, [("result", "failed")])
+        text.single(
+            "sluice_catalog_short_of_space", "gauge",
+            "1 while the data folder's file system is full and the catalog lives on what it kept for that.",
+            store.isShortOfSpace ? 1 : 0)
         text.single(
             "sluice_capabilities_issued_total", "counter", "Capabilities that were issued.",
             counts.capabilitiesIssued)
@@ -158,25 +162,53 @@ extension ControlPlane {
         }
     }
 
-    private func addPools(to text: inout MetricsText, _ hosts: [String: DriverHostReport?]) async {
-        var capacities: [(name: String, total: UInt64, used: UInt64, free: UInt64)] = []
+    private func addPools(to text: inout MetricsText) async {
+        var seen: [(name: String, space: PoolSpace, state: SpaceState)] = []
         text.add("sluice_pool_up", "gauge", "Whether a pool's driver runs.")
         for stored in store.all(PoolRecord.self) {
             let name = stored.record.name
-            guard condition(of: stored.record, hosts).state == .ready,
-                case .capacity(let capacity) = try? await services.perform(.poolCapacity(name))
-            else {
-                text.sample("sluice_pool_up", 0, [("pool", name)])
-                continue
-            }
-            text.sample("sluice_pool_up", 1, [("pool", name)])
-            capacities.append((name, capacity.total, capacity.used, capacity.free))
+            let watched = await lookAtSpace(stored.record)
+            let isUp = watched?.fault == nil && watched?.space != nil
+            text.sample("sluice_pool_up", isUp ? 1 : 0, [("pool", name)])
+            if let watched, let space = watched.space { seen.append((name, space, watched.state)) }
         }
-        text.add("sluice_pool_bytes", "gauge", "A pool's space.")
-        for pool in capacities {
-            for (state, bytes) in [("total", pool.total), ("used", pool.used), ("free", pool.free)] {
+        text.add("sluice_pool_bytes", "gauge", "A pool's space, and the sizes of its volumes.")
+        for pool in seen {
+            let capacity = pool.space.capacity
+            let figures = [
+                ("total", capacity.total), ("used", capacity.used), ("free", capacity.free),
+                ("provisioned", provisioned(in: pool.name)),
+            ]
+            for (state, bytes) in figures {
                 text.sample("sluice_pool_bytes", bytes, [("pool", pool.name), ("state", state)])
             }
+        }
+        text.add(
+            "sluice_pool_space_state", "gauge",
+            "Whether a pool has the space that was promised: 1 for its state.")
+        for pool in seen {
+            for state in SpaceState.allCases {
+                text.sample(
+                    "sluice_pool_space_state", pool.state == state ? 1 : 0,
+                    [("pool", pool.name), ("state", state.rawValue)])
+            }
+        }
+        text.add("sluice_pool_refusals_total", "counter", "Writes for which a pool had no space.")
+        for pool in seen {
+            text.sample("sluice_pool_refusals_total", pool.space.refusals, [("pool", pool.name)])
+        }
+        addVolumes(to: &text, seen.map { ($0.name, $0.space) })
+    }
+
+    private func addVolumes(to text: inout MetricsText, _ pools: [(name: String, space: PoolSpace)]) {
+        let used = Dictionary(pools.map { ($0.name, $0.space.used) }) { first, _ in first }
+        text.add("sluice_volume_bytes", "gauge", "A volume's size, and what it takes of its pool.")
+        for stored in store.all(VolumeRecord.self) {
+            let volume = stored.record
+            let labels = [("volume", volume.name), ("pool", volume.pool)]
+            text.sample("sluice_volume_bytes", volume.size, labels + [("state", "provisioned")])
+            guard let bytes = used[volume.pool]?[volume.id] else { continue }
+            text.sample("sluice_volume_bytes", bytes, labels + [("state", "used")])
         }
     }
 

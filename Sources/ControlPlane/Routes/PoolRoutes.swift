@@ -24,17 +24,20 @@ extension ControlPlane {
 
     /// `POST /v1/pools`: starts a driver and records the pool.
     func createPool(_ context: RequestContext) async throws(Problem) -> ControlResponse {
-        let fields = try context.fields(known: ["name", "driver", "settings", "isolation", "labels"])
+        let fields = try context.fields(
+            known: ["name", "driver", "settings", "isolation", "whenFull", "labels"])
         let name = try fields.requiredName("name")
         let driver = try fields.requiredName("driver")
         let settings = try fields.settings()
         let isolation = try fields.choice("isolation", of: PoolRecord.Isolation.self) ?? .isolated
+        let whenFull = try fields.choice("whenFull", of: PoolRecord.WhenFull.self) ?? .wait
         let labels = try fields.labels() ?? [:]
+        try requireRoom()
         return try await locks.withLock("pool/\(name)") { () async throws(Problem) in
             guard store.get(PoolRecord.self, name) == nil else { throw Problem.exists("pool", name) }
             let pool = PoolRecord(
                 id: .random(using: random), name: name, driver: driver, settings: settings,
-                isolation: isolation, labels: labels, createdAt: wallClock.now())
+                isolation: isolation, whenFull: whenFull, labels: labels, createdAt: wallClock.now())
             do throws(ServiceError) {
                 _ = try await services.perform(.addPool(descriptor(of: pool)))
             } catch {
@@ -60,11 +63,15 @@ extension ControlPlane {
     /// `PATCH /v1/pools/{name}`: labels; settings that the driver can change while it runs; isolation, from the next
     /// start of the server on.
     func patchPool(_ context: RequestContext) async throws(Problem) -> ControlResponse {
-        let fields = try context.fields(known: ["labels", "settings", "isolation"])
+        let fields = try context.fields(known: ["labels", "settings", "isolation", "whenFull"])
         let isolation = try fields.choice("isolation", of: PoolRecord.Isolation.self)
         if fields.has("isolation"), isolation == nil {
             throw Problem.invalid(
                 "isolation", "cannot be removed", expected: "isolated or inline, or leave it out")
+        }
+        let whenFull = try fields.choice("whenFull", of: PoolRecord.WhenFull.self)
+        if fields.has("whenFull"), whenFull == nil {
+            throw Problem.invalid("whenFull", "cannot be removed", expected: "wait or fail, or leave it out")
         }
         return try await locks.withLock("pool/\(context.name)") { () async throws(Problem) in
             let stored = try pool(context.name)
@@ -73,10 +80,16 @@ extension ControlPlane {
             pool.labels = try fields.patchedLabels(pool.labels)
             pool.settings = try fields.patchedSettings(pool.settings)
             if let isolation { pool.isolation = isolation }
+            if let whenFull { pool.whenFull = whenFull }
             if pool.settings != stored.record.settings { try await configure(pool) }
             if pool != stored.record {
                 pool.touch(wallClock.now())
                 try await replace(stored, by: pool)
+                if pool.whenFull != stored.record.whenFull,
+                    live.withLock({ $0.poolFaults[pool.name] }) == nil
+                {
+                    try await perform(.setFullPolicy(pool.name, FullPolicy(pool.whenFull)))
+                }
                 audit(
                     "pool changed", context, ["pool": pool.name, "isolation": pool.isolation.rawValue])
             }
@@ -94,6 +107,7 @@ extension ControlPlane {
                 try await retryPool(pool)
             } else {
                 try await perform(.restartDriver(pool.name))
+                if let fault = await lookAtSpace(pool)?.fault { throw Problem(.deviceFailed, fault) }
             }
             audit("pool restarted", context, ["pool": pool.name])
             let body = try await json(pool)
@@ -101,6 +115,48 @@ extension ControlPlane {
             try await remember(response, for: context, body: body)
             return response
         }
+    }
+
+    /// `DELETE /v1/pools/{name}`: a pool without volumes; the driver first, then the record. A crash in between leaves a
+    /// pool that the next start starts.
+    func deletePool(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        try await locks.withLock("pool/\(context.name)") { () async throws(Problem) in
+            let stored = try pool(context.name)
+            try context.checkPrecondition(stored.record.entityTag)
+            let volumes = store.page(VolumeRecord.self, limit: 1) { $0.pool == context.name }
+            let intents = store.page(IntentRecord.self, limit: 1) { $0.volume.pool == context.name }
+            if let name = volumes.first?.record.name ?? intents.first?.record.volume.name {
+                let count = store.all(VolumeRecord.self) { $0.pool == context.name }.count
+                throw Problem(
+                    .inUse, "pool \(context.name) has \(max(count, 1)) volume(s), such as \(name)",
+                    expected: "delete its volumes first")
+            }
+            var changes = RecordChanges()
+            // Whoever makes a volume in it at the same time requires its record as it is.
+            changes.delete(stored)
+            try await perform(.removePool(context.name))
+            do throws(Problem) { try await commit(changes) } catch {
+                do throws(Problem) { try await perform(.addPool(descriptor(of: stored.record))) } catch {
+                    live.withLock { $0.poolFaults[context.name] = error.detail }
+                }
+                throw error
+            }
+            live.withLock { live in
+                live.poolFaults[context.name] = nil
+                live.spaces[context.name] = nil
+            }
+            removeFolder(of: context.name)
+            audit("pool deleted", context, ["pool": context.name, "id": stored.record.id.hex])
+            return ControlResponse(status: .noContent)
+        }
+    }
+
+    /// Removes a deleted pool's own folder, if nothing is left in it but what the pool itself made.
+    private func removeFolder(of pool: String) {
+        let path = "\(poolsFolder)/\(pool)"
+        for name in ["chosen-folder", "device-volume"] { _ = PrivateFiles.remove("\(path)/\(name)") }
+        guard !PrivateFiles.removeFolder(path) else { return }
+        logger.notice("a deleted pool's folder stays, since it is not empty", metadata: ["folder": "\(path)"])
     }
 
     func pool(_ name: String) throws(Problem) -> Stored<PoolRecord> {
@@ -153,22 +209,29 @@ extension ControlPlane {
         var members: [String: JSONValue] = [
             "id": .string(pool.id.hex), "name": .string(pool.name), "driver": .string(pool.driver),
             "settings": .strings(pool.settings), "isolation": .string(pool.isolation.rawValue),
+            "whenFull": .string(pool.whenFull.rawValue),
             "labels": .strings(pool.labels),
             "volumes": .integer(UInt64(store.all(VolumeRecord.self) { $0.pool == pool.name }.count)),
             "createdAt": .string(Timestamp.text(pool.createdAt)),
             "updatedAt": .string(Timestamp.text(pool.updatedAt)),
         ]
         var condition = condition(of: pool, hosts)
-        if condition.state == .ready {
-            // A driver that is not ready would keep the request waiting.
-            do throws(Problem) {
-                if case .capacity(let capacity) = try await perform(.poolCapacity(pool.name)) {
-                    members["capacity"] = .object([
-                        "total": .integer(capacity.total), "used": .integer(capacity.used),
-                        "free": .integer(capacity.free),
-                    ])
-                }
-            } catch { condition = PoolCondition(state: .failed, message: error.detail) }
+        if let seen = await lookAtSpace(pool) {
+            if let space = seen.space {
+                members["capacity"] = .object([
+                    "total": .integer(space.capacity.total), "used": .integer(space.capacity.used),
+                    "free": .integer(space.capacity.free),
+                    "provisioned": .integer(provisioned(in: pool.name)),
+                ])
+                members["space"] = .object([
+                    "state": .string(seen.state.rawValue), "since": .string(Timestamp.text(seen.since)),
+                    "refusals": .integer(space.refusals),
+                    "lastRefusal": .optional(space.lastRefusal.map(Timestamp.text)),
+                ])
+                members["notes"] = .strings(space.notes)
+                if seen.state != .ok { condition.message = words(pool.name, seen) }
+            }
+            if let fault = seen.fault { condition = PoolCondition(state: .failed, message: fault) }
         }
         members["state"] = .string(condition.state.rawValue)
         members["message"] = condition.message.map(JSONValue.string)

@@ -1,5 +1,6 @@
 import Catalog
 import Core
+import DriverKit
 import HTTPTypes
 import Services
 
@@ -35,7 +36,7 @@ extension ControlPlane {
         if let ready { return ready }
         let response = ControlResponse(status: .ok, json: json(volume, writers), tag: tag)
         live.withLock { live in
-            guard live.volumeFaults[volume.id] == nil else { return }
+            guard live.volumeFaults[volume.id] == nil, volume.state == .ready else { return }
             if live.readyAnswers.count >= Limits.readyAnswersMax { live.readyAnswers.removeAll() }
             live.readyAnswers[volume.name] = (tag, response)
         }
@@ -44,13 +45,19 @@ extension ControlPlane {
 
     /// `POST /v1/volumes`: intent, device, record; a crash in between leaves nothing behind.
     func createVolume(_ context: RequestContext) async throws(Problem) -> ControlResponse {
-        let fields = try context.fields(known: ["name", "size", "pool", "accessMode", "limits", "labels"])
+        let fields = try context.fields(
+            known: ["name", "size", "pool", "accessMode", "blockSize", "limits", "labels"])
         let name = try fields.requiredName("name")
         let size = try fields.requiredSize("size")
         let poolName = try fields.resourceName("pool") ?? "default"
         let mode = try fields.choice("accessMode", of: AccessMode.self) ?? .singleWriter
+        let blockSize = try fields.integer("blockSize", in: 512...4096)
+        if let blockSize, blockSize != 512 && blockSize != 4096 {
+            throw Problem.invalid("blockSize", "is \(blockSize)", expected: "512 or 4096")
+        }
         let limits = try fields.rateLimits() ?? .none
         let labels = try fields.labels() ?? [:]
+        try requireRoom()
         return try await locks.withLock("volume/\(name)") { () async throws(Problem) in
             guard store.get(VolumeRecord.self, name) == nil else { throw Problem.exists("volume", name) }
             guard let pool = store.get(PoolRecord.self, poolName) else {
@@ -59,22 +66,36 @@ extension ControlPlane {
             guard store.count(VolumeRecord.self) < Limits.recordsPerKindMax else {
                 throw Problem(.limitReached, "the server has its most volumes, \(Limits.recordsPerKindMax)")
             }
-            let volume = VolumeRecord(
+            var volume = VolumeRecord(
                 id: .random(using: random), name: name, pool: poolName, size: size, accessMode: mode,
-                limits: limits, labels: labels, createdAt: wallClock.now())
+                limits: limits, blockSize: blockSize.map { UInt32($0) }, labels: labels,
+                createdAt: wallClock.now())
             let intent = try await begin(IntentRecord(.createVolume, volume: volume), requiring: pool)
             do throws(Problem) {
-                try await perform(.createVolume(descriptor(of: volume)))
+                switch try await perform(.createVolume(descriptor(of: volume))) {
+                case .geometry(let geometry): volume.blockSize = geometry.blockSize
+                case .preparing(let left):
+                    volume.state = .preparing
+                    live.withLock { $0.preparing[volume.id] = left }
+                default: throw Problem(.internalError, "the services answered something else than a volume")
+                }
             } catch {
                 await undoCreate(intent)
                 throw error
             }
-            let body = json(volume)
-            let response = ControlResponse(
-                status: .created, json: body, tag: volume.entityTag, location: "/v1/volumes/\(name)")
+            let made = volume
             var changes = RecordChanges()
             changes.delete(intent)
-            try Problem.translating { () throws(CatalogError) in try changes.insert(volume) }
+            try Problem.translating { () throws(CatalogError) in try changes.insert(made) }
+            var body = json(made)
+            if case .object(var members) = body, let words = await overcommitment(of: pool.record, with: made)
+            {
+                members["warning"] = .string(words)
+                body = .object(members)
+            }
+            let response = ControlResponse(
+                status: made.state == .ready ? .created : .accepted, json: body, tag: made.entityTag,
+                location: "/v1/volumes/\(name)")
             try record(response, for: context, in: &changes, body: body)
             do throws(Problem) {
                 try await commit(changes)
@@ -82,7 +103,11 @@ extension ControlPlane {
                 await undoCreate(intent)
                 throw error
             }
-            audit("volume created", context, ["volume": name, "id": volume.id.hex, "size": "\(size)"])
+            if made.state == .preparing {
+                live.withLock { $0.preparing[made.id] = nil }
+                goOnPreparing(made)
+            }
+            audit("volume created", context, ["volume": name, "id": made.id.hex, "size": "\(size)"])
             return response
         }
     }
@@ -232,10 +257,13 @@ extension ControlPlane {
 
     func readyVolume(_ name: String) throws(Problem) -> Stored<VolumeRecord> {
         let stored = try volume(name)
-        guard stored.record.state == .ready else {
+        switch stored.record.state {
+        case .ready: return stored
+        case .preparing:
+            throw Problem(.conflict, "volume \(name) is still being made", expected: "wait until it is ready")
+        case .deleting:
             throw Problem(.conflict, "volume \(name) is being deleted", expected: "repeat the deletion")
         }
-        return stored
     }
 
     /// The ids of the volumes that a node has a grant on.
@@ -244,7 +272,9 @@ extension ControlPlane {
     }
 
     private func sessionsUsing(_ volume: Identifier) async throws(Problem) -> [SessionInfo] {
-        guard case .sessions(let sessions) = try await perform(.listSessions) else { return [] }
+        guard case .sessions(let sessions) = try await perform(.listSessions) else {
+            throw Problem(.internalError, "the services answered something else than sessions")
+        }
         return sessions.filter { session in session.openVolumes.contains { $0.id == volume } }
     }
 
@@ -326,7 +356,17 @@ extension ControlPlane {
             "createdAt": .string(Timestamp.text(volume.createdAt)),
             "updatedAt": .string(Timestamp.text(volume.updatedAt)),
         ]
-        let state = fault != nil && volume.state == .ready ? "unavailable" : volume.state.rawValue
+        let state = fault != nil && volume.state != .deleting ? "unavailable" : volume.state.rawValue
+        members["blockSize"] = volume.blockSize.map { .integer(UInt64($0)) }
+        let (used, left) = live.withLock { live in
+            (live.spaces[volume.pool]?.space?.used[volume.id], live.preparing[volume.id])
+        }
+        members["used"] = used.map(JSONValue.integer)
+        if volume.state == .preparing, let left {
+            members["progress"] = .object([
+                "done": .integer(volume.size - min(left, volume.size)), "total": .integer(volume.size),
+            ])
+        }
         members["state"] = .string(state)
         members["message"] = fault.map(JSONValue.string)
         return .object(members)

@@ -28,6 +28,10 @@ enum HostCommand: Equatable {
     case close(index: UInt32)
     /// Take over changed settings. Answered.
     case configure([String: String])
+    /// Do a part of what a volume still needs. Answered with what is left.
+    case prepare(Identifier, size: UInt64)
+    /// What the volumes take. Answered as `volumes`.
+    case usage
 }
 
 /// How a host is to start.
@@ -48,6 +52,7 @@ extension HostCommand {
     private enum Kind: UInt8 {
         case stored = 1
         case start, addQueue, create, resize, delete, volumes, capacity, open, close, configure
+        case prepare, usage
     }
 
     /// How many descriptors come with it.
@@ -105,6 +110,11 @@ extension HostCommand {
         case .configure(let settings):
             begin(.configure)
             writer.write(settings: settings)
+        case .prepare(let id, let size):
+            begin(.prepare)
+            writer.write(id)
+            writer.write(size)
+        case .usage: begin(.usage)
         }
         return writer.bytes
     }
@@ -146,6 +156,8 @@ extension HostCommand {
             return .open(id, index: index)
         case .close: return reader.read(UInt32.self).map { .close(index: $0) }
         case .configure: return reader.readSettings().map { .configure($0) }
+        case .prepare: return reader.readVolume().map { .prepare($0.id, size: $0.number) }
+        case .usage: return .usage
         }
     }
 }

@@ -26,6 +26,8 @@ enum HostAnswer: Equatable {
     case volumes([Identifier: UInt64], isLast: Bool)
     /// How full the pool is.
     case capacity(total: UInt64, used: UInt64, free: UInt64)
+    /// How many bytes of a volume are still to be prepared.
+    case left(UInt64)
     /// A volume's shape, not judged yet.
     case geometry(size: UInt64, blockSize: UInt32, maximumTransfer: UInt32)
 }
@@ -33,11 +35,11 @@ enum HostAnswer: Equatable {
 extension HostMessage {
     private enum Kind: UInt8 {
         case nothing = 1
-        case started, volumes, capacity, geometry, failed, keep, forget, hello
+        case started, volumes, capacity, geometry, failed, keep, forget, hello, left
     }
 
     /// Changes with packets, rings and requests; a host of another version is refused.
-    static let version: UInt32 = 1
+    static let version: UInt32 = 2
 
     /// How many descriptors come with it.
     var descriptorCount: Int {
@@ -73,6 +75,9 @@ extension HostMessage {
             writer.write(total)
             writer.write(used)
             writer.write(free)
+        case .done(.left(let bytes)):
+            begin(.left)
+            writer.write(bytes)
         case .done(.geometry(let size, let blockSize, let maximumTransfer)):
             begin(.geometry)
             writer.write(size)
@@ -122,6 +127,7 @@ extension HostMessage {
                 let free = reader.read(UInt64.self)
             else { return nil }
             return .done(.capacity(total: total, used: used, free: free))
+        case .left: return reader.read(UInt64.self).map { .done(.left($0)) }
         case .geometry:
             guard let size = reader.read(UInt64.self), let blockSize = reader.read(UInt32.self),
                 let maximumTransfer = reader.read(UInt32.self)

@@ -34,7 +34,8 @@ final class PendingCall: Sendable {
     func take(_ message: HostMessage) -> Bool {
         switch (command, message) {
         case (_, .failed): end(.answered(message))
-        case (.volumes, .done(.volumes(let some, let isLast))):
+        case (.volumes, .done(.volumes(let some, let isLast))),
+            (.usage, .done(.volumes(let some, let isLast))):
             let count = state.withLock { state in
                 state.volumes.merge(some) { $1 }
                 return state.volumes.count
@@ -43,7 +44,8 @@ final class PendingCall: Sendable {
             if isLast {
                 end(.answered(.done(.volumes(state.withLock { $0.volumes }, isLast: true))))
             }
-        case (.capacity, .done(.capacity)), (.open, .done(.geometry)): end(.answered(message))
+        case (.capacity, .done(.capacity)), (.open, .done(.geometry)), (.prepare, .done(.left)):
+            end(.answered(message))
         case (.create, .done(.nothing)), (.resize, .done(.nothing)), (.delete, .done(.nothing)),
             (.close, .done(.nothing)), (.configure, .done(.nothing)):
             end(.answered(message))
@@ -123,8 +125,8 @@ extension HostKeeper {
             host.phase = .ready
         case .keep(let name):
             guard host === current || host.phase == .starting else { return false }
-            let most = shared.withLock { $0.storedMax }
-            return maySpeak(host) && store.keep(descriptors.take(), as: name, most: most)
+            let allowance = shared.withLock { $0.allowance }
+            return maySpeak(host) && store.keep(descriptors.take(), as: name, allowance: allowance)
         case .forget(let name):
             guard host === current || host.phase == .starting else { return false }
             guard maySpeak(host) else { return false }
@@ -222,6 +224,10 @@ extension HostKeeper {
     }
 }
 
+extension UInt64 {
+    fileprivate mutating func raise(to other: UInt64) { self = Swift.max(self, other) }
+}
+
 extension HostKeeper.Shared {
     /// Takes over what a host has done, before anything else is heard of it: the next one must find it so.
     fileprivate mutating func note(_ command: HostCommand, _ message: HostMessage) {
@@ -230,15 +236,29 @@ extension HostKeeper.Shared {
             open[index] = id
             flushFailures[index] = nil
         case (.configure(let settings), .done(.nothing)): self.settings = settings
+        case (.delete(let id), .done(.nothing)):
+            if explained.removeValue(forKey: id) != nil { sumExplained() }
         default: break
         }
     }
 
     fileprivate mutating func allowKeeping(for command: HostCommand) {
         switch command {
-        case .create, .resize, .open:
-            storedMax = min(storedMax + Limits.storedDescriptorsPerCall, Limits.storedDescriptorsMax)
-        default: break
+        case .create(let id, let size), .resize(let id, let size):
+            explained[id, default: HostKeeper.ExplainedVolume()].size.raise(
+                to: min(size, Limits.volumeBytesMax))
+            explained[id]?.calls += 1
+        case .open: break
+        default: return
+        }
+        allowance.count = min(allowance.count + Limits.storedDescriptorsPerCall, Limits.storedDescriptorsMax)
+        sumExplained()
+    }
+
+    private mutating func sumExplained() {
+        allowance.memoryBytes = explained.values.reduce(0) { sum, volume in
+            let (total, overflow) = sum.addingReportingOverflow(volume.memoryBytes)
+            return overflow ? .max : total
         }
     }
 }

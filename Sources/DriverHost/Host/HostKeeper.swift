@@ -55,6 +55,20 @@ final class HostKeeper: @unchecked Sendable {
         }
     }
 
+    /// What a volume explains of the memory that hosts have kept.
+    struct ExplainedVolume {
+        /// The largest that it was asked to be, in bytes.
+        var size: UInt64 = 0
+        /// How often hosts were asked.
+        var calls: UInt64 = 0
+
+        /// Memory is taken in pieces, with their lists, for each time that a volume was made larger.
+        var memoryBytes: UInt64 {
+            let lists = size / Limits.explainedListShare
+            return (size + lists).addingReportingOverflow(calls * Limits.explainedMemoryPerCall).partialValue
+        }
+    }
+
     struct Shared {
         var inbox: [Event] = []
         /// The host that takes calls.
@@ -67,8 +81,10 @@ final class HostKeeper: @unchecked Sendable {
         var queuesAdded = 0
         /// Volumes that are open, by index.
         var open: [UInt32: Identifier] = [:]
-        /// The most descriptors that may be kept: as many as what was asked for explains.
-        var storedMax = Limits.storedDescriptorsFree
+        /// What may be kept: as much as what was asked for explains.
+        var allowance = StoredDescriptors.Allowance()
+        /// The volumes that hosts were asked to make or to grow.
+        var explained: [Identifier: ExplainedVolume] = [:]
         var flushFailures: [UInt32: Status] = [:]
         var report = DriverHostReport(state: .starting)
         var notes: [String] = []

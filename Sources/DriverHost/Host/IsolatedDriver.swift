@@ -94,8 +94,25 @@ public final class IsolatedDriver: SupervisedDriver {
 
     /// The volumes and their sizes.
     public func volumes() throws(DriverError) -> [Identifier: UInt64] {
-        guard case .volumes(let volumes, _) = try keeper.call(.volumes) else { return [:] }
+        try volumes(.volumes)
+    }
+
+    /// What the volumes take, as the host says.
+    public func usage() throws(DriverError) -> [Identifier: UInt64] { try volumes(.usage) }
+
+    private func volumes(_ command: HostCommand) throws(DriverError) -> [Identifier: UInt64] {
+        guard case .volumes(let volumes, _) = try keeper.call(command) else {
+            throw DriverError(.driverFailed, "the driver host does not say which volumes there are")
+        }
         return volumes
+    }
+
+    /// Does a part of what a volume still needs.
+    public func prepareVolume(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 {
+        guard case .left(let bytes) = try keeper.call(.prepare(id, size: size)) else {
+            throw DriverError(.driverFailed, "the driver host does not say what it has left to do")
+        }
+        return min(bytes, size)
     }
 
     /// How full the pool is.

@@ -19,7 +19,10 @@ enum PoolAtRest {
     static func wait(_ folder: String, _ body: @escaping @Sendable () -> Void) throws(ReactorError) {
         try DetachedThread.start(name: "pool-at-rest") {
             let descriptor = open(folder)
-            while descriptor.raw >= 0, flock(descriptor.raw, LOCK_EX) != 0, errno == EINTR {}
+            // A lock that cannot be had says nothing of the pool: it is asked for again.
+            while descriptor.raw >= 0, flock(descriptor.raw, LOCK_EX) != 0 {
+                if errno != EINTR { _ = poll(nil, 0, Limits.lockAgainMilliseconds) }
+            }
             _ = consume descriptor
             body()
         }

@@ -39,7 +39,7 @@ extension Status {
         case .badFrame, .badSlot, .badSequence, .versionMismatch, .alreadyExists, .protocolViolation,
             .denied, .badCapability, .expired, .notYetValid, .revoked, .wrongHolder, .wrongAudience,
             .staleEpoch, .fenced, .writerConflict, .tooManyChannels, .tooManyHandles, .draining,
-            .driverRecovering, .quarantined, .outcomeUnknown:
+            .driverRecovering, .quarantined, .outcomeUnknown, .noSpaceYet:
             false
         }
     }

@@ -473,7 +473,9 @@ final class RequestLedger {
                     switch opcode {
                     case .read, .write, .blockStatus: deadlines.transfer
                     case .flush: deadlines.flush
-                    case .writeZeroes, .discard: deadlines.space
+                    case .writeZeroes, .discard:
+                        unsafe deadlines.space
+                            + min(entry.pointee.request.length >> 20, 1 << 16) * deadlines.spaceMebibyte
                     }
                 let given = unsafe entry.pointee.givenAt
                 let isWithdrawn = unsafe entry.pointee.withdrawnStatus != .ok

@@ -88,7 +88,8 @@ public enum Sandbox {
         _ = close(file)
     }
 
-    /// Gives the pool's folder and the files in it to the host's user; links are not followed.
+    /// Gives the pool's folder and the files in it to the host's user. Links are not followed, and what is not a file
+    /// under one name, or a folder, stays whose it is: a second name may be that of a file which is nobody's but root's.
     private static func handOver(_ folder: Int32, to user: UInt32) throws(SandboxError) {
         let copy = unsafe openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         if copy < 0 { throw .system(call: "open the pool's folder", errno: errno) }
@@ -97,19 +98,36 @@ public enum Sandbox {
             throw .system(call: "fdopendir", errno: errno)
         }
         defer { unsafe closedir(listing) }
-        while let entry = unsafe readdir(listing) {
+        while true {
+            errno = 0
+            guard let entry = unsafe readdir(listing) else {
+                if errno != 0 { throw .system(call: "readdir of the pool's folder", errno: errno) }
+                return
+            }
             let failure = unsafe withUnsafePointer(to: &entry.pointee.d_name) { tuple in
                 unsafe tuple.withMemoryRebound(to: CChar.self, capacity: 256) { name -> Int32 in
-                    if unsafe strcmp(name, "..") == 0 { return 0 }
-                    var status = stat()
-                    if unsafe fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) != 0 { return 0 }
-                    if status.st_uid == user && status.st_gid == user { return 0 }
-                    return unsafe fchownat(folder, name, user, user, AT_SYMLINK_NOFOLLOW) == 0 ? 0 : errno
+                    unsafe strcmp(name, "..") == 0 ? 0 : handOver(name, in: folder, to: user)
                 }
             }
             if failure != 0 { throw .system(call: "fchownat in the pool's folder", errno: failure) }
         }
     }
+
+    /// Gives one file away; the errno, or 0. It is looked at and given by the same descriptor, which opens nothing.
+    private static func handOver(_ name: UnsafePointer<CChar>, in folder: Int32, to user: UInt32) -> Int32 {
+        let file = unsafe openat(folder, name, Int32(SLUICE_O_PATH) | O_NOFOLLOW | O_CLOEXEC)
+        if file < 0 { return errno == ENOENT ? 0 : errno }
+        defer { _ = close(file) }
+        var status = stat()
+        if unsafe fstat(file, &status) != 0 { return errno }
+        let kind = status.st_mode & S_IFMT
+        guard kind == S_IFDIR || kind == S_IFREG && status.st_nlink == 1 else { return 0 }
+        if status.st_uid == user && status.st_gid == user { return 0 }
+        return unsafe fchownat(file, "", user, user, emptyPath) == 0 ? 0 : errno
+    }
+
+    // Glibc's module leaves out what is not POSIX.
+    private static let emptyPath: Int32 = 0x1000
 
     /// Namespaces of its own, and the pool's folder as its root. True: its users are its own too.
     private static func isolate(_ policy: SandboxPolicy, _ gaps: inout [String]) throws(SandboxError) -> Bool

@@ -1,5 +1,6 @@
 import Core
 import DriverKit
+import Glibc
 import Reactor
 import Synchronization
 
@@ -51,7 +52,12 @@ final class HostDescriptorStore: DescriptorStore {
     func forget(_ name: String) {
         let known = received.withLock { $0.removeValue(forKey: name) }
         guard known != nil else { return }
-        // A server that is gone has forgotten everything.
-        try? control.send(HostMessage.forget(name: name).encoded(call: 0))
+        do throws(ControlSocket.Failure) {
+            try control.send(HostMessage.forget(name: name).encoded(call: 0))
+        } catch {
+            // A server that is gone has forgotten everything. One that takes nothing would keep what is to go: this process
+            // ends, and the server makes the call again that asked for it.
+            if error != .closed { exit(70) }
+        }
     }
 }

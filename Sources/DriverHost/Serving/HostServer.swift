@@ -75,7 +75,9 @@ final class HostServer {
             try opened.resizeVolume(id, to: size)
             changed(openVolumes.filter { $0.value == id }.map(\.key))
         case .delete(let id): try opened.deleteVolume(id)
-        case .volumes: return try volumes(call)
+        case .prepare(let id, let size): return .left(try opened.prepareVolume(id, to: size))
+        case .usage: return try volumes(call, try opened.usage())
+        case .volumes: return try volumes(call, try opened.volumes())
         case .capacity:
             let capacity = try opened.capacity()
             return .capacity(total: capacity.total, used: capacity.used, free: capacity.free)
@@ -114,14 +116,15 @@ final class HostServer {
         let driver = try type.init(
             DriverEnvironment(
                 settings: start.settings, folder: start.folder, store: store, isolation: .isolated))
+        let needs = try type.needs(settings: start.settings)
+        let path = needs.folder ?? start.folder
         let folder = FileDescriptor(
-            owning: unsafe Glibc.open(start.folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC))
+            owning: unsafe Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW))
         if folder.raw < 0 {
-            throw DriverError(.driverFailed, "\(start.folder): \(ReactorError.text(errno: errno))")
+            throw DriverError(.driverFailed, "\(path): \(ReactorError.text(errno: errno))")
         }
         let policy = SandboxPolicy(
-            folder: folder.raw, user: start.user, parent: parent,
-            needs: try type.needs(settings: start.settings))
+            folder: folder.raw, user: start.user, parent: parent, needs: needs)
         do {
             let count = max(1, min(Int(start.queues), Limits.hostQueuesMax))
             // Who holds the pool's locks next must find its device at rest, too.
@@ -160,8 +163,10 @@ final class HostServer {
         for reactor in reactors { reactor.volumesChanged(indices) }
     }
 
-    private func volumes(_ call: UInt64) throws(DriverError) -> HostAnswer {
-        var rest = Array(try opened.volumes())
+    private func volumes(
+        _ call: UInt64, _ volumes: [Identifier: UInt64]
+    ) throws(DriverError) -> HostAnswer {
+        var rest = Array(volumes)
         while rest.count > Limits.controlVolumesMax {
             let some = Dictionary(uniqueKeysWithValues: rest.suffix(Limits.controlVolumesMax))
             rest.removeLast(Limits.controlVolumesMax)

@@ -154,6 +154,14 @@ public final class FaultDriver: PoolDriver {
         try inner.createVolume(id, size: size)
     }
 
+    /// Prepares a volume of the wrapped driver.
+    public func prepareVolume(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 {
+        try inner.prepareVolume(id, to: size)
+    }
+
+    /// What the wrapped driver's volumes take.
+    public func usage() throws(DriverError) -> [Identifier: UInt64] { try inner.usage() }
+
     /// Grows a volume of the wrapped driver.
     public func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {
         try inner.resizeVolume(id, to: size)

@@ -25,13 +25,9 @@ final class DeviceStore: FileStore {
         self.path = path
         wantsDirect = direct
         mayErase = erase
-        // O_EXCL gives the device to one open file: the pool's next process takes that file over.
-        if let kept = try store.descriptor(DeviceStore.device), DeviceStore.isOpen(kept, path) {
-            descriptor = kept
-        } else {
-            descriptor = try DeviceStore.openDevice(
-                path, O_RDWR | O_EXCL | (direct ? BlockDevices.openDirect : 0))
-        }
+        descriptor = try DeviceStore.device(
+            try store.descriptor(DeviceStore.device), path,
+            O_RDWR | O_EXCL | (direct ? BlockDevices.openDirect : 0))
         guard BlockDevices.isBlockDevice(fd: descriptor.raw) else {
             throw DriverError(.badRequest, "the setting path names \(path), which is not a block device")
         }
@@ -43,6 +39,7 @@ final class DeviceStore: FileStore {
         } catch { throw DriverError(.ioError, "\(path): \(error)") }
         unsynced = try DeviceStore.openDevice(path, O_RDONLY)
         try store.keep(descriptor, as: DeviceStore.device)
+        _ = try deviceSize()
     }
 
     let notes: [String] = []
@@ -53,6 +50,22 @@ final class DeviceStore: FileStore {
         var named = stat()
         return unsafe fstat(descriptor.raw, &ours) == 0 && stat(path, &named) == 0
             && ours.st_rdev == named.st_rdev
+    }
+
+    /// The open device. O_EXCL gives it to one open file: the pool's next process takes that file over. One without a disk
+    /// behind it is opened anew, since the path may name the disk's successor.
+    private static func device(
+        _ kept: consuming FileDescriptor?, _ path: String, _ flags: Int32
+    ) throws(DriverError) -> FileDescriptor {
+        guard let kept, isOpen(kept, path) else { return try openDevice(path, flags) }
+        if hasBytes(kept) { return kept }
+        do throws(DriverError) { return try openDevice(path, flags) } catch { return kept }
+    }
+
+    private static func hasBytes(_ descriptor: borrowing FileDescriptor) -> Bool {
+        do throws(ReactorError) { return try BlockDevices.size(fd: descriptor.raw) > 0 } catch {
+            return false
+        }
     }
 
     private static func openDevice(_ path: String, _ flags: Int32) throws(DriverError) -> FileDescriptor {
@@ -72,72 +85,114 @@ final class DeviceStore: FileStore {
     }
 
     private func deviceSize() throws(DriverError) -> UInt64 {
-        do throws(ReactorError) { return try BlockDevices.size(fd: descriptor.raw) } catch {
+        let size: UInt64
+        do throws(ReactorError) { size = try BlockDevices.size(fd: descriptor.raw) } catch {
             throw DriverError(.ioError, "\(path): \(error)")
         }
+        if size == 0 {
+            throw DriverError(
+                .driverFailed,
+                "\(path) has no bytes: its disk is gone, or the device is bound to none; bring it back, then restart"
+                    + " the pool")
+        }
+        return size
     }
 
     /// The volume that the device holds.
-    private func read() throws(DriverError) -> (id: Identifier, size: UInt64)? {
-        guard folder.status(DeviceStore.record) != nil else { return nil }
-        let file = try folder.open(DeviceStore.record, O_RDONLY)
-        var bytes = [UInt8](repeating: 0, count: 128)
-        let count = unsafe bytes.withUnsafeMutableBytes {
-            unsafe Glibc.read(file.raw, $0.baseAddress, $0.count)
-        }
-        let words = String(decoding: bytes.prefix(max(0, count)), as: UTF8.self).split(
-            whereSeparator: \.isWhitespace)
-        guard words.count == 2, let id = Identifier(hex: String(words[0])), let size = UInt64(words[1]) else {
-            throw DriverError(.ioError, "the file \(DeviceStore.record) in \(folder.path) is damaged")
-        }
-        return (id, size)
+    private struct Held {
+        var id: Identifier
+        var size: UInt64
+        /// Up to where the device was zeroed for it, in bytes: less than the size while it is being made.
+        var zeroed: UInt64
     }
 
-    private func write(_ id: Identifier, _ size: UInt64) throws(DriverError) {
-        let name = DeviceStore.record + ".new"
-        let file = try folder.open(name, O_RDWR | O_CREAT | O_TRUNC)
-        let text = [UInt8]("\(id.hex) \(size)\n".utf8)
-        let written = unsafe text.withUnsafeBytes { unsafe Glibc.write(file.raw, $0.baseAddress, $0.count) }
-        if written != text.count || fsync(file.raw) != 0 {
-            throw PoolFolder.failure("the file \(name) in \(folder.path)", written < 0 ? errno : ENOSPC)
+    private func read() throws(DriverError) -> Held? {
+        guard let words = try folder.words(DeviceStore.record) else { return nil }
+        guard (2...3).contains(words.count), let id = Identifier(hex: words[0]), let size = UInt64(words[1]),
+            // Earlier versions zeroed the whole device at once.
+            let zeroed = words.count == 3 ? UInt64(words[2]) : UInt64.max
+        else {
+            throw DriverError(.ioError, "the file \(DeviceStore.record) in \(folder.path) is damaged")
         }
-        try folder.rename(name, to: DeviceStore.record)
-        try folder.sync()
+        return Held(id: id, size: size, zeroed: zeroed)
+    }
+
+    private func write(_ held: Held) throws(DriverError) {
+        try folder.write([held.id.hex, "\(held.size)", "\(held.zeroed)"], to: DeviceStore.record)
     }
 
     func create(_ id: Identifier, size: UInt64) throws(DriverError) {
         if let held = try read() {
             if held.id == id && held.size == size { return }
-            throw DriverError(.noSpace, "\(path) holds the volume \(held.id); a device holds one volume")
+            throw DriverError(
+                .notSupported,
+                "\(path) holds a volume already, and a block device holds one. For several, make a file system on it"
+                    + " and give a folder of that as path, or give each a device")
         }
         let room = try deviceSize()
         if size > room { throw DriverError(.noSpace, "\(path) has \(room) bytes") }
-        if !mayErase, try !isBlank() {
+        if !mayErase, try !isBlank(room) {
             throw DriverError(
                 .alreadyExists,
                 "\(path) holds data; wipe it (wipefs, blkdiscard) or set erase=true in the pool's settings")
         }
-        do throws(ReactorError) {
-            try BlockDevices.zeroOut(fd: descriptor.raw, offset: 0, length: room / 4096 * 4096)
-        } catch { throw DriverError(.ioError, "\(path): \(error)") }
-        try write(id, size)
+        try write(Held(id: id, size: size, zeroed: 0))
     }
 
-    /// Whether the first MiB, where file systems and partition tables are, reads as zeroes.
-    private func isBlank() throws(DriverError) -> Bool {
-        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
+    /// Whether the device reads as zeroes where it is looked at: all of its first and last MiB, where file systems,
+    /// partition tables and RAIDs have their marks, and places in between.
+    private func isBlank(_ room: UInt64) throws(DriverError) -> Bool {
+        let end = room / 4096 * 4096
+        let edge = min(end, 1 << 20)
+        if try !isBlank(at: 0, Int(edge)) { return false }
+        if try !isBlank(at: end - edge, Int(edge)) { return false }
+        for place in 1...Limits.blankPlaces {
+            let at = end / (Limits.blankPlaces + 1) / 4096 * 4096 * place
+            if try !isBlank(at: at, Int(min(UInt64(Limits.blankPlaceBytes), end - at))) { return false }
+        }
+        return true
+    }
+
+    private func isBlank(at offset: UInt64, _ count: Int) throws(DriverError) -> Bool {
+        if count == 0 { return true }
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 4096)
         defer { unsafe memory.deallocate() }
-        let count = unsafe pread(descriptor.raw, memory.baseAddress, memory.count, 0)
-        if count < 0 { throw PoolFolder.failure(path, errno) }
-        return unsafe memory.prefix(count).allSatisfy { $0 == 0 }
+        let found = unsafe pread(descriptor.raw, memory.baseAddress, count, off_t(offset))
+        if found < 0 { throw PoolFolder.failure(path, errno) }
+        guard found == count else { throw DriverError(.ioError, "\(path) cannot be read at \(offset)") }
+        return unsafe memory.allSatisfy { $0 == 0 }
+    }
+
+    func prepare(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 {
+        var held = try held(id)
+        guard held.zeroed < size else { return 0 }
+        let room = try deviceSize()
+        if size > room { throw DriverError(.noSpace, "\(path) has \(room) bytes") }
+        let end = SystemClock.monotonic() + Limits.deviceZeroNanoseconds
+        repeat {
+            let count = min(Limits.deviceZeroPieceBytes, size - held.zeroed)
+            do throws(ReactorError) {
+                try BlockDevices.zeroOut(fd: descriptor.raw, offset: held.zeroed, length: count)
+            } catch { throw DriverError(.ioError, "\(path): \(error)") }
+            held.zeroed += count
+        } while held.zeroed < size && SystemClock.monotonic() < end
+        // Zeroes that a power failure takes back must not count.
+        if fsync(descriptor.raw) != 0 { throw PoolFolder.failure(path, errno) }
+        try write(held)
+        return size - held.zeroed
     }
 
     func resize(_ id: Identifier, to size: UInt64) throws(DriverError) {
-        let held = try held(id)
-        if size < held { throw DriverError(.notSupported, "a volume cannot shrink: it has \(held) bytes") }
+        var held = try held(id)
+        if size < held.size {
+            throw DriverError(.notSupported, "a volume cannot shrink: it has \(held.size) bytes")
+        }
         let room = try deviceSize()
         if size > room { throw DriverError(.noSpace, "\(path) has \(room) bytes") }
-        try write(id, size)
+        while try prepare(id, to: size) > 0 {}
+        held = try self.held(id)
+        held.size = size
+        try write(held)
     }
 
     func delete(_ id: Identifier) throws(DriverError) {
@@ -157,10 +212,21 @@ final class DeviceStore: FileStore {
         return PoolCapacity(total: total, used: used, free: total - used)
     }
 
+    func usage() throws(DriverError) -> [Identifier: UInt64] { try volumes() }
+
+    /// The volume has its device for itself.
+    func freeBytes() -> UInt64? { nil }
+
     func open(_ id: Identifier) throws(DriverError) -> OpenVolume {
-        let size = try held(id)
+        let held = try held(id)
+        _ = try deviceSize()
+        guard held.zeroed >= held.size else {
+            throw DriverError(
+                .busy, "the volume is being made: \(held.zeroed) of \(held.size) bytes of \(path) are zeroed")
+        }
         let own = try DeviceStore.duplicate(descriptor)
-        return OpenVolume(id: id, descriptor: own, size: size, blockSize: blockSize, isDirect: wantsDirect)
+        return OpenVolume(
+            id: id, descriptor: own, size: held.size, blockSize: blockSize, isDirect: wantsDirect)
     }
 
     func witness(_ id: Identifier) throws(DriverError) -> FileDescriptor {
@@ -175,10 +241,10 @@ final class DeviceStore: FileStore {
         }
     }
 
-    private func held(_ id: Identifier) throws(DriverError) -> UInt64 {
+    private func held(_ id: Identifier) throws(DriverError) -> Held {
         guard let held = try read(), held.id == id else {
             throw DriverError(.notFound, "there is no volume \(id) on \(path)")
         }
-        return held.size
+        return held
     }
 }

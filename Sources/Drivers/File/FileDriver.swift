@@ -5,9 +5,9 @@ import Synchronization
 
 /// Volumes in files or on a block device, by io_uring.
 ///
-/// Settings: `direct` (true by default: past the page cache), `path` (a block device that holds one volume;
-/// without it, each volume is a sparse file in the pool's folder), `erase` (true: a volume may be made on a
-/// device that holds data).
+/// Settings: `direct` (true by default: past the page cache), `path` (a block device that holds one volume, or a
+/// folder in which the pool makes one of its own; without it, each volume is a sparse file in the pool's folder),
+/// `erase` (true: a volume may be made on a device that holds data).
 public final class FileDriver: PoolDriver {
     /// `file`.
     public static let name = "file"
@@ -22,23 +22,34 @@ public final class FileDriver: PoolDriver {
         let direct = try settings.flag("direct", default: true)
         let erase = try settings.flag("erase", default: false)
         kept = environment.store
-        let folder = try PoolFolder(environment.folder, store: kept)
+        var folder = try PoolFolder(environment.folder, store: kept)
         if let path = settings.text("path") {
-            store = try DeviceStore(folder: folder, path: path, direct: direct, erase: erase, store: kept)
-        } else {
-            store = try FolderStore(
-                folder: folder, direct: direct, locksVolumes: environment.isolation == .inline)
+            guard path.hasPrefix("/") else {
+                throw DriverError(.badRequest, "the setting path is \"\(path)\"; write an absolute path")
+            }
+            guard ChosenFolder.isFolder(path) else {
+                store = try DeviceStore(folder: folder, path: path, direct: direct, erase: erase, store: kept)
+                return
+            }
+            folder = try ChosenFolder.open(in: path, pool: folder, store: kept)
         }
+        store = try FolderStore(
+            folder: folder, direct: direct, locksVolumes: environment.isolation == .inline)
     }
 
     private static func parse(_ settings: [String: String]) throws(DriverError) -> DriverSettings {
         try DriverSettings(settings, driver: FileDriver.name, known: ["direct", "erase", "path"])
     }
 
-    /// The block device, if there is one.
+    /// The block device or the folder, if there is one.
     public static func needs(settings: [String: String]) throws(DriverError) -> DriverNeeds {
         var needs = DriverNeeds()
-        if let path = try parse(settings).text("path") { needs.paths = [path] }
+        guard let path = try parse(settings).text("path") else { return needs }
+        if ChosenFolder.isFolder(path) {
+            needs.folder = ChosenFolder.path(in: path)
+        } else {
+            needs.paths = [path]
+        }
         return needs
     }
 
@@ -70,6 +81,14 @@ public final class FileDriver: PoolDriver {
 
     /// How full the file system or device is.
     public func capacity() throws(DriverError) -> PoolCapacity { try store.capacity() }
+
+    /// Zeroes a part of a device that a volume was made on.
+    public func prepareVolume(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 {
+        try store.prepare(id, to: size)
+    }
+
+    /// The blocks that the volumes' files have.
+    public func usage() throws(DriverError) -> [Identifier: UInt64] { try store.usage() }
 
     /// Opens a volume under an index, anew if it was open: a failed flush is forgotten.
     ///
@@ -110,6 +129,9 @@ public final class FileDriver: PoolDriver {
 
     /// The volume that is open under an index.
     func openVolume(_ index: UInt32) -> OpenVolume? { open.withLock { $0[index] } }
+
+    /// What writes may still take, in bytes; nil where that does not matter.
+    func freeBytes() -> UInt64? { store.freeBytes() }
 
     private func check(_ size: UInt64) throws(DriverError) {
         if size == 0 || size % Limits.volumeSizeGranule != 0 {

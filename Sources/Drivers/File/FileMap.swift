@@ -8,6 +8,15 @@ enum FileMap {
     private static let seekData: Int32 = 3
     private static let seekHole: Int32 = 4
 
+    /// Whether a file has space of its own for all of a range; where the file system does not tell, it counts as such.
+    static func isData(fd: Int32, offset: UInt64, length: UInt64) -> Bool {
+        let data = lseek(fd, off_t(offset), seekData)
+        if data < 0 { return errno != ENXIO }
+        guard UInt64(data) == offset else { return false }
+        let hole = lseek(fd, off_t(offset), seekHole)
+        return hole < 0 || UInt64(hole) >= offset + length
+    }
+
     /// Writes the extents of a range. What a file system does not tell, such as all of a block device, counts as
     /// data; so does a block that is a hole only in part.
     static func write(

@@ -17,6 +17,7 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
     private let operations: UnsafeMutablePointer<FileOperation>
     private var table = FileVolumeTable()
     private var fixed: FixedArena
+    private var space = SpaceAllowance()
     private var zeroes: UnsafeMutableRawPointer?
     private var freeHead: Int32 = 0
     private var inFlight = 0
@@ -81,6 +82,11 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
             let known = table[slot].volume.flushStatus
             if known != .ok { return complete(request.tag, known, 0) }
         }
+        if opcode == .write || opcode == .writeZeroes, space.isSpent(request.length),
+            lacksSpace(request, opcode, table[slot].fd)
+        {
+            return complete(request.tag, .noSpace, 0)
+        }
         let index = freeHead
         let operation = unsafe operations + Int(index)
         freeHead = unsafe operation.pointee.nextFree
@@ -105,6 +111,16 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
             case .blockStatus: preconditionFailure("a block status is answered at once")
             }
         unsafe issue(operation, UInt32(index), target)
+    }
+
+    /// Whether the file system has no more for the pool, and the request wants some. What it leaves to others is not
+    /// taken, and what has its space is written all the same.
+    @inline(never)
+    private func lacksSpace(_ request: DriverRequest, _ opcode: DriverOpcode, _ fd: Int32) -> Bool {
+        space.look(free: driver.freeBytes())
+        guard space.isFull else { return false }
+        if opcode == .writeZeroes && !request.flags.contains(.noUnmap) { return false }
+        return !FileMap.isData(fd: fd, offset: request.offset, length: request.length)
     }
 
     /// Starts the operation's next step.

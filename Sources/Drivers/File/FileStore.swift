@@ -15,6 +15,12 @@ protocol FileStore: AnyObject, Sendable {
     func open(_ id: Identifier) throws(DriverError) -> OpenVolume
     /// A second open file of the volume's, which is never synced.
     func witness(_ id: Identifier) throws(DriverError) -> FileDescriptor
+    /// Does a second's worth of what a volume of this size still needs; how many bytes that leaves.
+    func prepare(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64
+    /// What each volume takes, in bytes.
+    func usage() throws(DriverError) -> [Identifier: UInt64]
+    /// What writes may still take, in bytes; nil where every volume has its space for good. Any thread.
+    func freeBytes() -> UInt64?
 }
 
 /// The pool's own folder: locked, so that no second server uses it. Its path is used by `init` alone: later
@@ -24,13 +30,13 @@ final class PoolFolder: Sendable {
     let path: String
     private let descriptor: FileDescriptor
 
-    private static let lock = "lock"
-
     /// Opens and locks the folder, or takes over the open folder of the pool's last process with its lock:
     /// `flock(2)` belongs to the open file, whoever has it.
-    init(_ path: String, store: any DescriptorStore) throws(DriverError) {
+    ///
+    /// - Parameter lock: the name under which the store keeps the open folder.
+    init(_ path: String, store: any DescriptorStore, lock: String = "lock") throws(DriverError) {
         self.path = path
-        if let kept = try store.descriptor(PoolFolder.lock) {
+        if let kept = try store.descriptor(lock) {
             descriptor = kept
         } else {
             descriptor = try PoolFolder.make(path)
@@ -41,7 +47,7 @@ final class PoolFolder: Sendable {
             }
             throw PoolFolder.failure("the lock of the pool's folder \(path)", errno)
         }
-        try store.keep(descriptor, as: PoolFolder.lock)
+        try store.keep(descriptor, as: lock)
     }
 
     /// Locks an open file; false with errno when it stays locked by another. A server that was killed holds
@@ -65,11 +71,63 @@ final class PoolFolder: Sendable {
         return FileDescriptor(owning: fd)
     }
 
-    /// Opens a file of the folder.
+    /// Whether it is a file under one name: anything else was put into the folder by somebody else, such as an earlier
+    /// process of the pool that was not itself any more.
+    static func isOwn(_ status: stat) -> Bool {
+        status.st_mode & S_IFMT == S_IFREG && status.st_nlink == 1
+    }
+
+    /// Opens a file of the folder. What is not the pool's own is not opened, since opening a FIFO waits for ever.
     func open(_ name: String, _ flags: Int32, mode: mode_t = 0o600) throws(DriverError) -> FileDescriptor {
+        if let status = try status(name), !PoolFolder.isOwn(status) { throw strange(name) }
+        let file = try openAnything(name, flags, mode: mode)
+        var status = stat()
+        if unsafe fstat(file.raw, &status) != 0 {
+            throw PoolFolder.failure("the file \(name) in \(path)", errno)
+        }
+        guard PoolFolder.isOwn(status) else { throw strange(name) }
+        return file
+    }
+
+    private func strange(_ name: String) -> DriverError {
+        DriverError(
+            .ioError,
+            "\(name) in \(path) is not a file, or has a second name: the pool did not make it so, and leaves it alone"
+        )
+    }
+
+    private func openAnything(
+        _ name: String, _ flags: Int32, mode: mode_t = 0
+    ) throws(DriverError) -> FileDescriptor {
         let fd = unsafe openat(descriptor.raw, name, flags | O_CLOEXEC | O_NOFOLLOW, mode)
         if fd < 0 { throw PoolFolder.failure("the file \(name) in \(path)", errno) }
         return FileDescriptor(owning: fd)
+    }
+
+    /// The words of a small file; nil when there is none.
+    func words(_ name: String) throws(DriverError) -> [String]? {
+        guard try status(name) != nil else { return nil }
+        let file = try open(name, O_RDONLY)
+        var bytes = [UInt8](repeating: 0, count: 128)
+        let count = unsafe bytes.withUnsafeMutableBytes {
+            unsafe Glibc.read(file.raw, $0.baseAddress, $0.count)
+        }
+        if count < 0 { throw PoolFolder.failure("the file \(name) in \(path)", errno) }
+        return String(decoding: bytes.prefix(count), as: UTF8.self).split(whereSeparator: \.isWhitespace)
+            .map(String.init)
+    }
+
+    /// Puts words into a small file, in place of what was there; durable.
+    func write(_ words: [String], to name: String) throws(DriverError) {
+        let new = name + ".new"
+        let file = try open(new, O_RDWR | O_CREAT | O_TRUNC)
+        let text = [UInt8]((words.joined(separator: " ") + "\n").utf8)
+        let written = unsafe text.withUnsafeBytes { unsafe Glibc.write(file.raw, $0.baseAddress, $0.count) }
+        if written != text.count || fsync(file.raw) != 0 {
+            throw PoolFolder.failure("the file \(new) in \(path)", written < 0 ? errno : ENOSPC)
+        }
+        try rename(new, to: name)
+        try sync()
     }
 
     func rename(_ old: String, to new: String) throws(DriverError) {
@@ -93,7 +151,7 @@ final class PoolFolder: Sendable {
     /// The names in the folder.
     func names() throws(DriverError) -> [String] {
         // A listing has a position: it needs an open folder of its own.
-        let own = try open(".", O_RDONLY | O_DIRECTORY).take()
+        let own = try openAnything(".", O_RDONLY | O_DIRECTORY).take()
         guard let listing = unsafe fdopendir(own) else {
             let cause = errno
             _ = close(own)
@@ -101,29 +159,48 @@ final class PoolFolder: Sendable {
         }
         defer { unsafe closedir(listing) }
         var names: [String] = []
-        while let entry = unsafe readdir(listing) {
+        while true {
+            // A listing that fails ends like one that is complete.
+            errno = 0
+            guard let entry = unsafe readdir(listing) else {
+                if errno != 0 { throw PoolFolder.failure("the pool's folder \(path)", errno) }
+                return names
+            }
             let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) { tuple in
                 unsafe tuple.withMemoryRebound(to: CChar.self, capacity: 256) { unsafe String(cString: $0) }
             }
             if name != "." && name != ".." { names.append(name) }
         }
-        return names
     }
 
-    func status(_ name: String) -> stat? {
+    /// What has the name, links not followed; nil when nothing has.
+    func status(_ name: String) throws(DriverError) -> stat? {
         var status = stat()
-        return unsafe fstatat(descriptor.raw, name, &status, AT_SYMLINK_NOFOLLOW) == 0 ? status : nil
+        if unsafe fstatat(descriptor.raw, name, &status, AT_SYMLINK_NOFOLLOW) == 0 { return status }
+        if errno == ENOENT { return nil }
+        throw PoolFolder.failure("the file \(name) in \(path)", errno)
     }
 
-    /// Total and available bytes of the file system.
+    /// Total bytes of the file system, and what the pool may still take of it: a margin is left to others, the server's
+    /// catalog among them where both are on one file system.
     func space() throws(DriverError) -> (total: UInt64, free: UInt64) {
         var space = statvfs()
         if unsafe fstatvfs(descriptor.raw, &space) != 0 {
             throw PoolFolder.failure("the pool's folder \(path)", errno)
         }
-        return (
-            UInt64(space.f_blocks) * UInt64(space.f_frsize), UInt64(space.f_bavail) * UInt64(space.f_frsize)
-        )
+        let total = UInt64(space.f_blocks) * UInt64(space.f_frsize)
+        let free = UInt64(space.f_bavail) * UInt64(space.f_frsize)
+        let margin = PoolFolder.margin(total: total)
+        return (total, free > margin ? free - margin : 0)
+    }
+
+    /// What a pool leaves of a file system of so many bytes: no less than the catalog keeps for itself, which may be free
+    /// some day and is not the pool's.
+    static func margin(total: UInt64) -> UInt64 {
+        let least =
+            Limits.poolMarginBytes.lowerBound
+            + min(total / Limits.poolMarginSmallShare, Limits.poolMarginSmallBytes)
+        return min(max(total / Limits.poolMarginShare, least), Limits.poolMarginBytes.upperBound)
     }
 
     /// A failed system call in words.

@@ -18,24 +18,52 @@ final class FolderStore: FileStore {
     init(folder: PoolFolder, direct: Bool, locksVolumes: Bool) throws(DriverError) {
         self.folder = folder
         self.locksVolumes = locksVolumes
-        for name in try folder.names() where name.hasSuffix(FolderStore.unfinished) {
-            try folder.remove(name)
-        }
-        let probe = "probe" + FolderStore.unfinished
-        let file = try folder.open(probe, O_RDWR | O_CREAT | O_TRUNC)
-        defer { try? folder.remove(probe) }
         wantsDirect = direct
-        if direct
-            && FolderStore.directBlockSize(try? folder.open(probe, O_RDWR | BlockDevices.openDirect)) == nil
-        {
-            notes = [
+        let strange = try FolderStore.clean(folder)
+        var notes: [String] = []
+        if direct, !strange.contains(FolderStore.probe), try FolderStore.lacksDirect(folder) {
+            notes.append(
                 "The file system of \(folder.path) has no direct I/O: volumes go through the page cache."
-                    + " Set direct=false to say that this is wanted."
-            ]
-        } else {
-            notes = []
+                    + " Set direct=false to say that this is wanted.")
         }
-        _ = consume file
+        if !strange.isEmpty {
+            let told = strange.prefix(Limits.strangeNamesTold).joined(separator: ", ")
+            notes.append(
+                "\(strange.count) names in \(folder.path) are no files of the pool and are left alone: \(told)."
+                    + " Remove them.")
+        }
+        self.notes = notes
+    }
+
+    private static let probe = "probe" + unfinished
+
+    /// Removes what a crash left; returns the names of what is where a file of the pool would be and is none.
+    private static func clean(_ folder: PoolFolder) throws(DriverError) -> [String] {
+        var strange: [String] = []
+        for name in try folder.names() {
+            let isUnfinished = name.hasSuffix(unfinished)
+            guard isUnfinished || Identifier(hex: name)?.hex == name, let status = try folder.status(name)
+            else { continue }
+            if isUnfinished, status.st_mode & S_IFMT != S_IFDIR {
+                try folder.remove(name)
+            } else if !PoolFolder.isOwn(status) {
+                strange.append(name)
+            }
+        }
+        return strange.sorted()
+    }
+
+    /// Whether the file system has no direct I/O. One without room for a file cannot be asked, and must be started from
+    /// all the same: it is the pool whose volumes have to be deleted.
+    private static func lacksDirect(_ folder: PoolFolder) throws(DriverError) -> Bool {
+        do throws(DriverError) {
+            _ = try folder.open(probe, O_RDWR | O_CREAT | O_TRUNC)
+        } catch {
+            if error.status == .noSpace { return false }
+            throw error
+        }
+        defer { try? folder.remove(probe) }
+        return directBlockSize(try? folder.open(probe, O_RDWR | BlockDevices.openDirect)) == nil
     }
 
     /// Ends the names of files that are not volumes yet; what is left of them after a crash is removed.
@@ -55,7 +83,10 @@ final class FolderStore: FileStore {
     }
 
     func create(_ id: Identifier, size: UInt64) throws(DriverError) {
-        if let existing = folder.status(id.hex) {
+        if let existing = try folder.status(id.hex) {
+            guard PoolFolder.isOwn(existing) else {
+                throw DriverError(.alreadyExists, "\(id) in \(folder.path) is no file of the pool")
+            }
             if UInt64(existing.st_size) == size { return }
             throw DriverError(.alreadyExists, "the volume \(id) exists with \(existing.st_size) bytes")
         }
@@ -84,25 +115,35 @@ final class FolderStore: FileStore {
     }
 
     func volumes() throws(DriverError) -> [Identifier: UInt64] {
-        var found: [Identifier: UInt64] = [:]
+        try files().mapValues { UInt64($0.st_size) }
+    }
+
+    /// The volumes' files.
+    private func files() throws(DriverError) -> [Identifier: stat] {
+        var found: [Identifier: stat] = [:]
         for name in try folder.names() {
-            guard let id = Identifier(hex: name), id.hex == name, let status = folder.status(name) else {
-                continue
-            }
-            found[id] = UInt64(status.st_size)
+            guard let id = Identifier(hex: name), id.hex == name, let status = try folder.status(name),
+                PoolFolder.isOwn(status)
+            else { continue }
+            found[id] = status
         }
         return found
     }
 
     func capacity() throws(DriverError) -> PoolCapacity {
         let space = try folder.space()
-        var used: UInt64 = 0
-        for name in try folder.names() {
-            guard Identifier(hex: name) != nil, let status = folder.status(name) else { continue }
-            used += UInt64(status.st_blocks) * 512
-        }
+        let used = try usage().values.reduce(0, +)
         return PoolCapacity(total: space.total, used: used, free: space.free)
     }
+
+    func usage() throws(DriverError) -> [Identifier: UInt64] {
+        try files().mapValues { UInt64($0.st_blocks) * 512 }
+    }
+
+    func prepare(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 { 0 }
+
+    /// A file system that does not say how full it is says so when it is written to.
+    func freeBytes() -> UInt64? { try? folder.space().free }
 
     func open(_ id: Identifier) throws(DriverError) -> OpenVolume {
         if wantsDirect {

@@ -92,6 +92,14 @@ public final class MemoryDriver: PoolDriver {
         return PoolCapacity(total: total, used: used, free: total - used)
     }
 
+    /// What the volumes' chunks take.
+    public func usage() throws(DriverError) -> [Identifier: UInt64] {
+        state.withLock { $0.volumes }.mapValues { volume in
+            let chunks = volume.segments.reduce(0) { $0 + $1.chunksPresent }
+            return UInt64(chunks * Limits.memoryChunkBytes)
+        }
+    }
+
     /// Opens a volume under an index.
     public func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry {
         guard index < Limits.openVolumesPerPoolMax else {

@@ -76,6 +76,9 @@ final class MemorySegment: @unchecked Sendable {
         }
     }
 
+    /// How many chunks have bytes of their own.
+    var chunksPresent: Int { present }
+
     private var present: Int {
         var present = 0
         for chunk in 0..<(bytes / Limits.memoryChunkBytes)

@@ -4,9 +4,9 @@ import Core
 /// `sluice pool …`
 struct PoolCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "pool", abstract: "Create, show, change and restart pools.",
+        commandName: "pool", abstract: "Create, show, change, restart and delete pools.",
         discussion: "A pool is a driver with its settings; volumes are made in pools.",
-        subcommands: [Create.self, List.self, Show.self, Set.self, Restart.self])
+        subcommands: [Create.self, List.self, Show.self, Set.self, Restart.self, Delete.self])
 
     @OptionGroup var global: GlobalOptions
 }
@@ -17,6 +17,9 @@ extension PoolCommand {
         static let configuration = CommandConfiguration(
             abstract: "Create a pool.",
             discussion: """
+                The driver file takes path=FOLDER, in which the pool makes a folder of its own, or path=DEVICE, which holds
+                one volume; without it volumes are in the server's data folder.
+
                 EXAMPLES:
                   sluice pool create ram --driver memory --setting size=1073741824
                   sluice pool create fast --driver file --setting path=/srv/nvme
@@ -31,6 +34,8 @@ extension PoolCommand {
         var setting: [PairArgument] = []
         @Option(help: "Where the driver runs: isolated (a process of its own, the default) or inline.")
         var isolation: Isolation?
+        @Option(help: "What writes do when the pool is full: wait (the default) or fail.")
+        var whenFull: WhenFull?
         @Option(help: ArgumentHelp("A label; may be repeated.", valueName: "key=value"))
         var label: [PairArgument] = []
 
@@ -38,7 +43,7 @@ extension PoolCommand {
             let creation = PoolCreation(
                 name: name.name.text, driver: driver,
                 settings: try PairArgument.dictionary(setting, option: "--setting"),
-                isolation: isolation?.rawValue,
+                isolation: isolation?.rawValue, whenFull: whenFull?.rawValue,
                 labels: try PairArgument.dictionary(label, option: "--label"))
             let pool: Pool = try ControlAPI(global).post("/v1/pools", creation)
             try global.output.show(pool, sentence: "pool \(pool.name) created, driver \(pool.driver)")
@@ -84,6 +89,7 @@ extension PoolCommand {
                   sluice pool set test --setting 'rules=read chance=1/500: delay 20ms'
                   sluice pool set test --setting rules-                          (rules- takes 'rules' away)
                   sluice pool set ram --isolation inline
+                  sluice pool set ram --when-full fail
                 """)
 
         @OptionGroup var global: GlobalOptions
@@ -91,15 +97,17 @@ extension PoolCommand {
         @Option(help: ArgumentHelp("KEY=VALUE sets a setting, KEY- takes it away.", valueName: "key=value"))
         var setting: [PairArgument] = []
         @Option(help: "Where the driver runs: isolated or inline.") var isolation: Isolation?
+        @Option(help: "What writes do when the pool is full: wait or fail.") var whenFull: WhenFull?
         @Option(help: ArgumentHelp("KEY=VALUE sets a label, KEY- takes it away.", valueName: "key=value"))
         var label: [PairArgument] = []
 
         func run() throws {
-            guard !setting.isEmpty || !label.isEmpty || isolation != nil else {
-                throw ValidationError("say what to change: --setting, --label or --isolation")
+            guard !setting.isEmpty || !label.isEmpty || isolation != nil || whenFull != nil else {
+                throw ValidationError("say what to change: --setting, --label, --isolation or --when-full")
             }
             let change = PoolChange(
-                settings: changes(setting), isolation: isolation?.rawValue, labels: changes(label))
+                settings: changes(setting), isolation: isolation?.rawValue, whenFull: whenFull?.rawValue,
+                labels: changes(label))
             let pool: Pool = try ControlAPI(global).patch("/v1/pools/\(name)", change)
             let note = pool.message.map { "; \($0)" } ?? ""
             try global.output.show(pool, sentence: "pool \(pool.name) changed\(note)")
@@ -122,6 +130,27 @@ extension PoolCommand {
         func run() throws {
             let pool: Pool = try ControlAPI(global).post("/v1/pools/\(name)/restart", EmptyBody())
             try global.output.show(pool, sentence: "pool \(pool.name) restarted, \(pool.state ?? "ready")")
+        }
+    }
+
+    /// `sluice pool delete`
+    struct Delete: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Delete a pool that has no volumes.",
+            discussion: """
+                What lies in a folder of the operator's choice, or on a device, stays there.
+
+                EXAMPLE:
+                  sluice pool delete raw
+                """, aliases: ["rm"])
+
+        @OptionGroup var global: GlobalOptions
+        @Argument(help: "The pool's name.") var name: NameArgument
+
+        func run() throws {
+            try ControlAPI(global).delete("/v1/pools/\(name)")
+            try global.output.show(
+                Deletion(resource: "pool/\(name)"), sentence: "pool \(name) deleted")
         }
     }
 }

@@ -30,6 +30,8 @@ extension VolumeCommand {
         @Option(help: "The pool that holds it. Default: the pool 'default'.") var pool: NameArgument?
         @Option(help: "Who may write at once: single-writer (the default), multi-reader or shared.")
         var mode: AccessMode?
+        @Option(help: "The size of its blocks in bytes: 512 or 4096. Default: what its pool needs.")
+        var blockSize: UInt32?
         @Option(help: ArgumentHelp("A label; may be repeated.", valueName: "key=value"))
         var label: [PairArgument] = []
 
@@ -39,11 +41,17 @@ extension VolumeCommand {
                 "/v1/volumes",
                 VolumeCreation(
                     name: name.name.text, size: size.bytes, pool: pool?.name.text,
-                    accessMode: mode?.rawValue, labels: labels))
+                    accessMode: mode?.rawValue, blockSize: blockSize, labels: labels))
+            let state =
+                volume.state == "ready"
+                ? ""
+                : "; its device is being prepared: 'sluice volume show \(volume.name)' says how far that is"
+            let note = volume.warning.map { "\nnote: \($0)" } ?? ""
             try global.output.show(
                 volume,
                 sentence:
-                    "volume/\(volume.name) created: \(volume.sizeText(asked: size)) in pool \(volume.pool)")
+                    "volume/\(volume.name) created: \(volume.sizeText(asked: size)) in pool \(volume.pool)"
+                    + state + note)
         }
     }
 

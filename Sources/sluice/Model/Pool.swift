@@ -7,6 +7,17 @@ struct Pool: Presentable {
         var total: UInt64
         var used: UInt64
         var free: UInt64
+        /// What its volumes come to; nil where the server does not say.
+        var provisioned: UInt64?
+    }
+
+    /// Whether it has the space that was promised.
+    struct Space: Codable, Sendable {
+        var state: String
+        var since: String
+        /// Writes that found no space.
+        var refusals: UInt64?
+        var lastRefusal: String?
     }
 
     var id: String
@@ -17,6 +28,11 @@ struct Pool: Presentable {
     var isolation: String?
     var labels: [String: String]?
     var capacity: Capacity?
+    var space: Space?
+    /// What writes do when it is full.
+    var whenFull: String?
+    /// What its driver wants an operator to know.
+    var notes: [String]?
     /// The number of its volumes.
     var volumes: Int?
     var state: String?
@@ -25,11 +41,14 @@ struct Pool: Presentable {
     var createdAt: String
     var updatedAt: String?
 
-    static let columns = ["NAME", "DRIVER", "STATE", "VOLUMES", "USED", "FREE", "TOTAL", "LABELS"]
+    static let columns = [
+        "NAME", "DRIVER", "STATE", "VOLUMES", "PROVISIONED", "USED", "FREE", "TOTAL", "LABELS",
+    ]
 
     var row: [String] {
         [
-            name, driver, state ?? "", volumes.map(String.init) ?? "", size(capacity?.used),
+            name, driver, condition, volumes.map(String.init) ?? "", size(capacity?.provisioned),
+            size(capacity?.used),
             size(capacity?.free),
             size(capacity?.total), labelText(labels),
         ]
@@ -37,13 +56,21 @@ struct Pool: Presentable {
 
     var details: [(name: String, value: String)] {
         [
-            ("Name", name), ("ID", id), ("State", state ?? ""), ("Message", message ?? ""),
+            ("Name", name), ("ID", id), ("State", condition), ("Message", message ?? ""),
             ("Driver", driver),
             ("Settings", labelText(settings)), ("Isolation", isolation ?? ""),
-            ("Volumes", volumes.map(String.init) ?? ""), ("Used", size(capacity?.used)),
+            ("When full", whenFull.map { $0 == "wait" ? "writes wait" : "writes fail" } ?? ""),
+            ("Volumes", volumes.map(String.init) ?? ""), ("Provisioned", size(capacity?.provisioned)),
+            ("Used", size(capacity?.used)),
             ("Free", size(capacity?.free)), ("Total", size(capacity?.total)), ("Labels", labelText(labels)),
             ("Created", createdAt), ("Updated", updatedAt ?? ""),
-        ]
+        ] + (notes ?? []).map { ("Note", $0) }
+    }
+
+    /// Its state, with that of its space where that is not well.
+    private var condition: String {
+        let words = ["nearFull": "nearly full", "full": "full"]
+        return [state, space.flatMap { words[$0.state] }].compactMap { $0 }.joined(separator: ", ")
     }
 
     private func size(_ bytes: UInt64?) -> String { bytes.map { ByteCount($0).description } ?? "" }
@@ -55,6 +82,7 @@ struct PoolCreation: Encodable {
     var driver: String
     var settings: [String: String]?
     var isolation: String?
+    var whenFull: String?
     var labels: [String: String]?
 }
 
@@ -62,10 +90,16 @@ struct PoolCreation: Encodable {
 struct PoolChange: Encodable {
     var settings: [String: String?]?
     var isolation: String?
+    var whenFull: String?
     var labels: [String: String?]?
 }
 
 /// Where a pool's driver runs.
 enum Isolation: String, CaseIterable {
     case isolated, inline
+}
+
+/// What writes do when a pool is full.
+enum WhenFull: String, CaseIterable {
+    case wait, fail
 }

@@ -8,6 +8,14 @@ struct Volume: Presentable {
     /// Bytes.
     var size: UInt64
     var accessMode: String
+    /// Bytes; nil for volumes of versions that did not note it.
+    var blockSize: UInt32?
+    /// What it takes of its pool, in bytes; nil where the server does not say.
+    var used: UInt64?
+    /// How far its making is; nil when it is made.
+    var progress: VolumeProgress?
+    /// What there is to know of a volume that was just made.
+    var warning: String?
     /// What all its users may use together; nil where the server does not say.
     var limits: RateLimitsModel?
     var labels: [String: String]?
@@ -19,16 +27,25 @@ struct Volume: Presentable {
     var createdAt: String
     var updatedAt: String?
 
-    static let columns = ["NAME", "SIZE", "POOL", "MODE", "STATE", "LABELS"]
+    static let columns = ["NAME", "SIZE", "USED", "POOL", "MODE", "STATE", "LABELS"]
 
     var row: [String] {
-        [name, ByteCount(size).description, pool, accessMode, state, labelText(labels)]
+        [name, ByteCount(size).description, usedText, pool, accessMode, condition, labelText(labels)]
+    }
+
+    private var usedText: String { used.map { ByteCount($0).description } ?? "" }
+
+    /// Its state, and how far its making is.
+    private var condition: String {
+        guard let progress, progress.total > 0 else { return state }
+        return "\(state) (\(progress.done / max(1, progress.total / 100)) %)"
     }
 
     var details: [(name: String, value: String)] {
         [
-            ("Name", name), ("ID", id), ("Size", "\(ByteCount(size)) (\(size) bytes)"), ("Pool", pool),
-            ("Access mode", accessMode), ("Limits", limits?.text ?? ""), ("State", state),
+            ("Name", name), ("ID", id), ("Size", "\(ByteCount(size)) (\(size) bytes)"),
+            ("Used", usedText), ("Block size", blockSize.map { "\($0)" } ?? ""), ("Pool", pool),
+            ("Access mode", accessMode), ("Limits", limits?.text ?? ""), ("State", condition),
             ("Message", message ?? ""),
             ("Labels", labelText(labels)), ("Created", createdAt), ("Updated", updatedAt ?? ""),
         ]
@@ -44,6 +61,14 @@ extension Volume {
         size == asked.bytes
             ? "\(ByteCount(size))" : "\(ByteCount(size)) (\(size) bytes: rounded up to whole blocks)"
     }
+}
+
+/// How far the making of a volume is.
+struct VolumeProgress: Codable, Sendable {
+    /// Bytes.
+    var done: UInt64
+    /// Bytes.
+    var total: UInt64
 }
 
 /// A session that may write to a volume.
@@ -79,6 +104,8 @@ struct VolumeCreation: Encodable {
     var size: UInt64
     var pool: String?
     var accessMode: String?
+    /// Bytes.
+    var blockSize: UInt32?
     var labels: [String: String]?
 }
 

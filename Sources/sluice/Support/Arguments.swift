@@ -9,6 +9,7 @@ extension ByteCount: ExpressibleByArgument {
 extension AccessMode: ExpressibleByArgument {}
 
 extension Isolation: ExpressibleByArgument {}
+extension WhenFull: ExpressibleByArgument {}
 
 /// What a command works on: `volume/NAME`, or `NAME` for short.
 struct ResourceReference: ExpressibleByArgument, CustomStringConvertible {

@@ -53,6 +53,8 @@ int hostile_block_doorbell(void);
 // What a host can do to the server with the descriptors that it has; each goes on until the process is ended.
 void hostile_hold_lifeline(int control, int lifeline);
 void hostile_ring(void);
+// Memory whose size anybody may change.
+int hostile_growing_memory(void);
 int hostile_keyring(void);
 int hostile_bpf(void);
 

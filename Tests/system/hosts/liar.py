@@ -16,8 +16,8 @@ import time
 
 CONTROL, LIFELINE = 3, 4
 ADD_QUEUE, STORED, START = 3, 1, 2
-CREATE, RESIZE, DELETE, VOLUMES, CAPACITY, OPEN, CLOSE, CONFIGURE = range(4, 12)
-NOTHING, STARTED, VOLUME_LIST, SPACE, GEOMETRY, FAILED, KEEP, FORGET, HELLO = range(1, 10)
+CREATE, RESIZE, DELETE, VOLUMES, CAPACITY, OPEN, CLOSE, CONFIGURE, PREPARE, USAGE = range(4, 14)
+NOTHING, STARTED, VOLUME_LIST, SPACE, GEOMETRY, FAILED, KEEP, FORGET, HELLO, LEFT = range(1, 11)
 READ, WRITE, ZEROES, DISCARD, FLUSH = range(1, 6)
 RINGS = 256
 REQUEST, COMPLETION = 64, 32
@@ -171,7 +171,7 @@ class Host:
         return os.path.join(self.folder, volume.hex())
 
     def run(self):
-        self.control.send(struct.pack("<BQI", HELLO, 0, 1))
+        self.control.send(struct.pack("<BQI", HELLO, 0, 2))
         while True:
             self.packet, descriptors, _, _ = socket.recv_fds(self.control, 60000, 4)
             if not self.packet:
@@ -198,7 +198,9 @@ class Host:
             volume, = self.fields("16s")
             if os.path.exists(self.path(volume)):
                 os.unlink(self.path(volume))
-        elif kind == VOLUMES:
+        elif kind == PREPARE:
+            return LEFT, struct.pack("<Q", 0)
+        elif kind in (VOLUMES, USAGE):
             names = [name for name in os.listdir(self.folder) if len(name) == 32]
             listed = b"".join(
                 bytes.fromhex(name) + struct.pack("<Q", os.stat(os.path.join(self.folder, name)).st_size)

@@ -1,0 +1,165 @@
+import Catalog
+import Core
+import DriverKit
+import Logging
+import Services
+
+/// Whether a pool has the space that was promised of it.
+enum SpaceState: String, Sendable, CaseIterable {
+    /// There is enough.
+    case ok
+    /// Little is left, and more was promised.
+    case nearFull
+    /// Nothing is left: writes that want space wait or fail.
+    case full
+
+    /// What a pool's space comes to.
+    ///
+    /// - Parameters:
+    ///   - provisioned: the sizes of its volumes, in bytes.
+    ///   - now: Unix seconds.
+    init(_ space: PoolSpace, provisioned: UInt64, now: UInt64) {
+        let (total, free) = (space.capacity.total, space.capacity.free)
+        let promised = provisioned > space.capacity.used ? provisioned - space.capacity.used : 0
+        if let last = space.lastRefusal, last + Limits.refusalSeconds >= now {
+            self = .full
+        } else if promised <= free {
+            // Every byte that somebody may write has its place.
+            self = .ok
+        } else if free == 0 {
+            self = .full
+        } else if free < min(total / Limits.nearFullShare, Limits.nearFullBytesMax) {
+            self = .nearFull
+        } else {
+            self = .ok
+        }
+    }
+}
+
+/// A pool's space when it was last looked at.
+struct WatchedSpace: Sendable {
+    /// Nil while its driver does not say.
+    var space: PoolSpace?
+    var state = SpaceState.ok
+    /// Unix seconds, since when it has been in this state.
+    var since: UInt64
+    /// Why its driver does not say.
+    var fault: String?
+}
+
+/// How full the pools are, looked at regularly: what changes is an event, and in the log.
+extension ControlPlane {
+    /// Looks at every pool again and again, for as long as the server takes requests.
+    func watchSpace() {
+        Task { [weak self] in
+            while await self?.lookAtPools() == true {
+                try? await Task.sleep(for: .seconds(Limits.spaceWatchSeconds))
+            }
+        }
+    }
+
+    /// Looks at every pool; false when the server takes no more requests.
+    private func lookAtPools() async -> Bool {
+        guard isReady else { return false }
+        for stored in store.all(PoolRecord.self) { _ = await lookAtSpace(stored.record) }
+        return true
+    }
+
+    /// The sizes of a pool's volumes, in bytes.
+    func provisioned(in pool: String) -> UInt64 {
+        store.all(VolumeRecord.self) { $0.pool == pool }.reduce(0) { sum, stored in
+            let (total, overflow) = sum.addingReportingOverflow(stored.record.size)
+            return overflow ? .max : total
+        }
+    }
+
+    /// Asks a running pool's driver how full it is, and tells what has changed. Nil where the driver is not asked, since
+    /// it is not ready and would keep everybody waiting.
+    func lookAtSpace(_ pool: PoolRecord) async -> WatchedSpace? {
+        guard let hosts = try? await driverHosts(), condition(of: pool, hosts).state == .ready else {
+            return nil
+        }
+        let now = wallClock.now()
+        let known = live.withLock { $0.spaces[pool.name] }
+        var seen = WatchedSpace(since: now)
+        do throws(Problem) {
+            guard case .space(let space) = try await perform(.poolSpace(pool.name)) else {
+                throw Problem(.internalError, "the services answered something else than a pool's space")
+            }
+            seen.space = space
+            seen.state = SpaceState(space, provisioned: provisioned(in: pool.name), now: now)
+        } catch {
+            // Whoever is busy answers the next time.
+            guard error.code != .busy else { return known }
+            seen.fault = error.detail
+            seen.state = known?.state ?? .ok
+        }
+        if let known, known.state == seen.state { seen.since = known.since }
+        let current = seen
+        live.withLock { live in
+            live.spaces[pool.name] = current
+            if known?.space?.used != current.space?.used { live.readyAnswers.removeAll() }
+        }
+        tell(pool.name, from: known, to: current)
+        return current
+    }
+
+    private func tell(_ pool: String, from known: WatchedSpace?, to seen: WatchedSpace) {
+        let before = known?.state ?? .ok
+        if seen.fault != known?.fault {
+            let kind: ServerEvent.Kind = seen.fault == nil ? .poolWorks : .poolFailed
+            events.append(kind, subject: "pool/\(pool)", message: seen.fault ?? "its driver answers again")
+            logger.error(
+                seen.fault == nil ? "pool works again" : "pool does not answer",
+                metadata: ["pool": "\(pool)", "reason": "\(seen.fault ?? "")"])
+        }
+        guard seen.state != before, let words = words(pool, seen) else { return }
+        let kind: ServerEvent.Kind =
+            switch seen.state {
+            case .ok: .poolHasSpace
+            case .nearFull: .poolNearFull
+            case .full: .poolFull
+            }
+        events.append(kind, subject: "pool/\(pool)", message: words)
+        logger.warning(
+            "pool space", metadata: ["pool": "\(pool)", "state": "\(seen.state.rawValue)", "why": "\(words)"])
+    }
+
+    /// A pool's space in words; nil where it is not known.
+    func words(_ pool: String, _ seen: WatchedSpace) -> String? {
+        guard let space = seen.space else { return nil }
+        let (free, total) = (ByteCount(space.capacity.free), ByteCount(space.capacity.total))
+        let promised = ByteCount(provisioned(in: pool))
+        let figures = "\(free) of \(total) are free, volumes of \(promised) were promised"
+        let policy = store.get(PoolRecord.self, pool)?.record.whenFull ?? .wait
+        return switch seen.state {
+        case .ok: figures
+        case .nearFull: "nearly full: \(figures); make room, or delete or discard what is not needed"
+        case .full:
+            "full: \(figures); writes that need space \(policy == .wait ? "wait" : "fail"). Make room, or delete or"
+                + " discard what is not needed"
+        }
+    }
+
+    /// What there is to say of a pool that has promised more than it has, with a volume that is not on record yet; nil
+    /// when it has not.
+    func overcommitment(of pool: PoolRecord, with volume: VolumeRecord) async -> String? {
+        guard let capacity = await lookAtSpace(pool)?.space?.capacity else { return nil }
+        let promised = provisioned(in: pool.name).addingReportingOverflow(volume.size).partialValue
+        let room = capacity.used.addingReportingOverflow(capacity.free).partialValue
+        guard promised > room else { return nil }
+        return "pool \(pool.name) has \(ByteCount(room)) for volumes of \(ByteCount(promised)): writes"
+            + " \(pool.whenFull == .wait ? "wait" : "fail") when it is full"
+    }
+}
+
+extension FullPolicy {
+    /// What a pool's record says.
+    init(_ policy: PoolRecord.WhenFull) {
+        self =
+            switch policy {
+            case .wait: .wait
+            case .fail: .fail
+            }
+    }
+}
