@@ -413,6 +413,23 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         reader.part = .skip
     }
 
+    func channelIsInTheWay() {
+        let patience = UInt64(Limits.inTheWayMilliseconds) * 1_000_000
+        let isDeaf =
+            isSending && reactor.now &- sendBegunAt > patience
+            && Sockets.isUntaken(fd: fd, milliseconds: Limits.inTheWayMilliseconds)
+        let isSilent = reader.isInsideFrame && reactor.now &- heardAt > patience
+        guard isDeaf || isSilent, phase == .open else { return }
+        shard.logger.info(
+            "channel closed by the server",
+            metadata: [
+                "peer": "\(peerAddress)",
+                "reason":
+                    "it \(isDeaf ? "does not read" : "does not go on writing"), and others of its node wait for that",
+            ])
+        teardown()
+    }
+
     func channelMustHurry() {
         isHurried = true
         armTimer()

@@ -46,6 +46,9 @@ extension Limits {
     static let makeRoomNanoseconds: UInt64 = 10_000_000
     /// For how long a connection that has not said HELLO has just come, in nanoseconds.
     static let newConnectionNanoseconds: UInt64 = 1_000_000_000
+    /// For how long a client may take nothing of what is sent to it, or not go on writing, while others of its node wait
+    /// for the buffers that it has, in milliseconds.
+    static let inTheWayMilliseconds: UInt32 = 2000
     /// How long a client may take for one piece of output whose authority has ended, in nanoseconds.
     static let hurriedSendNanoseconds: UInt64 = 250_000_000
     /// Connections that wait to be accepted.

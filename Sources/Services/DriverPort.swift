@@ -79,6 +79,8 @@ final class DriverPort: BatchTarget {
 
     /// Whether somebody waits for room.
     var hasWaiters: Bool { !waiters.isEmpty }
+    /// The numbers of the nodes that do.
+    var waitingShares: Set<UInt32> { Set(waiters.shares) }
     /// How many channels do.
     var waiting: Int { waiters.count }
 

@@ -147,7 +147,7 @@ public final class IOServices: Sendable {
     ) {
         let id = admission.volume.id
         let pool = admission.pool
-        let isQueued = pool.worker.post { [self] in
+        let isQueued = pool.worker.post(isOfClient: true) { [self] in
             do throws(ServiceError) {
                 completion(.success(try open(id, in: pool)))
             } catch { completion(.failure(error)) }

@@ -30,6 +30,8 @@ extension Limits {
     public static let arenaBytes = 64 << 20
     /// The part of an arena that a node's first buffer leaves, so that something small finds room beside it.
     static let arenaReservePart = 64
+    /// How often those are looked at that hold what others of their node wait for, in nanoseconds.
+    static let roomLookNanoseconds: UInt64 = 1_000_000_000
     /// How many channels of a node that wait for room are looked at when something was given back.
     static let roomLooksMax = 256
     /// Entries of a submission and of a completion ring, a power of two.

@@ -58,6 +58,9 @@ struct RoomWaiters {
 
     var isEmpty: Bool { count == 0 }
 
+    /// The nodes that have channels here.
+    var shares: Deque<UInt32> { turns }
+
     /// Adds a channel that wants `bytes`.
     mutating func append(_ channel: ServiceChannel, bytes: Int) {
         let index = Int(channel.share)

@@ -44,9 +44,12 @@ final class PoolWorker: Sendable {
     }
 
     /// Queues `work`; false when the queue is full or the worker is stopping.
-    func post(_ work: @escaping Work) -> Bool {
+    ///
+    /// - Parameter isOfClient: whether a client asks for it, and not an administrator: clients may fill half of the queue.
+    func post(isOfClient: Bool = false, _ work: @escaping Work) -> Bool {
+        let most = isOfClient ? Limits.poolWorkMax / 2 : Limits.poolWorkMax
         let isQueued = state.withLock { state in
-            guard !state.isStopping, state.queue.count < Limits.poolWorkMax else { return false }
+            guard !state.isStopping, state.queue.count < most else { return false }
             if executor == nil { state.queue.append(work) }
             return true
         }

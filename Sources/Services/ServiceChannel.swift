@@ -19,6 +19,9 @@ public protocol ChannelOwner: AnyObject {
     func channelMustSkip(slot: UInt16)
     /// The buffer of the reply that is being sent is needed: the client reads it now, or the connection ends.
     func channelMustHurry()
+    /// Others of its node wait for buffers that it has: if its client takes nothing, or does not go on writing, end the
+    /// connection; a client that comes back goes on with the channel.
+    func channelIsInTheWay()
     /// HELLO is answered, after `Greeting.undecided`; when it was refused, close once the answer is sent.
     func channelWasGreeted(isAccepted: Bool)
 }

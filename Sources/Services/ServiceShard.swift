@@ -45,6 +45,8 @@ public final class ServiceShard {
     private var ready: [ServiceChannel] = []
     /// Those that are being woken; empty otherwise.
     private var waking: [ServiceChannel] = []
+    /// Runs while channels wait for room.
+    private var roomTimer: TimerID?
     /// How many channels wait for room in some arena.
     private(set) var waitingForRoom = 0
     var isBatchEndScheduled = false
@@ -221,7 +223,25 @@ public final class ServiceShard {
         channel.wantedBytes = bytes
         port.wait(channel, bytes: bytes)
         waitingForRoom += 1
+        armRoomTimer()
         return stall(channel, .room(port: port.number))
+    }
+
+    private func armRoomTimer() {
+        guard roomTimer == nil, let target else { return }
+        roomTimer = reactor.setTimer(after: Limits.roomLookNanoseconds, target: target, token: Self.roomToken)
+    }
+
+    /// Has those give way that hold what others of their nodes wait for, and do nothing with it.
+    fileprivate func lookForRoom() {
+        roomTimer = nil
+        guard waitingForRoom > 0 else { return }
+        let waiting = ports.all.reduce(into: Set<UInt32>()) { $0.formUnion($1?.waitingShares ?? []) }
+        for case let channel? in channels.all
+        where channel.chargedBytes > 0 && !channel.isDetached && waiting.contains(channel.share) {
+            channel.owner?.channelIsInTheWay()
+        }
+        armRoomTimer()
     }
 
     /// Has a channel that sleeps be offered its request again at the end of the batch.
@@ -293,6 +313,7 @@ private final class ShardEvents: CompletionTarget {
         case ServiceShard.sweepToken: shard?.sweepExpiry()
         case ServiceShard.drainToken: shard?.endDrain()
         case ServiceShard.sessionToken: shard?.sweepSessions()
+        case ServiceShard.roomToken: shard?.lookForRoom()
         default: break
         }
     }
@@ -303,4 +324,5 @@ extension ServiceShard {
     static let sweepToken: UInt32 = 2
     static let sessionToken: UInt32 = 3
     static let drainToken: UInt32 = 4
+    static let roomToken: UInt32 = 64
 }

@@ -116,6 +116,37 @@ struct StarvationTests {
         }
     }
 
+    @Test(arguments: [true, false]) func whoIsInTheWayOfItsOwnNodeGives(writes: Bool) async throws {
+        try await withServer(accessMode: .shared, configure: { $0.arenaBytes = 16 << 20 }) {
+            server async throws in
+            let clients = try (0..<20).map { _ in
+                let key = PrivateKey.generateP256()
+                let client = try server.client(key, slots: 8)
+                client.takesLittle()
+                let handle = try client.open(try server.mint(server.claims(for: key)).bytes)
+                if writes {
+                    let header = client.nextHeader(.write, handle: handle, count: 1 << 20, length: 1 << 20)
+                    try client.sendRaw(header.bytes + [UInt8](repeating: 7, count: 4096))
+                } else {
+                    for slot in UInt16(0)..<4 {
+                        try client.send(.read, slot: slot, handle: handle, count: 1 << 20)
+                    }
+                }
+                return client
+            }
+            let key = PrivateKey.generateP256()
+            let late = try server.client(key)
+            let handle = try late.open(try server.mint(server.claims(for: key)).bytes)
+            // The timers of the others are half a minute.
+            let took = try await seconds {
+                let reply = try late.read(handle, at: 0, 1 << 20)
+                #expect(reply.status == .ok)
+            }
+            #expect(took < 20)
+            #expect(clients.count == 20)
+        }
+    }
+
     // MARK: Limits of a grant
 
     @Test func theLimitOfAGrantHoldsForAllItsCapabilities() async throws {

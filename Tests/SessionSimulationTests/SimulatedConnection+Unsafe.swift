@@ -210,6 +210,9 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
         }
     }
 
+    /// Nothing: replies are sent whole, and what is late is lost when the seed has it be.
+    func channelIsInTheWay() {}
+
     /// Nothing: replies are sent whole.
     func channelMustHurry() {}
 
