@@ -21,7 +21,6 @@ let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swif
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let httpTypes = Target.Dependency.product(name: "HTTPTypes", package: "swift-http-types")
 let sqlite = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
-let configuration = Target.Dependency.product(name: "Configuration", package: "swift-configuration")
 let yaml = Target.Dependency.product(name: "Yams", package: "Yams")
 let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
 
@@ -50,7 +49,6 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-atomics", from: "1.3.0"),
         .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
-        .package(url: "https://github.com/apple/swift-configuration", from: "1.4.0", traits: ["YAML"]),
         .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
@@ -138,7 +136,7 @@ let package = Package(
             dependencies: [
                 "Core", "Capability", "Reactor", "TLS", "Catalog", "DriverKit", "DriverHost", "Drivers",
                 "Services",
-                "ControlPlane", "DataPlane", "Logs", arguments, configuration, logging,
+                "ControlPlane", "DataPlane", "Logs", arguments, yaml, logging,
             ],
             swiftSettings: settings),
         .executableTarget(

@@ -51,7 +51,7 @@ extension AttachSession {
             logger.info("capability renewed", metadata: ["expiry": "\(expiry)"])
             if renewalTrouble != nil {
                 renewalTrouble = nil
-                if record?.state == .attached { update(.attached, nil) }
+                if record?.state == .attached { update(.attached, attachedMessage) }
             }
             if let capability { scheduleRenewal(capability) }
         case .failure(let error): retryRenewal("the server did not take the new capability: \(error)")
@@ -86,7 +86,7 @@ extension AttachSession {
                     ? "\(why); tried again and again, the capability lasts for \(left) seconds"
                     : "\(why); tried again and again, every request fails until then")
         }
-        if record?.state == .attached { update(.attached, renewalMessage) }
+        if record?.state == .attached { update(.attached, attachedMessage) }
     }
 
     /// What `sluice status` says of a renewal that does not work; nil when all is well.
@@ -99,12 +99,5 @@ extension AttachSession {
             + (secondsLeft > 0
                 ? "I/O goes on until \(expiry)"
                 : "it expired at \(expiry), and every request fails until it can be renewed")
-    }
-
-    func certificateRenewed(_ result: Result<UInt64, AttachError>) {
-        switch result {
-        case .success(let expiry): logger.info("node certificate renewed", metadata: ["expiry": "\(expiry)"])
-        case .failure(let error): logger.warning("the node's certificate cannot be renewed: \(error)")
-        }
     }
 }

@@ -81,7 +81,7 @@ extension AttachSession {
             "resumed after \(tenths / 10).\(tenths % 10) s, \(repeated) requests repeated",
             metadata: ["volume": "\(options.volume)"])
         guard record?.state == .reconnecting else { return }
-        update(.attached, renewalMessage)
+        update(.attached, attachedMessage)
     }
 
     private func noteWaiting(_ waiting: Int) {

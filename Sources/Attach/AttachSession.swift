@@ -18,7 +18,7 @@ final class AttachSession {
     let key: String
     let inbox = Mailbox<AttachNotice>()
     let server: VolumeServer
-    let access: VolumeAccess
+    var access: VolumeAccess
     var thread: ReactorThread?
     var renewer: CapabilityRenewer?
     var capability: IssuedCapability?
@@ -43,6 +43,10 @@ final class AttachSession {
     /// A helper process has the device take over the volume's size, and has to do so once more.
     var isResizing = false
     var isResizeOwed = false
+    /// What is wrong with the node's certificate, if anything is; since when, in Unix seconds.
+    var certificateTrouble: (state: CertificateState, since: UInt64)?
+    /// How many renewals of the node's certificate were heard of.
+    var certificateRenewals = 0
     /// The device is being given up by a helper process.
     var isReleasing = false
     /// A signal asked for the end, which has not come yet.
@@ -184,7 +188,6 @@ final class AttachSession {
 
     /// A capability with the rights that a block device needs.
     func authorise() throws(AttachError) -> (IssuedCapability, Rights) {
-        var access = access
         let capability = try access.issue(rights: options.isReadOnly ? [.read] : nil)
         self.capability = capability
         let rights = capability.rights.intersection(
@@ -313,7 +316,7 @@ final class AttachSession {
                     ])
             case .issued(let result): issued(result)
             case .renewed(let result): renewed(result)
-            case .certificate(let result): certificateRenewed(result)
+            case .certificate(let state): heard(state)
             case .succession(let request, let channel): asked(request, channel)
             case .offer(let offer, let channel): offered(offer, channel)
             case .drained(let descriptor):

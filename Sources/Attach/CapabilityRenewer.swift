@@ -12,6 +12,9 @@ final class CapabilityRenewer: Sendable {
         let requests = requests
         thread = BackgroundThread {
             var access = access
+            // What came of asking for the first capability.
+            let start = access.certificate
+            if start.renewals > 0 || start.trouble != nil { inbox.post(.certificate(start)) }
             while true {
                 let due = SystemClock.monotonic().addingSaturated(
                     Nanoseconds.seconds(access.secondsUntilCertificateIsDue))
@@ -20,25 +23,23 @@ final class CapabilityRenewer: Sendable {
                     continue
                 }
                 guard isWanted else { return }
-                let expiry = access.certificateExpiry
+                let before = access.certificate
                 do throws(AttachError) {
                     inbox.post(.issued(.success(try access.issue(rights: rights))))
                 } catch {
                     inbox.post(.issued(.failure(error)))
                 }
                 // The control API is asked with a certificate that is renewed first, when that is due.
-                let now = access.certificateExpiry
-                if now != expiry { inbox.post(.certificate(.success(now))) }
+                if access.certificate != before { inbox.post(.certificate(access.certificate)) }
             }
         }
     }
 
     private static func renewCertificate(_ access: inout VolumeAccess, _ inbox: Mailbox<AttachNotice>) {
-        do throws(AttachError) {
-            if let expiry = try access.renewCertificate() { inbox.post(.certificate(.success(expiry))) }
-        } catch {
-            inbox.post(.certificate(.failure(error)))
-        }
+        let before = access.certificate
+        // What went wrong is in `access`.
+        do throws(AttachError) { _ = try access.renewCertificate() } catch {}
+        if access.certificate != before { inbox.post(.certificate(access.certificate)) }
     }
 
     /// Asks for another capability; `issued` follows.

@@ -22,6 +22,16 @@ public struct IssuedCapability: Sendable {
     public var expiry: UInt64
 }
 
+/// When the node's certificate ends, and what is wrong with renewing it.
+struct CertificateState: Sendable, Equatable {
+    /// Unix seconds.
+    var expiry: UInt64
+    /// Nil when all is well.
+    var trouble: String?
+    /// How often this process has renewed it.
+    var renewals: Int
+}
+
 /// A node's way to a volume: a capability from the control API, then the data channel with it.
 ///
 /// Blocks; one thread, never a reactor's.
@@ -36,6 +46,11 @@ public struct VolumeAccess: Sendable {
     var lastHanded: [UInt8] = []
     /// The thumbprint of the credentials' key.
     var holder: Digest32 { credentials.certificate.thumbprint }
+    /// The monotonic clock's time before which the certificate is not renewed again, in nanoseconds.
+    private var nextRenewal: UInt64 = 0
+    private var renewals = 0
+    /// Why the node's certificate could not be renewed, or not be kept; nil when all is well.
+    private var certificateTrouble: String?
 
     /// Reads the credentials; `server` overrides the one that they name.
     public init(volume: ResourceName, credentialsFolder: String, server: String?) throws(AttachError) {
@@ -73,13 +88,18 @@ public struct VolumeAccess: Sendable {
         if let capabilityFile { return try handed(capabilityFile, rights: rights) }
         do throws(ClientError) {
             // A certificate that cannot be renewed now may still be good for a while.
-            if let renewed = try? CertificateRenewal.renewIfDue(credentials, now: SystemWallClock().now()) {
-                credentials = renewed
-            }
-            let client = try ControlClient(server: server.description, credentials: credentials)
+            do throws(AttachError) { _ = try renewCertificate() } catch {}
             let wish = Wish(resource: "volume/\(volume)", rights: rights?.names)
             let body = try Self.json { try JSONEncoder().encode(wish) }
-            let answer = try client.request(.post, "/v1/capabilities", body: Array(body))
+            let server = server
+            var outcome: CertificateRenewal.Outcome?
+            let answer = try CertificateRenewal.retrying(
+                credentials, server: server.description, onRenewal: { outcome = $0 }
+            ) { current throws(ClientError) in
+                try ControlClient(server: server.description, credentials: current).request(
+                    .post, "/v1/capabilities", body: Array(body))
+            }
+            if let outcome { take(outcome) }
             let issued = try Self.json { try JSONDecoder().decode(Answer.self, from: Data(answer.body)) }
             return try Self.parse(issued.token)
         } catch {
@@ -87,12 +107,17 @@ public struct VolumeAccess: Sendable {
         }
     }
 
-    /// When the node's certificate ends, in Unix seconds.
-    var certificateExpiry: UInt64 { credentials.certificate.notAfter }
+    /// What an attachment says of the node's certificate.
+    var certificate: CertificateState {
+        CertificateState(
+            expiry: credentials.certificate.notAfter, trouble: certificateTrouble, renewals: renewals)
+    }
 
     /// Seconds until the node's certificate is worth looking at again.
     var secondsUntilCertificateIsDue: UInt64 {
         let now = SystemWallClock().now()
+        let monotonic = SystemClock.monotonic()
+        if nextRenewal > monotonic { return (nextRenewal - monotonic) / 1_000_000_000 + 1 }
         let isNode = credentials.config.node != nil
         guard isNode, !CertificateRenewal.isDue(credentials.certificate, now: now) else {
             let left = credentials.certificate.notAfter > now ? credentials.certificate.notAfter - now : 0
@@ -102,17 +127,31 @@ public struct VolumeAccess: Sendable {
         return CertificateRenewal.secondsUntilDue(credentials.certificate, now: now)
     }
 
-    /// Renews the node's certificate when that is due; its new expiry in Unix seconds, or nil when it was not.
+    /// Renews the node's certificate when that is due, at the server in use; its new expiry in Unix seconds, or nil when it
+    /// was not. One that cannot be kept in the folder is used from memory, and `certificateTrouble` says so.
     mutating func renewCertificate() throws(AttachError) -> UInt64? {
+        guard SystemClock.monotonic() >= nextRenewal else { return nil }
         do throws(ClientError) {
-            let now = SystemWallClock().now()
-            let renewed = try CertificateRenewal.renewIfDue(credentials, now: now)
-            guard renewed.certificate.notAfter != credentials.certificate.notAfter else { return nil }
-            credentials = renewed
-            return renewed.certificate.notAfter
+            let outcome = try CertificateRenewal.renewIfDue(
+                credentials, now: SystemWallClock().now(), server: server.description)
+            guard outcome.isRenewed else { return nil }
+            take(outcome)
+            return outcome.credentials.certificate.notAfter
         } catch {
+            certificateTrouble = "it could not be renewed: \(error.detail)"
             throw AttachError(error)
         }
+    }
+
+    private mutating func take(_ outcome: CertificateRenewal.Outcome) {
+        credentials = outcome.credentials
+        renewals += 1
+        certificateTrouble = outcome.unsaved.map {
+            "it was renewed, but for this process alone: \($0.detail)"
+        }
+        nextRenewal =
+            SystemClock.monotonic()
+            + CertificateRenewal.minimumInterval(outcome.credentials.certificate) * 1_000_000_000
     }
 
     private static func parse(_ token: String) throws(ClientError) -> IssuedCapability {

@@ -55,8 +55,8 @@ enum AttachNotice: Sendable {
     case issued(Result<IssuedCapability, AttachError>)
     /// The data channel took the capability that expires then, in Unix seconds, or did not.
     case renewed(Result<UInt64, ChannelError>)
-    /// The node's certificate was renewed and expires then, in Unix seconds, or it was due and could not be.
-    case certificate(Result<UInt64, AttachError>)
+    /// The node's certificate was renewed, or it was due and could not be, or not be kept.
+    case certificate(CertificateState)
 }
 
 extension AttachNotice {

@@ -136,6 +136,7 @@ public final class RecordStore: Sendable {
         tables[VolumeRecord.prefix] = try await Self.load(VolumeRecord.self, from: catalog)
         tables[MarkerRecord.prefix] = try await Self.load(MarkerRecord.self, from: catalog)
         tables[NodeRecord.prefix] = try await Self.load(NodeRecord.self, from: catalog)
+        tables[AdminRecord.prefix] = try await Self.load(AdminRecord.self, from: catalog)
         tables[TokenRecord.prefix] = try await Self.load(TokenRecord.self, from: catalog)
         tables[GrantRecord.prefix] = try await Self.load(GrantRecord.self, from: catalog)
         tables[CapabilityRecord.prefix] = try await Self.load(CapabilityRecord.self, from: catalog)

@@ -89,7 +89,6 @@ public final class ControlPlane: Sendable {
         var readyAnswers: [String: (tag: String, response: ControlResponse)] = [:]
     }
 
-    let authority: Authority
     let store: RecordStore
     let services: any ServicePort
     let events: EventLog
@@ -106,10 +105,16 @@ public final class ControlPlane: Sendable {
     let locks = KeyedLock()
     let counters = ControlCounters()
     let live = Mutex(Live())
+    let keeper: Mutex<Authority>
+    let reports = Mutex(CertificateReports())
+    let certificateUser = Mutex<(@Sendable (Authority) -> Void)?>(nil)
+
+    /// The cluster's keys and the certificates that are in use now.
+    var authority: Authority { keeper.withLock { $0 } }
 
     /// A control plane that answers nothing but `/livez` and `/readyz` until `start` has returned.
     public init(_ configuration: Configuration) {
-        authority = configuration.authority
+        keeper = Mutex(configuration.authority)
         store = configuration.store
         services = configuration.services
         events = configuration.events

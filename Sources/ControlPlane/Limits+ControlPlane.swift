@@ -25,6 +25,16 @@ extension Limits {
     public static let enrolTokenSeconds: UInt64 = 3600
     /// How long a node's certificate counts, in seconds: 30 days.
     public static let nodeCertificateSeconds: UInt64 = 30 * 86400
+    /// For how long a node may renew a certificate that has ended by the key that it is for, in seconds: 90 days.
+    public static let nodeCertificateGraceSeconds: UInt64 = 90 * 86400
+    /// How often certificates are looked at, in seconds.
+    public static let certificateLookSeconds: UInt64 = 3600
+    /// Of how many certificates one look says that they end.
+    public static let certificateReportsMax = 100
+    /// The most nodes whose certificates `/metrics` names; the nearest to their end.
+    public static let nodeCertificatesShownMax = 100
+    /// The most administrators.
+    public static let adminsMax = 1000
     /// The life of a capability when the request does not say, in seconds.
     public static let capabilitySecondsDefault: UInt64 = 3600
     /// The longest life that a grant may allow when it is not told, in seconds: a day.

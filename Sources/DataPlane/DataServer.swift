@@ -25,6 +25,8 @@ public final class DataServer: Sendable {
         var addresses: [SocketAddress] = []
         var listeners: [Int32] = []
         var loads: [ShardLoad] = []
+        /// What new connections are made of; nil for what the server was made with.
+        var tls: TLSContext?
     }
 
     private let services: IOServices
@@ -112,6 +114,15 @@ public final class DataServer: Sendable {
             metadata: ["addresses": "\(addresses.map(\.description).joined(separator: " "))"])
     }
 
+    /// Makes connections of another context from now on; those that are there go on.
+    public func use(_ tls: TLSContext) {
+        let shards = running.withLock { running in
+            running.tls = tls
+            return running.shards
+        }
+        for (remote, shard) in shards { _ = remote.post { shard.value.tls = tls } }
+    }
+
     /// Closes the listeners and every connection, waits for what is in flight, and ends the reactors.
     public func stop() async {
         let running = running.withLock { running in
@@ -169,7 +180,7 @@ public final class DataServer: Sendable {
         reactorOptions.pollNanoseconds = options.pollNanoseconds
         reactorOptions.cpu = number < options.cpus.count ? options.cpus[number] : nil
         let (handOver, receive) = HandOver<Result<Held<DataShard>, ServiceError>>.pair()
-        let (services, tls, options) = (services, tls, options)
+        let (services, tls, options) = (services, running.withLock { $0.tls } ?? tls, options)
         let thread: ReactorThread
         do throws(ReactorError) {
             thread = try Reactor.start(reactorOptions) { reactor in

@@ -44,6 +44,18 @@ public struct ServerEvent: Sendable, Hashable {
         case serverEnded = "server.ended"
         /// A request is answered as failed, because the server stood at it before.
         case requestRefused = "request.refused"
+        /// The server renewed a certificate of its own.
+        case certificateRenewed = "certificate.renewed"
+        /// A certificate is near its end and was not renewed, or cannot be kept.
+        case certificateExpiring = "certificate.expiring"
+        /// A certificate has ended.
+        case certificateExpired = "certificate.expired"
+        /// There is another administrator.
+        case adminAdded = "admin.added"
+        /// An administrator has a new certificate.
+        case adminRenewed = "admin.renewed"
+        /// An administrator's certificates no longer count.
+        case adminRevoked = "admin.revoked"
         /// A client began a session on the data channel.
         case sessionStarted = "session.started"
         /// A session has lost its last connection, and is kept for a while.

@@ -63,16 +63,30 @@ public struct Certificate: Sendable, Equatable {
     public func isValid(at now: UInt64) -> Bool { notBefore <= now && now <= notAfter }
 
     /// The node that a `sluice:node:HEX` URI names; nil when there is none, or more than one.
-    public var nodeID: Identifier? {
-        let prefix = Certificate.nodeURIPrefix
+    public var nodeID: Identifier? { id(after: Certificate.nodeURIPrefix) }
+
+    /// The start of the URI that carries a node's identifier.
+    public static let nodeURIPrefix = "sluice:node:"
+
+    /// The administrator that a `sluice:admin:HEX` URI names; nil when there is none, or more than one.
+    public var adminID: Identifier? { id(after: Certificate.adminURIPrefix) }
+
+    /// The start of the URI that carries an administrator's identifier.
+    public static let adminURIPrefix = "sluice:admin:"
+
+    private func id(after prefix: String) -> Identifier? {
         let ids = uris.filter { $0.hasPrefix(prefix) }.map {
             Identifier(hex: String($0.dropFirst(prefix.count)))
         }
         return ids.count == 1 ? ids[0] : nil
     }
 
-    /// The start of the URI that carries a node's identifier.
-    public static let nodeURIPrefix = "sluice:node:"
+    /// The names and addresses that a server's certificate is for, in text form, as far as they have the form of such;
+    /// at most 16.
+    public var serverNames: [String] {
+        let names = dnsNames.filter { (try? AlternativeName(dns: $0)) != nil }
+        return Array((names + addresses.compactMap(AlternativeName.addressText)).prefix(16))
+    }
 
     /// Reads the values of an `X509`, which stays the caller's.
     init(x509: OpaquePointer) throws(TLSError) {

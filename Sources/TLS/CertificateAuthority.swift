@@ -18,7 +18,19 @@ public struct CertificateAuthority: Sendable {
     public static func create(
         commonName: String, validDays: Int, now: UInt64? = nil
     ) throws(TLSError) -> CertificateAuthority {
-        let key = PrivateKey.generateP256()
+        try signed(by: .generateP256(), commonName: commonName, validDays: validDays, now: now)
+    }
+
+    /// The same authority with a certificate that counts from now on: same name, same key, so that whoever trusts
+    /// either trusts what both have issued, for as long as the certificate that they have counts.
+    public func renewed(validDays: Int, now: UInt64? = nil) throws(TLSError) -> CertificateAuthority {
+        try Self.signed(
+            by: key, commonName: certificate.subjectCommonName, validDays: validDays, now: now)
+    }
+
+    private static func signed(
+        by key: PrivateKey, commonName: String, validDays: Int, now: UInt64?
+    ) throws(TLSError) -> CertificateAuthority {
         let draft = CertificateDraft(
             publicKey: key.key, commonName: commonName, role: nil,
             validity: try validity(days: validDays, now: now),
@@ -49,6 +61,23 @@ public struct CertificateAuthority: Sendable {
         self.certificate = certificate
         self.key = key
     }
+
+    /// The most names and addresses of a server's certificate.
+    public static let serverNamesMax = 48
+
+    /// Makes sure that these can be the names and addresses of a server's certificate.
+    ///
+    /// - Throws: `configuration`, with the one that cannot.
+    public static func check(names: [String], addresses: [String]) throws(TLSError) {
+        for name in names { _ = try AlternativeName(dns: name) }
+        for address in addresses { _ = try AlternativeName(address: address) }
+        guard names.count + addresses.count <= serverNamesMax else {
+            throw .configuration("a server's certificate has \(serverNamesMax) names and addresses at most")
+        }
+    }
+
+    /// The 4 or 16 bytes of an address in text form; nil for anything else.
+    public static func addressBytes(_ text: String) -> [UInt8]? { AlternativeName.addressBytes(text) }
 
     /// A server's certificate for DNS names and IP addresses (text form); at least one of either. The common
     /// name is the first of them, as far as it fits.
@@ -170,6 +199,15 @@ struct AlternativeName {
         if unsafe inet_pton(AF_INET, text, &bytes) == 1 { return Array(bytes.prefix(4)) }
         if unsafe inet_pton(AF_INET6, text, &bytes) == 1 { return bytes }
         return nil
+    }
+
+    /// An address of 4 or 16 bytes in text form; nil for anything else.
+    static func addressText(_ bytes: [UInt8]) -> String? {
+        guard bytes.count == 4 || bytes.count == 16 else { return nil }
+        var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
+        let family = bytes.count == 4 ? AF_INET : AF_INET6
+        guard unsafe inet_ntop(family, bytes, &text, socklen_t(text.count)) != nil else { return nil }
+        return String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
     private static func isLabel(_ label: ArraySlice<UInt8>) -> Bool {

@@ -6,6 +6,8 @@ import Glibc
 final class HandshakeSecrets {
     private(set) var client: TrafficSecret?
     private(set) var server: TrafficSecret?
+    /// The peer's certificate, or its authority's, that was found wanting; a mere claim.
+    private(set) var refused: Certificate?
 
     /// Reports the secrets of `ssl` to this object, which must outlive the handshake.
     func collect(from ssl: OpaquePointer) {
@@ -18,6 +20,20 @@ final class HandshakeSecrets {
             guard let ssl = unsafe ssl, let line = unsafe line, let data = unsafe sluice_ssl_app_data(ssl)
             else { return }
             unsafe Unmanaged<HandshakeSecrets>.fromOpaque(data).takeUnretainedValue().note(line)
+        }
+    }
+
+    /// Has clients of `context` check their server's chain, and note which certificate was refused.
+    static func noteRefusals(_ context: OpaquePointer) {
+        unsafe SSL_CTX_set_verify(context, SSL_VERIFY_PEER) { isGood, store in
+            guard isGood == 0, let store = unsafe store,
+                let ssl = unsafe X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()),
+                let data = unsafe sluice_ssl_app_data(OpaquePointer(ssl)),
+                let x509 = unsafe X509_STORE_CTX_get_current_cert(store)
+            else { return isGood }
+            unsafe Unmanaged<HandshakeSecrets>.fromOpaque(data).takeUnretainedValue().refused =
+                unsafe try? Certificate(x509: x509)
+            return 0
         }
     }
 

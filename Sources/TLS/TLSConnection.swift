@@ -23,6 +23,8 @@ public final class TLSConnection {
     private var ssl: OpaquePointer?
     private let secrets = HandshakeSecrets()
     private var failure: TLSError?
+    /// Whom a client wants.
+    private let serverName: String?
     /// Records protected with one key before it is replaced; tests make it small.
     var recordsPerKey = RecordLayer.recordsPerKeyMax
 
@@ -43,6 +45,7 @@ public final class TLSConnection {
         guard let ssl = unsafe SSL_new(context.pointer) else { throw .library(ErrorQueue.drain()) }
         unsafe secrets.collect(from: ssl)
         self.context = context
+        self.serverName = serverName
         unsafe self.ssl = unsafe ssl
         self.transport = transport
         output = transport.output
@@ -252,6 +255,7 @@ public final class TLSConnection {
             if code == X509_V_ERR_APPLICATION_VERIFICATION {
                 return .untrustedPeer("its chain holds no authority with the expected fingerprint")
             }
+            if let refusal = refusal(Int32(clamping: code)) { return refusal }
             return unsafe .untrustedPeer(String(cString: X509_verify_cert_error_string(Int(code))))
         case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE:
             return .untrustedPeer("it presented no certificate")
@@ -259,6 +263,20 @@ public final class TLSConnection {
             return .peerAlert(Alert.name(UInt8(reason - SSL_AD_REASON_OFFSET)))
         default:
             return .handshakeFailed(text)
+        }
+    }
+
+    /// What can be said of a certificate whose time or name is wrong; nil for anything else.
+    private func refusal(_ code: Int32) -> TLSError? {
+        guard let certificate = secrets.refused else { return nil }
+        switch code {
+        case X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED:
+            return .untimelyPeer(
+                notBefore: certificate.notBefore, notAfter: certificate.notAfter,
+                now: UInt64(max(0, time(nil))), isAuthority: certificate.isAuthority)
+        case X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH:
+            return .misnamedPeer(wanted: serverName ?? "", names: certificate.serverNames)
+        default: return nil
         }
     }
 }

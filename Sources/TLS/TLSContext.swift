@@ -6,7 +6,9 @@ public enum ClientAuthentication: Sendable {
     /// A certificate is required, of any key, from any issuer, at any time: only possession of the key is
     /// proved. Authority comes from elsewhere, such as a capability that names the key's thumbprint.
     case anyKey
-    /// A certificate is asked for; one that is presented must come from this authority and be valid now.
+    /// A certificate is asked for; one that is presented must come from this authority. Whether it is valid *now* is
+    /// the caller's to check (`Certificate.isValid`), who can say what is wrong with whose clock, and let a certificate
+    /// that has just ended be renewed.
     case optional(caPEM: [UInt8])
 }
 
@@ -77,7 +79,7 @@ public final class TLSContext: Sendable {
         if case .fingerprint(let digest) = trust { pinned = digest }
         let context = try TLSContext(isServer: false, pinnedAuthority: pinned, alpn: alpn)
         if let identity { try context.use(identity) }
-        unsafe SSL_CTX_set_verify(context.pointer, SSL_VERIFY_PEER, nil)
+        unsafe HandshakeSecrets.noteRefusals(context.pointer)
         switch trust {
         case .authority(let caPEM):
             try context.trust(caPEM, announce: false)
@@ -148,7 +150,7 @@ public final class TLSContext: Sendable {
                     return 1
                 }, nil)
         case .optional(let caPEM):
-            unsafe SSL_CTX_set_verify(pointer, SSL_VERIFY_PEER, nil)
+            unsafe SSL_CTX_set_verify(pointer, SSL_VERIFY_PEER, admitUntimely)
             try trust(caPEM, announce: true)
         }
     }
@@ -215,6 +217,18 @@ private func selectProtocol(
     }
     let context = unsafe Unmanaged<TLSContext>.fromOpaque(argument).takeUnretainedValue()
     return unsafe context.choose(from: UnsafeBufferPointer(start: offered, count: Int(count)), chosen, length)
+}
+
+/// Lets a client's chain pass although a certificate does not count yet or no longer, for who can say so in words; all
+/// else is OpenSSL's verdict.
+private func admitUntimely(_ isGood: Int32, _ store: OpaquePointer?) -> Int32 {
+    guard isGood == 0, let store = unsafe store else { return isGood }
+    switch unsafe X509_STORE_CTX_get_error(store) {
+    case X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED:
+        unsafe X509_STORE_CTX_set_error(store, X509_V_OK)
+        return 1
+    default: return 0
+    }
 }
 
 /// Replaces OpenSSL's chain verification where the authority is known by its fingerprint only: finds it among

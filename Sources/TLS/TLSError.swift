@@ -7,8 +7,14 @@ public enum TLSError: Error, Equatable, Sendable, CustomStringConvertible {
     case configuration(String)
     /// PEM or DER that is not what it should be: a key, a certificate or a certificate request.
     case malformed(String)
-    /// The peer's certificate is not trusted: wrong authority, fingerprint or name, expired, or missing.
+    /// The peer's certificate is not trusted: wrong authority or fingerprint, or missing.
     case untrustedPeer(String)
+    /// The peer's certificate, or its authority's, does not count yet or no longer: one of two clocks is wrong, or
+    /// nobody renewed it. Unix seconds; `now` is this machine's clock.
+    case untimelyPeer(notBefore: UInt64, notAfter: UInt64, now: UInt64, isAuthority: Bool)
+    /// The peer's certificate is for others: the name that was wanted, and those that the certificate has. Nothing
+    /// but their form was checked.
+    case misnamedPeer(wanted: String, names: [String])
     /// The handshake failed for another reason: no common version, cipher or application protocol, garbage.
     case handshakeFailed(String)
     /// The peer ended the connection with a fatal alert; the text is the alert's name.
@@ -26,6 +32,15 @@ public enum TLSError: Error, Equatable, Sendable, CustomStringConvertible {
         case .configuration(let text): "TLS set-up is wrong: \(text)"
         case .malformed(let text): "not valid: \(text)"
         case .untrustedPeer(let text): "the peer's certificate is not trusted: \(text)"
+        case .untimelyPeer(let notBefore, let notAfter, let now, let isAuthority):
+            "the peer's certificate" + (isAuthority ? "'s authority" : "")
+                + (now < notBefore
+                    ? " is not valid before \(Timestamp.text(notBefore))"
+                    : " ended at \(Timestamp.text(notAfter))")
+                + ", and this machine's clock says \(Timestamp.text(now))"
+        case .misnamedPeer(let wanted, let names):
+            "the peer's certificate does not name \(wanted)"
+                + (names.isEmpty ? "" : ", but \(names.joined(separator: ", "))")
         case .handshakeFailed(let text): "TLS handshake failed: \(text)"
         case .peerAlert(let text): "the peer ended the TLS connection: \(text)"
         case .protocolViolation(let text): "the peer broke the TLS protocol: \(text)"
@@ -38,7 +53,7 @@ public enum TLSError: Error, Equatable, Sendable, CustomStringConvertible {
     public var kind: ErrorKind {
         switch self {
         case .configuration, .malformed, .handshakeFailed, .peerAlert, .protocolViolation, .closed: .caller
-        case .untrustedPeer: .denied
+        case .untrustedPeer, .untimelyPeer, .misnamedPeer: .denied
         case .library: .bug
         }
     }

@@ -41,7 +41,8 @@ struct Sluice: ParsableCommand {
             CommandGroup(
                 name: "Administration",
                 subcommands: [
-                    VolumeCommand.self, PoolCommand.self, NodeCommand.self, GrantCommand.self,
+                    VolumeCommand.self, PoolCommand.self, NodeCommand.self, AdminCommands.self,
+                    GrantCommand.self,
                     CapabilityCommand.self, SessionCommand.self, DriverCommand.self, EventsCommand.self,
                     ServerCommand.self,
                 ]),

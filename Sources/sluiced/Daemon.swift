@@ -23,11 +23,14 @@ struct Daemon {
     private let data: DataServer
     private let watchdog: ReactorWatchdog
     private let eventFile: EventFile
+    private let certificates: Task<Void, Never>
     private let logger: Logger
     /// What its end has come to, for whoever has waited too long for it.
     let ending: Ending
 
-    static func start(data path: String, settings: Settings, log: LogSink) async throws -> Daemon {
+    static func start(
+        data path: String, settings: Settings, inherited: InheritedSockets, log: LogSink
+    ) async throws -> Daemon {
         raiseDescriptorLimit()
         let logger = Logger(label: "sluiced")
         let folder = DataFolder(path)
@@ -83,19 +86,26 @@ struct Daemon {
         options.reactors = settings.reactors
         options.cpus = settings.cpus
         options.pollNanoseconds = settings.pollMicroseconds * 1000
+        let sockets = [SettingKey.control, .channel].map { key in
+            inherited.named[key == .control ? ServiceManager.controlSocket : ServiceManager.dataSocket] ?? []
+        }
+        for (key, handed) in zip([SettingKey.control, .channel], sockets) {
+            if let warning = settings.overruled(key, by: handed) { logger.warning("\(warning)") }
+        }
         let data = DataServer(
-            services: services,
-            tls: try TLSContext.server(
-                chainPEM: authority.serverChainPEM, key: authority.serverKey, clients: .anyKey,
-                alpn: [DataServer.applicationProtocol]),
-            listen: settings.channel, inherited: settings.inherited.named[ServiceManager.dataSocket] ?? [],
-            options: options)
+            services: services, tls: try channelContext(authority),
+            listen: sockets[1].isEmpty ? settings.channel : [], inherited: sockets[1], options: options)
         let control = ControlServer(
-            tls: try TLSContext.server(
-                chainPEM: authority.serverChainPEM, key: authority.serverKey,
-                clients: .optional(caPEM: authority.certificates.certificate.pem), alpn: ["h2", "http/1.1"]),
-            listen: settings.control, inherited: settings.inherited.named[ServiceManager.controlSocket] ?? [],
-            logger: logger, handler: plane)
+            tls: try controlContext(authority), listen: sockets[0].isEmpty ? settings.control : [],
+            inherited: sockets[0], logger: logger, handler: plane)
+        plane.onServerCertificate { authority in
+            do throws(TLSError) {
+                control.use(try controlContext(authority))
+                data.use(try channelContext(authority))
+            } catch {
+                logger.error("the renewed certificate cannot be used", metadata: ["reason": "\(error)"])
+            }
+        }
         // Who comes before pools are there and sessions are known would be told that theirs is gone.
         try data.prepare()
         for (name, remote) in data.reactors { watchdog.watch(name, remote) }
@@ -105,7 +115,8 @@ struct Daemon {
         if let remote = control.remote { watchdog.watch("control", remote) }
         let daemon = Daemon(
             lock: lock, folder: folder, catalog: catalog, services: services, plane: plane,
-            control: control, data: data, watchdog: watchdog, eventFile: eventFile, logger: logger,
+            control: control, data: data, watchdog: watchdog, eventFile: eventFile,
+            certificates: lookAfterCertificates(plane), logger: logger,
             ending: Ending(services))
         try daemon.announce()
         ServiceManager.tellReady()
@@ -116,6 +127,7 @@ struct Daemon {
     /// catalog.
     func stop() async {
         logger.notice("stopping")
+        certificates.cancel()
         ServiceManager.tellStopping()
         plane.drain()
         ending.waits(for: "requests of the control API")
@@ -154,6 +166,29 @@ struct Daemon {
                 "control": "\(endpoints["control"]?.joined(separator: " ") ?? "")",
                 "channel": "\(endpoints["channel"]?.joined(separator: " ") ?? "")",
             ])
+    }
+
+    /// Of both ports: the control API knows its clients by their certificates, the data channel by their keys.
+    private static func controlContext(_ authority: Authority) throws(TLSError) -> TLSContext {
+        try TLSContext.server(
+            chainPEM: authority.serverChainPEM, key: authority.serverKey,
+            clients: .optional(caPEM: authority.certificates.certificate.pem), alpn: ["h2", "http/1.1"])
+    }
+
+    private static func channelContext(_ authority: Authority) throws(TLSError) -> TLSContext {
+        try TLSContext.server(
+            chainPEM: authority.serverChainPEM, key: authority.serverKey, clients: .anyKey,
+            alpn: [DataServer.applicationProtocol])
+    }
+
+    /// Compares two numbers each second, since the clock may be set; the look itself is rare.
+    private static func lookAfterCertificates(_ plane: ControlPlane) -> Task<Void, Never> {
+        Task.detached {
+            while !Task.isCancelled {
+                try? await Task.sleep(for: .seconds(1))
+                await plane.lookAtCertificates()
+            }
+        }
     }
 
     /// Of this run of the machine: what was written and not flushed outlives the server, but not the machine.

@@ -25,13 +25,12 @@ struct InitCommand: AsyncParsableCommand {
 
     func run() async throws {
         let folder = DataFolder(data)
-        let isAddress = { (text: String) in text.contains(":") || text.allSatisfy { $0.isNumber || $0 == "." }
-        }
         try await Authority.initialise(
             folder,
             options: Authority.Options(
-                name: name ?? ProcessInfo.processInfo.hostName, names: address.filter { !isAddress($0) },
-                addresses: address.filter(isAddress)),
+                name: name ?? ProcessInfo.processInfo.hostName,
+                names: address.filter { !Authority.isAddress($0) },
+                addresses: address.filter(Authority.isAddress)),
             now: SystemWallClock().now(), random: SystemRandom())
         let host = address.first ?? name ?? "localhost"
         let admin = folder.adminFolder

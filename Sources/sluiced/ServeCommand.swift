@@ -26,6 +26,7 @@ struct ServeCommand: AsyncParsableCommand {
             server ends itself with exit code 70, so that a service manager starts it again and clients go on (default: 5; 0
             for never). After half a second it is in the log, the events and the metrics.
             SLUICE_LOG_FORMAT (log.format) is the form of log lines: text, or json, one object a line.
+            A setting that does not exist or is not what it must be is refused; 'sluiced check-config' says what holds.
             Port 0 lets the system choose; DIR/run/endpoints.json says what it chose. Sockets that a service manager hands
             over as "control" and "data" (sd_listen_fds(3)) take the place of the addresses.
 
@@ -34,30 +35,22 @@ struct ServeCommand: AsyncParsableCommand {
             """)
 
     @Option(help: "The data folder that 'sluiced init' made.") var data: String
-    @Option(
-        parsing: .singleValue, help: "ADDR:PORT of the control API; may be repeated (default: 0.0.0.0:7480).")
-    var control: [String] = []
-    @Option(
-        parsing: .singleValue, help: "ADDR:PORT of the data channel; may be repeated (default: 0.0.0.0:7481)."
-    )
-    var channel: [String] = []
-    @Option(help: "Data reactors, so threads (default: one).") var reactors: Int?
-    @Option(help: "The form of log lines, on standard error: text or json (default: text).")
-    var logFormat: LogFormat?
-    @Option(help: "A YAML file with settings.") var config: String?
+    @OptionGroup var options: SettingsOptions
 
     func run() async throws {
-        let settings = try await Settings.load(
-            file: config, control: control, channel: channel, reactors: reactors, logFormat: logFormat)
+        let settings = try options.load()
         let log = try LogSink(
             descriptor: LogSink.standardError(), format: settings.logFormat, label: "sluiced")
         LoggingSystem.bootstrap { log.handler($0) }
         defer { log.finish() }
-        let daemon = try await Daemon.start(data: data, settings: settings, log: log)
+        let logger = Logger(label: "sluiced")
+        for warning in settings.warnings { logger.warning("\(warning)") }
+        let daemon = try await Daemon.start(
+            data: data, settings: settings, inherited: try ServiceManager.sockets(), log: log)
         let signals = await Self.awaitSignal()
         let (seconds, ending) = (settings.stopSeconds, daemon.ending)
         signals?.remote.postWithReactor { reactor in
-            StopBound.start(on: reactor, seconds: seconds, witness: ending, logger: Logger(label: "sluiced"))
+            StopBound.start(on: reactor, seconds: seconds, witness: ending, logger: logger)
         }
         await daemon.stop()
         signals?.remote.stop()

@@ -1,5 +1,7 @@
 import ArgumentParser
+import ControlPlane
 import Dispatch
+import Foundation
 import Glibc
 import Reactor
 
@@ -14,9 +16,11 @@ struct Sluiced: AsyncParsableCommand {
               sluiced serve --data /var/lib/sluice
 
             EXIT CODES
-              0 it ended as it was told   1 it failed   64 wrong arguments   70 it stood still, and its watchdog ended it
+              0 it ended as it was told   1 it failed   64 wrong arguments or settings
+              70 it stood still, and its watchdog ended it
             """,
-        version: "0.1.0", subcommands: [InitCommand.self, ServeCommand.self])
+        version: "0.1.0",
+        subcommands: [InitCommand.self, ServeCommand.self, CheckConfigCommand.self, AdminCommand.self])
 }
 
 /// Where the process begins.
@@ -48,8 +52,19 @@ enum Main {
             } else {
                 try command.run()
             }
+        } catch let error as SettingsError {
+            for problem in error.problems { note(problem) }
+            Sluiced.exit(withError: ExitCode(64))
+        } catch let error as AuthorityError {
+            note(error.description)
+            Sluiced.exit(withError: ExitCode(1))
         } catch {
             Sluiced.exit(withError: error)
         }
+    }
+
+    /// Writes a line to standard error.
+    static func note(_ text: String) {
+        FileHandle.standardError.write(Data("sluiced: \(text)\n".utf8))
     }
 }

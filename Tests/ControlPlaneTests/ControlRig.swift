@@ -138,8 +138,11 @@ final class ControlRig: Sendable {
         let drivers = Mutex<[String: HostedDriver]>([:])
     }
 
+    /// The administrator that every folder has.
+    let admin: PeerIdentity
+
     init(
-        _ machine: Machine, eventsKept: Int = 1000,
+        _ machine: Machine, eventsKept: Int = 1000, clock: any WallClock = SystemWallClock(),
         configure: (inout ControlPlane.Configuration) -> Void = { _ in }
     ) async throws {
         self.machine = machine
@@ -149,11 +152,14 @@ final class ControlRig: Sendable {
         logger.logLevel = .critical
         catalog = try SQLiteCatalog(path: machine.folder.catalogFile)
         let store = try await RecordStore(catalog: catalog)
-        let authority = try Authority.load(machine.folder, store: store, now: SystemWallClock().now())
-        events = EventLog(wallClock: SystemWallClock(), bounds: EventLog.Bounds(perKind: eventsKept))
+        let authority = try Authority.load(machine.folder, store: store, now: clock.now())
+        events = EventLog(wallClock: clock, bounds: EventLog.Bounds(perKind: eventsKept))
+        // A folder that lost its bundle has tests that bring their own.
+        let pem = try? PrivateFiles.read("\(machine.folder.adminFolder)/cert.pem")
+        admin = try pem.map { PeerIdentity(certificate: try Certificate(pem: $0)) } ?? .anonymous
         var configuration = IOServices.Configuration(
             cluster: authority.clusterID, serverName: authority.name, signatures: OpenSSLSignatures(),
-            wallClock: SystemWallClock(), random: SystemRandom(), logger: logger
+            wallClock: clock, random: SystemRandom(), logger: logger
         ) { pool throws(DriverError) in
             if machine.isBroken.withLock({ $0 }) { throw DriverError(.ioError, "the disk is gone") }
             let memory = try MemoryDriver(
@@ -167,7 +173,7 @@ final class ControlRig: Sendable {
         services = IOServices(configuration: configuration)
         var planeConfiguration = ControlPlane.Configuration(
             authority: authority, store: store, services: services, events: events,
-            poolsFolder: machine.folder.poolsFolder, wallClock: SystemWallClock(), random: SystemRandom(),
+            poolsFolder: machine.folder.poolsFolder, wallClock: clock, random: SystemRandom(),
             logger: logger)
         configure(&planeConfiguration)
         plane = ControlPlane(planeConfiguration)
@@ -181,6 +187,14 @@ final class ControlRig: Sendable {
         try catalog.close()
     }
 
+    /// The administrator of the folder, whose certificate may have been renewed.
+    private func currentAdmin() -> PeerIdentity {
+        guard let pem = try? PrivateFiles.read("\(machine.folder.adminFolder)/cert.pem"),
+            let certificate = try? Certificate(pem: pem)
+        else { return admin }
+        return PeerIdentity(certificate: certificate)
+    }
+
     /// The host of a pool.
     func host(_ pool: String) -> HostedDriver? { hosted.drivers.withLock { $0[pool] } }
 
@@ -188,9 +202,10 @@ final class ControlRig: Sendable {
         _ method: HTTPRequest.Method, _ target: String, _ body: String = "", headers: HTTPFields = [:],
         role: PeerRole? = .admin, peer: PeerIdentity? = nil
     ) async throws -> Answer {
+        let nobody = PeerIdentity(role: role, commonName: "someone")
         let request = ControlRequest(
             method: method, target: target, headers: headers, body: Array(body.utf8),
-            peer: peer ?? PeerIdentity(role: role, commonName: "someone"))
+            peer: peer ?? (role == .admin ? currentAdmin() : nobody))
         guard let request else { throw Problem(.invalidRequest, "\(target) is no target") }
         let response = await plane.respond(to: request)
         guard case .bytes(let bytes) = response.body else {
@@ -208,11 +223,12 @@ final class ControlRig: Sendable {
 
 /// Runs `body` with a started control plane, and stops it afterwards.
 func withControlPlane(
-    eventsKept: Int = 1000, configure: (inout ControlPlane.Configuration) -> Void = { _ in },
+    eventsKept: Int = 1000, clock: any WallClock = SystemWallClock(),
+    configure: (inout ControlPlane.Configuration) -> Void = { _ in },
     _ body: (ControlRig) async throws -> Void
 ) async throws {
     let rig = try await ControlRig(
-        try await ControlRig.Machine(), eventsKept: eventsKept, configure: configure)
+        try await ControlRig.Machine(), eventsKept: eventsKept, clock: clock, configure: configure)
     do {
         try await body(rig)
     } catch {
@@ -220,4 +236,15 @@ func withControlPlane(
         throw error
     }
     try await rig.stop()
+}
+
+/// The time of day, moved by a test.
+final class MovableClock: WallClock {
+    private let shift = Mutex<Int64>(0)
+
+    func now() -> UInt64 { UInt64(Int64(SystemWallClock().now()) + shift.withLock { $0 }) }
+
+    func advance(_ seconds: UInt64) { advance(Int64(seconds)) }
+
+    func advance(_ seconds: Int64) { shift.withLock { $0 += seconds } }
 }

@@ -24,9 +24,18 @@ import Wire
         let token = Mutex("")
         let lifetime = Mutex<UInt64>(3600)
         let certified = Mutex(0)
+        /// The certificate that has ended, as the server's clock has it.
+        let ended = Mutex<Digest32?>(nil)
 
         func answer(_ request: ControlRequest) -> ControlResponse {
             if request.path == "/v1/server" {
+                if let certificate = request.peer.certificate,
+                    certificate.fingerprint == ended.withLock({ $0 })
+                {
+                    return Self.json(
+                        ["code": "UNAUTHENTICATED", "detail": "it ended", "field": "certificate"],
+                        status: .unauthorized)
+                }
                 return Self.json(["clusterID": "c1", "channel": ["127.0.0.1:7481"]])
             }
             guard let enrol = try? JSONDecoder().decode(Enrol.self, from: Data(request.body)),
@@ -85,11 +94,91 @@ import Wire
         let loaded = try Credentials.load(folder: folder)
         #expect(loaded.certificate.subjectCommonName == "node-1")
         let same = try CertificateRenewal.renewIfDue(loaded, now: loaded.certificate.notBefore)
-        #expect(same.certificate == loaded.certificate)
-        let renewed = try CertificateRenewal.renewIfDue(loaded, now: loaded.certificate.notAfter - 1)
+        #expect(!same.isRenewed && same.credentials.certificate == loaded.certificate)
+        let outcome = try CertificateRenewal.renewIfDue(loaded, now: loaded.certificate.notAfter - 1)
+        #expect(outcome.isRenewed && outcome.unsaved == nil)
+        let renewed = outcome.credentials
         #expect(renewed.certificate != loaded.certificate)
         #expect(renewed.certificate.thumbprint == loaded.certificate.thumbprint)
         #expect(try Credentials.load(folder: folder).certificate == renewed.certificate)
+        await test.server.stop()
+    }
+
+    @Test func aRenewalAsksTheServerInUseAndIsUsedWhereItCannotBeKept() async throws {
+        let (test, token) = try start()
+        let folder = test.folder + "/node"
+        let joined = try NodeEnrolment.join(server: test.url, token: token.text, folder: folder)
+        let config = try String(contentsOfFile: folder + "/config.json", encoding: .utf8)
+        try config.replacing(test.url, with: "https://127.0.0.1:1").write(
+            toFile: folder + "/config.json", atomically: false, encoding: .utf8)
+        let loaded = try Credentials.load(folder: folder)
+        let due = loaded.certificate.notAfter - 1
+        #expect(throws: ClientError.self) { try CertificateRenewal.renewIfDue(loaded, now: due) }
+        let renewed = try CertificateRenewal.renewIfDue(loaded, now: due, server: test.url)
+        #expect(renewed.isRenewed && renewed.unsaved == nil)
+        // A folder that is gone stands for one that may not be written to.
+        try FileManager.default.removeItem(atPath: folder)
+        let kept = try CertificateRenewal.renewIfDue(loaded, now: due, server: test.url)
+        #expect(kept.isRenewed && kept.credentials.certificate != joined.certificate)
+        #expect(kept.unsaved?.detail.contains("cannot write") == true)
+        await test.server.stop()
+    }
+
+    @Test func aCertificateThatTheServerSaysHasEndedIsRenewedAndAskedWithOnceMore() async throws {
+        let (test, token) = try start()
+        let folder = test.folder + "/node"
+        let joined = try NodeEnrolment.join(server: test.url, token: token.text, folder: folder)
+        registry.ended.withLock { $0 = joined.certificate.fingerprint }
+        var renewed: [Certificate] = []
+        let answer = try CertificateRenewal.retrying(
+            joined, server: test.url, onRenewal: { renewed.append($0.credentials.certificate) }
+        ) { current throws(ClientError) in
+            try ControlClient(server: test.url, credentials: current).request(.get, "/v1/server")
+        }
+        #expect(answer.status == 200 && renewed.count == 1)
+        #expect(try Credentials.load(folder: folder).certificate == renewed.first)
+        // Once, whatever the server says.
+        #expect(throws: ClientError.self) {
+            try CertificateRenewal.retrying(
+                joined, server: test.url,
+                onRenewal: { outcome in
+                    registry.ended.withLock { $0 = outcome.credentials.certificate.fingerprint }
+                }
+            ) { current throws(ClientError) in
+                try ControlClient(server: test.url, credentials: current).request(.get, "/v1/server")
+            }
+        }
+        #expect(registry.certified.withLock { $0 } == 3)
+        await test.server.stop()
+    }
+
+    @Test func aNodeWhoseCertificateEndedEnrolsAgainByItsKey() async throws {
+        let (test, token) = try start()
+        let folder = test.folder + "/node"
+        let first = try NodeEnrolment.join(server: test.url, token: token.text, folder: folder)
+        let end = first.certificate.notAfter
+        #expect {
+            try NodeEnrolment.join(server: test.url, token: token.text, folder: folder, now: end - 1)
+        } throws: { error in
+            (error as? ClientError)?.description.contains(Timestamp.text(end)) == true
+        }
+        let again = try NodeEnrolment.join(server: test.url, token: token.text, folder: folder, now: end + 1)
+        #expect(again.certificate != first.certificate)
+        #expect(again.certificate.thumbprint == first.certificate.thumbprint)
+        #expect(try Credentials.load(folder: folder).certificate == again.certificate)
+        let forced = try NodeEnrolment.join(
+            server: test.url, token: token.text, folder: folder, again: true, now: end - 1)
+        #expect(forced.certificate != again.certificate)
+        await test.server.stop()
+    }
+
+    @Test func whereNoFolderCanBeMadeTheTokenIsNotSpent() async throws {
+        let (test, token) = try start()
+        try Data().write(to: URL(filePath: test.folder + "/file"))
+        #expect(throws: ClientError.self) {
+            try NodeEnrolment.join(server: test.url, token: token.text, folder: test.folder + "/file/node")
+        }
+        #expect(registry.certified.withLock { $0 } == 0)
         await test.server.stop()
     }
 

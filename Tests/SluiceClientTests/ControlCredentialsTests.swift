@@ -112,7 +112,7 @@ import Testing
         let certificate = try authority.issueClient(
             key: first.key, commonName: "n1", role: "node", uris: [], validSeconds: 7200)
         let next = try first.replacing(
-            certificatePEM: certificate.pem, authorityPEM: authority.certificate.pem)
+            certificatePEM: certificate.pem, authorityPEM: authority.certificate.pem, key: first.key)
         try CredentialFolder(path: place.path).updateCertificate(next)
         let read = try Credentials.load(folder: place.path)
         #expect(read.certificate == certificate)

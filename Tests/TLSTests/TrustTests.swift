@@ -37,7 +37,10 @@ import Testing
             ServerTrust.authority(caPEM: pki.caPEM), .fingerprint(pki.authority.certificate.fingerprint),
         ] {
             let pair = try pki.pair(client: pki.clientContext(trust), serverName: name)
-            expectUntrusted(pair, containing: "mismatch")
+            #expect(
+                throws: TLSError.misnamedPeer(
+                    wanted: name, names: ["server.test", "192.0.2.7", "2001:db8::7"])
+            ) { try pair.handshake() }
         }
     }
 
@@ -104,7 +107,7 @@ import Testing
         ] {
             let pair = try pki.pair(
                 server: pki.serverContext(identity: identity), client: pki.clientContext(trust))
-            expectUntrusted(pair, containing: "expired")
+            expectUntimely(pair, certificate)
         }
     }
 
@@ -113,8 +116,24 @@ import Testing
         let certificate = try pki.authority.issueServer(
             key: key, names: ["server.test"], addresses: [], days: 1, now: OpenSSLTime.now + 86400)
         let identity = TLSContext.Identity(chainPEM: certificate.pem + pki.caPEM, key: key)
-        expectUntrusted(
-            try pki.pair(server: pki.serverContext(identity: identity)), containing: "not yet valid")
+        expectUntimely(try pki.pair(server: pki.serverContext(identity: identity)), certificate)
+    }
+
+    @Test func anAuthorityThatIsRenewedByItsKeyIsTheSameToWhoHasEither() throws {
+        let renewed = try pki.authority.renewed(validDays: 30)
+        #expect(renewed.certificate.fingerprint != pki.authority.certificate.fingerprint)
+        let key = PrivateKey.generateP256()
+        for issuer in [pki.authority, renewed] {
+            let certificate = try issuer.issueServer(key: key, names: ["server.test"], addresses: [], days: 1)
+            let identity = TLSContext.Identity(
+                chainPEM: certificate.pem + renewed.certificate.pem, key: key)
+            for trusted in [pki.authority, renewed] {
+                let pair = try pki.pair(
+                    server: pki.serverContext(identity: identity),
+                    client: pki.clientContext(.authority(caPEM: trusted.certificate.pem)))
+                try pair.handshake()
+            }
+        }
     }
 
     @Test func aClientsCertificateIsNoServers() throws {
@@ -167,14 +186,27 @@ import Testing
         #expect(pair.clientVerdict() == .peerAlert("unknown CA"))
     }
 
-    @Test func anExpiredClientIsRefusedWhereItIsVerified() throws {
-        let certificate = try pki.authority.issueClient(
-            key: pki.client.key, commonName: "node-1", role: "node", uris: [], validSeconds: 60,
-            now: OpenSSLTime.now - 3600)
+    @Test(arguments: [-3600, 3600])
+    func aClientWhoseTimeIsWrongIsLetInAndKnownForIt(_ shift: Int) throws {
+        let now = UInt64(Int(OpenSSLTime.now) + shift)
+        let issue = { (authority: CertificateAuthority) throws in
+            try authority.issueClient(
+                key: pki.client.key, commonName: "node-1", role: "node", uris: [], validSeconds: 60, now: now)
+        }
+        let certificate = try issue(pki.authority)
         let identity = TLSContext.Identity(chainPEM: certificate.pem, key: pki.client.key)
         let pair = try pki.pair(server: optional(), client: pki.clientContext(identity: identity))
-        expectUntrusted(pair, containing: "expired")
-        #expect(pair.clientVerdict() == .peerAlert("certificate expired"))
+        try pair.handshake()
+        #expect(pair.server.peerCertificate?.isValid(at: OpenSSLTime.now) == false)
+        // That its time is wrong excuses nothing else.
+        let foreign = TLSContext.Identity(chainPEM: try issue(other.authority).pem, key: pki.client.key)
+        expectUntrusted(
+            try pki.pair(server: optional(), client: pki.clientContext(identity: foreign)), containing: "")
+        let unfit = try pki.authority.issueServer(
+            key: pki.client.key, names: ["server.test"], addresses: [], days: 1, now: now - 2 * 86400)
+        let server = TLSContext.Identity(chainPEM: unfit.pem, key: pki.client.key)
+        expectUntrusted(
+            try pki.pair(server: optional(), client: pki.clientContext(identity: server)), containing: "")
     }
 
     @Test func aServersCertificateIsNoClients() throws {
@@ -227,6 +259,19 @@ import Testing
     }
 
     private func optional() throws -> TLSContext { try pki.serverContext(.optional(caPEM: pki.caPEM)) }
+
+    private func expectUntimely(
+        _ pair: Pair, _ certificate: Certificate, sourceLocation: SourceLocation = #_sourceLocation
+    ) {
+        let error = #expect(throws: TLSError.self, sourceLocation: sourceLocation) { try pair.handshake() }
+        guard case .untimelyPeer(certificate.notBefore, certificate.notAfter, let now, false)? = error else {
+            Issue.record("\(String(describing: error)) is not about time", sourceLocation: sourceLocation)
+            return
+        }
+        #expect(now + 60 > OpenSSLTime.now, sourceLocation: sourceLocation)
+        let text = error.map(String.init(describing:)) ?? ""
+        #expect(text.contains("clock says \(Timestamp.text(now))"), sourceLocation: sourceLocation)
+    }
 
     private func expectUntrusted(
         _ pair: Pair, containing text: String, sourceLocation: SourceLocation = #_sourceLocation

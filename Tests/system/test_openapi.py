@@ -229,6 +229,8 @@ class World:
             if marker["name"] != "monday":
                 self.admin.delete(f"/v1/volumes/disk-1/markers/{marker['name']}")
         self.make("/v1/volumes/disk-1/markers", name="monday")
+        alice = DOCUMENT["paths"]["/v1/admins"]["post"]["requestBody"]["content"]["application/json"]["examples"]["alice"]
+        self.make("/v1/admins", **alice["value"])
         node = self.make("/v1/nodes", name="web-1")
         if "node" not in self.clients or self.clients["node"].get("/v1/nodes/web-1").status_code != 200:
             self.enrol(node)

@@ -237,7 +237,18 @@ def test_the_readme_runs_as_it_stands(world):
 # The examples of every help, in an order in which they work. A line without a mark is printed, and runs as it stands;
 # `+` is a preparation; `@` runs with the node's credentials; `&` goes on until it is told to end.
 PLAY = """
++ printf 'sluice:\\n  reactors: 1\\n' >/etc/sluice/sluiced.yaml
+sluiced check-config --config /etc/sluice/sluiced.yaml
++ rm /etc/sluice/sluiced.yaml
 sluice server show
+sluice server set --add-name io2.example --add-address 192.0.2.11
+sluice server set --remove-name io2.example
+sluice admin add alice --out alice
+sluice admin list
+sluice admin show alice
+sluice admin renew --credentials alice
+sluice admin renew --credentials alice --new-key
+sluice admin revoke alice
 sluice pool create ram --driver memory --setting size=1073741824
 sluice pool create raw --driver memory --setting size=1GiB --isolation inline
 sluice pool create fast --driver file --setting path=/srv/nvme
@@ -328,6 +339,7 @@ sluice node remove compute-1
 # Printed, and run elsewhere in this file.
 ELSEWHERE = {
     "sluiced serve --data /var/lib/sluice",
+    "sluiced admin --data /var/lib/sluice --name eve --out eve",
     "sluiced init --data /var/lib/sluice --name io.example --address 192.0.2.10",
     "sluiced serve --data /var/lib/sluice --control 192.0.2.10:7480 --channel 192.0.2.10:7481"}
 PLACEHOLDER = "0123456789abcdef0123456789abcdef"
@@ -356,6 +368,7 @@ def identifier(world, command):
 @needs_root
 def test_the_examples_of_every_help_run_as_they_stand(world):
     world.run("sluiced init --data /var/lib/sluice --name io.example --address 192.0.2.10 --address io1.example")
+    world.run("sluiced admin --data /var/lib/sluice --name eve --out eve")
     world.start("sluiced serve --data /var/lib/sluice --control 192.0.2.10:7480 --channel 192.0.2.10:7481")
     world.environment.update(SLUICE_CREDENTIALS="/var/lib/sluice/admin", SLUICE_SERVER="https://io.example:7480")
     until_it_answers(world)

@@ -101,3 +101,15 @@ def test_a_certificate_is_renewed_in_the_background_and_used_without_a_restart(n
     log = log_of(node)
     assert log.count("node certificate renewed") == 1 and "a request failed" not in log
     assert "cannot be renewed" not in log
+
+
+def test_a_certificate_that_cannot_be_renewed_is_in_the_status_long_before_its_end(node, control):
+    shorten(node, node.node, 24)
+    node.device = attach_by(node, control)
+    with control.refusing():
+        message = await_condition("the word", lambda: next(
+            (text for text in [status(node).get("message") or ""] if "the node's certificate" in text), None))
+        assert "it could not be renewed: cannot reach the server" in message and "it lasts until" in message, message
+        assert status(node)["state"] == "attached" and "the node's certificate: it could not be renewed" in log_of(node)
+    await_condition("the renewal", lambda: not status(node).get("message"))
+    assert log_of(node).count("node certificate renewed") == 1

@@ -20,22 +20,31 @@ public struct Authority: Sendable {
     /// The name that the server was given.
     public let name: String
     /// Issues certificates.
-    public let certificates: CertificateAuthority
-    /// The server's certificate, followed by the authority's, so that clients can pin that by fingerprint.
-    public let serverChainPEM: [UInt8]
+    public internal(set) var certificates: CertificateAuthority
+    /// The server's certificate.
+    public internal(set) var serverCertificate: Certificate
     /// The server's key.
     public let serverKey: PrivateKey
     /// Signs capabilities.
     public let signingKey: SigningKey
     /// From which the secrets of enrolment tokens are derived.
     let tokenKey: SecretBytes
+    /// Where all of it is kept.
+    let folder: DataFolder
+    /// What is wrong with a file, by what it is for: its content is in use, and in memory only.
+    public internal(set) var troubles: [CertificateKind: AuthorityError] = [:]
+
+    /// The server's certificate, followed by the authority's, so that clients can pin that by fingerprint.
+    public var serverChainPEM: [UInt8] { serverCertificate.pem + certificates.certificate.pem }
 
     /// How long certificates count, and how early they are renewed, in days.
     enum Days {
         static let authority = 3650
         static let server = 365
-        static let admin = 1825
+        static let admin = 365
         static let renewBefore: UInt64 = 60
+        /// The authority's reaches nodes when they renew theirs, and administrators likewise: that takes a year.
+        static let renewAuthorityBefore: UInt64 = 730
     }
 
     /// A key's id: the first eight bytes of its SHA-256.
@@ -43,7 +52,8 @@ public struct Authority: Sendable {
         Array(SHA256.hash(publicKey).bytes.prefix(8))
     }
 
-    /// Reads the keys of a data folder, and renews the server's and the administrator's certificates when they end soon.
+    /// Reads the keys of a data folder, and renews the certificates that end soon. One that cannot be written is used all
+    /// the same, and is in `troubles`.
     ///
     /// - Parameters:
     ///   - folder: a folder that is locked.
@@ -59,13 +69,15 @@ public struct Authority: Sendable {
                 certificatePEM: try file(folder.authorityCertificate), keyPEM: try file(folder.authorityKey))
         }
         let serverKey = try privateKey(folder.serverKey)
-        let chain = try serverChain(
+        let (certificate, isNew) = try serverCertificate(
             in: folder, server: server, certificates: certificates, key: serverKey, now: now)
-        try renewAdmin(in: folder, certificates: certificates, now: now)
-        return Authority(
-            clusterID: server.clusterID, name: server.name, certificates: certificates, serverChainPEM: chain,
-            serverKey: serverKey, signingKey: try signingKey(key, in: folder),
-            tokenKey: SecretBytes(try hexFile(folder.tokenKey)))
+        var authority = Authority(
+            clusterID: server.clusterID, name: server.name, certificates: certificates,
+            serverCertificate: certificate, serverKey: serverKey, signingKey: try signingKey(key, in: folder),
+            tokenKey: SecretBytes(try hexFile(folder.tokenKey)), folder: folder)
+        if isNew { authority.saveServer() }
+        _ = try authority.renew(server: server, now: now)
+        return authority
     }
 
     // MARK: Parts
@@ -84,54 +96,21 @@ public struct Authority: Sendable {
         } catch { throw .invalid(what: path, reason: "\(error)") }
     }
 
-    private static func serverChain(
+    /// The server's certificate as its file has it, or a new one.
+    private static func serverCertificate(
         in folder: DataFolder, server: ServerRecord, certificates: CertificateAuthority, key: PrivateKey,
         now: UInt64
-    ) throws(AuthorityError) -> [UInt8] {
+    ) throws(AuthorityError) -> (Certificate, isNew: Bool) {
         let path = folder.serverCertificate
         if PrivateFiles.exists(path) {
             let pem = try PrivateFiles.read(path)
             let present = try translating(path) { () throws(TLSError) in try Certificate(pem: pem) }
-            if present.notAfter > now + Days.renewBefore * 86400,
-                present.thumbprint == key.publicKeyThumbprint
-            {
-                return pem
-            }
+            if present.thumbprint == key.publicKeyThumbprint { return (present, false) }
         }
-        let fresh = try translating(path) { () throws(TLSError) in
-            try certificates.issueServer(
-                key: key, names: server.names, addresses: server.addresses, days: Days.server, now: now)
-        }
-        let chain = fresh.pem + certificates.certificate.pem
-        try PrivateFiles.write(chain, to: path)
-        return chain
+        return (try issueServer(server, certificates: certificates, key: key, now: now), true)
     }
 
-    /// Renews the administrator's certificate in place; a bundle that was moved away is left alone.
-    private static func renewAdmin(
-        in folder: DataFolder, certificates: CertificateAuthority, now: UInt64
-    ) throws(AuthorityError) {
-        let path = "\(folder.adminFolder)/cert.pem"
-        let keyPath = "\(folder.adminFolder)/key.pem"
-        guard PrivateFiles.exists(path), PrivateFiles.exists(keyPath) else { return }
-        let pem = try PrivateFiles.read(path)
-        let present = try translating(path) { () throws(TLSError) in try Certificate(pem: pem) }
-        guard present.notAfter <= now + Days.renewBefore * 86400 else { return }
-        let fresh = try adminCertificate(certificates, key: try privateKey(keyPath), now: now)
-        try PrivateFiles.write(fresh.pem, to: path)
-    }
-
-    static func adminCertificate(
-        _ certificates: CertificateAuthority, key: PrivateKey, now: UInt64
-    ) throws(AuthorityError) -> Certificate {
-        try translating("the administrator's certificate") { () throws(TLSError) in
-            try certificates.issueClient(
-                key: key, commonName: "admin", role: PeerRole.admin.rawValue, uris: [],
-                validSeconds: UInt64(Days.admin) * 86400, now: now)
-        }
-    }
-
-    private static func privateKey(_ path: String) throws(AuthorityError) -> PrivateKey {
+    static func privateKey(_ path: String) throws(AuthorityError) -> PrivateKey {
         let pem = try PrivateFiles.read(path)
         return try translating(path) { () throws(TLSError) in try PrivateKey(pem: SecretBytes(pem)) }
     }

@@ -10,6 +10,12 @@ public enum AuthorityError: Error, Sendable, Hashable, CustomStringConvertible {
     case newerVersion(found: String, known: String)
     /// Another `sluiced` uses it.
     case inUse(folder: String)
+    /// What was to be a name of the server is none.
+    case badName(String)
+    /// What was to be an address of the server is none.
+    case badAddress(String)
+    /// More names and addresses than a certificate has.
+    case tooManyNames(max: Int)
     /// A file could not be read or written.
     case file(path: String, reason: String)
     /// A key or certificate is not what it must be.
@@ -27,8 +33,21 @@ public enum AuthorityError: Error, Sendable, Hashable, CustomStringConvertible {
         case .newerVersion(let found, let known):
             "the data folder has version \(found), this sluiced knows up to \(known): install the newer Sluice again"
         case .inUse(let folder): "\(folder) is in use by another sluiced"
+        case .badName(let name):
+            "\"\(AuthorityError.shown(name))\" is no DNS name: letters, digits, hyphens and dots would be right, such as io.example"
+        case .badAddress(let address):
+            "\"\(AuthorityError.shown(address))\" is no IP address: one without port or brackets would be right, such as 192.0.2.10 or 2001:db8::1"
+        case .tooManyNames(let max): "a server has \(max) names and addresses at most"
         case .file(let path, let reason): "\(path): \(reason)"
         case .invalid(let what, let reason): "\(what) cannot be used: \(reason)"
         }
+    }
+
+    /// Text that somebody wrote, as far as it may go to a terminal.
+    private static func shown(_ text: String) -> String {
+        text.unicodeScalars.prefix(100).map {
+            $0.isASCII && $0.value >= 0x20 && $0.value != 0x7F ? String($0) : "?"
+        }
+        .joined()
     }
 }

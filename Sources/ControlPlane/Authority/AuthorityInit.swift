@@ -22,25 +22,56 @@ extension Authority {
     }
 
     /// Makes a data folder: cluster id, authority, server certificate, signing key, catalog, the pool `default`, and the
-    /// administrator's bundle. What a crash leaves is made anew by the next call; anything else in the folder is refused.
+    /// administrator's bundle. Everything is checked before anything is made, and what was made is taken away again when
+    /// something fails. What a crash leaves is made anew by the next call; anything else in the folder is refused.
     public static func initialise(
         _ folder: DataFolder, options: Options, now: UInt64, random: some RandomSource
     ) async throws(AuthorityError) {
+        let names = unique(
+            ([options.name].filter { !isAddress($0) } + options.names + ["localhost"]).map { $0.lowercased() }
+        )
+        let addresses = unique([options.name].filter(isAddress) + options.addresses + ["127.0.0.1", "::1"])
+        try check(names: names, addresses: addresses)
+        let wasThere = PrivateFiles.exists(folder.path)
         try prepare(folder)
-        let clusterID = Identifier.random(using: random)
-        let certificates = try makeAuthority(in: folder, clusterID: clusterID, now: now)
+        do throws(AuthorityError) {
+            let server = ServerRecord(
+                clusterID: .random(using: random), name: options.name, names: names, addresses: addresses,
+                createdAt: now)
+            try await fill(folder, server: server, now: now, random: random)
+        } catch {
+            takeBack(folder, wasThere: wasThere)
+            throw error
+        }
+    }
+
+    /// Refuses what cannot be a name or an address of the server, in words that say which.
+    static func check(names: [String], addresses: [String]) throws(AuthorityError) {
+        for name in names {
+            do throws(TLSError) { try CertificateAuthority.check(names: [name], addresses: []) } catch {
+                throw .badName(name)
+            }
+        }
+        for address in addresses where CertificateAuthority.addressBytes(address) == nil {
+            throw .badAddress(address)
+        }
+        guard names.count + addresses.count <= CertificateAuthority.serverNamesMax else {
+            throw .tooManyNames(max: CertificateAuthority.serverNamesMax)
+        }
+    }
+
+    private static func fill(
+        _ folder: DataFolder, server: ServerRecord, now: UInt64, random: some RandomSource
+    ) async throws(AuthorityError) {
+        let certificates = try makeAuthority(in: folder, clusterID: server.clusterID, now: now)
         try makeServerKey(in: folder)
-        try makeAdmin(in: folder, certificates: certificates, now: now)
+        let admin = try makeAdmin(
+            in: folder, certificates: certificates, id: .random(using: random), now: now)
         let key = try makeSigningKey(in: folder, now: now)
         try PrivateFiles.write(Array((Hex.encode(random.bytes(32)) + "\n").utf8), to: folder.tokenKey)
         for path in [folder.poolsFolder, "\(folder.poolsFolder)/default", folder.runFolder] {
             try PrivateFiles.makeFolder(path)
         }
-        let server = ServerRecord(
-            clusterID: clusterID, name: options.name,
-            names: unique([options.name].filter { !isAddress($0) } + options.names + ["localhost"]),
-            addresses: unique(
-                [options.name].filter(isAddress) + options.addresses + ["127.0.0.1", "::1"]), createdAt: now)
         let pool = PoolRecord(
             id: .random(using: random), name: "default", driver: "file", settings: [:], createdAt: now)
         do throws(CatalogError) {
@@ -50,9 +81,13 @@ extension Authority {
             try changes.insert(server)
             try changes.insert(key)
             try changes.insert(pool)
+            try changes.insert(admin)
             try await store.commit(changes)
-            // Loading proves that names, addresses and files are good before the folder counts as made.
-            do throws(AuthorityError) { _ = try load(folder, store: store, now: now) } catch {
+            // Loading proves that the files are good before the folder counts as made.
+            do throws(AuthorityError) {
+                let authority = try load(folder, store: store, now: now)
+                if let trouble = authority.troubles.values.first { throw trouble }
+            } catch {
                 try catalog.close()
                 throw CatalogError.failed(error.description)
             }
@@ -60,6 +95,15 @@ extension Authority {
         } catch { throw .file(path: folder.path, reason: error.description) }
         try PrivateFiles.write(Array(DataFolder.marker.utf8), to: folder.markerFile)
         try PrivateFiles.removeAll(folder.unfinishedFile)
+    }
+
+    /// Removes what `fill` has made; what cannot be removed is made anew by the next `init`.
+    private static func takeBack(_ folder: DataFolder, wasThere: Bool) {
+        for part in DataFolder.parts where part != ".unfinished" {
+            try? PrivateFiles.removeAll("\(folder.path)/\(part)")
+        }
+        try? PrivateFiles.removeAll(folder.unfinishedFile)
+        if !wasThere { PrivateFiles.removeEmptyFolder(folder.path) }
     }
 
     // MARK: Steps
@@ -76,7 +120,12 @@ extension Authority {
         let isUnfinished = others.contains(".unfinished") || others == [".unfinished.new"]
         let strangers = isUnfinished ? others.filter { !DataFolder.parts.contains($0) } : others
         if let example = strangers.first { throw .notEmpty(folder: folder.path, example: example) }
-        try PrivateFiles.makeFolder(folder.path)
+        do throws(AuthorityError) { try PrivateFiles.makeFolder(folder.path) } catch {
+            guard case .file(let path, let reason) = error, PrivateFiles.isMissing(parentOf: path) else {
+                throw error
+            }
+            throw .file(path: path, reason: "\(reason): make the folder above it first")
+        }
         if !others.contains(".unfinished") {
             try PrivateFiles.write(Array("sluiced init has not finished\n".utf8), to: folder.unfinishedFile)
         }
@@ -104,14 +153,15 @@ extension Authority {
     }
 
     private static func makeAdmin(
-        in folder: DataFolder, certificates: CertificateAuthority, now: UInt64
-    ) throws(AuthorityError) {
+        in folder: DataFolder, certificates: CertificateAuthority, id: Identifier, now: UInt64
+    ) throws(AuthorityError) -> AdminRecord {
         try PrivateFiles.makeFolder(folder.adminFolder)
         let key = PrivateKey.generateP256()
-        let certificate = try adminCertificate(certificates, key: key, now: now)
-        try PrivateFiles.write(certificates.certificate.pem, to: "\(folder.adminFolder)/ca.pem")
-        try PrivateFiles.write(certificate.pem, to: "\(folder.adminFolder)/cert.pem")
-        try PrivateFiles.write(key.pem, to: "\(folder.adminFolder)/key.pem")
+        let certificate = try adminCertificate(certificates, key: key, name: "admin", id: id, now: now)
+        try writeBundle(to: folder.adminFolder, certificates: certificates, certificate, key)
+        return AdminRecord(
+            id: id, name: "admin", keyThumbprint: key.publicKeyThumbprint,
+            certificateExpiresAt: certificate.notAfter, createdAt: now)
     }
 
     private static func makeSigningKey(in folder: DataFolder, now: UInt64) throws(AuthorityError) -> KeyRecord
@@ -128,8 +178,8 @@ extension Authority {
         return texts.filter { seen.insert($0).inserted }
     }
 
-    private static func isAddress(_ text: String) -> Bool {
-        text.contains(":")
-            || text.split(separator: ".").count == 4 && text.allSatisfy { $0.isNumber || $0 == "." }
+    /// Whether a text is meant as an IP address, right or wrong: no name has a colon, or digits and dots alone.
+    public static func isAddress(_ text: String) -> Bool {
+        text.contains(":") || !text.isEmpty && text.allSatisfy { $0.isASCII && $0.isNumber || $0 == "." }
     }
 }

@@ -75,6 +75,15 @@ public enum PrivateFiles {
     /// Whether there is something at `path`.
     public static func exists(_ path: String) -> Bool { unsafe access(path, F_OK) == 0 }
 
+    /// Whether the folder in which `path` would be is not there.
+    static func isMissing(parentOf path: String) -> Bool {
+        guard let slash = path.lastIndex(of: "/"), slash != path.startIndex else { return false }
+        return unsafe access(String(path[..<slash]), F_OK) != 0 && errno == ENOENT
+    }
+
+    /// Removes a folder that holds nothing; any other stays.
+    static func removeEmptyFolder(_ path: String) { unsafe rmdir(path) }
+
     /// Removes a file, or a folder with all that it holds; links are removed, not followed.
     static func removeAll(_ path: String) throws(AuthorityError) {
         if isFolder(path) {

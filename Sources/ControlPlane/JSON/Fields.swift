@@ -69,6 +69,21 @@ struct Fields {
         return Array(text.utf8)
     }
 
+    /// A list of texts without control characters.
+    func texts(_ member: String, countMax: Int, bytesMax: Int) throws(Problem) -> [String]? {
+        let expected = "a list of at most \(countMax) texts of at most \(bytesMax) bytes"
+        guard let value = value(member) else { return nil }
+        guard case .array(let items) = value else { throw wrong(member, value, expected: expected) }
+        var texts: [String] = []
+        for item in items {
+            guard case .string(let text) = item, text.utf8.count <= bytesMax, texts.count < countMax,
+                text.unicodeScalars.allSatisfy(Fields.isPlain)
+            else { throw .invalid(name(member), "is too long or holds something else", expected: expected) }
+            texts.append(text)
+        }
+        return texts
+    }
+
     /// A resource name.
     func resourceName(_ member: String) throws(Problem) -> String? {
         guard let value = value(member) else { return nil }

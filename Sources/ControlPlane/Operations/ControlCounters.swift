@@ -20,6 +20,8 @@ final class ControlCounters: Sendable {
         var capabilitiesRevoked: UInt64 = 0
         var nodesEnrolled: UInt64 = 0
         var tokensRefused: UInt64 = 0
+        var certificatesRenewed: UInt64 = 0
+        var certificateRenewalsFailed: UInt64 = 0
     }
 
     private static let methods: Set<String> = ["GET", "POST", "PATCH", "DELETE"]

@@ -9,6 +9,8 @@ extension ControlPlane {
     ///
     /// A pool or volume that does not come up is reported by the API and does not keep the others from starting.
     public func start() async throws(Problem) {
+        try await adoptAdministrator()
+        await lookAtCertificates()
         try await perform(.trust(keys: trustedKeys))
         for stored in store.all(NodeRecord.self) {
             let node = stored.record

@@ -94,7 +94,7 @@ extension ControlPlane {
         return stored
     }
 
-    private func certificateRequest(_ pem: [UInt8]) throws(Problem) -> CertificateRequest {
+    func certificateRequest(_ pem: [UInt8]) throws(Problem) -> CertificateRequest {
         do throws(TLSError) {
             return try CertificateRequest(pem: pem)
         } catch {
@@ -141,13 +141,16 @@ extension ControlPlane {
     private func answer(
         _ certificate: Certificate, node: NodeRecord, status: HTTPResponse.Status
     ) -> ControlResponse {
-        ControlResponse(
-            status: status,
-            json: .object([
-                "name": .string(node.name), "id": .string(node.id.hex),
-                "certificate": .string(String(decoding: certificate.pem, as: UTF8.self)),
-                "ca": .string(String(decoding: authority.certificates.certificate.pem, as: UTF8.self)),
-                "expiresAt": .string(Timestamp.text(certificate.notAfter)),
-            ]))
+        ControlResponse(status: status, json: answer(certificate, name: node.name, id: node.id))
+    }
+
+    /// What a client is given with its certificate.
+    func answer(_ certificate: Certificate, name: String, id: Identifier) -> JSONValue {
+        .object([
+            "name": .string(name), "id": .string(id.hex),
+            "certificate": .string(String(decoding: certificate.pem, as: UTF8.self)),
+            "ca": .string(String(decoding: authority.certificates.certificate.pem, as: UTF8.self)),
+            "expiresAt": .string(Timestamp.text(certificate.notAfter)),
+        ])
     }
 }

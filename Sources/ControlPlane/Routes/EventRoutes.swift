@@ -32,14 +32,13 @@ extension ControlPlane {
                 .busy, "\(Limits.eventSubscribersMax) clients follow the events already",
                 expected: "to list them: Accept: application/json")
         }
-        let certificate = request.peer.certificate
+        let peer = request.peer
         var response = ControlResponse(
             status: .ok, headers: [.contentType: "text/event-stream"]
-        ) { [wallClock] writer in
+        ) { [self] writer in
             guard await writer.write(EventStream.opening) else { return }
             while let batch = await subscription.next() {
-                guard certificate?.isValid(at: wallClock.now()) ?? true,
-                    await writer.write(EventStream.text(batch))
+                guard isAllowed(peer), await writer.write(EventStream.text(batch))
                 else { return }
             }
         }

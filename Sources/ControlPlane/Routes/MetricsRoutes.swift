@@ -55,6 +55,7 @@ extension ControlPlane {
         text.single(
             "sluice_enrol_tokens_refused_total", "counter", "Enrolments that were refused for their token.",
             counts.tokensRefused)
+        addCertificates(to: &text, counts)
         text.add("sluice_records", "gauge", "Records in the catalog.")
         let records = [
             ("pool", store.count(PoolRecord.self)), ("volume", store.count(VolumeRecord.self)),
@@ -119,6 +120,32 @@ extension ControlPlane {
         text.single(
             "sluice_log_losing", "gauge", "Whether log lines are being lost.",
             report.losingSince == nil ? 0 : 1)
+    }
+
+    private func addCertificates(to text: inout MetricsText, _ counts: ControlCounters.Counts) {
+        let now = wallClock.now()
+        let all = watchedCertificates()
+        let nodes = all.filter { $0.kind == .node }
+        let near = nodes.filter { $0.stage(at: now) > .valid }.sorted { $0.expiresAt < $1.expiresAt }
+        text.add(
+            "sluice_certificate_expiry_timestamp_seconds", "gauge",
+            "When a certificate ends, in Unix seconds; of nodes, those that should have been renewed.")
+        for certificate in all.filter({ $0.kind != .node }) + near.prefix(Limits.nodeCertificatesShownMax) {
+            text.sample(
+                "sluice_certificate_expiry_timestamp_seconds", certificate.expiresAt,
+                [("kind", certificate.kind.rawValue), ("name", certificate.name)])
+        }
+        text.add("sluice_node_certificates", "gauge", "Certificates of nodes.")
+        for stage in [WatchedCertificate.Stage.valid, .expiring, .expired] {
+            let count = nodes.count { $0.stage(at: now).name == stage.name }
+            text.sample("sluice_node_certificates", UInt64(count), [("state", stage.name)])
+        }
+        text.add(
+            "sluice_certificate_renewals_total", "counter",
+            "Renewals of the certificates that the server looks after; failed: not made, or not kept.")
+        text.sample("sluice_certificate_renewals_total", counts.certificatesRenewed, [("result", "ok")])
+        text.sample(
+            "sluice_certificate_renewals_total", counts.certificateRenewalsFailed, [("result", "failed")])
     }
 
     private func add(_ statistics: Statistics, to text: inout MetricsText) {

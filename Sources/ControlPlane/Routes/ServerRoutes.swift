@@ -3,6 +3,7 @@ import Core
 import HTTPTypes
 import Reactor
 import Services
+import TLS
 import Wire
 
 /// The version of this server.
@@ -25,17 +26,92 @@ extension ControlPlane {
                 "verifiesUntil": .optional(key.verifiesUntil.map(Timestamp.text)),
             ])
         }
+        let authority = authority
         return ControlResponse(
             status: .ok,
             json: .object([
+                "names": .strings(server?.names ?? []), "addresses": .strings(server?.addresses ?? []),
+                "certificates": .array(shownCertificates(to: context.caller)),
                 "clusterID": .string(authority.clusterID.hex), "name": .string(authority.name),
-                "names": .strings(server.map { $0.names + $0.addresses } ?? []),
                 "version": .string(SluiceVersion.text), "startedAt": .string(Timestamp.text(live.startedAt)),
                 "control": .strings(live.control), "channel": .strings(live.channel),
                 "drain": try await drainStatus(),
                 "caFingerprint": .string(authority.certificates.certificate.fingerprint.hex),
                 "signingKeys": .array(keys),
             ]))
+    }
+}
+
+extension ControlPlane {
+    /// `PATCH /v1/server`: the names and addresses that the server's certificate has. It has them when this answers.
+    func patchServer(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        let fields = try context.fields(known: ["names", "addresses"])
+        let names = try fields.texts("names", countMax: CertificateAuthority.serverNamesMax, bytesMax: 253)
+        let addresses = try fields.texts(
+            "addresses", countMax: CertificateAuthority.serverNamesMax, bytesMax: 64)
+        for name in names ?? [] {
+            guard (try? CertificateAuthority.check(names: [name], addresses: [])) != nil else {
+                throw Problem.invalid(
+                    "names", "has something that is no DNS name",
+                    expected: "names of letters, digits, hyphens and dots, such as io.example")
+            }
+        }
+        for address in addresses ?? [] where CertificateAuthority.addressBytes(address) == nil {
+            throw Problem.invalid(
+                "addresses", "has something that is no IP address",
+                expected: "IP addresses without port or brackets, such as 192.0.2.10 or 2001:db8::1")
+        }
+        try await locks.withLock("server") { () async throws(Problem) in
+            guard let stored = store.get(ServerRecord.self, "self") else {
+                throw Problem(.internalError, "the server has no record")
+            }
+            var server = stored.record
+            if let names { server.names = ControlPlane.unique(names.map { $0.lowercased() } + ["localhost"]) }
+            if let addresses { server.addresses = ControlPlane.unique(addresses + ["127.0.0.1", "::1"]) }
+            guard server.names.count + server.addresses.count <= CertificateAuthority.serverNamesMax else {
+                throw Problem.invalid(
+                    "names", "and addresses are too many",
+                    expected:
+                        "\(CertificateAuthority.serverNamesMax) at most, with localhost and its addresses")
+            }
+            guard server != stored.record else { return }
+            let changed = server
+            var changes = RecordChanges()
+            try Problem.translating { () throws(CatalogError) in
+                try changes.put(changed, over: stored.revision)
+            }
+            try await commit(changes)
+            audit(
+                "server names changed", context,
+                [
+                    "names": server.names.joined(separator: ","),
+                    "addresses": server.addresses.joined(separator: ","),
+                ])
+            await renewCertificates()
+        }
+        return try await showServer(context)
+    }
+
+    /// The certificates that may be of interest to who asks: the server's and the authority's, and to administrators their own
+    /// kind's, too.
+    private func shownCertificates(to caller: Caller) -> [JSONValue] {
+        let now = wallClock.now()
+        let troubles = authority.troubles
+        return watchedCertificates().filter { $0.kind != .node && ($0.kind != .admin || caller.node == nil) }
+            .map {
+                .object([
+                    "kind": .string($0.kind.rawValue), "name": .string($0.name),
+                    "expiresAt": .string(Timestamp.text($0.expiresAt)),
+                    "state": .string($0.stage(at: now).name),
+                    "trouble": .optional(
+                        $0.kind == .admin || caller.node != nil ? nil : troubles[$0.kind]?.description),
+                ])
+            }
+    }
+
+    private static func unique(_ texts: [String]) -> [String] {
+        var seen: Set<String> = []
+        return texts.filter { seen.insert($0).inserted }
     }
 }
 

@@ -18,6 +18,8 @@ struct Route: Sendable {
     let isIdempotent: Bool
     /// Whether it takes authority away, so that an administrator's goes before all else.
     let isUrgent: Bool
+    /// Whether a node may use it whose certificate has ended, for a while.
+    let admitsExpired: Bool
     let segments: [Segment]
 
     /// One part of the path.
@@ -28,7 +30,8 @@ struct Route: Sendable {
 
     init(
         _ method: HTTPRequest.Method, _ template: String, _ roles: Set<PeerRole>, query: [String] = [],
-        idempotent: Bool = false, urgent: Bool = false, _ handler: @escaping Handler
+        idempotent: Bool = false, urgent: Bool = false, admitsExpired: Bool = false,
+        _ handler: @escaping Handler
     ) {
         self.method = method
         self.template = template
@@ -37,6 +40,7 @@ struct Route: Sendable {
         self.handler = handler
         isIdempotent = idempotent
         isUrgent = urgent
+        self.admitsExpired = admitsExpired
         segments = template.split(separator: "/").map { part in
             part.hasPrefix("{") ? .parameter(String(part.dropFirst().dropLast())) : .literal(String(part))
         }

@@ -12,6 +12,7 @@ public enum RouteTable {
         Route(.get, "/readyz", [], ControlPlane.readyz),
         Route(.get, "/metrics", readers, ControlPlane.metrics),
         Route(.get, "/v1/server", everyRole, ControlPlane.showServer),
+        Route(.patch, "/v1/server", admin, ControlPlane.patchServer),
         Route(.post, "/v1/server/drain", admin, idempotent: true, ControlPlane.drainServer),
         Route(.delete, "/v1/server/drain", admin, ControlPlane.undrainServer),
 
@@ -47,7 +48,15 @@ public enum RouteTable {
         Route(.delete, "/v1/nodes/{name}", admin, urgent: true, ControlPlane.deleteNode),
         Route(.post, "/v1/nodes/{name}/token", admin, idempotent: true, ControlPlane.createToken),
         Route(.post, "/v1/nodes/{name}/enroll", [], ControlPlane.enrol),
-        Route(.post, "/v1/nodes/{name}/certificate", [.node], ControlPlane.renewCertificate),
+        Route(
+            .post, "/v1/nodes/{name}/certificate", [.node], admitsExpired: true, ControlPlane.renewCertificate
+        ),
+
+        Route(.get, "/v1/admins", readers, query: page, ControlPlane.listAdmins),
+        Route(.post, "/v1/admins", admin, idempotent: true, ControlPlane.createAdmin),
+        Route(.get, "/v1/admins/{name}", readers, ControlPlane.showAdmin),
+        Route(.delete, "/v1/admins/{name}", admin, ControlPlane.deleteAdmin),
+        Route(.post, "/v1/admins/{name}/certificate", admin, ControlPlane.renewAdminCertificate),
 
         Route(.get, "/v1/grants", everyRole, query: page + ["node", "resource"], ControlPlane.listGrants),
         Route(.post, "/v1/grants", admin, idempotent: true, ControlPlane.createGrant),

@@ -2,6 +2,7 @@ import Catalog
 import Core
 import HTTPTypes
 import Logging
+import TLS
 
 extension ControlPlane: ControlHandler {
     /// Answers one request: route, caller, role, query, body, handler, in this order.
@@ -63,12 +64,10 @@ extension ControlPlane: ControlHandler {
                 .unauthenticated, "present a client certificate of this server's authority",
                 expected: "for example curl --cert DIR/admin/cert.pem --key DIR/admin/key.pem")
         }
-        if let certificate = peer.certificate, !certificate.isValid(at: wallClock.now()) {
-            throw Problem(.unauthenticated, "the client certificate has expired")
-        }
+        if let certificate = peer.certificate { try checkTime(of: certificate, role: role, for: route) }
         let caller: Caller
         switch role {
-        case .admin: caller = .admin(peer.commonName)
+        case .admin: caller = .admin(try admin(peer).name)
         case .observer: caller = .observer(peer.commonName)
         case .node:
             guard let stored = store.get(NodeRecord.self, peer.commonName), stored.record.id == peer.nodeID,
@@ -83,6 +82,40 @@ extension ControlPlane: ControlHandler {
             throw Problem(.forbidden, "the role \(role.rawValue) may not do this", expected: "role \(roles)")
         }
         return caller
+    }
+
+    /// Refuses a certificate that does not count now, in words that let two clocks be compared.
+    private func checkTime(
+        of certificate: Certificate, role: PeerRole, for route: Route
+    ) throws(Problem) {
+        let now = wallClock.now()
+        guard !certificate.isValid(at: now) else { return }
+        let grace = Limits.nodeCertificateGraceSeconds
+        if route.admitsExpired, role == .node, now > certificate.notAfter, now - certificate.notAfter <= grace
+        {
+            return
+        }
+        let clock = "this server's clock says \(Timestamp.text(now))"
+        if now < certificate.notBefore {
+            throw Problem(
+                .unauthenticated,
+                "the client certificate is not valid before \(Timestamp.text(certificate.notBefore)), and \(clock)",
+                field: "certificate",
+                expected: "clocks that agree; if this server's is right, a new certificate")
+        }
+        let remedy =
+            switch role {
+            case .node where now - certificate.notAfter <= grace:
+                "a renewal by its key: any command of `sluice` does that, or POST /v1/nodes/{name}/certificate"
+            case .node:
+                "a new enrolment: `sluice node token \(certificate.subjectCommonName)` here, then `sluice join` there"
+            case .admin, .observer:
+                "a new certificate: from another administrator (`sluice admin add`), or on the server itself (`sluiced admin`)"
+            }
+        throw Problem(
+            .unauthenticated,
+            "the client certificate ended at \(Timestamp.text(certificate.notAfter)), and \(clock)",
+            field: "certificate", expected: remedy)
     }
 
     private func log(_ problem: Problem, request: ControlRequest) {

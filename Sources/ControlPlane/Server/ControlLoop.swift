@@ -11,7 +11,8 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
     // dispatcher, whose executor is the reactor's.
 
     let reactor: Reactor
-    let tls: TLSContext
+    /// What new connections are made of; replaced when the server has another certificate.
+    var tls: TLSContext
     let limits: ControlServerLimits
     let logger: Logger
     let buffers = TLSBufferPool(retainedBytesMax: 4 << 20)

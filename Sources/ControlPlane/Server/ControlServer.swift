@@ -36,16 +36,16 @@ public final class ControlServer: Sendable {
         var loop: ControlLoop?
         var addresses: [SocketAddress] = []
         var isStopped = false
+        var tls: TLSContext
     }
 
-    private let tls: TLSContext
     private let listen: [SocketAddress]
     private let inherited: [Int32]
     private let reactorOptions: Reactor.Options
     private let limits: ControlServerLimits
     private let handler: any ControlHandler
     private let logger: Logger
-    private let state = Mutex(State())
+    private let state: Mutex<State>
 
     /// The reactor options that suit a control server: small buffers, few of them.
     public static var defaultReactorOptions: Reactor.Options {
@@ -70,7 +70,7 @@ public final class ControlServer: Sendable {
         limits: ControlServerLimits = ControlServerLimits(), logger: Logger = Logger(label: "sluice.control"),
         handler: any ControlHandler
     ) {
-        self.tls = tls
+        state = Mutex(State(tls: tls))
         self.listen = listen
         self.inherited = inherited
         self.reactorOptions = reactorOptions
@@ -92,7 +92,8 @@ public final class ControlServer: Sendable {
         do {
             let thread = try Reactor.start(reactorOptions) { [self] reactor in
                 let loop = ControlLoop(
-                    reactor: reactor, tls: tls, limits: limits, handler: handler, logger: logger)
+                    reactor: reactor, tls: state.withLock { $0.tls }, limits: limits, handler: handler,
+                    logger: logger)
                 state.withLock { $0.loop = loop }
                 loop.listen(descriptors)
             }
@@ -104,6 +105,15 @@ public final class ControlServer: Sendable {
             for descriptor in descriptors { _ = Glibc.close(descriptor) }
             throw .noReactor(error)
         }
+    }
+
+    /// Makes connections of another context from now on; those that are there go on.
+    public func use(_ tls: TLSContext) {
+        let thread = state.withLock { state in
+            state.tls = tls
+            return state.thread
+        }
+        _ = thread?.remote.post { [self] in state.withLock { $0.loop }?.tls = tls }
     }
 
     /// Takes no new connections and requests, lets those under way finish for at most `graceSeconds`, then

@@ -23,6 +23,8 @@ public struct PeerIdentity: Sendable, Hashable {
     public var commonName: String
     /// The node that the certificate was issued to.
     public var nodeID: Identifier?
+    /// The administrator that the certificate was issued to.
+    public var adminID: Identifier?
 
     /// A client without a certificate.
     public static let anonymous = PeerIdentity(role: nil, commonName: "")
@@ -34,6 +36,7 @@ public struct PeerIdentity: Sendable, Hashable {
         role = PeerRole(rawValue: certificate.organizationalUnit)
         commonName = certificate.subjectCommonName
         nodeID = certificate.nodeID
+        adminID = certificate.adminID
     }
 
     /// An identity without a certificate, for tests of what stands above the connection.

@@ -85,7 +85,7 @@ extension ClientError {
         var error = ClientError(
             kind: kind(status), code: document?.code.flatMap(code) ?? "HTTP_\(status)", status: status,
             detail: shown(text), field: document?.field.map(shown), expected: document?.expected.map(shown))
-        error.advice = advice(status)
+        error.advice = error.isAboutTheCertificate ? nil : advice(status)
         return error
     }
 

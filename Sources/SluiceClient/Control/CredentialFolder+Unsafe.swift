@@ -68,12 +68,25 @@ struct CredentialFolder {
         }
     }
 
+    /// Whether there are credentials.
+    var isTaken: Bool { unsafe access(path + "/" + Credentials.keyFile, F_OK) == 0 }
+
+    /// Whether files can be made in the folder.
+    var isWritable: Bool { unsafe access(path, W_OK) == 0 }
+
+    /// When a file was written last, in Unix seconds; nil when that is not known.
+    func modified(_ name: String) -> UInt64? {
+        var status = stat()
+        guard unsafe lstat(path + "/" + name, &status) == 0 else { return nil }
+        return UInt64(exactly: status.st_mtim.tv_sec)
+    }
+
     /// Throws when there are credentials already.
     func expectVacant() throws(ClientError) {
-        guard unsafe access(path + "/" + Credentials.keyFile, F_OK) != 0 else {
+        guard !isTaken else {
             throw .credentials(
                 "\(path) holds credentials already",
-                "Remove that folder first, or name another by --credentials.")
+                "Name another folder by --credentials, or remove that one first.")
         }
     }
 
@@ -137,6 +150,27 @@ struct CredentialFolder {
     func updateCertificate(_ credentials: Credentials) throws(ClientError) {
         try write(Credentials.authorityFile, credentials.authorityPEM)
         try write(Credentials.certificateFile, credentials.certificatePEM)
+        try sync()
+    }
+
+    /// Replaces everything but the key, which must be the same.
+    func replace(_ credentials: Credentials) throws(ClientError) {
+        try writeConfig(credentials.config)
+        try updateCertificate(credentials)
+    }
+
+    /// Keeps a key that is to take the place of the one that is there, before anybody certifies it.
+    func prepareKey(_ key: PrivateKey) throws(ClientError) {
+        try write(Credentials.nextKeyFile, key.pem)
+        try sync()
+    }
+
+    /// Replaces certificate and key by those that `prepareKey` has kept; a crash in between leaves a folder that is read.
+    func updateKey(_ credentials: Credentials) throws(ClientError) {
+        try updateCertificate(credentials)
+        unsafe try check(
+            rename(path + "/" + Credentials.nextKeyFile, path + "/" + Credentials.keyFile) == 0, "write",
+            path + "/" + Credentials.keyFile)
         try sync()
     }
 

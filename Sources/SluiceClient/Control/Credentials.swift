@@ -52,6 +52,8 @@ public struct Credentials: Sendable {
     static let certificateFile = "cert.pem"
     static let keyFile = "key.pem"
     static let configFile = "config.json"
+    /// A key that is about to take the place of `key.pem`.
+    static let nextKeyFile = "key.pem.next"
     private static let fileBytesMax = 1 << 20
 
     /// The folder that is used where none is named: `SLUICE_CREDENTIALS`, else `/etc/sluice` for root, else
@@ -71,7 +73,13 @@ public struct Credentials: Sendable {
         let keyPEM = SecretBytes(try files.read(keyFile, maximum: fileBytesMax, isSecret: true))
         do {
             let certificate = try Certificate(pem: certificatePEM)
-            let key = try PrivateKey(pem: keyPEM)
+            var key = try PrivateKey(pem: keyPEM)
+            if certificate.thumbprint != key.publicKeyThumbprint,
+                let next = try? files.read(nextKeyFile, maximum: fileBytesMax, isSecret: true)
+            {
+                // A crash came between the new certificate and its key.
+                key = try PrivateKey(pem: SecretBytes(next))
+            }
             guard certificate.thumbprint == key.publicKeyThumbprint else {
                 throw TLSError.malformed("cert.pem and key.pem are of different keys")
             }
@@ -103,7 +111,9 @@ public struct Credentials: Sendable {
     public var identity: TLSContext.Identity { TLSContext.Identity(chainPEM: certificatePEM, key: key) }
 
     /// The same with another certificate for the same key.
-    func replacing(certificatePEM: [UInt8], authorityPEM: [UInt8]) throws(ClientError) -> Credentials {
+    func replacing(
+        certificatePEM: [UInt8], authorityPEM: [UInt8], key: PrivateKey
+    ) throws(ClientError) -> Credentials {
         let certificate: Certificate
         let isSameAuthority: Bool
         do {

@@ -30,18 +30,21 @@ public enum NodeEnrolment {
     ///
     /// The token says which authority to trust, so nobody in between can pass for the server. The folder
     /// appears
-    /// complete or not at all.
+    /// complete or not at all. A folder whose certificate has ended, or with `again` any, is enrolled anew by the key that
+    /// it holds, so that capabilities for that key go on to be valid.
     /// - Parameter server: `https://HOST[:PORT]`.
     /// - Throws: `ClientError`; nothing was written then, though the token may be used up.
     public static func join(
-        server: String, token text: String, folder: String, timeouts: ControlTimeouts = ControlTimeouts()
+        server: String, token text: String, folder: String, again: Bool = false, now: UInt64 = .max,
+        timeouts: ControlTimeouts = ControlTimeouts()
     ) throws(ClientError) -> Credentials {
         let address = try ServerAddress(text: server)
         let token = try parse(text)
-        try CredentialFolder(path: folder).expectVacant()
+        let place = CredentialFolder(path: folder)
+        let old = place.isTaken ? try former(folder, again: again, now: now) : nil
         // The token works once: where what it brings cannot be kept, it is not used.
-        try CredentialFolder(path: folder).expectWritable()
-        let key = PrivateKey.generateP256()
+        if old == nil { try place.expectWritable() }
+        let key = old?.key ?? PrivateKey.generateP256()
         let client = try ControlClient(
             server: address, identity: nil, trust: .fingerprint(token.authorityFingerprint),
             timeouts: timeouts)
@@ -57,8 +60,23 @@ public enum NodeEnrolment {
             folder: folder, authorityPEM: authority.pem, certificatePEM: certificate.pem,
             certificate: certificate, key: key, config: config)
         credentials = addServerInfo(credentials, timeouts)
-        try CredentialFolder(path: folder).create(credentials)
+        if old == nil { try place.create(credentials) } else { try place.replace(credentials) }
         return credentials
+    }
+
+    /// The credentials that are there, when they may be replaced.
+    private static func former(
+        _ folder: String, again: Bool, now: UInt64
+    ) throws(ClientError) -> Credentials {
+        let old = try Credentials.load(folder: folder)
+        let end = old.certificate.notAfter
+        guard again || now != .max && now > end else {
+            throw .credentials(
+                "\(folder) holds credentials already, of \(old.config.node ?? "an administrator or node"), whose certificate lasts until \(Timestamp.text(end)) and is renewed by itself",
+                "To enrol this machine anew, with the key that it has, add --again; to join another cluster, name another folder by --credentials."
+            )
+        }
+        return old
     }
 
     private static func parse(_ text: String) throws(ClientError) -> JoinToken {

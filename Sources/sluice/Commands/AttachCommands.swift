@@ -4,6 +4,7 @@ import Core
 import FoundationEssentials
 import Logging
 import Logs
+import SluiceClient
 
 /// `sluice attach`
 struct AttachCommand: ParsableCommand {
@@ -173,5 +174,19 @@ struct StatusCommand: ParsableCommand {
         for attachment in attachments {
             if let message = attachment.message { Terminal.note("\(attachment.volume): \(message)") }
         }
+        noteCertificate()
+    }
+
+    /// What there is to say of this machine's certificate, where it can be read.
+    private func noteCertificate() {
+        guard let credentials = try? Credentials.load(folder: global.folder) else { return }
+        let (certificate, now) = (credentials.certificate, TimeText.now)
+        guard CertificateRenewal.isLate(certificate, now: now) else { return }
+        let end = TimeText.text(certificate.notAfter)
+        Terminal.note(
+            certificate.notAfter < now
+                ? "the certificate in \(credentials.folder) ended at \(end): any command that asks the server renews it by its key"
+                : "the certificate in \(credentials.folder) ends at \(end) and was not renewed yet: any command that asks the server does that"
+        )
     }
 }

@@ -45,6 +45,24 @@ extension CapabilityCommand {
         var out: String?
 
         func run() throws {
+            guard let out else {
+                let issued = try issue()
+                return try global.output.show(issued, sentence: issued.token ?? "")
+            }
+            var shown: CapabilityRecord?
+            try TextInput.writeSecret(to: out) {
+                var issued = try issue()
+                let token = issued.token ?? ""
+                issued.token = nil
+                shown = issued
+                return token + "\n"
+            }
+            guard let shown else { return }
+            try global.output.show(
+                shown, sentence: "capability \(shown.id) written to \(out), valid until \(shown.expiresAt)")
+        }
+
+        private func issue() throws -> CapabilityRecord {
             let issued: CapabilityRecord = try ControlAPI(global).post(
                 "/v1/capabilities",
                 CapabilityIssue(
@@ -52,15 +70,10 @@ extension CapabilityCommand {
                     range: narrowing.range?.model, limits: narrowing.limitsModel,
                     lifetimeSeconds: lifetime?.seconds, delegationDepth: delegationDepth,
                     grant: grant?.description, node: node?.description))
-            guard let token = issued.token else {
+            guard issued.token != nil else {
                 throw Failure(.failure, "the server issued capability \(issued.id) without its token")
             }
-            guard let out else { return try global.output.show(issued, sentence: token) }
-            try TextInput.writeSecret(token + "\n", to: out)
-            var shown = issued
-            shown.token = nil
-            try global.output.show(
-                shown, sentence: "capability \(issued.id) written to \(out), valid until \(issued.expiresAt)")
+            return issued
         }
     }
 

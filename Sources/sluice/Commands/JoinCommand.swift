@@ -11,6 +11,9 @@ struct JoinCommand: ParsableCommand {
             Makes a key that never leaves this machine, and keeps it with its certificate in the credentials
             folder. The token pins the server's authority: nobody in between can pass for the server.
 
+            A folder that holds credentials already is refused while its certificate lasts. A node whose certificate has
+            ended, and is no longer renewed, enrols again with a token from 'sluice node token', by the key that it has.
+
             EXAMPLES:
               sluice join --server https://io1.example:7480 --token -            (asks for the token)
               sluice join --server https://io1.example:7480 --token token.txt
@@ -24,6 +27,7 @@ struct JoinCommand: ParsableCommand {
                 "The token itself is taken too, but whoever may list this machine's processes can read it there.",
             valueName: "file"))
     var token: String
+    @Flag(help: "Enrol again although the folder holds credentials; its key stays.") var again = false
 
     func run() throws {
         guard let server = global.chosenServer else {
@@ -32,7 +36,8 @@ struct JoinCommand: ParsableCommand {
         let text = try chosenToken()
         let credentials: Credentials
         do throws(ClientError) {
-            credentials = try NodeEnrolment.join(server: server, token: text, folder: global.folder)
+            credentials = try NodeEnrolment.join(
+                server: server, token: text, folder: global.folder, again: again, now: TimeText.now)
         } catch {
             throw Failure(error)
         }

@@ -118,7 +118,8 @@ extension NodeCommand {
             let info = try? api.get("/v1/server") as ServerInfo
         else { return asked.description }
         let own = ["localhost", "127.0.0.1", "::1"]
-        guard let host = (info.names ?? []).first(where: { !own.contains($0) }) else {
+        guard let host = ((info.names ?? []) + (info.addresses ?? [])).first(where: { !own.contains($0) })
+        else {
             return asked.description
         }
         let text = "https://" + (host.contains(":") ? "[\(host)]" : host) + ":\(asked.port)"

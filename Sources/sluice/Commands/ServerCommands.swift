@@ -3,8 +3,8 @@ import ArgumentParser
 /// `sluice server …`
 struct ServerCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "server", abstract: "Show and drain the I/O server.",
-        subcommands: [Show.self, Drain.self, Undrain.self])
+        commandName: "server", abstract: "Show, set and drain the I/O server.",
+        subcommands: [Show.self, Set.self, Drain.self, Undrain.self])
 
     @OptionGroup var global: GlobalOptions
 }
@@ -21,6 +21,64 @@ extension ServerCommand {
         func run() throws {
             let server: ServerInfo = try ControlAPI(global).get("/v1/server")
             try global.output.show(one: server)
+        }
+    }
+
+    /// `sluice server set`
+    struct Set: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Change the names and addresses that the server's certificate has.",
+            discussion: """
+                The certificate has them when this command ends, on both ports; connections that are there go on. It always
+                has localhost.
+
+                EXAMPLES:
+                  sluice server set --add-name io2.example --add-address 192.0.2.11
+                  sluice server set --remove-name io2.example
+                """)
+
+        /// What the control API is asked.
+        struct Request: Encodable {
+            var names: [String]
+            var addresses: [String]
+        }
+
+        @OptionGroup var global: GlobalOptions
+        @Option(help: "A DNS name to add; may be repeated.") var addName: [String] = []
+        @Option(help: "A DNS name to take away; may be repeated.") var removeName: [String] = []
+        @Option(help: "An IP address to add; may be repeated.") var addAddress: [String] = []
+        @Option(help: "An IP address to take away; may be repeated.") var removeAddress: [String] = []
+
+        func validate() throws {
+            if (addName + removeName + addAddress + removeAddress).isEmpty {
+                throw ValidationError("say what to change, such as --add-name io2.example")
+            }
+        }
+
+        func run() throws {
+            let api = try ControlAPI(global)
+            let present: ServerInfo = try api.get("/v1/server")
+            let names = try change(present.names ?? [], addName, removeName, "name")
+            let addresses = try change(present.addresses ?? [], addAddress, removeAddress, "address")
+            let server: ServerInfo = try api.patch(
+                "/v1/server", Request(names: names, addresses: addresses))
+            try global.output.show(
+                server,
+                sentence: "the server's certificate names "
+                    + ((server.names ?? []) + (server.addresses ?? [])).joined(separator: ", "))
+        }
+
+        private func change(
+            _ present: [String], _ added: [String], _ removed: [String], _ kind: String
+        ) throws -> [String] {
+            for text in removed where !present.contains(where: { $0.lowercased() == text.lowercased() }) {
+                throw Failure(
+                    .notFound,
+                    "the server's certificate has no \(kind) \(text); it has \(present.joined(separator: ", "))"
+                )
+            }
+            let gone = removed.map { $0.lowercased() }
+            return present.filter { !gone.contains($0.lowercased()) } + added
         }
     }
 

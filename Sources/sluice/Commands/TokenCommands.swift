@@ -87,7 +87,7 @@ extension CapabilityCommand {
             let narrower = try narrow(capability)
             let result = Attenuated(token: narrower.text, isSealed: narrower.isSealed)
             guard let out else { return try global.output.show(result, sentence: narrower.text) }
-            try TextInput.writeSecret(narrower.text + "\n", to: out)
+            try TextInput.writeSecret(to: out) { narrower.text + "\n" }
             Terminal.note("written to \(out)")
         }
 

@@ -25,11 +25,33 @@ struct ServerInfo: Presentable {
         }
     }
 
+    /// A certificate that the server looks after, or an administrator's.
+    struct WatchedCertificate: Codable, Sendable {
+        var kind: String
+        var name: String
+        var expiresAt: String
+        var state: String
+        /// Why it cannot be renewed or kept; nil when all is well.
+        var trouble: String?
+
+        var title: String { kind == "admin" ? "Certificate of admin \(name)" : "Certificate of the \(kind)" }
+
+        var text: String {
+            var text = "until \(expiresAt)"
+            if state != "valid" { text += ", \(state)" }
+            if let trouble { text += ": \(trouble)" }
+            return text
+        }
+    }
+
+    /// DNS names that its certificate has.
+    var names: [String]?
+    /// IP addresses that its certificate has.
+    var addresses: [String]?
+    var certificates: [WatchedCertificate]?
     var clusterID: String
     var name: String
     var version: String
-    /// Names and addresses that the server's certificate is for.
-    var names: [String]?
     /// `ADDR:PORT` of the control API.
     var control: [String]
     /// `ADDR:PORT` of the data channel.
@@ -47,16 +69,20 @@ struct ServerInfo: Presentable {
     }
 
     var details: [(name: String, value: String)] {
-        [
+        var all: [(name: String, value: String)] = [
             ("Name", name), ("Version", version), ("Cluster", clusterID),
-            ("Certificate for", (names ?? []).joined(separator: ", ")),
+            ("Certificate for", ((names ?? []) + (addresses ?? [])).joined(separator: ", ")),
             ("Control API", control.joined(separator: ", ")),
             ("Data channel", channel.joined(separator: ", ")), ("CA fingerprint", caFingerprint ?? ""),
             ("Started", startedAt ?? ""),
         ]
-            + (drain.map { [(name: "Draining", value: $0.text)] } ?? [])
-            + (signingKeys ?? []).map { key in
-                (name: "Signing key", value: "\(key.keyID) \(key.algorithm ?? "")")
-            }
+        for certificate in certificates ?? [] {
+            all.append((name: certificate.title, value: certificate.text))
+        }
+        if let drain { all.append((name: "Draining", value: drain.text)) }
+        for key in signingKeys ?? [] {
+            all.append((name: "Signing key", value: "\(key.keyID) \(key.algorithm ?? "")"))
+        }
+        return all
     }
 }

@@ -15,6 +15,13 @@ struct ControlAPI {
     /// The control API's address.
     var server: ServerAddress { client.server }
 
+    /// Clients that take the place of `client` when its certificate turns out not to count.
+    private let renewed = Renewed()
+
+    private final class Renewed {
+        var client: ControlClient?
+    }
+
     /// A client for the server and the credentials that the options, the environment or the defaults name.
     init(_ options: GlobalOptions) throws {
         try self.init(credentials: ControlAPI.credentials(options), server: options.chosenServer)
@@ -23,10 +30,10 @@ struct ControlAPI {
     /// A client with these credentials, renewed first when they are a node's and soon expire.
     init(credentials: Credentials, server: String?) throws {
         do throws(ClientError) {
-            let current = ControlAPI.renewed(credentials)
+            let server = server ?? credentials.config.server ?? GlobalOptions.localServer
+            let current = ControlAPI.renewed(credentials, server: server)
             self.credentials = current
-            client = try ControlClient(
-                server: server ?? current.config.server ?? GlobalOptions.localServer, credentials: current)
+            client = try ControlClient(server: server, credentials: current)
         } catch {
             throw Failure(error)
         }
@@ -41,14 +48,42 @@ struct ControlAPI {
         }
     }
 
-    /// A renewal that fails is worth a word, and nothing more as long as the certificate lasts.
-    private static func renewed(_ credentials: Credentials) -> Credentials {
-        do throws(ClientError) {
-            return try CertificateRenewal.renewIfDue(credentials, now: TimeText.now)
-        } catch {
-            Terminal.note("sluice: the node's certificate could not be renewed: \(Failure(error).message)")
+    /// A renewal that fails is worth a word, and nothing more as long as the certificate lasts. Where the new one cannot be
+    /// kept, the old one is used while it lasts: each command would make a new one otherwise.
+    private static func renewed(_ credentials: Credentials, server: String) -> Credentials {
+        let now = TimeText.now
+        let certificate = credentials.certificate
+        guard CertificateRenewal.isDue(certificate, now: now) else { return credentials }
+        let isOver = now > certificate.notAfter
+        if !isOver, !credentials.canBeKept {
+            if CertificateRenewal.isLate(certificate, now: now) {
+                Terminal.note(
+                    "sluice: the certificate in \(credentials.folder) ends at \(TimeText.text(certificate.notAfter)), "
+                        + "and you may not write there to renew it: run any sluice command as who may")
+            }
             return credentials
         }
+        // A clock that is ahead shows every certificate as old; the server says so when one has ended in truth.
+        if let age = credentials.ageOfCertificate(now: now),
+            age < CertificateRenewal.minimumInterval(certificate)
+        {
+            return credentials
+        }
+        do throws(ClientError) {
+            let outcome = try CertificateRenewal.renewIfDue(credentials, now: now, server: server)
+            note(outcome)
+            return outcome.credentials
+        } catch {
+            Terminal.note("sluice: the certificate could not be renewed: \(Failure(error).message)")
+            return credentials
+        }
+    }
+
+    private static func note(_ outcome: CertificateRenewal.Outcome) {
+        guard let unsaved = outcome.unsaved else { return }
+        Terminal.note(
+            "sluice: the certificate was renewed for this command alone, since it cannot be kept: \(unsaved.detail)"
+        )
     }
 
     // MARK: Requests
@@ -106,7 +141,21 @@ struct ControlAPI {
         headers: HTTPFields = HTTPFields(), body: [UInt8]? = nil
     ) throws -> ControlAnswer {
         do throws(ClientError) {
-            return try client.request(method, path, query: query, headers: headers, body: body)
+            if let client = renewed.client {
+                return try client.request(method, path, query: query, headers: headers, body: body)
+            }
+            let (first, own, server, renewed) = (
+                client, credentials.certificate, client.server.description, renewed
+            )
+            return try CertificateRenewal.retrying(
+                credentials, server: server, onRenewal: ControlAPI.note
+            ) { current throws(ClientError) in
+                let client =
+                    current.certificate == own
+                    ? first : try ControlClient(server: server, credentials: current)
+                if current.certificate != own { renewed.client = client }
+                return try client.request(method, path, query: query, headers: headers, body: body)
+            }
         } catch {
             throw Failure(error, path: path)
         }
@@ -156,7 +205,7 @@ extension Failure {
     private static func advice(_ error: ClientError, _ status: ExitStatus, path: String) -> String? {
         let nouns = [
             "volumes": "volume", "pools": "pool", "nodes": "node", "grants": "grant",
-            "capabilities": "capability", "sessions": "session", "drivers": "driver",
+            "capabilities": "capability", "sessions": "session", "drivers": "driver", "admins": "admin",
         ]
         let parts = path.split(separator: "/").map(String.init)
         let noun = parts.count > 1 ? nouns[parts[1]] : nil

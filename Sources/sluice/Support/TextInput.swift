@@ -17,14 +17,20 @@ enum TextInput {
         return try read(descriptor, name: path)
     }
 
-    /// Writes a new file that only its owner can read; an existing one is refused.
-    static func writeSecret(_ text: String, to path: String) throws {
+    /// Runs `body`, and writes what it gives to a new file that only its owner can read. The file is made first, so that
+    /// nothing is done that cannot be kept, and is taken away again when `body` throws. An existing one is refused.
+    static func writeSecret(to path: String, _ body: () throws -> String) throws {
         let descriptor = unsafe open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else {
             if errno == EEXIST { throw Failure(.conflict, "\(path) exists already; name another file") }
             throw failure(path, errno)
         }
         defer { close(descriptor) }
+        let text: String
+        do { text = try body() } catch {
+            unsafe unlink(path)
+            throw error
+        }
         var rest = Array(text.utf8)[...]
         while !rest.isEmpty {
             let count = unsafe rest.withUnsafeBytes { unsafe write(descriptor, $0.baseAddress, $0.count) }
