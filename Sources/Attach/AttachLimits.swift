@@ -57,6 +57,13 @@ enum AttachLimits {
     /// How long opening the volume may take, and FUSE to end, in seconds.
     static let openSeconds: UInt64 = 60
     static let endSeconds: UInt64 = 10
+    /// The longest life that a capability is believed to have, in seconds.
+    static let lifeSecondsMax: UInt64 = 366 * 86_400
+    /// A capability is renewed after so many seconds at the latest, so that most of its life is left at any time.
+    static let renewalSecondsMax: UInt64 = 86_400
+    /// From one capability to the next at least, in seconds: a quarter of its life within these bounds. Each is a durable
+    /// record of the server.
+    static let renewalPauseSeconds: ClosedRange<UInt64> = 1...10
     /// Between two tries to renew a capability, in seconds.
     static let renewalRetrySeconds: ClosedRange<UInt64> = 2...60
     /// From a lost connection to the first reminder in the log, and the longest time between two, in seconds.

@@ -19,6 +19,9 @@ public struct AttachOptions: Sendable {
     public var pollMicroseconds: UInt64 = 0
     /// The file, by an absolute path, with the capability to use; nil has the control API issue them from grants.
     public var capabilityFile: String?
+    /// How long each capability should last that is asked for, in seconds: outages of that length cost no authority. The
+    /// grant may allow less.
+    public var lifetimeSeconds: UInt64 = AttachOptions.lifetimeSecondsDefault
     /// `umount` of what is on the device detaches it.
     public var detachesOnUnmount: Bool
     /// Goes on with the device of the process that serves the volume now, if one does.
@@ -27,6 +30,9 @@ public struct AttachOptions: Sendable {
     public var ioTimeoutSeconds: UInt64?
     /// How long a lost connection is tried again before the device fails for good, in seconds; nil for ever.
     public var reconnectTimeoutSeconds: UInt64?
+
+    /// Four days: a long weekend.
+    public static let lifetimeSecondsDefault: UInt64 = 4 * 86_400
 
     /// Options of their parts.
     public init(

@@ -18,7 +18,7 @@ extension AttachSession {
         } else {
             certificateTrouble = nil
         }
-        if record?.state == .attached { update(.attached, attachedMessage) }
+        describe()
     }
 
     /// What `sluice status` says of a device that works; nil when all is well.

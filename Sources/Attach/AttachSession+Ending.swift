@@ -40,7 +40,7 @@ extension AttachSession {
     private func giveUp(_ why: String) {
         givesUp = true
         interruption = nil
-        if record?.state.isServed == true {
+        if record?.state.isServing ?? false {
             note(.disconnected, "data that is not written back is given up: \(why); every request fails")
         }
         _ = thread?.remote.post { [server] in server.giveUp() }
@@ -51,7 +51,7 @@ extension AttachSession {
         guard let record else { return }
         isReleasing = true
         ending?.next = .max
-        let isForced = givesUp || !record.state.isServed
+        let isForced = givesUp || !record.state.isServing
         _ = BackgroundThread { [inbox] in
             do throws(AttachError) {
                 let helper = try LoopHelper.release(record.loop, isForced: isForced)

@@ -10,7 +10,7 @@ extension AttachSession {
     // MARK: the connection
 
     func interrupted(_ reason: String, waiting: Int) {
-        guard let record, record.state.isServed else { return }
+        guard record?.state.isServing ?? false else { return }
         let now = SystemClock.monotonic()
         // What the connection was waited for is over, one way or the other.
         setUnanswered(nil, nil)
@@ -20,8 +20,7 @@ extension AttachSession {
                 reports: ReportTimes(
                     now: now, firstSeconds: AttachLimits.waitReportSeconds.lowerBound,
                     longestSeconds: AttachLimits.waitReportSeconds.upperBound))
-            logger.warning(
-                "the connection is lost, requests wait: \(reason)", metadata: waitMetadata(waiting))
+            logger.warning("requests wait: \(reason)", metadata: waitMetadata(waiting))
         } else {
             interruption?.reason = reason
         }
@@ -29,13 +28,13 @@ extension AttachSession {
     }
 
     func stillInterrupted(waiting: Int) {
-        guard let current = interruption else { return }
+        guard let current = interruption else { return noteWaiting(waiting) }
         let now = SystemClock.monotonic()
         interruption?.nextLook = now + AttachLimits.waitLookNanoseconds
         noteWaiting(waiting)
         if interruption?.reports.isDue(now) ?? false {
             logger.warning(
-                "still no connection, since \(Timestamp.text(current.since)): \(current.reason)",
+                "requests still wait, since \(Timestamp.text(current.since)): \(current.reason)",
                 metadata: waitMetadata(waiting))
         }
     }
@@ -43,7 +42,7 @@ extension AttachSession {
     // MARK: a server that does not answer
 
     func unanswered(_ nanoseconds: UInt64, waiting: Int) {
-        guard record?.state == .attached, interruption == nil else { return }
+        guard record?.state.isWell ?? false, interruption == nil else { return }
         let now = SystemClock.monotonic()
         setUnanswered(now &- nanoseconds, SystemWallClock().now() &- nanoseconds / 1_000_000_000)
         logger.warning(
@@ -66,29 +65,67 @@ extension AttachSession {
         guard var record, record.unansweredSince != wallSince else { return }
         record.unansweredSince = wallSince
         self.record = record
-        do throws(AttachError) {
-            try store.write(record)
-        } catch {
-            logger.error("\(error)")
-        }
+        save()
     }
 
     func resumed(_ nanoseconds: UInt64, repeated: Int) {
         guard interruption != nil else { return }
         interruption = nil
+        // If the driver is still away the server says so anew.
+        driverTrouble = nil
         let tenths = nanoseconds / 100_000_000
         logger.notice(
             "resumed after \(tenths / 10).\(tenths % 10) s, \(repeated) requests repeated",
             metadata: ["volume": "\(options.volume)"])
-        guard record?.state == .reconnecting else { return }
-        update(.attached, attachedMessage)
+        describe()
     }
 
-    private func noteWaiting(_ waiting: Int) {
-        guard let interruption else { return }
-        update(
-            .reconnecting,
-            "since \(Timestamp.text(interruption.since)): \(interruption.reason); \(waiting) requests wait")
+    private func noteWaiting(_ count: Int) {
+        waiting = count
+        describe()
+    }
+
+    // MARK: the driver
+
+    /// The server's driver of the volume is away, or back: meanwhile the server has the requests, and answers none.
+    private func driverIs(away words: String?) {
+        guard let words else {
+            guard let since = driverTrouble?.since else { return }
+            driverTrouble = nil
+            logger.notice("the volume's driver works again; requests waited since \(Timestamp.text(since))")
+            return describe()
+        }
+        driverTrouble = DriverTrouble(
+            since: driverTrouble?.since ?? SystemWallClock().now(), reason: words,
+            nextLook: SystemClock.monotonic())
+        logger.warning("requests wait: \(words)", metadata: ["volume": "\(options.volume)"])
+        describe()
+    }
+
+    // MARK: what has failed
+
+    /// Requests have failed, so many since the device was attached; the kernel and whoever it serves were told.
+    func failed(_ total: UInt64, _ operation: BlockOperation, _ status: Status, _ message: String) {
+        let words = message.isEmpty ? status.name : "\(status.name): \(message)"
+        logger.error(
+            "a request failed",
+            metadata: [
+                "volume": "\(options.volume)", "operation": "\(operation)", "status": "\(status.name)",
+                "server": "\(message)", "failed": "\(total)",
+            ])
+        if record?.failures == nil {
+            record?.failures = AttachmentRecord.Failures(
+                since: SystemWallClock().now(), count: 0, reason: "\(operation) was answered \(words)")
+        }
+        nextFailureLook = SystemClock.monotonic() + AttachLimits.waitLookNanoseconds
+        counted(failures: total)
+    }
+
+    /// How many requests have failed until now.
+    func counted(failures total: UInt64) {
+        guard let record, let known = record.failures, known.count != failedBefore + total else { return }
+        self.record?.failures?.count = failedBefore + total
+        if record.state.isServing { describe() } else { save() }
     }
 
     private func waitMetadata(_ waiting: Int) -> Logger.Metadata {
@@ -98,14 +135,15 @@ extension AttachSession {
     // MARK: space
 
     func waitsForSpace(_ waiting: Int) {
-        guard let record, record.state.isServed, record.state != .reconnecting else { return }
+        guard record?.state.isServing ?? false else { return }
+        self.waiting = waiting
         guard waiting > 0 else {
             guard let shortage else { return }
             self.shortage = nil
             logger.notice(
                 "there is space again, which writes waited for since \(Timestamp.text(shortage.since))",
                 metadata: ["volume": "\(options.volume)"])
-            return update(.attached, renewalMessage)
+            return describe()
         }
         let now = SystemClock.monotonic()
         var current =
@@ -121,17 +159,16 @@ extension AttachSession {
                 metadata: waitMetadata(waiting))
         }
         shortage = current
-        update(
-            .waiting,
-            "the volume's pool is full, since \(Timestamp.text(current.since)): \(waiting) writes wait until the server"
-                + " has space; discarding or deleting what is not needed makes some")
+        describe()
     }
 
     func disconnected(_ error: ChannelError) {
         isConnected = false
         interruption = nil
+        driverTrouble = nil
+        shortage = nil
         nextRenewal = .max
-        guard record?.state.isServed == true else { return }
+        guard record?.state.isServing ?? false else { return }
         if case .refused(_, let status, _) = error, status.kind == .denied || status == .writerConflict {
             note(.revoked, "\(error); every request fails. Unmount, 'sluice detach' and attach again")
         } else {
@@ -146,12 +183,15 @@ extension AttachSession {
             nextRenewal = .max
             let why = reason.isEmpty ? status.name : "\(status.name): \(reason)"
             note(.revoked, "the server took the right away (\(why)); every request fails")
-        case .expiring: renew()
+        case .expiring: renewAtOnce()
         case .draining(let seconds, let target):
             let place = target.isEmpty ? "" : "; go to \(target)"
             logger.warning("the server goes away within \(seconds) seconds\(place)")
-        case .driverRecovering(_, let isRecovering):
-            logger.warning("the volume's driver \(isRecovering ? "is being restarted" : "works again")")
+        case .driverRecovering(_, let isRecovering): driverIs(away: isRecovering ? "the volume's driver is being restarted" : nil)
+        case .driverQuarantined(_, let reason):
+            driverIs(
+                away: "the volume's pool is quarantined (\(reason)), until an administrator restarts it: "
+                    + "sluice pool restart")
         }
     }
 
@@ -193,6 +233,37 @@ extension AttachSession {
 
     // MARK: the record
 
+    /// Says in the record how the attachment is, from all that there is to say, the worst first.
+    func describe() {
+        guard let record, record.state.isServing else { return }
+        var parts: [String] = []
+        var state = AttachmentRecord.State.attached
+        if let failures = record.failures {
+            state = .failed
+            parts.append(
+                "\(failures.text). What was written may be lost: unmount, check the file system, 'sluice detach' and "
+                    + "attach again")
+        }
+        if let shortage {
+            state = .waiting
+            parts.insert(
+                "the volume's pool is full, since \(Timestamp.text(shortage.since)): \(waiting) writes wait until the "
+                    + "server has space; discarding or deleting what is not needed makes some", at: 0)
+        }
+        if let driverTrouble {
+            state = .waiting
+            parts.insert(
+                "since \(Timestamp.text(driverTrouble.since)): \(driverTrouble.reason); \(waiting) requests wait", at: 0)
+        }
+        if let interruption {
+            state = .reconnecting
+            parts.insert(
+                "since \(Timestamp.text(interruption.since)): \(interruption.reason); \(waiting) requests wait", at: 0)
+        }
+        if let attachedMessage { parts.append(attachedMessage) }
+        update(state, parts.isEmpty ? nil : parts.joined(separator: "; "))
+    }
+
     /// Puts a state into the record, where `sluice status` finds it, and into the log.
     func note(_ state: AttachmentRecord.State, _ message: String) {
         logger.error("\(message)", metadata: ["volume": "\(options.volume)", "state": "\(state.rawValue)"])
@@ -205,6 +276,11 @@ extension AttachSession {
         record.state = state
         record.message = message
         self.record = record
+        save()
+    }
+
+    func save() {
+        guard let record else { return }
         do throws(AttachError) {
             try store.write(record)
         } catch {

@@ -97,10 +97,12 @@ extension AttachSession {
         record.state = .attached
         record.message = nil
         record.unansweredSince = nil
+        failedBefore = record.failures?.count ?? 0
         self.record = record
         try store.write(record)
         try beginServing(capability, rights)
-        return record
+        describe()
+        return self.record ?? record
     }
 
     /// The memory for a ring of the old process's kind, before anything waits for it.
@@ -152,7 +154,7 @@ extension AttachSession {
     }
 
     private func prepareHandOver(to channel: SuccessionChannel, knowsRings: Bool) throws(AttachError) {
-        guard successor == nil, !isReleasing, let record, record.state == .attached else {
+        guard successor == nil, !isReleasing, let record, record.state.isWell else {
             throw AttachError(.busy, "the attachment is not well, or on its way out")
         }
         if hasRing {
@@ -171,7 +173,7 @@ extension AttachSession {
     }
 
     func offered(_ offer: SuccessionOffer?, _ channel: SuccessionChannel) {
-        guard record?.state == .attached, let offer else {
+        guard record?.state.isWell ?? false, let offer else {
             let state = record?.state.rawValue ?? "not attached"
             try? channel.send(
                 SuccessionAnswer(

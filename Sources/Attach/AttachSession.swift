@@ -24,6 +24,10 @@ final class AttachSession {
     var capability: IssuedCapability?
     var nextRenewal = UInt64.max
     var isRenewing = false
+    /// When the capability was asked for that is the newest, in monotonic nanoseconds.
+    var lastIssue: UInt64 = 0
+    /// Requests wait for another one.
+    var awaitsCapability = false
     var record: AttachmentRecord?
     var isConnected = false
     var hasMount = false
@@ -38,6 +42,14 @@ final class AttachSession {
     var unansweredSince: UInt64?
     /// Writes wait for space on the server.
     var shortage: Shortage?
+    /// Requests of the kernel that waited at the last look.
+    var waiting = 0
+    /// What keeps the server from answering, if anything does.
+    var driverTrouble: DriverTrouble?
+    /// Requests that failed before this process had the device.
+    var failedBefore: UInt64 = 0
+    /// When to count failed requests again, in monotonic nanoseconds.
+    var nextFailureLook = UInt64.max
     /// What is wrong with renewing, if anything is.
     var renewalTrouble: Trouble?
     /// A helper process has the device take over the volume's size, and has to do so once more.
@@ -69,6 +81,15 @@ final class AttachSession {
         /// Unix seconds.
         var since: UInt64
         var reports: ReportTimes
+    }
+
+    /// A time in which the server has the requests and does not answer them.
+    struct DriverTrouble {
+        /// Unix seconds.
+        var since: UInt64
+        var reason: String
+        /// When to count again what waits, in monotonic nanoseconds.
+        var nextLook: UInt64
     }
 
     /// Renewing the capability fails.
@@ -179,7 +200,8 @@ final class AttachSession {
 
     /// The device is there: from now on it can be renewed, and handed over.
     func beginServing(_ capability: IssuedCapability, _ rights: Rights) throws(AttachError) {
-        renewer = CapabilityRenewer(access: access, rights: rights, inbox: inbox)
+        renewer = CapabilityRenewer(
+            access: access, rights: rights, lifetimeSeconds: options.lifetimeSeconds, inbox: inbox)
         scheduleRenewal(capability)
         try SuccessionChannel.listen(in: store.folder) { [inbox] request, channel in
             inbox.post(request.map { .succession($0, channel) } ?? .successorGone(channel))
@@ -188,7 +210,8 @@ final class AttachSession {
 
     /// A capability with the rights that a block device needs.
     func authorise() throws(AttachError) -> (IssuedCapability, Rights) {
-        let capability = try access.issue(rights: options.isReadOnly ? [.read] : nil)
+        let capability = try access.issue(
+            rights: options.isReadOnly ? [.read] : nil, lifetimeSeconds: options.lifetimeSeconds)
         self.capability = capability
         let rights = capability.rights.intersection(
             options.isReadOnly ? [.read] : [.read, .write, .discard, .flush])
@@ -302,18 +325,15 @@ final class AttachSession {
             case .resumed(let nanoseconds, let repeated): resumed(nanoseconds, repeated: repeated)
             case .waiting(let count): stillInterrupted(waiting: count)
             case .noSpace(let waiting): waitsForSpace(waiting)
-            case .needsCapability: renewAtOnce()
+            case .needsCapability:
+                awaitsCapability = true
+                renewAtOnce()
             case .event(let event): heard(event)
             case .resized(let result): resized(result)
             case .ignored(let what): logger.warning("what the server says is not believed: \(what)")
-            case .requestFailed(let operation, let status, let message):
-                logger.error(
-                    "a request failed",
-                    metadata: [
-                        "volume": "\(options.volume)", "operation": "\(operation)",
-                        "status": "\(status.name)",
-                        "server": "\(message)",
-                    ])
+            case .requestFailed(let operation, let status, let message, let total):
+                failed(total, operation, status, message)
+            case .failures(let total): counted(failures: total)
             case .issued(let result): issued(result)
             case .renewed(let result): renewed(result)
             case .certificate(let state): heard(state)
@@ -334,7 +354,9 @@ final class AttachSession {
     }
 
     private var nextEvent: UInt64 {
-        min(nextRenewal, interruption?.nextLook ?? .max, successor?.deadline ?? .max, ending?.next ?? .max)
+        min(
+            nextRenewal, interruption?.nextLook ?? .max, driverTrouble?.nextLook ?? .max, nextFailureLook,
+            successor?.deadline ?? .max, ending?.next ?? .max)
     }
 
     private func timePassed() {
@@ -342,9 +364,14 @@ final class AttachSession {
         if now >= nextRenewal { renew() }
         if let successor, now >= successor.deadline { refuseSuccessor("requests are still under way") }
         if let ending, now >= ending.next { tryRelease() }
-        if let next = interruption?.nextLook, now >= next {
+        if now >= min(interruption?.nextLook ?? .max, driverTrouble?.nextLook ?? .max) {
             interruption?.nextLook = .max
+            driverTrouble?.nextLook = now + AttachLimits.waitLookNanoseconds
             _ = thread?.remote.post { [server] in server.countWaiting() }
+        }
+        if now >= nextFailureLook {
+            nextFailureLook = now + AttachLimits.waitLookNanoseconds
+            _ = thread?.remote.post { [server] in server.countFailures() }
         }
     }
 

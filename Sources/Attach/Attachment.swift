@@ -23,12 +23,19 @@ public struct Attachment: Codable, Sendable, Equatable {
     public var pid: Int32
     /// Unix seconds.
     public var since: UInt64
-    /// `attached`; `waiting`, while the server takes requests and answers nothing; `reconnecting`, while requests wait
-    /// for the server; `stopped`, while the process that serves it is; `disconnected` or `revoked`, when every request
-    /// fails; `stale`, when nothing serves it, or its device is gone.
+    /// `attached`; `waiting`, while the server cannot answer requests, or takes them and answers nothing; `reconnecting`,
+    /// while requests wait for the server; `failed`, when some have failed and the device goes on; `stopped`, while the
+    /// process that serves it is; `disconnected` or `revoked`, when every request fails; `stale`, when nothing serves it,
+    /// or its device is gone.
     public var state: String
     /// What there is to say about the state.
     public var message: String?
+    /// Since when requests have failed, in Unix seconds; nil while none has.
+    public var failedSince: UInt64?
+    /// How many have.
+    public var failedRequests: UInt64
+    /// Why the first did.
+    public var failure: String?
     /// The folders that the device and its partitions are mounted on now.
     public var mounts: [String]
     /// Its partitions, such as `/dev/loop3p1`.
@@ -63,6 +70,9 @@ public struct Attachment: Codable, Sendable, Equatable {
         lockedMemory = record.process.memory("VmLck")
         let log = store.logFile(record.key)
         logFile = unsafe access(log, F_OK) == 0 ? log : nil
+        failedSince = record.failures?.since
+        failedRequests = record.failures?.count ?? 0
+        failure = record.failures?.reason
         detachesOnUnmount = record.detachesOnUnmount
         key = record.key
     }
@@ -92,7 +102,7 @@ public struct Attachment: Codable, Sendable, Equatable {
                     + "(kill -CONT \(record.process.pid))"
             )
         }
-        if record.state == .attached, let since = record.unansweredSince {
+        if record.state.isWell, let since = record.unansweredSince {
             return (
                 "waiting",
                 "since \(Timestamp.text(since)): the server takes what is sent and answers nothing, not even a PING; "
@@ -100,7 +110,7 @@ public struct Attachment: Codable, Sendable, Equatable {
                     + "events say what it does"
             )
         }
-        return (record.state.rawValue, record.message)
+        return (record.state.rawValue, record.messageWithFailures)
     }
 }
 

@@ -8,10 +8,12 @@ struct AttachmentRecord: Codable, Sendable, Equatable {
     /// Where the attachment is in its life.
     enum State: String, Codable, Sendable {
         case attached
-        /// The connection was lost; requests wait while it is made again.
+        /// The connection was lost, or the capability has ended; requests wait while it is made again.
         case reconnecting
-        /// The pool has no space: writes wait for some.
+        /// The server cannot answer requests now: its driver is away, or the pool has no space.
         case waiting
+        /// Requests have failed; those to come are served.
+        case failed
         /// The connection was lost for good; every request fails.
         case disconnected
         /// The server took the right away; every request fails.
@@ -19,12 +21,33 @@ struct AttachmentRecord: Codable, Sendable, Equatable {
         /// The device or its file system was taken away from outside; nothing serves it.
         case stale
 
-        /// Whether requests are served, if only later.
-        var isServed: Bool {
+        /// Whether requests are served, or wait to be.
+        var isServing: Bool {
             switch self {
-            case .attached, .reconnecting, .waiting: true
+            case .attached, .reconnecting, .waiting, .failed: true
             case .disconnected, .revoked, .stale: false
             }
+        }
+
+        /// Whether requests are served now.
+        var isWell: Bool { self == .attached || self == .failed }
+
+        /// Whether requests wait for the server.
+        var isWaiting: Bool { self == .reconnecting || self == .waiting }
+    }
+
+    /// Requests that failed.
+    struct Failures: Codable, Sendable, Equatable {
+        /// Unix seconds of the first.
+        var since: UInt64
+        var count: UInt64
+        /// Of the first, in words.
+        var reason: String
+
+        /// A sentence.
+        var text: String {
+            let what = count == 1 ? "1 request has failed" : "\(count) requests have failed"
+            return "since \(Timestamp.text(since)) \(what): \(reason)"
         }
     }
 
@@ -53,6 +76,14 @@ struct AttachmentRecord: Codable, Sendable, Equatable {
     var message: String?
     /// Unix seconds; the server takes what is sent since then, and answers nothing.
     var unansweredSince: UInt64?
+    /// Nil while none has failed.
+    var failures: Failures?
+
+    /// The message, and how much has failed where it does not say so.
+    var messageWithFailures: String? {
+        guard let failures, !state.isServing else { return message }
+        return (message.map { "\($0); " } ?? "") + failures.text
+    }
 }
 
 /// The folder with the state of this machine's attachments: `SLUICE_RUN`, else `/run/sluice` for root, else

@@ -8,7 +8,7 @@ final class CapabilityRenewer: Sendable {
     private let thread: BackgroundThread
 
     /// Answers go to `inbox`.
-    init(access: VolumeAccess, rights: Rights, inbox: Mailbox<AttachNotice>) {
+    init(access: VolumeAccess, rights: Rights, lifetimeSeconds: UInt64, inbox: Mailbox<AttachNotice>) {
         let requests = requests
         thread = BackgroundThread {
             var access = access
@@ -25,7 +25,8 @@ final class CapabilityRenewer: Sendable {
                 guard isWanted else { return }
                 let before = access.certificate
                 do throws(AttachError) {
-                    inbox.post(.issued(.success(try access.issue(rights: rights))))
+                    let capability = try access.issue(rights: rights, lifetimeSeconds: lifetimeSeconds)
+                    inbox.post(.issued(.success(capability)))
                 } catch {
                     inbox.post(.issued(.failure(error)))
                 }

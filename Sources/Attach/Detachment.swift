@@ -58,9 +58,9 @@ extension Attachments {
         if isForced {
             // Whoever waits for the device holds it: everything that waits must fail first.
             if !isFlushed(record) { _ = record.process.signal(AttachProcess.giveUpSignal) }
-        } else if record.state == .reconnecting {
+        } else if record.state.isWaiting {
             waiting("the server is away, \(record.message ?? "")")
-            while record.state == .reconnecting, record.process.isAlive {
+            while record.state.isWaiting, record.process.isAlive {
                 Pause.microseconds(AttachLimits.reconnectPollMicroseconds)
                 guard let now = store.record(record.key), now.mark == record.mark else { return nil }
                 record = now
@@ -76,7 +76,7 @@ extension Attachments {
 
     /// Writes back what can be written back in seconds; whether that was all of it.
     private static func isFlushed(_ record: AttachmentRecord) -> Bool {
-        guard record.state == .attached, let helper = try? LoopHelper.flushing(record.loop) else {
+        guard record.state.isWell, let helper = try? LoopHelper.flushing(record.loop) else {
             return false
         }
         let milliseconds = Int32(AttachLimits.forceNanoseconds / 1_000_000)
@@ -116,7 +116,7 @@ extension Attachments {
             return
                 "process \(record.process.pid), which serves it, is stopped: kill -CONT \(record.process.pid)"
         }
-        if now?.state == .reconnecting { return "the server is away, \(now?.message ?? "")" }
+        if now?.state.isWaiting ?? false { return "the server is away, \(now?.message ?? "")" }
         if let reasons = DeviceUse.of(record.device).reasons(for: record.device) {
             return "\(record.device) is \(reasons)"
         }

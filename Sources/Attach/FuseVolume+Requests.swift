@@ -188,7 +188,7 @@ extension FuseVolume {
         case (.ok, _): lastTold = nil
         // No failure: the kernel goes another way.
         case (.notSupported, .discard), (.notSupported, .writeZeroes): break
-        default: tell(context.operation, status)
+        default: noteFailure(context.operation, status)
         }
         if let caller = context.caller {
             switch (status, context.operation) {
@@ -240,7 +240,10 @@ extension FuseVolume {
         owner?.waitsForSpace(0)
     }
 
-    private func tell(_ operation: BlockOperation, _ status: Status) {
+    private func noteFailure(_ operation: BlockOperation, _ status: Status) {
+        // What the server does not do, or does not allow, was refused and not lost.
+        let isRefusal = status == .notSupported || operation == .discard && status == .denied
+        if !isRefusal { failedCount += 1 }
         guard lastTold != status else { return }
         lastTold = status
         owner?.requestFailed(operation, status)

@@ -92,6 +92,8 @@ enum FuseInode {
     var probe: Int?
     var isSpaceTimerSet = false
     var lastTold: Status?
+    /// Requests that failed, ever.
+    var failedCount: UInt64 = 0
     let since: time_t
     private let timeoutNanoseconds: UInt64?
 

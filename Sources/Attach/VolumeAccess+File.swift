@@ -14,7 +14,7 @@ extension VolumeAccess {
     /// - Throws: also where the file still holds the capability that was taken before, since it cannot be renewed.
     mutating func handed(_ path: String, rights: Rights?) throws(AttachError) -> IssuedCapability {
         let text = try Self.text(path)
-        let capability: IssuedCapability
+        var capability: IssuedCapability
         do throws(CapabilityError) {
             let token = try Capability(text: text)
             let effective = try EffectiveCapability(narrowing: token)
@@ -37,7 +37,11 @@ extension VolumeAccess {
             throw AttachError(.usage, "\(path) holds no capability that can be used: \(error)")
         }
         let end = Timestamp.text(capability.expiry)
-        guard capability.expiry > SystemWallClock().now() else {
+        // How old it is, only the time of day can say.
+        let (wall, now) = (SystemWallClock().now(), SystemClock.monotonic())
+        let age = min(wall - min(wall, capability.issuedAt), capability.lifeSeconds) * 1_000_000_000
+        capability.askedAt = now - min(now, age)
+        guard capability.expiry > wall else {
             throw AttachError(
                 .denied, "the capability in \(path) ended at \(end); ask its issuer for a newer one")
         }

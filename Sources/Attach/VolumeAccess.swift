@@ -20,6 +20,17 @@ public struct IssuedCapability: Sendable {
     public var issuedAt: UInt64
     /// Unix seconds.
     public var expiry: UInt64
+    /// When it was asked for, in nanoseconds of this machine's monotonic clock: its life began no earlier, whatever the time
+    /// of day is here.
+    public var askedAt: UInt64 = 0
+
+    /// How long it lasts, by the clock of the server that issued it, in seconds; a year at most.
+    public var lifeSeconds: UInt64 {
+        expiry > issuedAt ? min(expiry - issuedAt, AttachLimits.lifeSecondsMax) : 0
+    }
+
+    /// When it ends, in nanoseconds of this machine's monotonic clock.
+    var deadline: UInt64 { askedAt.adding(seconds: lifeSeconds) }
 }
 
 /// When the node's certificate ends, and what is wrong with renewing it.
@@ -72,6 +83,7 @@ public struct VolumeAccess: Sendable {
     private struct Wish: Encodable {
         var resource: String
         var rights: [String]?
+        var lifetimeSecondsWanted: UInt64?
     }
 
     private struct Answer: Decodable {
@@ -82,14 +94,19 @@ public struct VolumeAccess: Sendable {
         var channel: [String]
     }
 
-    /// Has a capability issued for the volume, with these rights, or with all that the grant gives. Renews
-    /// the node's certificate first when that is due.
-    public mutating func issue(rights: Rights?) throws(AttachError) -> IssuedCapability {
+    /// Has a capability issued for the volume, with these rights, or with all that the grant gives, for so many seconds
+    /// or as long as the grant allows; nil leaves that to the server. Renews the node's certificate first when that is
+    /// due.
+    public mutating func issue(
+        rights: Rights?, lifetimeSeconds: UInt64? = nil
+    ) throws(AttachError) -> IssuedCapability {
         if let capabilityFile { return try handed(capabilityFile, rights: rights) }
         do throws(ClientError) {
             // A certificate that cannot be renewed now may still be good for a while.
             do throws(AttachError) { _ = try renewCertificate() } catch {}
-            let wish = Wish(resource: "volume/\(volume)", rights: rights?.names)
+            let wish = Wish(
+                resource: "volume/\(volume)", rights: rights?.names, lifetimeSecondsWanted: lifetimeSeconds)
+            let askedAt = SystemClock.monotonic()
             let body = try Self.json { try JSONEncoder().encode(wish) }
             let server = server
             var outcome: CertificateRenewal.Outcome?
@@ -101,7 +118,9 @@ public struct VolumeAccess: Sendable {
             }
             if let outcome { take(outcome) }
             let issued = try Self.json { try JSONDecoder().decode(Answer.self, from: Data(answer.body)) }
-            return try Self.parse(issued.token)
+            var capability = try Self.parse(issued.token)
+            capability.askedAt = askedAt
+            return capability
         } catch {
             throw AttachError(error)
         }
@@ -315,7 +334,7 @@ extension AttachError {
             switch error {
             case .unreachable, .timedOut, .lost: .unreachable
             case .closed, .violation: .system
-            case .tls, .refused, .superseded:
+            case .tls, .refused, .superseded, .expired:
                 switch error.kind {
                 case .denied: .denied
                 case .busy: .busy

@@ -28,7 +28,9 @@ enum AttachNotice: Sendable {
     /// The device has the volume's new size, or could not take it over.
     case resized(Result<UInt64, AttachError>)
     /// A request failed; the server's own words, if it sent any.
-    case requestFailed(BlockOperation, Status, String)
+    case requestFailed(BlockOperation, Status, String, total: UInt64)
+    /// So many requests have failed.
+    case failures(UInt64)
     /// So many writes wait for space on the server; 0 when none does any more.
     case noSpace(waiting: Int)
     /// A successor asks for something.
@@ -194,6 +196,9 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         }
     }
 
+    /// Says how many requests of the kernel have failed.
+    func countFailures() { inbox.post(.failures(volume?.failedCount ?? 0)) }
+
     /// Says how many requests of the kernel wait.
     func countWaiting() { inbox.post(.waiting(volume?.waitingCount ?? 0)) }
 
@@ -265,7 +270,7 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         case .resized(_, let size): volume?.resized(to: self.size(volumeSize: size))
         // The handle is dead for good: no request needs to ask the server again.
         case .revoked(_, let status, _): volume?.fail(status)
-        case .expiring, .draining, .driverRecovering: break
+        case .expiring, .draining, .driverRecovering, .driverQuarantined: break
         }
         tell(.event(event))
     }
@@ -299,7 +304,11 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
     // MARK: the FUSE volume
 
     func requestFailed(_ operation: BlockOperation, _ status: Status) {
-        tell(.requestFailed(operation, status, client?.lastMessage ?? ""))
+        // What this side says itself is not in the server's words.
+        let words = status == .ioError ? client?.lastLoss : nil
+        tell(
+            .requestFailed(
+                operation, status, words ?? client?.lastMessage ?? "", total: volume?.failedCount ?? 0))
     }
 
     func waitsForSpace(_ count: Int) { inbox.post(.noSpace(waiting: count)) }

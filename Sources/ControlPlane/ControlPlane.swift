@@ -41,6 +41,8 @@ public final class ControlPlane: Sendable {
         public var capabilityRecords = CapabilityRecordLimits()
         /// The time of day.
         public var wallClock: any WallClock
+        /// The time that nobody sets.
+        public var lifeClock: any MonotonicClock = LifeClock()
         /// Where ids come from.
         public var random: any RandomSource
         /// Where it says who did what.
@@ -78,6 +80,7 @@ public final class ControlPlane: Sendable {
         var poolFaults: [String: String] = [:]
         /// Why a volume cannot be used, by id.
         var volumeFaults: [Identifier: String] = [:]
+        /// By the clock for lives, in nanoseconds.
         var lastSweep: UInt64 = 0
         /// Nodes whose capabilities were looked through in vain, and until when that counts.
         var capabilityLooks: [String: UInt64] = [:]
@@ -85,6 +88,8 @@ public final class ControlPlane: Sendable {
         var spaces: [String: WatchedSpace] = [:]
         /// How many bytes volumes that are being made still need, by id.
         var preparing: [Identifier: UInt64] = [:]
+        /// What has ended is removed by it.
+        var cautiousClock = CautiousClock()
         /// Answers to `GET /v1/volumes/{name}`, valid for one version of the record.
         var readyAnswers: [String: (tag: String, response: ControlResponse)] = [:]
     }
@@ -98,6 +103,7 @@ public final class ControlPlane: Sendable {
     let poolsFolder: String
     let capabilityRecords: CapabilityRecordLimits
     let wallClock: any WallClock
+    let lifeClock: any MonotonicClock
     let random: any RandomSource
     let logger: Logger
     let log: LogSink?
@@ -124,6 +130,7 @@ public final class ControlPlane: Sendable {
         poolsFolder = configuration.poolsFolder
         capabilityRecords = configuration.capabilityRecords
         wallClock = configuration.wallClock
+        lifeClock = configuration.lifeClock
         random = configuration.random
         logger = configuration.logger
         log = configuration.log

@@ -37,8 +37,8 @@ extension Limits {
     public static let adminsMax = 1000
     /// The life of a capability when the request does not say, in seconds.
     public static let capabilitySecondsDefault: UInt64 = 3600
-    /// The longest life that a grant may allow when it is not told, in seconds: a day.
-    public static let grantLifetimeSecondsDefault: UInt64 = 86400
+    /// The longest life that a grant allows when it is not told, in seconds: four days, a long weekend.
+    public static let grantLifetimeSecondsDefault: UInt64 = 4 * 86400
     /// The longest life that a grant may allow at all, in seconds: 30 days.
     public static let grantLifetimeSecondsMax: UInt64 = 30 * 86400
     /// How often a capability is made anew when what it is made from changes meanwhile.

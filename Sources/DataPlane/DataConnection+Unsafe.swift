@@ -440,6 +440,12 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         teardown()
     }
 
+    func channelIsDisconnected(_ reason: String) {
+        shard.logger.info(
+            "channel disconnected", metadata: ["peer": "\(peerAddress)", "reason": "\(reason)"])
+        teardown()
+    }
+
     func channelIsDoubted() {
         guard phase == .open else { return }
         if Sockets.isUnheard(fd: fd, milliseconds: Limits.unheardMilliseconds) {

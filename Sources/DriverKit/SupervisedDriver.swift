@@ -101,6 +101,9 @@ public protocol SupervisedDriver: Driver {
     /// How its host is. Any thread; never blocks long.
     var report: DriverHostReport { get }
 
+    /// Whether requests fail while too many hosts were lost; otherwise they wait for a restart. Any thread.
+    var failsInQuarantine: Bool { get }
+
     /// Calls `observer` at every change from now on, on a thread of the driver's; it must not block. One at a time.
     func observe(_ observer: @escaping @Sendable (DriverHostEvent) -> Void)
 
@@ -116,4 +119,9 @@ public protocol SupervisedDriver: Driver {
 
     /// Ends the host for good.
     func shutDown()
+}
+
+extension SupervisedDriver {
+    /// They wait.
+    public var failsInQuarantine: Bool { false }
 }

@@ -92,12 +92,15 @@ public enum Sockets {
     }
 
     /// Whether nobody at the other end of a TCP connection acknowledges what is sent again and again, or anything else
-    /// for so long. A peer that only does not read acknowledges.
+    /// for so long. A peer that only does not read acknowledges. What never left this machine, because a link is down, an
+    /// address gone or a filter in the way, is not on its way (`unacked`), nor sent again: the kernel counts it as probes
+    /// without an answer, and those of a peer that does not read are answered.
     public static func isUnheard(fd: Int32, milliseconds: UInt32) -> Bool {
         var info = tcp_info()
         var length = socklen_t(MemoryLayout<tcp_info>.size)
         guard unsafe getsockopt(fd, Int32(IPPROTO_TCP), TCP_INFO, &info, &length) == 0 else { return false }
-        return info.tcpi_unacked > 0 && info.tcpi_retransmits >= 2 && info.tcpi_last_ack_recv >= milliseconds
+        let isSentInVain = info.tcpi_unacked > 0 && info.tcpi_retransmits >= 2 || info.tcpi_probes >= 2
+        return isSentInVain && info.tcpi_last_ack_recv >= milliseconds
     }
 
     /// Whether nothing was sent on a TCP connection for so long: with something that waits to be sent, its peer takes none

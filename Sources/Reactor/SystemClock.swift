@@ -19,6 +19,19 @@ public struct SystemClock: MonotonicClock, Sendable {
     }
 }
 
+/// The clock for lives: it goes only forward, nobody sets it, and it counts while the machine is suspended.
+public struct LifeClock: MonotonicClock, Sendable {
+    /// The clock for lives.
+    public init() {}
+
+    /// Nanoseconds of CLOCK_BOOTTIME.
+    public func now() -> UInt64 {
+        var time = timespec()
+        unsafe clock_gettime(CLOCK_BOOTTIME, &time)
+        return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
+    }
+}
+
 /// The machine's time of day.
 public struct SystemWallClock: WallClock, Sendable {
     /// The time of day.

@@ -22,16 +22,22 @@ extension Directory {
         var kept: [KeptClaim] = []
         /// Whether the claim outlives the server by now.
         var isSaved = false
+
+        /// Whether it stands only until somebody else asks: nothing of it runs, and every capability that it came from
+        /// has ended.
+        func isCourtesy(_ now: Moment) -> Bool {
+            handles == 0 && kept.allSatisfy { $0.authority.deadline <= now.life }
+        }
     }
 
     /// Counts one more handle of `session` that may write, or says who is in the way.
     mutating func claimWriter(
         of id: Identifier, session: Identifier, by authority: WriteAuthority, takesOver: Bool = false,
-        now: UInt64
+        now: Moment
     ) -> Refusal? {
         guard let volume = volumes[id] else { return Refusal(.notFound, "there is no such volume") }
         if volume.descriptor.accessMode == .singleWriter {
-            endExpiredClaims(of: Set(volume.writers.keys.lazy.filter { $0 != session }), now: now)
+            endCourtesies(on: id, besides: session, now: now)
             if takesOver { endLostWriters(of: id, likeKeyOf: session) }
             if let other = writers(of: id).first(where: { $0.session != session }) {
                 return Refusal(.writerConflict, conflict(volume.descriptor.name, other))
@@ -39,9 +45,9 @@ extension Directory {
         }
         if volume.writers[session] == nil { noteWriter(session, of: id) }
         changeClaim(of: id, session: session) { writer in
-            var changed = writer ?? Writer(since: now, authority: authority)
+            var changed = writer ?? Writer(since: now.wall, authority: authority)
             changed.handles += 1
-            if authority.expiry > changed.authority.expiry { changed.authority = authority }
+            if authority.deadline > changed.authority.deadline { changed.authority = authority }
             writer = changed
         }
         return nil
@@ -86,14 +92,17 @@ extension Directory {
     /// Takes back one `claimWriter`.
     mutating func endClaim(of id: Identifier, session: Identifier, channel: UInt16, _ end: ClaimEnd) {
         var isKept = false
-        if case .lost(let authority) = end { isKept = stands(id, authority) }
+        switch end {
+        case .lost(let authority), .lapsed(let authority): isKept = stands(id, authority)
+        case .closed, .undone: break
+        }
         changeClaim(of: id, session: session) { writer in
             guard var changed = writer else { return }
             changed.handles = max(0, changed.handles - 1)
             switch end {
             case .undone: break
             case .closed: changed.kept.removeAll { $0.channel == nil || $0.channel == channel }
-            case .lost(let authority):
+            case .lost(let authority), .lapsed(let authority):
                 changed.kept.removeAll {
                     $0.channel == channel && $0.authority.capability == authority.capability
                 }
@@ -107,10 +116,28 @@ extension Directory {
         if case .lost = end, !isKept { sessions.leaveNothing(of: session, channel: channel) }
     }
 
-    /// Takes in a claim of before a restart of the server, unless its authority has ended or another has it.
-    mutating func restore(_ claim: SavedSession.Claim, of session: Identifier, now: UInt64) {
-        let authority = WriteAuthority(claim)
-        guard authority.expiry > now, stands(claim.volume, authority), let volume = volumes[claim.volume],
+    /// Ends what is left of a claim whose handle's capability had ended: `isLost` with its connection, or else closed. Of a
+    /// channel that was lost without a claim nothing is kept: somebody else may have written.
+    mutating func endLapsed(of id: Identifier, session: Identifier, channel: UInt16, isLost: Bool) {
+        if isLost {
+            if volumes[id]?.writers[session] == nil { sessions.leaveNothing(of: session, channel: channel) }
+        } else {
+            changeClaim(of: id, session: session) { $0?.kept.removeAll { $0.channel == channel } }
+        }
+    }
+
+    /// Notes that a handle of a channel has a session's claim: what the channel left behind before is nothing beside it.
+    mutating func claimIsHeld(on id: Identifier, session: Identifier, channel: UInt16) {
+        sessions[session]?.unopened[channel]?.remove(id)
+        guard volumes[id]?.writers[session]?.handles ?? 0 > 0 else { return }
+        changeClaim(of: id, session: session) { $0?.kept.removeAll { $0.channel == channel } }
+    }
+
+    /// Takes in a claim of before a restart of the server, unless another has it. One whose capability has ended meanwhile
+    /// stands until somebody else asks: its holder could not renew it.
+    mutating func restore(_ claim: SavedSession.Claim, of session: Identifier, now: Moment) {
+        let authority = WriteAuthority(claim, now: now)
+        guard stands(claim.volume, authority), let volume = volumes[claim.volume],
             volume.descriptor.accessMode == .shared || volume.writers.isEmpty
         else { return }
         changeClaim(of: claim.volume, session: session) { writer in
@@ -124,7 +151,7 @@ extension Directory {
     /// Notes by what authority a session writes from now on.
     mutating func renewClaim(of id: Identifier, session: Identifier, by authority: WriteAuthority) {
         changeClaim(of: id, session: session) { writer in
-            guard let expiry = writer?.authority.expiry, authority.expiry > expiry else { return }
+            guard let deadline = writer?.authority.deadline, authority.deadline > deadline else { return }
             writer?.authority = authority
         }
     }
@@ -145,37 +172,56 @@ extension Directory {
     mutating func endKeptClaims(_ selector: HandleSelector) {
         for session in sessions.sessions.values where !session.claims.isEmpty {
             for id in session.claims {
-                endKept(of: session.id, on: id) { selector.selects(volume: id, $0) }
+                endKept(of: session.id, on: id, why: "its authority to write was taken away") {
+                    selector.selects(volume: id, $0)
+                }
             }
         }
     }
 
-    /// Takes the claims of lost channels away whose capability has expired.
-    mutating func endExpiredClaims(of some: Set<Identifier>, now: UInt64) {
-        for id in some {
-            for volume in sessions.sessions[id]?.claims ?? [] {
-                endKept(of: id, on: volume) { $0.expiry <= now }
-            }
+    /// Takes the claims to a volume away that stand as a courtesy only: somebody else asks for it.
+    mutating func endCourtesies(on id: Identifier, besides session: Identifier? = nil, now: Moment) {
+        let others = volumes[id]?.writers.filter { $0.key != session && $0.value.isCourtesy(now) } ?? [:]
+        for other in others.keys {
+            endKept(
+                of: other, on: id, why: "its capability had ended, and somebody else asked for the volume"
+            ) { _ in true }
         }
+    }
+
+    /// Whether all that a session may write to is a courtesy.
+    func isCourtesy(_ session: SessionRegistry.Session, now: Moment) -> Bool {
+        session.claims.allSatisfy { volumes[$0]?.writers[session.id]?.isCourtesy(now) ?? true }
+    }
+
+    /// When the last capability ends, or has ended, that a session's claims came from, in nanoseconds.
+    func lastDeadline(_ session: SessionRegistry.Session) -> UInt64 {
+        session.claims.reduce(0) { max($0, volumes[$1]?.writers[session.id]?.authority.deadline ?? 0) }
     }
 
     /// Takes what lost channels have of a volume away where it has no authority any more. Somebody else may write from
     /// now on: writes without an answer that such a channel's client would repeat must not come after that, so the
     /// channel, or the session that has nothing else, is gone.
     private mutating func endKept(
-        of session: Identifier, on volume: Identifier, where hasEnded: (WriteAuthority) -> Bool
+        of session: Identifier, on volume: Identifier, why: String,
+        where hasEnded: (WriteAuthority) -> Bool
     ) {
         let ended = volumes[volume]?.writers[session]?.kept.filter { hasEnded($0.authority) } ?? []
         guard !ended.isEmpty else { return }
         changeClaim(of: volume, session: session) { $0?.kept.removeAll { hasEnded($0.authority) } }
+        let isGone = volumes[volume]?.writers[session] == nil
         for claim in ended {
             if let channel = claim.channel {
                 sessions.dropLost(of: session, channel: channel)
+                // One that has a connection goes with it.
+                if isGone, sessions.sessions[session]?.channels[channel]?.isConnected == true {
+                    sessions.leaveNothing(of: session, channel: channel)
+                }
             } else {
                 sessions[session]?.isRestored = false
             }
         }
-        if sessions.hasNothingLeft(session) { endSession(session, why: "its authority to write has ended") }
+        if sessions.hasNothingLeft(session) { endSession(session, why: why) }
     }
 
     /// Whether an authority is still one, whatever the time.
@@ -215,7 +261,7 @@ extension Directory {
         return volume.writers.map { session, writer in
             WriterInfo(
                 session: session, nodeName: nodeName(of: session), since: writer.since,
-                disconnectedSince: sessions.sessions[session]?.lostAt)
+                disconnectedSince: sessions.sessions[session]?.lostAt?.wall)
         }.sorted { ($0.since, $0.session) < ($1.since, $1.session) }
     }
 

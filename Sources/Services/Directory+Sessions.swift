@@ -17,9 +17,9 @@ extension Directory {
     /// Starts a session; where that is needed, the oldest one that has opened nothing makes room, or else the least missed
     /// one without a connection.
     mutating func startSession(
-        _ session: SessionRegistry.Session, by connection: SessionRegistry.Connection
+        _ session: SessionRegistry.Session, by connection: SessionRegistry.Connection, now: Moment
     ) -> Status {
-        if sessions.isFull, let oldest = sessions.takeNobodys() ?? sessions.leastMissed {
+        if sessions.isFull, let oldest = sessions.takeNobodys() ?? leastMissed(now: now) {
             for channel in sessions[oldest]?.channels.values.map({ $0 }) ?? [] {
                 if case .connected(let connection, _) = channel { effects.crowdedOut.append(connection) }
             }
@@ -53,12 +53,24 @@ extension Directory {
         return decision
     }
 
+    /// The session without a connection that has waited longest: one that may write nothing, or else one that may do so
+    /// only as a courtesy. With a session named, of the others of its node.
+    private func leastMissed(now: Moment, besides id: Identifier? = nil) -> Identifier? {
+        let node = id.flatMap { sessions.sessions[$0]?.node }
+        func isMeant(_ session: SessionRegistry.Session) -> Bool {
+            id == nil || session.node == node && session.id != id
+        }
+        return sessions.leastMissed { isMeant($0) && $0.claims.isEmpty }
+            ?? sessions.leastMissed { isMeant($0) && isCourtesy($0, now: now) }
+    }
+
     /// Notes that a session that had lost its connections has one again.
-    mutating func noteConnection(_ id: Identifier, lostAt: UInt64?) {
+    mutating func noteConnection(_ id: Identifier, lostAt: Moment?) {
         guard let lostAt else { return }
         effects.events.append(
             (
-                .sessionResumed, id, "\(owner(of: id)), without a connection since \(Timestamp.text(lostAt))",
+                .sessionResumed, id,
+                "\(owner(of: id)), without a connection since \(Timestamp.text(lostAt.wall))",
                 caller(sessions.sessions[id])
             ))
     }
@@ -66,8 +78,8 @@ extension Directory {
     /// Keeps a channel whose connection is gone with what a repeat of its requests is answered, for the next one.
     ///
     /// - Returns: whether the session is gone with the channel instead.
-    mutating func keepChannel(_ id: Identifier, channel: UInt16, _ kept: KeptSlots, now: UInt64) -> Bool {
-        if !sessions.mayKeep(id), let oldest = sessions.leastMissed(besides: id) {
+    mutating func keepChannel(_ id: Identifier, channel: UInt16, _ kept: KeptSlots, now: Moment) -> Bool {
+        if !sessions.mayKeep(id), let oldest = leastMissed(now: now, besides: id) {
             endSession(oldest, why: "the server keeps the most lost channels of its node")
         }
         let before = sessions.sessions[id]
@@ -83,7 +95,7 @@ extension Directory {
     }
 
     /// Takes a channel out of its session for good; true when that ended the session.
-    mutating func leaveSession(_ id: Identifier, channel: UInt16, isClosed: Bool, now: UInt64) -> Bool {
+    mutating func leaveSession(_ id: Identifier, channel: UInt16, isClosed: Bool, now: Moment) -> Bool {
         let before = sessions.sessions[id]
         let departure = sessions.leave(id, channel: channel, isClosed: isClosed, now: now)
         return channelIsGone(before, channel: channel, departure)
@@ -134,14 +146,14 @@ extension Directory {
         }
     }
 
-    /// Ends sessions that have had no connection for too long, and claims whose capability has expired; true while
-    /// there are any to look after.
-    mutating func sweepSessions(lingerSeconds: UInt64, now: UInt64) -> Bool {
-        endExpiredClaims(
-            of: Set(sessions.sessions.values.lazy.filter { !$0.claims.isEmpty }.map(\.id)), now: now)
+    /// Ends sessions that have had no connection for too long; true while there are any to look after. One that may write
+    /// is waited for much longer, and gives way to whoever asks for its volume.
+    mutating func sweepSessions(lingerSeconds: UInt64, now: Moment) -> Bool {
         let late = sessions.sessions.values.filter { session in
-            guard let lostAt = session.lostAt, session.claims.isEmpty else { return false }
-            return now >= lostAt + lingerSeconds
+            guard let lostAt = session.lostAt else { return false }
+            if session.claims.isEmpty { return now.life >= lostAt.life.adding(seconds: lingerSeconds) }
+            let end = max(lostAt.life, lastDeadline(session))
+            return isCourtesy(session, now: now) && now.life >= end.adding(seconds: Limits.courtesySeconds)
         }
         for session in late { endSession(session.id, why: "it had no connection for too long") }
         return sessions.keptChannels > 0 || sessions.sessions.values.contains { $0.lostAt != nil }

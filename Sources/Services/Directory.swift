@@ -58,6 +58,8 @@ struct Admission {
     let nodeName: String
     /// Whether the handle counts among the volume's writers until `releaseWriter`.
     let holdsClaim: Bool
+    /// What the capability is worth, and until when.
+    let authority: WriteAuthority
     /// Whether the claim has to be saved before the client may know of it.
     let needsSaving: Bool
     /// The volume's, with this handle.
@@ -100,7 +102,7 @@ extension Directory {
 
     /// Decides on an OPEN (wanted rights empty: all there are) and takes the writer's place where that is needed.
     mutating func admit(
-        _ capability: EffectiveCapability, wanted: Rights, session: Identifier, takesOver: Bool, now: UInt64
+        _ capability: EffectiveCapability, wanted: Rights, session: Identifier, takesOver: Bool, now: Moment
     ) -> Result<Admission, Refusal> {
         if let refusal = standing(capability) { return .failure(refusal) }
         guard let volume = volumes[capability.resource] else {
@@ -131,11 +133,10 @@ extension Directory {
                 ))
         }
         let holdsClaim = !rights.isDisjoint(with: .mutating)
+        let authority = WriteAuthority(capability, now: now)
         if holdsClaim,
             let refusal = claimWriter(
-                of: capability.resource, session: session, by: WriteAuthority(capability),
-                takesOver: takesOver,
-                now: now)
+                of: capability.resource, session: session, by: authority, takesOver: takesOver, now: now)
         {
             return .failure(refusal)
         }
@@ -143,7 +144,7 @@ extension Directory {
             Admission(
                 capability: capability, rights: rights, volume: volume.descriptor, index: volume.index,
                 geometry: volume.geometry, pool: pool,
-                nodeName: nodes[capability.subject]?.name ?? "", holdsClaim: holdsClaim,
+                nodeName: nodes[capability.subject]?.name ?? "", holdsClaim: holdsClaim, authority: authority,
                 needsSaving: holdsClaim && needsSaving(session, on: capability.resource),
                 writerGeneration: volumes[capability.resource]?.writer.generation ?? 0))
     }

@@ -21,7 +21,11 @@ extension IOServices {
 
     /// Takes no new session from now on and tells every channel; nil takes new sessions again.
     func set(_ drain: Drain?) async {
-        state.withLock { $0.drain = drain }
+        let now = self.now
+        state.withLock { state in
+            state.drain = drain
+            state.drainEnd = drain.map { now.deadline(expiry: $0.deadline) } ?? 0
+        }
         guard let drain else { return configuration.logger.notice("the server is not drained any more") }
         configuration.logger.notice(
             "the server is being drained",
@@ -41,11 +45,11 @@ extension ServiceShard {
         guard !drain.target.isEmpty, let target else { return }
         if let drainTimer { reactor.cancelTimer(drainTimer) }
         drainTimer = reactor.setTimer(
-            after: seconds(until: drain) &* 1_000_000_000, target: target, token: Self.drainToken)
+            after: secondsUntilDrained &* 1_000_000_000, target: target, token: Self.drainToken)
     }
 
     func tell(_ channel: ServiceChannel, of drain: Drain) {
-        channel.announceDraining(seconds: seconds(until: drain), target: drain.target)
+        channel.announceDraining(seconds: secondsUntilDrained, target: drain.target)
     }
 
     /// Tells a channel that its connection ends now, and where a server that is drained sends it.
@@ -53,9 +57,11 @@ extension ServiceShard {
         channel.announceDraining(seconds: 0, target: services.drain?.target ?? "")
     }
 
-    private func seconds(until drain: Drain) -> UInt64 {
-        let now = services.configuration.wallClock.now()
-        return drain.deadline > now ? min(drain.deadline - now, Limits.drainSecondsMax) : 0
+    /// By the clock for lives, from when the drain began.
+    private var secondsUntilDrained: UInt64 {
+        let now = services.configuration.lifeClock.now()
+        let end = services.state.withLock { $0.drainEnd }
+        return end > now ? min((end - now) / 1_000_000_000, Limits.drainSecondsMax) : 0
     }
 
     /// Closes the connections that are left, unless the drain was called off.

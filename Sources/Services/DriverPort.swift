@@ -1,6 +1,26 @@
 import Core
 import DriverKit
 import Reactor
+import Wire
+
+/// Why a pool's requests wait for its driver.
+enum DriverAbsence: Sendable, Hashable {
+    /// They do not.
+    case none
+    /// Its host was lost, and another one is being started.
+    case recovering
+    /// Too many were lost, and an administrator is to start another.
+    case quarantined(String)
+
+    /// What clients hear of it.
+    func event(handle: UInt32) -> ChannelEvent {
+        switch self {
+        case .none: .driverRecovering(handle: handle, isRecovering: false)
+        case .recovering: .driverRecovering(handle: handle, isRecovering: true)
+        case .quarantined(let reason): .driverQuarantined(handle: handle, reason: reason)
+        }
+    }
+}
 
 /// One shard's way to one pool: the arena, the rings and the driver's queue on this reactor.
 ///
@@ -27,8 +47,8 @@ final class DriverPort: BatchTarget {
     /// Let go of by `ServiceShard.stop`, which drops its ports.
     private let shard: ServiceShard
     private let reactor: Reactor
-    /// Whether the driver is being replaced: requests wait.
-    var isRecovering = false
+    /// Why requests wait for the driver, if they do.
+    var absence = DriverAbsence.none
     private var isScheduled = false
     private var hasSubmissions = false
 
@@ -228,6 +248,8 @@ final class DriverPort: BatchTarget {
     /// Makes durable whatever was written to a volume, for the server itself; `done` runs here when that is so.
     func flush(volume: UInt32, done: @escaping (Status) -> Void) {
         guard let queue else { return done(.driverFailed) }
+        // Whoever asks waits for an answer, and not for an administrator.
+        if case .quarantined = absence { return done(.quarantined) }
         flushesBegun += 1
         let tag = UInt64(ServiceShard.ownChannel) << 40 | flushesBegun
         guard submissions.push(DriverRequest(opcode: .flush, volume: volume, tag: tag)) else {

@@ -22,8 +22,12 @@ struct Handle {
     var blockSize: UInt32 = 1
     /// The most bytes of one READ or WRITE.
     var maximumTransfer: UInt32 = 0
-    /// Unix seconds at which the capability ends.
+    /// Unix seconds at which the capability ends, for people and clients.
     var expiry: UInt64 = 0
+    /// When it ends here, in nanoseconds of the monotonic clock.
+    var deadline: UInt64 = 0
+    /// When the client is told that the end is near, likewise.
+    var noticeDue: UInt64 = 0
     /// Ceilings that the limiter enforces.
     var limits = IOLimits.none
     /// Whether the client has been told that the end is near.
@@ -49,8 +53,20 @@ struct Handle {
     var held: UInt32 = 0
     /// Requests that the driver has, of copies also those that only read here.
     var running: UInt32 = 0
+    /// What it has of its session's claim to be the volume's writer.
+    var claim = Claim.none
+
+    /// What a handle has of a claim.
+    enum Claim {
+        case none
+        /// It counts among the writers.
+        case held
+        /// Its capability has ended: the claim stands until somebody else asks, and the handle does not count.
+        case lapsed
+    }
+
     /// Whether this handle counts in its session's claim to be the volume's writer.
-    var holdsClaim = false
+    var holdsClaim: Bool { claim == .held }
 }
 
 extension Handle {
@@ -69,13 +85,13 @@ extension Handle {
     ///   - needed: the rights that the opcode declares.
     ///   - covers: whether the operation covers `count` bytes at `offset` (FLUSH does not).
     ///   - moves: whether those bytes travel as payload.
-    ///   - now: unix seconds.
+    ///   - now: nanoseconds of the clock that `deadline` is of.
     @inline(__always)
     func check(
         needed: Rights, offset: UInt64, count: UInt32, covers: Bool, moves: Bool, now: UInt64
     ) -> Status {
         guard denial == .ok else { return denial }
-        guard now < expiry else { return .expired }
+        guard now < deadline else { return .expired }
         guard rights.isSuperset(of: needed) else { return .denied }
         guard covers else { return .ok }
         guard count > 0 else { return .badLength }

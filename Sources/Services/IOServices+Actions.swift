@@ -43,6 +43,7 @@ extension IOServices {
         case .restoreSessions(let saved, let writers): restore(saved, writers: writers)
         case .listSessions: return .sessions(await sessions())
         case .disconnectSession(let id, let reason): try await disconnect(id, reason: reason)
+        case .endSession(let id, let reason): try await endSession(id, reason: reason)
         case .drain(let drain): await set(drain)
         case .statistics: return .statistics(await statistics())
         }
@@ -78,10 +79,11 @@ extension IOServices {
 
     private func revoke(_ ends: [(id: Identifier, expiry: UInt64)], reason: String) async throws(ServiceError)
     {
-        let now = configuration.wallClock.now()
+        let now = self.now
         let isHeld = state.withLock { state in
-            ends.reduce(true) { all, end in
-                state.directory.revocations.insert(end.id, expiry: end.expiry, reason: reason, now: now)
+            let past = state.cautiousClock.now(wall: now.wall, monotonic: now.life)
+            return ends.reduce(true) { all, end in
+                state.directory.revocations.insert(end.id, expiry: end.expiry, reason: reason, now: past)
                     && all
             }
         }
@@ -104,12 +106,26 @@ extension IOServices {
     }
 
     private func disconnect(_ id: Identifier, reason: String) async throws(ServiceError) {
-        guard withDirectory({ $0.endSession(id, why: reason) }) else {
+        guard state.withLock({ $0.directory.sessions.sessions[id] != nil }) else {
             throw ServiceError(.notFound, "there is no session \(id)")
         }
         configuration.logger.notice(
             "session disconnected", metadata: ["session": "\(id)", "reason": "\(reason)"])
-        await onEveryShard { shard, done in shard.disconnect(id, reason: reason, done: done) }
+        configuration.events.append(
+            .sessionDisconnected, subject: "session/\(id)", message: "\(reason); its client may go on with it")
+        await onEveryShard { shard, done in
+            shard.disconnect(id, reason: reason)
+            done()
+        }
+    }
+
+    private func endSession(_ id: Identifier, reason: String) async throws(ServiceError) {
+        guard withDirectory({ $0.endSession(id, why: reason) }) else {
+            throw ServiceError(.notFound, "there is no session \(id)")
+        }
+        configuration.logger.notice(
+            "session ended", metadata: ["session": "\(id)", "reason": "\(reason)"])
+        await onEveryShard { shard, done in shard.endSession(id, reason: reason, done: done) }
         // Or the next start of the server would bring it back.
         guard await isSaved() else {
             throw ServiceError(
@@ -183,7 +199,7 @@ extension IOServices {
                     nodeName: session.node.flatMap { directory.nodes[$0]?.name },
                     thumbprint: session.thumbprint, clientName: session.clientName,
                     peerAddress: session.peerAddress, since: session.since,
-                    disconnectedSince: session.lostAt)
+                    disconnectedSince: session.lostAt?.wall)
                 info.claims = directory.claims(of: session)
                 for part in parts.compactMap({ $0[session.id] }) {
                     info.add(part) { directory.volumes[$0]?.descriptor.name ?? "" }

@@ -26,7 +26,7 @@ extension IOServices {
         try await onDriver(of: pool) { driver throws(DriverError) in
             switch driver {
             case let driver as any SupervisedDriver: try driver.configure(settings: settings)
-            case let driver as any PoolDriver: try driver.configure(settings: settings)
+            case let driver as any PoolDriver: try driver.configure(settings: try PoolSettings(settings).ofDriver)
             default:
                 throw DriverError(
                     .notSupported, "the settings of this driver cannot be changed while the pool runs")
@@ -40,10 +40,14 @@ extension IOServices {
         guard let driver = pool.driver as? any SupervisedDriver else { return }
         driver.observe { [weak self] event in
             let links = self?.state.withLock { $0.shards } ?? []
-            for link in links {
-                _ = link.remote.post {
-                    link.shard.value.driverChanged(pool.number, isRecovering: event.state == .recovering)
+            let absence: DriverAbsence =
+                switch event.state {
+                case .recovering: .recovering
+                case .quarantined where !driver.failsInQuarantine: .quarantined(event.message)
+                case .starting, .running, .upgrading, .quarantined, .stopped: .none
                 }
+            for link in links {
+                _ = link.remote.post { link.shard.value.driverChanged(pool.number, absence) }
             }
         }
     }

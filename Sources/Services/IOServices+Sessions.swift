@@ -83,14 +83,15 @@ extension IOServices {
             let place = drain.target.isEmpty ? "try again later" : "go to \(drain.target)"
             return .refused(Refusal(.draining, "the server is being drained: \(place)"))
         }
+        let now = self.now
         let id = Identifier.random(using: configuration.random)
         let secret = configuration.random.bytes(Hello.secretByteCount)
         var session = SessionRegistry.Session(
             id: id, secret: SecretBytes(secret), thumbprint: channel.thumbprint,
             clientName: hello.clientName, peerAddress: channel.peerAddress,
-            since: configuration.wallClock.now(), instance: hello.instance)
+            since: now.wall, instance: hello.instance)
         session.isResumable = hello.features.contains(.resume)
-        let status = withDirectory { [session] in $0.startSession(session, by: connection) }
+        let status = withDirectory { [session] in $0.startSession(session, by: connection, now: now) }
         guard status == .ok else {
             return .refused(Refusal(status, "the server has its most sessions"))
         }
@@ -136,7 +137,7 @@ extension IOServices {
 
     /// Keeps a lost channel for its client's next connection; true when the session is gone with it instead.
     func keep(_ session: Identifier, channel: UInt16, _ kept: KeptSlots) -> Bool {
-        let now = configuration.wallClock.now()
+        let now = self.now
         return withDirectory { $0.keepChannel(session, channel: channel, kept, now: now) }
     }
 
@@ -147,7 +148,7 @@ extension IOServices {
 
     /// Takes a channel out of its session; true when that ended the session.
     func leave(_ session: Identifier, channel: UInt16, isClosed: Bool) -> Bool {
-        let now = configuration.wallClock.now()
+        let now = self.now
         return withDirectory {
             $0.leaveSession(session, channel: channel, isClosed: isClosed, now: now)
         }
@@ -155,7 +156,7 @@ extension IOServices {
 
     /// Ends sessions that have been without a connection for too long; true while there are any without one.
     func sweepSessions() -> Bool {
-        let now = configuration.wallClock.now()
+        let now = self.now
         let linger = UInt64(configuration.lingerSeconds)
         return withDirectory { $0.sweepSessions(lingerSeconds: linger, now: now) }
     }
@@ -163,7 +164,7 @@ extension IOServices {
     /// Takes in sessions of before a restart of the server, without a connection; earlier claims give way to later
     /// ones on the same volume.
     func restore(_ saved: [SavedSession], writers: [Identifier: VolumeWriter]) {
-        let now = configuration.wallClock.now()
+        let now = self.now
         let restored = withDirectory { directory in
             for (id, writer) in writers { directory.volumes[id]?.writer = writer }
             let inOrder = saved.sorted {
@@ -182,9 +183,8 @@ extension IOServices {
 
     func admit(
         _ capability: EffectiveCapability, wanted: Rights, session: Identifier, channel: UInt16,
-        takesOver: Bool
+        takesOver: Bool, now: Moment
     ) -> Result<Admission, Refusal> {
-        let now = configuration.wallClock.now()
         return withDirectory { directory in
             if directory.sessions.sessions[session]?.spoiled.contains(channel) == true {
                 return .failure(
@@ -197,9 +197,9 @@ extension IOServices {
         }
     }
 
-    /// Notes that a channel that was resumed has opened a volume again.
+    /// Notes that a channel has a handle that may write to a volume, be it the one that it had before it was lost.
     func opened(_ volume: Identifier, session: Identifier, channel: UInt16) {
-        state.withLock { _ = $0.directory.sessions[session]?.unopened[channel]?.remove(volume) }
+        withDirectory { $0.claimIsHeld(on: volume, session: session, channel: channel) }
     }
 
     func standing(_ capability: EffectiveCapability) -> Refusal? {
@@ -215,9 +215,9 @@ extension IOServices {
 
     /// Has a session write by another capability; `claims` if the handle does not count among the writers yet.
     func renewClaim(
-        of volume: Identifier, session: Identifier, by authority: WriteAuthority, claims: Bool
+        of volume: Identifier, session: Identifier, channel: UInt16, by authority: WriteAuthority, claims: Bool
     ) -> Result<Renewal, Refusal> {
-        let now = configuration.wallClock.now()
+        let now = self.now
         return withDirectory { directory in
             if claims,
                 let refusal = directory.claimWriter(of: volume, session: session, by: authority, now: now)
@@ -225,6 +225,7 @@ extension IOServices {
                 return .failure(refusal)
             }
             directory.renewClaim(of: volume, session: session, by: authority)
+            if claims { directory.claimIsHeld(on: volume, session: session, channel: channel) }
             return .success(
                 Renewal(
                     writerGeneration: directory.volumes[volume]?.writer.generation ?? 0,
@@ -258,6 +259,10 @@ extension IOServices {
 
     func endClaim(of volume: Identifier, session: Identifier, channel: UInt16, _ end: ClaimEnd) {
         withDirectory { $0.endClaim(of: volume, session: session, channel: channel, end) }
+    }
+
+    func endLapsed(of volume: Identifier, session: Identifier, channel: UInt16, isLost: Bool) {
+        withDirectory { $0.endLapsed(of: volume, session: session, channel: channel, isLost: isLost) }
     }
 
     /// Returns when all changes of sessions until now outlive the server; false when they cannot.

@@ -181,6 +181,9 @@ extension IOServices {
     }
 
     func update(_ descriptor: VolumeDescriptor) async throws(ServiceError) {
+        let known = state.withLock { $0.directory.volumes[descriptor.id]?.descriptor.accessMode }
+        let now = self.now
+        if known != descriptor.accessMode { withDirectory { $0.endCourtesies(on: descriptor.id, now: now) } }
         let (epochBefore, limitsBefore) = try locked { state throws(ServiceError) in
             let limits = state.directory.volumes[descriptor.id]?.descriptor.limits
             return (try state.directory.update(descriptor), limits)
@@ -310,7 +313,9 @@ extension Directory {
         let isFenced = descriptor.epoch > known.descriptor.epoch
         guard isFenced || known.writers.count <= writersAllowed else {
             throw ServiceError(
-                .busy, "\(known.writers.count) sessions write to the volume: disconnect them first")
+                .busy,
+                "\(known.writers.count) sessions write to the volume: detach it there, or end them with "
+                    + "'sluice session disconnect --end'")
         }
         volumes[descriptor.id]?.descriptor.name = descriptor.name
         volumes[descriptor.id]?.descriptor.accessMode = descriptor.accessMode

@@ -23,6 +23,8 @@ public final class IOServices: Sendable {
         public var driverFactory: @Sendable (PoolDescriptor) throws(DriverError) -> any Driver
         /// The time that capabilities are held against.
         public var wallClock: any WallClock
+        /// The time that lives are measured by once they have begun. It counts while the machine is suspended.
+        public var lifeClock: any MonotonicClock = LifeClock()
         /// Where session ids and secrets come from.
         public var random: any RandomSource
         /// Where who, what, when and why are written.
@@ -81,6 +83,8 @@ public final class IOServices: Sendable {
         /// By volume, the oldest first.
         var markers: [Identifier: [Marker]] = [:]
         var verifier: CapabilityVerifier
+        /// What is forgotten of revocations.
+        var cautiousClock = CautiousClock()
         var shards: [ShardLink] = []
         var poolCount: UInt8 = 0
         /// Numbers of pools that did not start.
@@ -91,6 +95,8 @@ public final class IOServices: Sendable {
         var drain: Drain?
         /// Names of pools whose driver is being ended.
         var poolsEnding: Set<String> = []
+        /// Its end, in nanoseconds of the clock for lives.
+        var drainEnd: UInt64 = 0
         /// Set when the server ends: no driver is started any more.
         var isStopped = false
     }

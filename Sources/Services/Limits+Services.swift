@@ -7,6 +7,9 @@ extension Limits {
     public static let keptChannelsMax = 16384
     /// How long a session that may write nothing outlives its last connection, in seconds.
     public static let lingerSeconds: UInt32 = 300
+    /// How long a session that may write outlives its last connection at most after its capability has ended, in
+    /// seconds: 30 days. Whoever else asks for its volume gets it at once.
+    public static let courtesySeconds: UInt64 = 30 * 86_400
     /// How often sessions without a connection are looked at, in nanoseconds.
     public static let sessionSweepNanoseconds: UInt64 = 1_000_000_000
     /// The most volumes that can be published.
@@ -52,7 +55,7 @@ extension Limits {
     public static let rateBurstNanoseconds: UInt64 = 100_000_000
     /// The longest burst that a volume may be given, in milliseconds of its rate.
     public static let rateBurstMillisecondsMax: UInt64 = 60_000
-    /// How long before a capability's expiry the holder is told, in seconds.
+    /// How long before a capability's expiry the holder is told, in seconds; no more than a quarter of its life.
     public static let expiryNoticeSeconds: UInt64 = 60
     /// The most channels that a reactor names when it is asked what it waits for.
     static let unfinishedLinesMax = 8
@@ -71,6 +74,10 @@ extension Limits {
     public static let waitingFramesPause = 32
     /// How often expiring capabilities are looked for while handles are open, in nanoseconds.
     public static let expirySweepNanoseconds: UInt64 = 1_000_000_000
+    /// The most volumes of one reactor whose failed requests are told of.
+    static let failureSeriesMax = 4096
+    /// Between two events about failed requests of one volume, in nanoseconds.
+    static let failurePauseNanoseconds: UInt64 = 60_000_000_000
     /// The most events of one kind that are kept, of those that no client causes.
     public static let eventsKeptMax = 1000
     /// The most events of one kind that one client causes: a node, or an address that is no node's.

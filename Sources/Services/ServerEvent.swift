@@ -56,10 +56,14 @@ public struct ServerEvent: Sendable, Hashable {
         case adminRenewed = "admin.renewed"
         /// An administrator's certificates no longer count.
         case adminRevoked = "admin.revoked"
+        /// A volume's device has failed requests.
+        case volumeErrors = "volume.errors"
         /// A client began a session on the data channel.
         case sessionStarted = "session.started"
         /// A session has lost its last connection, and is kept for a while.
         case sessionLost = "session.lost"
+        /// Somebody has ended the connections of a session, whose client may go on with it.
+        case sessionDisconnected = "session.disconnected"
         /// A session that was lost has a connection again.
         case sessionResumed = "session.resumed"
         /// A session is gone.

@@ -105,7 +105,7 @@ public struct VolumeDescriptor: Sendable, Hashable {
 /// Everything that the control plane can ask of the services: their whole interface.
 ///
 /// Actions that take authority away (`revokeCapability`, `removeNode`, `setNode` and `updateVolume` with a new
-/// epoch, `fenceVolume`, `disconnectSession`, `deleteVolume`) return when they are in force on every reactor: every
+/// epoch, `fenceVolume`, `endSession`, `deleteVolume`) return when they are in force on every reactor: every
 /// further request is refused, and the requests that were in flight have ended or will never run. A driver in a
 /// process of its own delays that by five seconds at most, as long as the kernel can end the process.
 public enum ServiceAction: Sendable {
@@ -171,8 +171,10 @@ public enum ServiceAction: Sendable {
     case restoreSessions([SavedSession], writers: [Identifier: VolumeWriter])
     /// → `sessions`
     case listSessions
-    /// Closes a session's channels.
+    /// Ends the connections of a session, whose client may go on with it.
     case disconnectSession(Identifier, reason: String)
+    /// Ends a session for good: what it has under way has ended or never runs, and nothing is kept of it.
+    case endSession(Identifier, reason: String)
     /// Takes no new session, tells all that are there, and with somewhere else to go sends them there in the end; nil
     /// calls it off.
     case drain(Drain?)
@@ -310,6 +312,8 @@ public struct Statistics: Sendable, Hashable {
     public internal(set) var bytesRead: UInt64 = 0
     /// Payload bytes written.
     public internal(set) var bytesWritten: UInt64 = 0
+    /// By pool: requests that wait because its driver is away.
+    public internal(set) var waitingForDriver: [String: UInt64] = [:]
     /// Requests that waited for a limit.
     public internal(set) var delayed: UInt64 = 0
     /// Channels whose next request finds no room in the buffers of a pool, or in its node's part of them.
@@ -338,6 +342,7 @@ public struct Statistics: Sendable, Hashable {
         delayed += other.delayed
         waitingForRoom += other.waitingForRoom
         bufferBytes.merge(other.bufferBytes, uniquingKeysWith: +)
+        waitingForDriver.merge(other.waitingForDriver, uniquingKeysWith: +)
         refusals.merge(other.refusals, uniquingKeysWith: +)
     }
 }

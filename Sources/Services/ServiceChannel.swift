@@ -13,6 +13,8 @@ public protocol ChannelOwner: AnyObject {
     func channelMustClose(_ reason: String)
     /// The client goes on with the channel on another connection: give this one up now, nothing more of it counts.
     func channelWasSuperseded()
+    /// Somebody has ended the connection, and its client may go on with the channel: give it up now.
+    func channelIsDisconnected(_ reason: String)
     /// Somebody waits for the end of the connection if its client's machine is gone: find that out soon.
     func channelIsDoubted()
     /// The authority of the request in `slot` has ended: nothing more of what is arriving of it is stored.

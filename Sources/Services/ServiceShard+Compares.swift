@@ -95,7 +95,7 @@ extension ServiceShard {
         channel.handles[request.handle].running += 1
         channel.slots[slot].state = .running
         channel.slots[slot].step = .compareRead
-        guard wallNow < channel.handles[request.handle].expiry else {
+        guard lifeNow < channel.handles[request.handle].deadline else {
             return endCompare(channel, slot, .expired)
         }
         submitStep(channel, slot, .read, buffer: RequestRoom.found(request.count))

@@ -63,13 +63,14 @@ extension ServiceShard {
         let admission: Admission
         do throws(Refusal) {
             let request = try parsed { () throws(WireError) in try OpenRequest(bytes: body) }
-            let capability = try verified(request.capability, holder: channel.thumbprint)
+            let now = services.now
+            let capability = try verified(request.capability, holder: channel.thumbprint, now: now)
             guard capability.kind == request.kind else {
                 throw Refusal(.denied, "the capability is for a \(capability.kind.name)")
             }
             admission = try services.admit(
                 capability, wanted: request.rights, session: session, channel: channel.sessionChannel,
-                takesOver: request.takesOver
+                takesOver: request.takesOver, now: now
             ).get()
         } catch {
             if error.status == .writerConflict {
@@ -145,9 +146,9 @@ extension ServiceShard {
         handle.volumeIndex = admission.index
         handle.volume = admission.volume.id
         handle.accessMode = admission.volume.accessMode
-        handle.holdsClaim = admission.holdsClaim
+        handle.claim = admission.holdsClaim ? .held : .none
         handle.writerGeneration = admission.writerGeneration
-        handle.take(admission.capability)
+        handle.take(admission.capability, deadline: admission.authority.deadline, now: lifeNow)
         guard let (id, position) = channel.handles.insert(handle) else {
             giveUp(channel, admission)
             let most = Limits.handlesPerChannelMax
@@ -158,7 +159,7 @@ extension ServiceShard {
         sight.opened(
             channel, position, admission.volume.id, name: "\(admission.volume.name)", port.number,
             admission.index)
-        if channel.isResumed, admission.holdsClaim, let session = channel.session {
+        if admission.holdsClaim, let session = channel.session {
             services.opened(admission.volume.id, session: session, channel: channel.sessionChannel)
         }
         limit(channel, position, by: admission.capability)
@@ -174,7 +175,7 @@ extension ServiceShard {
             ])
         let state = channel.handles[position].state
         answerControl(channel, header, .ok, value: UInt64(id), payload: state.bytes)
-        if port.isRecovering { channel.push(.driverRecovering(handle: id, isRecovering: true)) }
+        if port.absence != .none { channel.push(port.absence.event(handle: id)) }
     }
 
     // MARK: On a handle
@@ -184,7 +185,7 @@ extension ServiceShard {
             return answerControl(channel, header, .badHandle)
         }
         let handle = channel.handles[position]
-        let status = handle.denial == .ok && wallNow >= handle.expiry ? .expired : handle.denial
+        let status = handle.denial == .ok && lifeNow >= handle.deadline ? .expired : handle.denial
         answerControl(channel, header, status, payload: status == .ok ? handle.state.bytes : [])
     }
 
@@ -198,7 +199,9 @@ extension ServiceShard {
         }
         do throws(Refusal) {
             let request = try parsed { () throws(WireError) in try RenewRequest(bytes: body) }
-            let capability = try verified(request.capability, holder: channel.thumbprint)
+            let now = services.now
+            let capability = try verified(request.capability, holder: channel.thumbprint, now: now)
+            let authority = WriteAuthority(capability, now: now)
             guard capability.resource == handle.volume, capability.kind == .volume else {
                 throw Refusal(.denied, "the capability is for another resource")
             }
@@ -208,10 +211,10 @@ extension ServiceShard {
             if let refusal = services.standing(capability) { throw refusal }
             if !handle.rights.isDisjoint(with: .mutating) {
                 let renewal = try services.renewClaim(
-                    of: handle.volume, session: session, by: WriteAuthority(capability),
+                    of: handle.volume, session: session, channel: channel.sessionChannel, by: authority,
                     claims: !handle.holdsClaim
                 ).get()
-                channel.handles[position].holdsClaim = true
+                channel.handles[position].claim = .held
                 if renewal.needsSaving {
                     return renewWhenSaved(channel, header, body, session, handle.volume, renewal)
                 }
@@ -220,7 +223,7 @@ extension ServiceShard {
                 channel.handles[position].writerGeneration = services.writerGeneration(of: handle.volume)
             }
             channel.handles[position].denial = .ok
-            channel.handles[position].take(capability)
+            channel.handles[position].take(capability, deadline: authority.deadline, now: now.life)
             limit(channel, position, by: capability)
         } catch {
             return refuse("renew refused", channel, header, error)
@@ -279,19 +282,27 @@ extension ServiceShard {
     }
 
     /// The authority that a capability gives to `holder` now.
-    private func verified(_ bytes: [UInt8], holder: Digest32) throws(Refusal) -> EffectiveCapability {
-        let now = services.configuration.wallClock.now()
+    private func verified(
+        _ bytes: [UInt8], holder: Digest32, now: Moment
+    ) throws(Refusal) -> EffectiveCapability {
         do throws(CapabilityError) {
             let capability = try Capability(bytes: bytes)
-            return try services.verifier.verify(
-                capability, now: now, clockSkewSeconds: Limits.clockSkewSeconds, holder: holder)
+            let effective = try services.verifier.verify(
+                capability, now: now.wall, clockSkewSeconds: Limits.clockSkewSeconds, holder: holder)
+            // The skew is for capabilities that begin; one that has ended here has ended.
+            guard now.wall < effective.expiry else { throw .expired(at: effective.expiry) }
+            return effective
         } catch { throw Refusal(error.status, error.description) }
     }
 }
 
 extension Handle {
-    /// Takes over what a capability says of time, place and rate.
-    mutating func take(_ effective: EffectiveCapability) {
+    /// Takes over what a capability says of time, place and rate; `deadline` and `now` in nanoseconds of the clock for
+    /// lives. A quarter of a short life is notice enough, so that who renews then does not do so all the time.
+    mutating func take(_ effective: EffectiveCapability, deadline: UInt64, now: UInt64) {
+        self.deadline = deadline
+        let life = deadline - min(now, deadline)
+        noticeDue = deadline - min(Limits.expiryNoticeSeconds * 1_000_000_000, life / 4)
         capability = effective.id
         subject = effective.subject
         resourceEpoch = effective.resourceEpoch

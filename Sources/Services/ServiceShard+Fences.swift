@@ -112,7 +112,7 @@ extension ServiceShard {
         }
     }
 
-    /// Ends what drivers have of a session that an administrator disconnects.
+    /// Ends what drivers have of a session that an administrator ends.
     func withdrawAll(_ channel: ServiceChannel) {
         var running: [UInt8: Set<UInt64>] = [:]
         collectRunning(channel, nil, into: &running)
@@ -197,23 +197,38 @@ extension ServiceShard {
     /// Gives up the writer's place that the handle counts for.
     func releaseClaim(_ channel: ServiceChannel, _ position: UInt8) {
         guard let session = channel.session else { return }
-        guard channel.handles[position].holdsClaim else {
+        let handle = channel.handles[position]
+        let number = channel.sessionChannel
+        switch handle.claim {
+        case .held:
+            let authority = WriteAuthority(handle)
+            let lapses = handle.denial == .expired && !handle.isClosing
+            let end: ClaimEnd = channel.isLost ? .lost(authority) : lapses ? .lapsed(authority) : .closed
+            channel.handles[position].claim = lapses && !channel.isLost ? .lapsed : .none
+            services.endClaim(of: handle.volume, session: session, channel: number, end)
+        case .lapsed:
+            guard channel.isLost || handle.isClosing else { return }
+            channel.handles[position].claim = .none
+            services.endLapsed(
+                of: handle.volume, session: session, channel: number, isLost: channel.isLost)
+        case .none:
             // It could write once and cannot any more: others may write, and what its client would repeat comes too late.
-            let handle = channel.handles[position]
-            if channel.isLost, handle.accessMode == .singleWriter, !handle.rights.isDisjoint(with: .mutating)
-            {
-                services.leaveNothing(of: session, channel: channel.sessionChannel)
-            }
-            return
+            guard channel.isLost, handle.accessMode == .singleWriter,
+                !handle.rights.isDisjoint(with: .mutating)
+            else { return }
+            services.leaveNothing(of: session, channel: number)
         }
-        channel.handles[position].holdsClaim = false
-        let end: ClaimEnd = channel.isLost ? .lost(WriteAuthority(channel.handles[position])) : .closed
-        services.endClaim(
-            of: channel.handles[position].volume, session: session, channel: channel.sessionChannel, end)
     }
 
-    /// Closes the channels of a session; `done` runs when nothing of them is in flight any more.
-    func disconnect(_ session: Identifier, reason: String, done: @escaping () -> Void) {
+    /// Ends the connections of a session; its channels wait for their client.
+    func disconnect(_ session: Identifier, reason: String) {
+        for case let channel? in channels.all where channel.session == session && !channel.isDetached {
+            if let owner = channel.owner { owner.channelIsDisconnected(reason) } else { detach(channel) }
+        }
+    }
+
+    /// Closes the channels of a session for good; `done` runs when nothing of them is in flight any more.
+    func endSession(_ session: Identifier, reason: String, done: @escaping () -> Void) {
         let members = channels.all.compactMap { $0?.session == session ? $0 : nil }
         guard !members.isEmpty else { return done() }
         var left = members.count
@@ -258,24 +273,24 @@ extension ServiceShard {
             after: Limits.expirySweepNanoseconds, target: target, token: Self.sweepToken)
     }
 
-    /// Announces capabilities that end soon, and frees the writer's place of those that have ended.
+    /// Announces capabilities that end soon, and those that have ended unannounced; the claims of these may be taken by
+    /// whoever asks.
     func sweepExpiry() {
         sweepTimer = nil
-        let now = services.configuration.wallClock.now()
+        let now = services.configuration.lifeClock.now()
         var hasHandles = false
         for case let channel? in channels.all where !channel.isDetached {
             for position in channel.handles.positions(where: { $0.denial == .ok && !$0.isClosing }) {
                 hasHandles = true
-                let expiry = channel.handles[position].expiry
-                if now >= expiry {
+                if now >= channel.handles[position].noticeDue, !channel.handles[position].expiryAnnounced {
+                    channel.handles[position].expiryAnnounced = true
+                    let expiry = channel.handles[position].expiry
+                    channel.push(.expiring(handle: channel.handles.id(position), expiry: expiry))
+                }
+                if now >= channel.handles[position].deadline {
                     channel.handles[position].denial = .expired
                     abandonDelayed(channel, position)
                     settle(channel, position)
-                } else if expiry - now <= Limits.expiryNoticeSeconds,
-                    !channel.handles[position].expiryAnnounced
-                {
-                    channel.handles[position].expiryAnnounced = true
-                    channel.push(.expiring(handle: channel.handles.id(position), expiry: expiry))
                 }
             }
         }

@@ -44,15 +44,14 @@ extension ServiceShard {
         _ = port.setMarkers([], volume: index)
     }
 
-    /// Tells the clients of a pool that its driver is being replaced, or (not `isRecovering`) is not any more.
-    func driverChanged(_ number: UInt8, isRecovering: Bool) {
-        guard Int(number) < ports.count, let port = ports[Int(number)], port.isRecovering != isRecovering
+    /// Tells the clients of a pool why its driver is away, or that it is there again.
+    func driverChanged(_ number: UInt8, _ absence: DriverAbsence) {
+        guard Int(number) < ports.count, let port = ports[Int(number)], port.absence != absence
         else { return }
-        port.isRecovering = isRecovering
+        port.absence = absence
         for case let channel? in channels.all where !channel.isDetached {
             for position in channel.handles.positions(where: { $0.port == number && $0.isUsable }) {
-                channel.push(
-                    .driverRecovering(handle: channel.handles.id(position), isRecovering: isRecovering))
+                channel.push(absence.event(handle: channel.handles.id(position)))
             }
         }
     }
@@ -66,11 +65,20 @@ extension ServiceShard {
         }
         for case let channel? in channels.all {
             result.inFlight += channel.slots.unanswered
+            if channel.slots.unanswered > 0 { countWaiting(channel, &result) }
             if channel.isDetached { continue }
             result.channels += 1
             result.handles += channel.handles.positions { !$0.isClosing }.count
         }
         return result
+    }
+
+    /// Counts the requests of a channel that pools have whose driver is away.
+    private func countWaiting(_ channel: ServiceChannel, _ result: inout Statistics) {
+        for index in 0..<UInt16(channel.slots.count) where channel.slots[index].state == .running {
+            guard let port = ports[Int(channel.slots[index].port)], port.absence != .none else { continue }
+            result.waitingForDriver[port.pool.descriptor.name, default: 0] += 1
+        }
     }
 
     var sessionParts: [Identifier: SessionPart] {

@@ -25,7 +25,7 @@ extension ServiceShard {
         }
         let verdict = channel.handles[position].check(
             needed: rule.rights, offset: header.offset, count: header.count, covers: rule.covers != .nothing,
-            moves: rule.covers == .transfer || rule.payload == .coveredTwice, now: wallNow)
+            moves: rule.covers == .transfer || rule.payload == .coveredTwice, now: lifeNow)
         guard verdict == .ok, let port = ports.borrow(Int(channel.handles[position].port)) else {
             return refuse(channel, header, verdict == .ok ? .driverFailed : verdict)
         }
@@ -137,7 +137,7 @@ extension ServiceShard {
     func run(_ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8) {
         let request = channel.slots[slot]
         var denial = channel.handles[position].denial
-        if denial == .ok, wallNow >= channel.handles[position].expiry { denial = .expired }
+        if denial == .ok, lifeNow >= channel.handles[position].deadline { denial = .expired }
         guard denial == .ok, let port = ports.borrow(Int(request.port)) else {
             answer(channel, slot, denial == .ok ? .driverFailed : denial)
             return
@@ -300,7 +300,10 @@ extension ServiceShard {
     /// Sets the answer of a request; only one with a payload keeps its buffer. Without a connection it is kept for
     /// a repeat.
     func answer(_ channel: ServiceChannel, _ slot: UInt16, _ status: Status, value: UInt64 = 0) {
-        if status != .ok { statistics.refusals[status, default: 0] += 1 }
+        if status != .ok {
+            statistics.refusals[status, default: 0] += 1
+            if status.kind == .device { noteFailure(channel, slot, status) }
+        }
         if channel.isDetached {
             freeBuffer(channel, slot)
             channel.slots.conclude(slot, status: status, value: value)

@@ -98,7 +98,7 @@ extension ServiceShard {
     private func judgeCopy(_ request: Slot, from source: Handle, to target: Handle) -> Status {
         let status = source.check(
             needed: .read, offset: request.sourceOffset, count: request.count, covers: true, moves: false,
-            now: wallNow)
+            now: lifeNow)
         guard status == .ok else { return status }
         guard source.port == target.port else { return .notSupported }
         let count = UInt64(request.count)

@@ -75,11 +75,13 @@ public final class ServiceShard {
     /// COMPARE_AND_WRITEs of this shard, by number.
     var compares: [UInt64: Compare] = [:]
     var comparesBegun: UInt64 = 0
+    /// Requests that devices have failed, by volume.
+    var failures: [Identifier: FailureSeries] = [:]
     var isStopped = false
     var target: TargetID?
 
-    private var wallSeconds: UInt64
-    private var wallReadAt: UInt64
+    private var lifeRead: UInt64
+    private var lifeReadAt: UInt64
 
     init(services: IOServices, reactor: Reactor) {
         self.services = services
@@ -87,21 +89,21 @@ public final class ServiceShard {
         marker = reactor.marker
         suspects = services.configuration.suspects
         accessLog = AccessLog(logger: services.configuration.logger)
-        wallSeconds = services.configuration.wallClock.now()
-        wallReadAt = reactor.now
+        lifeRead = services.configuration.lifeClock.now()
+        lifeReadAt = reactor.now
         target = reactor.register(ShardEvents(shard: self))
     }
 
-    /// Unix seconds, at most a quarter of a second old.
+    /// Nanoseconds of the clock for lives, at most a quarter of a second old.
     @inline(__always)
-    var wallNow: UInt64 {
-        if reactor.now &- wallReadAt > 250_000_000 { readWallClock() }
-        return wallSeconds
+    var lifeNow: UInt64 {
+        if reactor.now &- lifeReadAt > 250_000_000 { readLifeClock() }
+        return lifeRead
     }
 
-    private func readWallClock() {
-        wallReadAt = reactor.now
-        wallSeconds = services.configuration.wallClock.now()
+    private func readLifeClock() {
+        lifeReadAt = reactor.now
+        lifeRead = services.configuration.lifeClock.now()
     }
 
     // MARK: Channels

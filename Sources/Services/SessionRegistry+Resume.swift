@@ -49,7 +49,7 @@ extension SessionRegistry {
     ///
     /// A session that has opened nothing has nothing to go on with, and one that is ending may not.
     mutating func keep(
-        _ id: Identifier, channel: UInt16, _ kept: KeptSlots, now: UInt64
+        _ id: Identifier, channel: UInt16, _ kept: KeptSlots, now: Moment
     ) -> KeepDecision {
         guard let session = sessions[id], case .connected(_, let successor)? = session.channels[channel]
         else { return .gone(Departure(endsSession: false, displaced: [])) }

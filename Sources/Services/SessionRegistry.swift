@@ -41,8 +41,8 @@ struct SessionRegistry {
         var node: Identifier?
         /// Its channels by number.
         var channels: [UInt16: Channel] = [:]
-        /// Unix seconds since when it has had no connection; nil while it has one.
-        var lostAt: UInt64?
+        /// Since when it has had no connection; nil while it has one.
+        var lostAt: Moment?
         /// Volumes that it may write to.
         var claims: Set<Identifier> = []
         /// Whether a client of it can resume: one that cannot has nothing that is worth saving.
@@ -94,10 +94,10 @@ struct SessionRegistry {
     /// Whether another lost channel would be one too many.
     var keepsItsMost: Bool { keptChannels >= keptChannelsMax }
 
-    /// The session without a connection that may write nothing and has waited longest.
-    var leastMissed: Identifier? {
-        sessions.values.filter { $0.lostAt != nil && $0.claims.isEmpty }
-            .min { ($0.lostAt ?? 0, $0.id) < ($1.lostAt ?? 0, $1.id) }?.id
+    /// Of the sessions without a connection that `mayGo` lets go, the one that has waited longest.
+    func leastMissed(where mayGo: (Session) -> Bool) -> Identifier? {
+        sessions.values.filter { $0.lostAt != nil && mayGo($0) }
+            .min { ($0.lostAt?.life ?? 0, $0.id) < ($1.lostAt?.life ?? 0, $1.id) }?.id
     }
 
     /// Starts a session with its first channel, number 0.
@@ -112,7 +112,7 @@ struct SessionRegistry {
     }
 
     /// Takes in a session of a server that was restarted; false when it is one too many.
-    mutating func restore(_ session: Session, lostAt: UInt64) -> Bool {
+    mutating func restore(_ session: Session, lostAt: Moment) -> Bool {
         guard !isFull, sessions[session.id] == nil else { return false }
         sessions[session.id] = session
         sessions[session.id]?.isRestored = true
@@ -147,7 +147,7 @@ struct SessionRegistry {
     ///
     /// - Parameter isClosed: whether the client closed it; when that was its last connection, it wants nothing of the
     ///   session any more, whatever it had lost before.
-    mutating func leave(_ id: Identifier, channel: UInt16, isClosed: Bool, now: UInt64) -> Departure {
+    mutating func leave(_ id: Identifier, channel: UInt16, isClosed: Bool, now: Moment) -> Departure {
         guard let session = sessions[id], let old = sessions[id]?.channels.removeValue(forKey: channel) else {
             return Departure(endsSession: false, displaced: [])
         }

@@ -90,12 +90,4 @@ extension SessionRegistry {
         guard let node = sessions[id]?.node else { return false }
         return shares.mayKeep(node)
     }
-
-    /// The session of the same node that has no connection, may write nothing and has waited longest.
-    func leastMissed(besides id: Identifier) -> Identifier? {
-        let node = sessions[id]?.node
-        return sessions.values.filter {
-            $0.lostAt != nil && $0.claims.isEmpty && $0.node == node && $0.id != id
-        }.min { ($0.lostAt ?? 0, $0.id) < ($1.lostAt ?? 0, $1.id) }?.id
-    }
 }

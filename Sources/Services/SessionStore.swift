@@ -151,7 +151,7 @@ extension Directory {
 extension Directory {
     /// Takes in a session of before a restart of the server, without a connection, with those of its claims that still
     /// stand; false when it has none, or the server its most.
-    mutating func restore(_ saved: SavedSession, now: UInt64) -> Bool {
+    mutating func restore(_ saved: SavedSession, now: Moment) -> Bool {
         var session = SessionRegistry.Session(
             id: saved.id, secret: saved.secret, thumbprint: saved.thumbprint, clientName: saved.clientName,
             peerAddress: saved.peerAddress, since: saved.since, instance: saved.instance, node: saved.node)

@@ -38,6 +38,9 @@ public enum ChannelEvent: Sendable, Hashable {
     /// The driver behind the handle is being restarted, or (not `isRecovering`) works again; requests wait
     /// meanwhile.
     case driverRecovering(handle: UInt32, isRecovering: Bool)
+    /// Too many processes of the driver were lost, for the reason given: requests wait until an administrator starts it
+    /// again.
+    case driverQuarantined(handle: UInt32, reason: String)
 
     /// The event's kind.
     public var kind: EventKind {
@@ -46,7 +49,7 @@ public enum ChannelEvent: Sendable, Hashable {
         case .revoked: .revoked
         case .expiring: .expiring
         case .draining: .draining
-        case .driverRecovering: .driverRecovering
+        case .driverRecovering, .driverQuarantined: .driverRecovering
         }
     }
 
@@ -83,6 +86,11 @@ public enum ChannelEvent: Sendable, Hashable {
         case .driverRecovering(let handle, let isRecovering):
             header.value = isRecovering ? 1 : 0
             header.detail = UInt64(handle)
+        case .driverQuarantined(let handle, let reason):
+            header.status = Status.quarantined.rawValue
+            header.value = 1
+            header.detail = UInt64(handle)
+            payload = ErrorMessage.encode(reason)
         }
         header.length = UInt32(payload.count)
         return header.bytes + payload
@@ -114,6 +122,9 @@ public enum ChannelEvent: Sendable, Hashable {
             return .draining(seconds: header.value, target: ErrorMessage.decode(payload))
         case .driverRecovering:
             guard header.value <= 1 else { throw WireError(.badFrame, "an event holds an impossible flag") }
+            if status == .quarantined, header.value == 1 {
+                return .driverQuarantined(handle: handle, reason: ErrorMessage.decode(payload))
+            }
             return .driverRecovering(handle: handle, isRecovering: header.value == 1)
         }
     }

@@ -50,7 +50,8 @@ struct DriverFactory: Sendable {
         }
         switch pool.isolation {
         case .inline:
-            return try type.init(DriverEnvironment(settings: pool.settings, folder: pool.folder))
+            let settings = try PoolSettings(pool.settings).ofDriver
+            return try type.init(DriverEnvironment(settings: settings, folder: pool.folder))
         case .isolated:
             var options = IsolatedDriver.Options(
                 executable: executable, driver: pool.driver, settings: pool.settings, folder: pool.folder,

@@ -337,14 +337,14 @@ struct AuthorityTests {
             let client = try server.client(key)
             _ = try client.open(try server.mint(server.claims(for: key)).bytes)
             let session = try #require(client.session).session
-            _ = try await server.services.perform(.disconnectSession(session, reason: "test"))
+            _ = try await server.services.perform(.endSession(session, reason: "test"))
             #expect(client.isClosedByServer())
             guard case .sessions(let sessions) = try await server.services.perform(.listSessions) else {
                 return
             }
             #expect(sessions.isEmpty)
             await #expect(throws: ServiceError.self) {
-                try await server.services.perform(.disconnectSession(session, reason: "test"))
+                try await server.services.perform(.endSession(session, reason: "test"))
             }
         }
     }

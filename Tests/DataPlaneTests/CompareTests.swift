@@ -211,7 +211,7 @@ struct CompareTests {
             #expect(try first.client.request(.flush, slot: 1, handle: first.handle).status == .ok)
             let session = try #require(first.client.session?.session)
             let ended = Task {
-                _ = try await server.services.perform(.disconnectSession(session, reason: "test"))
+                _ = try await server.services.perform(.endSession(session, reason: "test"))
             }
             try await ended.value
             #expect(first.client.isClosedByServer())

@@ -63,7 +63,7 @@ struct DisconnectTests {
                 async let answer: Bool = {
                     defer { isAnswered.withLock { $0 = true } }
                     do throws(ServiceError) {
-                        _ = try await server.services.perform(.disconnectSession(session, reason: "test"))
+                        _ = try await server.services.perform(.endSession(session, reason: "test"))
                         return true
                     } catch {
                         #expect(error.status == .internalError)

@@ -143,7 +143,7 @@ struct FenceTests {
             try await server.waitForSessions { $0.first?.inFlight == 1 }
             let session = try #require(client.session?.session)
             let disconnecting = Task {
-                _ = try await server.services.perform(.disconnectSession(session, reason: "test"))
+                _ = try await server.services.perform(.endSession(session, reason: "test"))
             }
             #expect(try client.readReply().status == .fenced)
             client.disconnect()

@@ -171,7 +171,7 @@ struct LostSessionTests {
             let key = PrivateKey.generateP256()
             let lost = try await lostWriter(server, key)
             let id = try #require(lost.session?.session)
-            _ = try await server.services.perform(.disconnectSession(id, reason: "test"))
+            _ = try await server.services.perform(.endSession(id, reason: "test"))
             let back = try server.connect(key)
             #expect(try back.resumeReply(lost).status == .notFound)
             let next = try server.client(key)

@@ -9,11 +9,26 @@ import Synchronization
 import TLS
 import Wire
 
-/// A wall clock that a test moves.
+/// The time of day, and the clock for lives beside it, as a test moves them.
 final class TestClock: WallClock {
+    /// The clock for lives.
+    final class Life: MonotonicClock {
+        fileprivate let nanoseconds = Mutex<UInt64>(1_000_000_000)
+        func now() -> UInt64 { nanoseconds.withLock { $0 } }
+    }
+
+    let life = Life()
     private let seconds = Mutex<UInt64>(1_800_000_000)
     func now() -> UInt64 { seconds.withLock { $0 } }
-    func advance(_ more: UInt64) { seconds.withLock { $0 += more } }
+
+    /// Time passes.
+    func advance(_ more: UInt64) {
+        seconds.withLock { $0 += more }
+        life.nanoseconds.withLock { $0 += more * 1_000_000_000 }
+    }
+
+    /// Somebody sets the clock.
+    func step(_ by: Int64) { seconds.withLock { $0 = UInt64(Int64($0) + by) } }
 }
 
 /// A data server on a free port of the loopback interface, with one volume and one node, and what a client needs.
@@ -44,6 +59,7 @@ final class TestServer: Sendable {
         var configuration = IOServices.Configuration(
             cluster: cluster, serverName: "test server", signatures: OpenSSLSignatures(), wallClock: clock,
             random: SystemRandom(), logger: logger, driverFactory: { _ in driver })
+        configuration.lifeClock = clock.life
         configure(&configuration)
         services = IOServices(configuration: configuration)
         signer = OpenSSLSignatures().makeKey().signer

@@ -14,11 +14,14 @@ struct HostSupervisorTests {
         var supervisor = HostSupervisor(policy: HostPolicy())
         var now: UInt64 = 1_000_000_000_000
         var events: [DriverHostEvent] = []
+        /// How often whoever calls the driver was to be refused.
+        var refusals = 0
 
         mutating func callAsFunction(_ input: Input, after milliseconds: UInt64 = 0) -> [Action] {
             now += milliseconds * 1_000_000
             var done: [Action] = []
             for action in supervisor.handle(input, now: now, wallClock: now / 1_000_000_000) {
+                if case .refuseCalls = action { refusals += 1 }
                 if case .report(let event) = action { events.append(event) } else { done.append(action) }
             }
             return done
@@ -188,9 +191,32 @@ struct HostSupervisorTests {
         }
     }
 
-    @Test("too many losses quarantine the pool, and requests fail when the last host is gone")
+    @Test("too many losses quarantine the pool, and requests wait for a restart; whoever calls is refused")
+    func quarantineWaits() {
+        var rig = Rig()
+        let last = exhaust(&rig)
+        #expect(last == 8 && rig.state == .quarantined && rig.refusals == 1)
+        #expect(rig(.gone(host: last)).isEmpty)
+        #expect(rig(.timerFired, after: 100_000).isEmpty)
+        #expect(rig(.restartRequested) == [.spawn(host: 9), .armTimer(millis(10_000))])
+        #expect(rig(started(9)) == [.attachQueues(host: 9), .cancelTimer])
+    }
+
+    @Test("whether requests wait in quarantine can be decided while they do, and while they fail")
+    func quarantineIsDecidedAnew() {
+        var rig = Rig()
+        let last = exhaust(&rig)
+        _ = rig(.gone(host: last))
+        #expect(rig(.quarantineFails(true)) == [.failRequests(.quarantined)])
+        #expect(rig(.quarantineFails(true)).isEmpty)
+        #expect(rig(.quarantineFails(false)) == [.refuseCalls])
+        #expect(rig.state == .quarantined)
+    }
+
+    @Test("too many losses quarantine the pool, and where it is set so requests fail when the last host is gone")
     func quarantines() {
         var rig = Rig()
+        _ = rig(.quarantineFails(true))
         let last = exhaust(&rig)
         #expect(last == 8 && rig.state == .quarantined)
         #expect(rig.supervisor.report.ends == [.crash: 8] && rig.supervisor.report.processID == nil)

@@ -110,11 +110,26 @@ final class RequestRig: @unchecked Sendable {
 
     /// The status of one request; nil when it takes more than a minute.
     func status(_ opcode: DriverOpcode, volume: UInt32 = 0, length: UInt64 = 4096) -> Status? {
+        begin(opcode, volume: volume, length: length, tag: 1)
+        return result()
+    }
+
+    /// Asks without waiting.
+    func begin(_ opcode: DriverOpcode, volume: UInt32 = 0, length: UInt64 = 4096, tag: UInt64) {
         thread?.remote.post { [self] in
             _ = parts.submissions.push(
-                DriverRequest(opcode: opcode, volume: volume, tag: 1, offset: 0, length: length))
+                DriverRequest(opcode: opcode, volume: volume, tag: tag, offset: 0, length: length))
             parts.queue?.process()
         }
+    }
+
+    /// Withdraws requests.
+    func withdraw(_ tags: Set<UInt64>, status: Status) {
+        thread?.remote.post { [self] in parts.queue?.withdraw(tags, status: status) }
+    }
+
+    /// The status of the next request that ends; nil when that takes more than a minute.
+    func result() -> Status? {
         guard semaphore.wait(milliseconds: 60_000) else { return nil }
         return statuses.withLock { Status(rawValue: $0.removeFirst()) }
     }

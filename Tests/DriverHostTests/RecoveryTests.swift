@@ -9,8 +9,11 @@ import Testing
 
 @Suite("IsolatedDriver: what a lost host leaves to the next", .serialized, .blocking)
 struct RecoveryTests {
-    private func rig(policy: HostPolicy = HostPolicy()) throws -> IsolatedRig {
-        try IsolatedRig(executable: IsolatedRig.hostProgram, driver: "file", settings: [:], policy: policy)
+    private func rig(
+        policy: HostPolicy = HostPolicy(), settings: [String: String] = [:]
+    ) throws -> IsolatedRig {
+        try IsolatedRig(
+            executable: IsolatedRig.hostProgram, driver: "file", settings: settings, policy: policy)
     }
 
     private func id(_ number: UInt32) -> Identifier { Identifier(high: 7, low: UInt64(number)) }
@@ -51,11 +54,58 @@ struct RecoveryTests {
         #expect(!rig.driver.keeper.isOpen(3))
     }
 
-    @Test("calls of a quarantined pool fail, until it is restarted")
-    func quarantine() throws {
+    @Test("requests of a quarantined pool wait until it is restarted, those of users who are cut off do not")
+    func quarantineWaits() throws {
         var policy = HostPolicy()
         policy.lossesMax = 1
         let rig = try rig(policy: policy)
+        let requests = try RequestRig(rig.driver)
+        defer { requests.stop() }
+        try rig.driver.createVolume(id(1), size: 1 << 20)
+        _ = try rig.driver.openVolume(id(1), index: 0)
+        let host = try #require(rig.driver.report.processID)
+        #expect(kill(host, SIGSTOP) == 0)
+        requests.begin(.read, tag: 1)
+        requests.begin(.write, tag: 2)
+        #expect(kill(host, SIGKILL) == 0)
+        _ = try #require(rig.events.next(.quarantined))
+        let error = #expect(throws: DriverError.self) { try rig.driver.capacity() }
+        #expect(error?.status == .quarantined)
+        requests.withdraw([2], status: .fenced)
+        #expect(requests.result() == .fenced)
+        requests.begin(.flush, tag: 3)
+        try rig.driver.restart()
+        #expect(requests.result() == .ok && requests.result() == .ok)
+    }
+
+    @Test("a pool that is quarantined fails its requests as soon as that is set, and lets them wait again")
+    func quarantineIsSet() throws {
+        var policy = HostPolicy()
+        policy.lossesMax = 1
+        let rig = try rig(policy: policy)
+        let requests = try RequestRig(rig.driver)
+        defer { requests.stop() }
+        try rig.driver.createVolume(id(1), size: 1 << 20)
+        _ = try rig.driver.openVolume(id(1), index: 0)
+        #expect(kill(try #require(rig.driver.report.processID), SIGKILL) == 0)
+        _ = try #require(rig.events.next(.quarantined))
+        requests.begin(.read, tag: 1)
+        #expect(throws: DriverError.self) { try rig.driver.configure(settings: ["quarantine": "never"]) }
+        try rig.driver.configure(settings: ["quarantine": "fail"])
+        #expect(requests.result() == .quarantined && rig.driver.failsInQuarantine)
+        _ = try #require(rig.events.next(.quarantined))
+        try rig.driver.configure(settings: [:])
+        _ = try #require(rig.events.next(.quarantined))
+        requests.begin(.read, tag: 2)
+        try rig.driver.restart()
+        #expect(requests.result() == .ok)
+    }
+
+    @Test("where it is set so requests of a quarantined pool fail, until it is restarted")
+    func quarantine() throws {
+        var policy = HostPolicy()
+        policy.lossesMax = 1
+        let rig = try rig(policy: policy, settings: ["quarantine": "fail"])
         let requests = try RequestRig(rig.driver)
         defer { requests.stop() }
         try rig.driver.createVolume(id(1), size: 1 << 20)

@@ -13,7 +13,7 @@ import Testing
         handle.maximumTransfer = 1 << 16
         handle.rangeStart = 4096
         handle.rangeEnd = 1 << 19
-        handle.expiry = 100
+        handle.deadline = 100
         return handle
     }
 

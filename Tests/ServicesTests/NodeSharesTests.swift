@@ -115,7 +115,7 @@ import Testing
                     id: Identifier(high: 0, low: number), secret: SecretBytes([7]),
                     thumbprint: .init(first: .zero, second: .zero),
                     clientName: "", peerAddress: "", since: 0, instance: .zero),
-                by: SessionRegistry.Connection(shard: ObjectIdentifier(shard), number: number))
+                by: SessionRegistry.Connection(shard: ObjectIdentifier(shard), number: number), now: 0)
         }
         #expect(start(1) == .ok && start(2) == .ok)
         let isBound = directory.sessions.bind(Identifier(high: 0, low: 1), node: node(1))

@@ -43,6 +43,14 @@ enum PlantedBug: String, CaseIterable, Sendable {
     case clientRepeatsAmongOthers
     /// The client goes on with a volume that somebody else has written to.
     case clientIgnoresWriters
+    /// The claim of a lost session ends with its capability, though nobody has asked for the volume.
+    case claimEndsByTime
+    /// A capability ends when the time of day says so.
+    case lifeFollowsClock
+    /// Who ends connections ends the session.
+    case disconnectEndsSessions
+    /// The application hears that the capability has ended.
+    case clientTellsOfExpiry
     /// A CLOSE that waits when its connection is lost keeps its slot.
     case closeKeepsItsSlot
     /// So does an OPEN, or a RENEW: what it waited for is dropped.
@@ -100,6 +108,20 @@ extension SimulatedServer {
                     for volume in session.claims {
                         state.directory.dropKeptClaims(of: session.id, on: volume)
                     }
+                }
+            }
+        case .claimEndsByTime:
+            services.state.withLock { state in
+                state.directory.endCourtesies(
+                    on: world.volume.id,
+                    now: Moment(wall: world.serverClock.now(), life: world.serverClock.life.now()))
+            }
+        case .lifeFollowsClock:
+            for shard in shards {
+                for case let channel? in shard.channels.all {
+                    for position in channel.handles.positions(where: {
+                        $0.denial == .ok && $0.expiry <= world.serverClock.now()
+                    }) { channel.handles[position].deadline = 0 }
                 }
             }
         default: break

@@ -46,7 +46,7 @@ struct SessionSimulationTests {
         ] {
             #expect(count > seeds.count / 10)
         }
-        #expect(counts.superseded > seeds.count / 1000)
+        #expect(counts.superseded > seeds.count / 1000 && counts.heldExpired > seeds.count / 100)
         for trouble in Trouble.allCases { #expect(troubles[trouble, default: 0] > seeds.count / 10) }
     }
 
@@ -111,6 +111,7 @@ extension SimulatedClient.Counts {
         unknown += other.unknown
         superseded += other.superseded
         givenUp += other.givenUp
+        heldExpired += other.heldExpired
         compared += other.compared
         miscompared += other.miscompared
     }

@@ -17,6 +17,8 @@ struct Grant {
     let life: Int
     /// The earliest end of its capabilities.
     var expiry: UInt64
+    /// When it got the first.
+    let begunAt: UInt64
     /// It has opened the volume.
     var wasOpened = false
     /// Somebody began to take it away.
@@ -31,8 +33,11 @@ struct Grant {
 struct SimulatedCapability {
     var id = Identifier.zero
     var bytes: [UInt8] = []
+    /// By the clock for lives, in nanoseconds.
     var issuedAt: UInt64 = 0
     var expiry: UInt64 = 0
+    /// When half of its life is over, by the clock for lives, in nanoseconds.
+    var halfLife: UInt64 = 0
     /// The volume's and the node's.
     var epoch: UInt64 = 0
     var nodeEpoch: UInt64 = 0
@@ -45,7 +50,7 @@ extension SessionSimulator {
         var grant = Grant(
             client: client.number, attachment: client.counts.attachments, capabilities: [capability.id],
             epoch: capability.epoch,
-            nodeEpoch: capability.nodeEpoch, life: life, expiry: capability.expiry)
+            nodeEpoch: capability.nodeEpoch, life: life, expiry: capability.expiry, begunAt: now)
         grant.isEnding = isTakenAway(grant)
         grants.append(grant)
         return grants.count - 1
@@ -64,9 +69,10 @@ extension SessionSimulator {
     func issue(to client: SimulatedClient) -> SimulatedCapability {
         let wall = serverClock.now()
         var issued = SimulatedCapability(
-            id: Identifier.random(using: identifiers), issuedAt: wall,
+            id: Identifier.random(using: identifiers), issuedAt: now,
             expiry: wall + 20 + UInt64(random.below(60)), epoch: volume.epoch,
             nodeEpoch: client.nodeEpoch)
+        issued.halfLife = now + (issued.expiry - wall) * 500_000_000
         let claims = Claims(
             issuer: SessionSimulator.cluster, audience: SessionSimulator.cluster, capability: issued.id,
             subject: client.node, issuedAt: wall, notBefore: wall - 1, expiry: issued.expiry,
@@ -115,8 +121,17 @@ extension SessionSimulator {
         }
     }
 
-    /// Whether the time of a session's authority may be over.
-    private func mayHaveExpired(_ grant: Grant) -> Bool { latestWall >= grant.expiry }
+    /// Whether the time of a session's authority may be over, be it because a clock was set before it was taken.
+    private func mayHaveExpired(_ grant: Grant) -> Bool {
+        Int64(now / 1_000_000_000) + 1 >= endAtTheEarliest(grant.expiry, takenSince: grant.begunAt)
+    }
+
+    /// A client was told by a request that its capability has ended, which it has opened with at the time.
+    func mustBeLate(_ client: SimulatedClient, end: Int64) {
+        if Int64(now / 1_000_000_000) + 1 < end {
+            fail("client \(client.number) was answered EXPIRED \(end - Int64(now / 1_000_000_000)) s too early")
+        }
+    }
 
     /// A client was refused for good.
     func mustBeEnding(_ index: Int, _ status: Status) {
@@ -128,7 +143,9 @@ extension SessionSimulator {
     /// A client was told that its session, or its claim, is gone.
     func mustHaveEnded(_ index: Int) {
         let grant = grants[index]
-        if grant.isEnding || grant.life != life || mayHaveExpired(grant) || !grant.wasOpened {
+        // Only somebody else's asking makes the time matter.
+        let wasAskedFor = askedAway.contains([grant.client, grant.attachment])
+        if grant.isEnding || grant.life != life || !grant.wasOpened || wasAskedFor && mayHaveExpired(grant) {
             return
         }
         fail("the session of client \(grant.client) is gone without a reason")
@@ -141,7 +158,7 @@ extension SessionSimulator {
         case .timedOut, .ioError: return nil
         case .mediumError: return scenario.requestsFail ? nil : "no request fails in this run"
         case .fenced, .revoked, .staleEpoch: return grant.isEnding ? nil : "nobody took anything away"
-        case .expired: return mayHaveExpired(grant) ? nil : "it is not late"
+        case .expired: return "requests wait for another capability"
         case .outcomeUnknown:
             let mayNotRepeat = scenario.isShared || request.opcode == .compareAndWrite
             return mayNotRepeat && serverLife > 0 ? nil : "it could be repeated"

@@ -6,8 +6,8 @@ import Simulation
 enum Trouble: String, CaseIterable {
     case connectionLostByClient, connectionLostByServer, connectionStalls, networkParts
     case serverKilled, powerLost, clientKilled, givenUp
-    case fence, revoke, disconnect, nodeEnrolledAnew
-    case timePasses, clockJumps, nodeIsAway
+    case fence, revoke, disconnect, endSession, nodeEnrolledAnew
+    case timePasses, clockJumps, nodeIsAway, longOutage
 }
 
 extension SessionSimulator {
@@ -31,10 +31,16 @@ extension SessionSimulator {
                 connection.frozenUntil = client.cutOffUntil
             }
         case .serverKilled: killServer(losesPower: false)
+        case .longOutage:
+            // For longer than any capability lasts.
+            killServer(losesPower: false)
+            note("the server is away for long")
+            now += 100_000_000_000
+            serverStart = now
         case .powerLost: if random.once(in: 2) { killServer(losesPower: true) }
         case .clientKilled: client.kill()
         case .givenUp: client.giveUp()
-        case .fence, .revoke, .disconnect, .nodeEnrolledAnew: administrate(trouble, client)
+        case .fence, .revoke, .disconnect, .endSession, .nodeEnrolledAnew: administrate(trouble, client)
         case .timePasses:
             note("time passes")
             now += UInt64(random.below(8)) * 1_000_000_000
@@ -50,7 +56,7 @@ extension SessionSimulator {
             clients[1 - absent.number].visit()
         case .clockJumps:
             note("clock jumps")
-            serverClock.skew += Int64(random.below(21)) - 10
+            setClock(by: (Int64(random.below(21)) - 10) * (random.once(in: 4) ? 10 : 1))
         }
     }
 
@@ -60,13 +66,13 @@ extension SessionSimulator {
         case 10..<16: .connectionLostByServer
         case 16..<20: .connectionStalls
         case 20..<23: .networkParts
-        case 23..<26: .serverKilled
+        case 23..<26: random.once(in: 4) ? .longOutage : .serverKilled
         case 26: .powerLost
         case 27: .clientKilled
         case 28..<31: .givenUp
         case 31..<33: .fence
         case 33: .revoke
-        case 34: .disconnect
+        case 34: random.once(in: 2) ? .disconnect : .endSession
         case 35: .nodeEnrolledAnew
         case 36: .timePasses
         case 37..<39: .nodeIsAway
@@ -111,10 +117,17 @@ extension SessionSimulator {
         case .disconnect:
             guard let session = client.session else { return }
             note("administrator disconnects", client.number)
+            let action: ServiceAction =
+                bug == .disconnectEndsSessions
+                ? .endSession(session, reason: "test") : .disconnectSession(session, reason: "test")
+            take(action, server) { _ in false }
+        case .endSession:
+            guard let session = client.session else { return }
+            note("administrator ends a session", client.number)
             for index in grants.indices where grants[index].session == session {
                 grants[index].isDisconnected = true
             }
-            take(.disconnectSession(session, reason: "test"), server) { $0.session == session }
+            take(.endSession(session, reason: "test"), server) { $0.session == session }
         default:
             note("node is enrolled anew", client.number)
             client.nodeEpoch += 1

@@ -18,8 +18,8 @@ final class SessionSimulator {
     let identifiers: SimulatedRandom
     let serverClock = SimulatedClock()
     var now: UInt64 = 1
-    /// The latest time of day that the server has had.
-    private(set) var latestWall: UInt64 = 0
+    /// How far the server's time of day was off, from when on: the newest last.
+    private(set) var skews: [(since: UInt64, seconds: Int64)] = [(0, 0)]
     /// Counts moments, so that no two are the same.
     private var momentNumber: UInt64 = 1
     var clients: [SimulatedClient] = []
@@ -48,6 +48,8 @@ final class SessionSimulator {
     private var ghosts: [SimulatedRequest] = []
     /// Clients, with the number of their attachment, that had the volume when another got it.
     private var formerWriters: Set<[Int]> = []
+    /// Likewise, those that had it when another asked for it.
+    private(set) var askedAway: Set<[Int]> = []
     private var faults = true
     let scenario: Scenario
     let bug: PlantedBug?
@@ -127,8 +129,22 @@ final class SessionSimulator {
         return connection
     }
 
-    func clientNow(_ client: SimulatedClient) -> UInt64 {
-        UInt64(1_800_000_000 + scenario.clientSkew) + now / 1_000_000_000
+    /// Somebody sets the server's clock.
+    func setClock(by seconds: Int64) {
+        serverClock.skew += seconds
+        skews.append((now, serverClock.skew))
+    }
+
+    /// The furthest that the server's time of day has been ahead since then.
+    func skewMost(since: UInt64) -> Int64 {
+        let first = skews.lastIndex { $0.since <= since } ?? 0
+        return skews[first...].reduce(Int64.min) { max($0, $1.seconds) }
+    }
+
+    /// The seconds of the clock for lives at which a handle can end at the earliest whose capability was taken between
+    /// then and now.
+    func endAtTheEarliest(_ expiry: UInt64, takenSince since: UInt64) -> Int64 {
+        Int64(expiry) - SimulatedClock.epoch - skewMost(since: since)
     }
 
     // MARK: Writes
@@ -150,6 +166,11 @@ final class SessionSimulator {
     func nameWrite(_ grant: Int) -> UInt64 {
         writes.append(Write(grant: grant, life: life))
         return UInt64(writes.count - 1)
+    }
+
+    /// Another session of the same client is to execute the write.
+    func move(_ name: UInt64, to grant: Int) {
+        if name != 0 { writes[Int(name)].grant = grant }
     }
 
     /// The place of a write in the order of all writes to one of its blocks; 0 when it was not done.
@@ -217,6 +238,13 @@ final class SessionSimulator {
         writes[Int(name)].doneIn = serverLife
     }
 
+    /// A client asks for the volume: whose claims are a courtesy may lose them.
+    func asks(_ number: Int) {
+        for client in clients where client.phase == .attached && client.number != number {
+            askedAway.insert([client.number, client.counts.attachments])
+        }
+    }
+
     /// Whoever has the volume while somebody else gets it for writing does not write later: it would go by what it
     /// remembers.
     func takes(_ number: Int) {
@@ -275,8 +303,7 @@ final class SessionSimulator {
         }
         if server == nil, now >= serverStart { startServer() }
         if bug != nil { server?.tamper() }
-        serverClock.monotonic = now
-        latestWall = max(latestWall, serverClock.now())
+        serverClock.life.monotonic = now
         if steps & 15 == 0 { checkBounds() }
     }
 
@@ -388,8 +415,8 @@ final class SessionSimulator {
             for _ in 0..<20 where failure == nil { step() }
             for connection in connections { while connection.receive() {} }
             connections.removeAll { $0.isGone }
-            // More than a capability lasts, and a session without a claim.
-            now += 20_000_000_000
+            // In all more than a session lasts that nobody misses.
+            now += 2 * 86_400 * 1_000_000_000
         }
         guard failure == nil, let server else { return }
         if let left = server.remains { fail("the server keeps \(left)") }
@@ -434,25 +461,30 @@ struct Scenario {
     let requestsFail: Bool
     /// Trouble comes once in so many chances.
     let rarity: Int
-    /// The seconds by which the clients' clocks differ from the server's.
-    let clientSkew: Int64
 
     init(_ random: inout SplitMix) {
         isShared = random.once(in: 4)
         requestsFail = random.once(in: 4)
         rarity = 1 << random.below(5)
-        clientSkew = Int64(random.below(21)) - 10
     }
 }
 
 // SAFETY: it is used on the simulation's only thread.
-/// The server's time of day.
+/// The server's time of day, and the clock that nobody sets.
 final class SimulatedClock: WallClock, @unchecked Sendable {
-    var monotonic: UInt64 = 0
+    static let epoch: Int64 = 1_800_000_000
+    let life = SimulatedLife()
     /// How far it is off, in seconds.
     var skew: Int64 = 0
 
-    func now() -> UInt64 { UInt64(1_800_000_000 + skew) + monotonic / 1_000_000_000 }
+    func now() -> UInt64 { UInt64(SimulatedClock.epoch + skew) + life.monotonic / 1_000_000_000 }
+}
+
+// SAFETY: it is used on the simulation's only thread.
+/// The clock for lives.
+final class SimulatedLife: MonotonicClock, @unchecked Sendable {
+    var monotonic: UInt64 = 0
+    func now() -> UInt64 { monotonic }
 }
 
 // SAFETY: it is used on the simulation's only thread.

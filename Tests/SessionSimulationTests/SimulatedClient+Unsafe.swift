@@ -26,8 +26,16 @@ final class SimulatedChannel {
     /// The capability that the handle has.
     var capability: Identifier?
     var isRenewing = false
+    /// When the capability was sent that is being opened or renewed with, and its end.
+    var sentAt: UInt64 = 0
+    var sentExpiry: UInt64 = 0
+    /// When the handle can end at the earliest, in seconds of the clock for lives.
+    var end: Int64 = 0
 
-    init(ledger: SessionLedger) { core = ChannelCore(ledger: ledger) }
+    init(ledger: SessionLedger, holdsExpired: Bool) {
+        core = ChannelCore(ledger: ledger)
+        core.holdsExpired = holdsExpired
+    }
 }
 
 /// A request of the application.
@@ -88,6 +96,8 @@ final class SimulatedClient {
     private var writerGeneration: UInt64?
     private var isShared = false
     private var isVisiting = false
+    /// Requests wait for a capability that has not ended.
+    private var isExpired = false
     private var visitedAt = 0
     var ledger = SessionLedger()
     private var owesFlushFailure = false
@@ -113,6 +123,7 @@ final class SimulatedClient {
         var unknown = 0
         var superseded = 0
         var givenUp = 0
+        var heldExpired = 0
         var compared = 0
         var miscompared = 0
     }
@@ -178,7 +189,10 @@ final class SimulatedClient {
         ledger = SessionLedger()
         capability = world.issue(to: self)
         grant = world.grant(to: self, by: capability)
-        channels = (0..<2).map { _ in SimulatedChannel(ledger: ledger) }
+        channels = (0..<2).map { _ in
+            SimulatedChannel(ledger: ledger, holdsExpired: world.bug != .clientTellsOfExpiry)
+        }
+        isExpired = false
         channels[0].state = .waiting
     }
 
@@ -204,10 +218,12 @@ final class SimulatedClient {
         return true
     }
 
-    /// Gets a newer capability when half of the time of the old one is over, by this machine's clock.
+    /// Gets a newer capability when half of the time of the old one is over, as this side measures it, or when the
+    /// server says that it has ended.
     private func renew() -> Bool {
         guard world.issuesCapabilities else { return false }
-        if world.clientNow(self) * 2 >= capability.issuedAt + capability.expiry {
+        let isAsked = isExpired && channels.contains { $0.state == .open }
+        if world.now >= capability.halfLife || isAsked && !channels.contains(where: { $0.isRenewing }) {
             capability = world.issue(to: self)
         }
         for channel in channels where channel.state == .open && !channel.isRenewing {
@@ -217,6 +233,9 @@ final class SimulatedClient {
                 let header = channel.core.beginControl(.renew, handle: channel.handle, bodyBytes: body.count)
             else { continue }
             channel.isRenewing = true
+            channel.capability = capability.id
+            channel.sentAt = world.now
+            channel.sentExpiry = capability.expiry
             world.mayUse(capability, grant)
             connection.send(header.bytes + body)
             return true
@@ -231,6 +250,7 @@ final class SimulatedClient {
             channel.connection?.closeClient(inOrder: true)
             channel.connection = nil
             channel.core.abandon(.ioError)
+            unsafe leftovers += channel.core.takeExpired()
             hand(channel)
         }
         while let request = unsafe leftovers.popLast() { fail(Int(unsafe request.tag), .ioError) }
@@ -414,7 +434,10 @@ final class SimulatedClient {
             if reply.resumption != .fresh { counts.resumed += 1 }
             channel.state = .opening
             channel.capability = capability.id
+            channel.sentAt = world.now
+            channel.sentExpiry = capability.expiry
             world.mayUse(capability, grant)
+            if phase == .attaching { world.asks(number) }
             let body = OpenRequest(
                 kind: .volume, rights: [], takesOver: phase == .attaching, capability: capability.bytes
             ).bytes
@@ -427,9 +450,11 @@ final class SimulatedClient {
                 counts.superseded += 1
                 return detach("finds that somebody else has written")
             }
+            channel.end = world.endAtTheEarliest(channel.sentExpiry, takenSince: channel.sentAt)
             if channel.state == .opening { opened(channel, handle, state) } else { renewed(channel) }
         case .done, .event: break
         case .settled: settle()
+        case .expired: holdExpired(channel)
         case .refused(let opcode, let status, _): refused(channel, opcode, status)
         }
     }
@@ -473,25 +498,44 @@ final class SimulatedClient {
         }
         channel.core.notices = []
         for other in channels where other.state == .idle { other.state = .waiting }
-        while unsafe !leftovers.isEmpty, unsafe route(leftovers[0]) { unsafe leftovers.removeFirst() }
+        sendLeftovers()
     }
 
     private func renewed(_ channel: SimulatedChannel) {
         channel.isRenewing = false
-        channel.capability = capability.id
+        sendLeftovers()
+    }
+
+    /// Sends what the session before left over, or what waited for a capability.
+    private func sendLeftovers() {
+        isExpired = false
+        while unsafe !leftovers.isEmpty, unsafe route(leftovers[0]) { unsafe leftovers.removeFirst() }
+    }
+
+    /// Requests were refused because the capability has ended: they wait for another.
+    private func holdExpired(_ channel: SimulatedChannel) {
+        world.note("waits for a capability", number)
+        world.mustBeLate(self, end: channel.end)
+        let refused = unsafe channel.core.takeExpired()
+        counts.heldExpired += unsafe refused.count
+        unsafe leftovers += refused
+        isExpired = true
     }
 
     private func refused(_ channel: SimulatedChannel, _ opcode: Opcode, _ status: Status) {
         world.note("is refused", number, Int(status.rawValue))
         switch (opcode, status) {
-        case (.open, .expired):
+        case (.open, .expired), (.open, .notYetValid):
             capability = world.issue(to: self)
             lose(channel)
         case (.open, .writerConflict) where phase == .attaching: detach("finds another writer")
         case (.open, .writerConflict):
             world.mustHaveEnded(grant)
             detach("has lost its claim")
-        case (.renew, .expired), (.renew, .writerConflict): lose(channel)
+        case (.renew, .expired), (.renew, .notYetValid):
+            capability = world.issue(to: self)
+            channel.isRenewing = false
+        case (.renew, .writerConflict): lose(channel)
         default:
             world.mustBeEnding(grant, status)
             detach("has lost the volume")
@@ -513,6 +557,7 @@ final class SimulatedClient {
     /// The connection of a channel is gone.
     func lose(_ channel: SimulatedChannel) {
         world.note("loses a connection", number, channel.connection?.number ?? 0)
+        unsafe leftovers += channel.core.takeExpired()
         channel.connection?.closeClient(inOrder: false)
         channel.connection = nil
         channel.isRenewing = false
@@ -537,12 +582,17 @@ final class SimulatedClient {
         session = nil
         grant = world.grant(to: self, by: capability)
         for channel in channels {
+            unsafe leftovers += channel.core.takeExpired()
             unsafe leftovers += channel.core.surrender(losesFlushes: isLossy)
             channel.connection?.closeClient(inOrder: true)
             channel.connection = nil
             channel.state = .idle
             channel.core.notices = []
             hand(channel)
+        }
+        // What was never begun is the new session's, if nobody else has written.
+        for index in unsafe leftovers.indices {
+            world.move(requests[Int(unsafe leftovers[index].tag)].name, to: grant)
         }
         orphans.forEach { world.haunt($0) }
         orphans.removeAll()

@@ -224,6 +224,11 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
         teardown()
     }
 
+    func channelIsDisconnected(_ reason: String) {
+        server.world.note("connection is ended by an administrator", number)
+        teardown()
+    }
+
     func channelWasGreeted(isAccepted: Bool) {
         guard phase == .resuming else { return }
         guard isAccepted else { return close() }

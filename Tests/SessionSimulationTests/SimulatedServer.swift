@@ -31,6 +31,7 @@ final class SimulatedServer {
             cluster: SessionSimulator.cluster, serverName: "simulated", signatures: NoSignatures(),
             wallClock: world.serverClock, random: world.identifiers, logger: logger,
             driverFactory: { _ in driver })
+        configuration.lifeClock = world.serverClock.life
         configuration.slotsMax = 4
         configuration.arenaBytes = 8 * Limits.arenaGranule
         configuration.poolExecutor = work.add

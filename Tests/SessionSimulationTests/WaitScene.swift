@@ -90,7 +90,7 @@ final class WaitScene {
     func settle() {
         for _ in 0..<40 {
             world.now += 50_000
-            world.serverClock.monotonic = world.now
+            world.serverClock.life.monotonic = world.now
             if world.bug != nil { server.tamper() }
             for peer in peers {
                 while peer.connection.receive() {}

@@ -425,7 +425,9 @@ import Wire
         }
         #expect(ReconnectVerdict(.closed) == .final)
         #expect(verdict(.hello, .notFound) == .newSession)
+        #expect(ReconnectVerdict(.expired) == .retry)
         #expect(verdict(.open, .expired) == .newCapability)
+        #expect(verdict(.open, .notYetValid) == .newCapability, "a clock was set back")
         #expect(verdict(.open, .writerConflict) == .conflict)
         for status in [
             Status.fenced, .revoked, .staleEpoch, .denied, .wrongHolder, .badCapability, .notFound,
@@ -435,7 +437,7 @@ import Wire
         for status in [Status.busy, .draining, .tooManyChannels, .internalError] {
             #expect(verdict(.hello, status) == .retry)
         }
-        for status in [Status.driverFailed, .quarantined, .draining, .notYetValid] {
+        for status in [Status.driverFailed, .quarantined, .draining] {
             #expect(verdict(.open, status) == .retry)
         }
     }

@@ -263,6 +263,66 @@ import Wire
         }
     }
 
+    @Test("requests that are refused because the capability has ended wait for the next one, and are executed once")
+    func anExpiredCapabilityHoldsRequests() async throws {
+        let volume = ResumingPeer()
+        let memory = TestMemory(Self.block)
+        try await withVolume(volume, channels: 2) { connection in
+            try volume.serve(connection)
+        } test: { harness in
+            volume.expire()
+            harness.on { volume in
+                #expect(
+                    unsafe volume.submit(
+                        .write, offset: UInt64(Self.block), count: UInt32(Self.block), buffer: memory.base,
+                        tag: 1))
+                #expect(unsafe volume.submit(.flush, tag: 2))
+            }
+            _ = await harness.next { if case .needsCapability = $0 { true } else { false } }
+            harness.on { #expect(unsafe !$0.submit(.flush, tag: 3), "those that come later wait too") }
+            #expect(volume.executions.isEmpty)
+            harness.renew()
+            let ended = [await completion(harness), await completion(harness)]
+            #expect(ended.allSatisfy { $0?.status == .ok } && Set(ended.map { $0?.tag }) == [1, 2])
+            _ = await harness.next { if case .resumed = $0 { true } else { false } }
+            #expect(volume.executions.values.allSatisfy { $0 == 1 } && volume.executions.count == 1)
+            #expect(volume.renewals == 2 && volume.resumes == 0)
+        }
+    }
+
+    @Test("a request that waits for a capability can be given up, and others go on")
+    func whatIsHeldIsGivenUp() async throws {
+        let volume = ResumingPeer()
+        try await withVolume(volume) { connection in
+            try volume.serve(connection)
+        } test: { harness in
+            volume.expire()
+            harness.on { #expect(unsafe $0.submit(.flush, tag: 1)) }
+            _ = await harness.next { if case .needsCapability = $0 { true } else { false } }
+            harness.on { $0.giveUp(tag: 1) }
+            #expect(await completion(harness) == ChannelCompletion(tag: 1, value: 0, status: .timedOut))
+            harness.renew()
+            _ = await harness.next { if case .resumed = $0 { true } else { false } }
+            harness.on { #expect(unsafe $0.submit(.flush, tag: 2)) }
+            #expect(await completion(harness)?.status == .ok)
+        }
+    }
+
+    @Test("what waits for a capability fails when somebody else has the volume by then")
+    func whatIsHeldFailsWithTheClaim() async throws {
+        let volume = ResumingPeer()
+        try await withVolume(volume) { connection in
+            try volume.serve(connection)
+        } test: { harness in
+            volume.expire(renewStatus: .writerConflict)
+            harness.on { #expect(unsafe $0.submit(.flush, tag: 1)) }
+            _ = await harness.next { if case .needsCapability = $0 { true } else { false } }
+            harness.renew()
+            #expect(await completion(harness)?.status == .ioError)
+            _ = await harness.next { if case .closed = $0 { true } else { false } }
+        }
+    }
+
     @Test func aGivenUpChangeKeepsOthersBackUntilItsChannelIsResumed() async throws {
         let volume = ResumingPeer()
         let memory = TestMemory(Self.block)

@@ -37,6 +37,9 @@ final class ResumingPeer: Sendable {
         var epoch: UInt64 = 1
         var accessMode = AccessMode.singleWriter
         var openStatus = Status.ok
+        /// The capability has ended: until RENEW, whose answer is this, nothing is executed.
+        var renewStatus: Status?
+        var renewals = 0
         var pings = 0
         var violations = 0
     }
@@ -84,6 +87,10 @@ final class ResumingPeer: Sendable {
     func set(epoch: UInt64) { state.withLock { $0.epoch = epoch } }
     func set(accessMode: AccessMode) { state.withLock { $0.accessMode = accessMode } }
     func set(openStatus: Status) { state.withLock { $0.openStatus = openStatus } }
+
+    /// Has the capability end; RENEW is answered with `renewStatus`.
+    func expire(renewStatus: Status = .ok) { state.withLock { $0.renewStatus = renewStatus } }
+    var renewals: Int { state.withLock { $0.renewals } }
 
     // MARK: Serving
 
@@ -173,13 +180,25 @@ final class ResumingPeer: Sendable {
             }
             var result: (Status, [UInt8], UInt64, Opcode) = (.ok, [], UInt64(header.count), opcode)
             let range = Int(header.offset)..<Int(header.offset) + Int(header.count)
+            if let status = state.renewStatus, opcode == .renew || opcode.rawValue >= Opcode.read.rawValue {
+                if opcode == .renew, status == .ok { state.renewStatus = nil }
+                if opcode != .renew || status != .ok {
+                    let refused = opcode == .renew ? status : .expired
+                    state.channels[channel][Int(header.slot)].outcome =
+                        .answered(opcode, refused, value: 0)
+                    return (refused, [], 0, opcode)
+                }
+            }
             switch opcode {
             case .open:
                 state.opens += 1
                 if let request = try? OpenRequest(bytes: payload), request.takesOver { state.takeOvers += 1 }
                 result = (state.openStatus, [], 7, .open)
                 if state.openStatus == .ok { result.1 = resource(state).bytes }
-            case .stat, .renew: result.1 = resource(state).bytes
+            case .stat: result.1 = resource(state).bytes
+            case .renew:
+                state.renewals += 1
+                result.1 = resource(state).bytes
             case .read: result.1 = Array(state.bytes[range])
             case .write:
                 state.bytes.replaceSubrange(range, with: payload)

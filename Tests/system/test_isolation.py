@@ -12,7 +12,7 @@ import time
 
 import pytest
 from conftest import ROOT, Server, await_condition, needs_root
-from sluice_client import Channel, RequestFailed, Status
+from sluice_client import Channel, Opcode, RequestFailed, Status
 from sluice_client.frames import EventKind
 
 KILLS = int(os.environ.get("SLUICE_DRIVER_KILLS", "9"))
@@ -232,15 +232,20 @@ def test_a_host_that_is_lost_too_often_is_quarantined_until_an_administrator_res
             else:
                 await_condition("the next host", lambda: driver(server)["state"] in ("running", "quarantined"))
         assert report["state"] == "quarantined", report
-        with pytest.raises(RequestFailed) as failure:
-            channel.read(handle, 0, 4096)
-        assert failure.value.status == Status.QUARANTINED
+        waiting = channel.submit(Opcode.READ, handle=handle, count=4096)
         refused = server.cli("volume", "create", "other", "--size", "1MiB", check=False)
         assert refused.returncode != 0 and "restart" in refused.stderr
         kinds = [event["kind"] for event in server.json("events")]
         assert "driver.quarantined" in kinds and "driver.recovering" in kinds
+        await_condition("the metric", lambda: is_waiting(server))
         server.cli("pool", "restart", "default")
+        assert channel.wait(waiting).status == Status.OK
         channel.write(handle, 0, bytes(4096))
+
+
+def is_waiting(server):
+    with server.api(server.data / "admin") as api:
+        return 'sluice_pool_requests_waiting{pool="default"} 1\n' in api.get("/metrics").text
 
 
 def test_a_neighbours_pool_does_not_notice(patient):

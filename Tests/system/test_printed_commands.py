@@ -321,6 +321,7 @@ sluice volume mode data multi-reader
 sluice volume fence data --reason "compute-1 does not answer"
 +@ sluice attach volume/scratch
 sluice session disconnect 0123456789abcdef0123456789abcdef --reason maintenance
+sluice session disconnect 0123456789abcdef0123456789abcdef --end
 +@ sluice detach --force volume/scratch
 sluice capability revoke 0123456789abcdef0123456789abcdef --reason "laptop lost"
 sluice grant delete c1-data

@@ -1,6 +1,8 @@
 """Capabilities and certificates that end: renewed while the device is used, and what is said when that does not work."""
 import datetime
 import os
+import signal
+import subprocess
 import time
 
 import pytest
@@ -45,24 +47,68 @@ def test_a_control_api_that_comes_back_before_the_end_is_no_pause(node, control)
     await_condition("the renewal", lambda: not status(node).get("message"))
     fio.finish()
     log = log_of(node)
-    assert "a request failed" not in log and "the connection is lost" not in log
+    assert "a request failed" not in log and "requests wait: " not in log
     assert "tried again and again, the capability lasts for" in log and "capability renewed" in log
 
 
-def test_a_capability_that_expires_says_why_and_the_device_works_again_with_the_next(node, control):
+def test_requests_wait_for_a_capability_that_has_ended_and_the_status_says_why(node, control):
     live(node, 6)
     node.device = attach_by(node, control)
     with control.refusing():
         message = await_condition("the end", lambda: next(
-            (text for text in [status(node).get("message") or ""] if "it expired at" in text), None))
-        assert "every request fails until it can be renewed" in message
-        refused = dd(node.device)
-        assert refused.returncode != 0 and "Input/output error" in refused.stderr
-    await_condition("the renewal", lambda: not status(node).get("message"))
-    assert dd(node.device).returncode == 0
+            (text for text in [status(node).get("message") or ""] if "it has ended" in text), None))
+        assert "requests wait until it can be renewed" in message
+        waiting = subprocess.Popen(["dd", "if=/dev/zero", f"of={node.device}", "bs=4k", "count=1", "oflag=direct"],
+                                   stderr=subprocess.PIPE, text=True)
+        await_condition("the request", lambda: "1 requests wait" in (status(node).get("message") or ""))
+        assert status(node)["state"] == "reconnecting"
+        assert waiting.poll() is None
+    _, errors = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0, errors
+    await_condition("the renewal", lambda: status(node)["state"] == "attached" and not status(node).get("message"))
     log = log_of(node)
-    assert log.count("the capability has expired, every request fails until there is another one") == 1
-    assert "EXPIRED" in log
+    assert log.count("the capability has ended, requests wait until there is another one") == 1
+    assert "a request failed" not in log
+
+
+def test_an_outage_that_is_longer_than_a_capability_costs_nothing(node):
+    live(node, 4)
+    node.device = attach(node, "--lifetime", "4d")
+    fio = Fio(node.device, 12)
+    await_progress(node)
+    node.stop(signal.SIGKILL)
+    await_condition("the loss", lambda: status(node)["state"] == "reconnecting")
+    time.sleep(5)  # the capability's life is what is waited for
+    node.start()
+    fio.finish()
+    await_condition("the connection", lambda: status(node)["state"] == "attached")
+    assert "a request failed" not in log_of(node)
+    assert status(node)["failedRequests"] == 0
+
+
+def test_a_session_that_is_disconnected_goes_on_and_one_that_is_ended_says_what_failed(node):
+    node.device = attach(node)
+    fio = Fio(node.device, 4)
+    await_progress(node)
+    for _ in range(3):
+        session = node.json("session", "list")[0]["id"]
+        node.cli("session", "disconnect", session, "--reason", "a test")
+    fio.finish()
+    assert status(node)["state"] == "attached" and status(node)["failedRequests"] == 0
+    assert "session.disconnected" in [event["kind"] for event in node.json("events")]
+    process = subprocess.Popen(["dd", "if=/dev/zero", f"of={node.device}", "bs=1M", "oflag=direct"],
+                               stderr=subprocess.PIPE, text=True)
+    await_progress(node)
+    told = node.cli("session", "disconnect", session, "--end").stdout
+    assert "ended" in told and "no longer writes to volume/disk" in told, told
+    process.communicate(timeout=60)
+    failed = await_condition("the failure", lambda: next(
+        (entry for entry in [status(node)] if entry["state"] == "failed"), None))
+    assert failed["failedRequests"] > 0 and failed["failedSince"]
+    assert "does not know the session" in failed["failure"] or "FENCED" in failed["failure"], failed
+    assert "requests have failed" in failed["message"] or "1 request has failed" in failed["message"]
+    assert dd(node.device).returncode == 0, "those to come are served"
+    node.cli("detach", "volume/disk", credentials=node.node)
 
 
 def shorten(server, name, seconds):

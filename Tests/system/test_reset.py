@@ -150,3 +150,44 @@ def test_when_no_address_works_the_name_is_looked_up_anew(tmp_path):
     finally:
         server.stop()
         names.close()
+
+
+def lose_network(network, what):
+    """The node's own network goes, so that nothing leaves; returns what brings it back."""
+    def ip(*arguments):
+        subprocess.run(["ip", "-n", network.node.name, *arguments], check=True, capture_output=True, text=True)
+
+    gateway = network.client.rsplit(".", 1)[0] + ".1"
+    if what == "link down":
+        ip("link", "set", "eth", "down")
+    elif what == "address replaced":
+        ip("addr", "del", f"{network.client}/24", "dev", "eth")
+        ip("addr", "add", f"{network.client}3/24", "dev", "eth")
+        ip("route", "add", "default", "via", gateway)
+    else:
+        ip("route", "replace", "prohibit", "default")
+
+    def repair():
+        if what == "link down":
+            ip("link", "set", "eth", "up")
+        if what != "address replaced":
+            ip("route", "replace", "default", "via", gateway)
+    return repair
+
+
+@pytest.mark.parametrize("what", ["link down", "address replaced", "refused by a rule"])
+def test_a_node_that_loses_its_own_network_notices_it_in_seconds(far, what):
+    device = attach(far, far.partition.node.command)
+    writer = subprocess.Popen(["dd", "if=/dev/zero", f"of={device}", "bs=64k", "count=900", "oflag=direct", "conv=fsync"],
+                              stderr=subprocess.PIPE, text=True)
+    await_condition("some writes", lambda: int(open(f"/sys/block/{os.path.basename(device)}/stat").read().split()[4]) > 20)
+    repair = lose_network(far.partition, what)
+    begun = time.monotonic()
+    log = far.json("status", credentials=far.node)[0]["logFile"]
+    await_condition("the loss", lambda: "requests wait" in open(log).read())
+    # TCP alone, and a server that is merely slow, are given 30 s.
+    assert time.monotonic() - begun < 20
+    repair()
+    _, errors = writer.communicate(timeout=60)
+    assert writer.returncode == 0, errors
+    assert "a request failed" not in open(log).read()

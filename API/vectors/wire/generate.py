@@ -86,6 +86,8 @@ events = [
     ("DRAINING", Event(EventKind.DRAINING, 5, 0, 30, 0, "192.0.2.7:7481")),
     ("DRIVER_RECOVERING begins", Event(EventKind.DRIVER_RECOVERING, 6, 0, 1, 257)),
     ("DRIVER_RECOVERING is over", Event(EventKind.DRIVER_RECOVERING, 7, 0, 0, 257)),
+    ("DRIVER_RECOVERING in quarantine", Event(EventKind.DRIVER_RECOVERING, 8, Status.QUARANTINED, 1, 257,
+                                              "8 processes were lost within 60 s")),
 ]
 
 hello = [

@@ -7,15 +7,17 @@ extension ControlPlane {
     /// Removes records that have ended: capabilities and tokens an hour after their expiry, recorded answers after a day,
     /// and the oldest recorded answers of whoever has the most, above their maximum. At most every few minutes, when something is written anyway.
     func sweep(force: Bool = false) async {
-        let now = wallClock.now()
+        let (wall, life) = (wallClock.now(), lifeClock.now())
         let excess = store.count(IdempotencyRecord.self) - Limits.idempotencyRecordsMax
-        let isDue = live.withLock { live in
-            guard force || excess >= Limits.sweepRecordsMax / 2 || now >= live.lastSweep + Limits.sweepSeconds
-            else { return false }
-            live.lastSweep = now
-            return true
+        let past = live.withLock { live -> UInt64? in
+            guard
+                force || excess >= Limits.sweepRecordsMax / 2
+                    || life >= live.lastSweep.adding(seconds: Limits.sweepSeconds)
+            else { return nil }
+            live.lastSweep = life
+            return live.cautiousClock.now(wall: wall, monotonic: life)
         }
-        guard isDue else { return }
+        guard let now = past else { return }
         var changes = RecordChanges()
         var room = Limits.sweepRecordsMax
         func take<Value: Record>(_ type: Value.Type, where isEnded: (Value) -> Bool) {

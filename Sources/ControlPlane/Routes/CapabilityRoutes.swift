@@ -284,18 +284,28 @@ private struct CapabilityWish {
     let range: ByteRange?
     let limits: IOLimits?
     let lifetimeSeconds: UInt64?
+    let lifetimeSecondsWanted: UInt64?
     let delegationDepth: UInt8?
     let grant: String?
 
     init(_ context: RequestContext) throws(Problem) {
         let fields = try context.fields(known: [
-            "resource", "rights", "range", "limits", "lifetimeSeconds", "delegationDepth", "grant", "node",
+            "resource", "rights", "range", "limits", "lifetimeSeconds", "lifetimeSecondsWanted",
+            "delegationDepth", "grant", "node",
         ])
         volume = try fields.requiredVolume()
         rights = try fields.rights()
         range = try fields.range()
         limits = try fields.limits()
         lifetimeSeconds = try fields.integer("lifetimeSeconds", in: 1...Limits.grantLifetimeSecondsMax)
+        lifetimeSecondsWanted = try fields.integer(
+            "lifetimeSecondsWanted", in: 1...Limits.grantLifetimeSecondsMax)
+        guard lifetimeSeconds == nil || lifetimeSecondsWanted == nil else {
+            throw Problem(
+                .invalidField, "lifetimeSeconds and lifetimeSecondsWanted exclude each other",
+                field: "lifetimeSecondsWanted",
+                expected: "one of them: the first is refused where the grant allows less, the second is cut")
+        }
         delegationDepth = try fields.integer("delegationDepth", in: 0...Limits.delegationDepthMax).map {
             UInt8($0)
         }
@@ -326,7 +336,9 @@ private struct CapabilityWish {
     }
 
     func lifetime(under grant: GrantRecord, now: UInt64) -> UInt64 {
-        let wanted = lifetimeSeconds ?? min(Limits.capabilitySecondsDefault, grant.lifetimeSecondsMax)
+        let wanted =
+            lifetimeSeconds
+            ?? min(lifetimeSecondsWanted ?? Limits.capabilitySecondsDefault, grant.lifetimeSecondsMax)
         guard let end = grant.expiresAt else { return wanted }
         return min(wanted, end - min(now, end - 1))
     }

@@ -183,6 +183,13 @@ extension ControlPlane {
                 text.sample("sluice_buffer_bytes", UInt64(bytes), [("node", name)])
             }
         }
+        text.add(
+            "sluice_pool_requests_waiting", "gauge", "Data requests that wait because a pool's driver is away.")
+        for stored in store.all(PoolRecord.self) {
+            text.sample(
+                "sluice_pool_requests_waiting", statistics.waitingForDriver[stored.record.name] ?? 0,
+                [("pool", stored.record.name)])
+        }
         text.add("sluice_data_refusals_total", "counter", "Data requests that were not answered with OK.")
         for (status, count) in statistics.refusals.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
             text.sample("sluice_data_refusals_total", count, [("status", status.name)])

@@ -21,9 +21,22 @@ extension ControlPlane {
         ControlResponse(status: .ok, json: json(try await session(context)))
     }
 
-    /// `DELETE /v1/sessions/{id}`: closes its channels; its capabilities still count.
+    /// `POST /v1/sessions/{id}/disconnect`: ends its connections; its client may go on with it.
     func disconnectSession(_ context: RequestContext) async throws(Problem) -> ControlResponse {
-        let reason = context.request.queryValue("reason") ?? "disconnected by an administrator"
+        let fields = try context.fields(known: ["reason"])
+        let reason =
+            try fields.text("reason", bytesMax: Limits.reasonBytesMax) ?? "disconnected by an administrator"
+        let session = try await session(context)
+        try await perform(.disconnectSession(session.id, reason: reason))
+        audit("session disconnected", context, ["session": session.id.hex, "reason": reason])
+        // One whose client cannot resume has ended with its connections.
+        let left = try await sessions(for: context.caller).first { $0.id == session.id } ?? session
+        return ControlResponse(status: .ok, json: json(left))
+    }
+
+    /// `DELETE /v1/sessions/{id}`: ends it for good; its capabilities still count.
+    func endSession(_ context: RequestContext) async throws(Problem) -> ControlResponse {
+        let reason = context.request.queryValue("reason") ?? "ended by an administrator"
         guard reason.utf8.count <= Limits.reasonBytesMax, reason.unicodeScalars.allSatisfy(Fields.isPlain)
         else {
             throw Problem(
@@ -31,8 +44,8 @@ extension ControlPlane {
                 expected: "at most \(Limits.reasonBytesMax) bytes of text")
         }
         let session = try await session(context)
-        try await perform(.disconnectSession(session.id, reason: reason))
-        audit("session disconnected", context, ["session": session.id.hex, "reason": reason])
+        try await perform(.endSession(session.id, reason: reason))
+        audit("session ended", context, ["session": session.id.hex, "reason": reason])
         return ControlResponse(status: .noContent)
     }
 

@@ -77,8 +77,8 @@ public enum RouteTable {
         Route(.get, "/v1/sessions", everyRole, query: page, ControlPlane.listSessions),
         Route(.get, "/v1/sessions/{id}", everyRole, ControlPlane.showSession),
         Route(
-            .delete, "/v1/sessions/{id}", admin, query: ["reason"], urgent: true,
-            ControlPlane.disconnectSession),
+            .delete, "/v1/sessions/{id}", admin, query: ["reason"], urgent: true, ControlPlane.endSession),
+        Route(.post, "/v1/sessions/{id}/disconnect", admin, urgent: true, ControlPlane.disconnectSession),
 
         Route(.get, "/v1/events", readers, query: page, ControlPlane.readEvents),
     ]

@@ -31,6 +31,9 @@ extension HostKeeper {
             pauseBegan = nil
             forEachQueue { $0.resume() }
             takeCalls()
+        case .refuseCalls:
+            refuseCalls()
+            forEachQueue { $0.wait() }
         case .failRequests(let status): failRequests(status)
         case .armTimer(let nanoseconds): timerDeadline = now &+ nanoseconds
         case .cancelTimer: timerDeadline = nil
@@ -280,7 +283,7 @@ extension HostKeeper {
         if quietWanted.isEmpty { feed(.quiesced) }
     }
 
-    private func failRequests(_ status: Status) {
+    private func refuseCalls() {
         // A caller that is woken looks at the state.
         publish()
         let waiting = shared.withLock { shared in
@@ -288,6 +291,10 @@ extension HostKeeper {
             return shared.waiting
         }
         for semaphore in waiting { semaphore.signal() }
+    }
+
+    private func failRequests(_ status: Status) {
+        refuseCalls()
         pauseBegan = nil
         forEachQueue { $0.fail(with: status) }
     }

@@ -21,6 +21,7 @@ final class HostKeeper: @unchecked Sendable {
         case quiet(queue: Int, round: UInt64)
         case restart(Answer<Void>)
         case upgrade(Answer<UInt64>)
+        case quarantineFails(Bool)
         case shutDown
     }
 
@@ -91,6 +92,7 @@ final class HostKeeper: @unchecked Sendable {
         /// Hears of every change, beside `Options.onEvent`.
         var observer: (@Sendable (DriverHostEvent) -> Void)?
         var settings: [String: String] = [:]
+        var failsInQuarantine = false
         var isOver = false
     }
 
@@ -135,7 +137,10 @@ final class HostKeeper: @unchecked Sendable {
         do throws(ReactorError) { wakeBell = try Doorbell() } catch {
             throw DriverError(.driverFailed, "a driver host's keeper cannot start: \(error)")
         }
-        shared.withLock { $0.settings = options.settings }
+        shared.withLock { shared in
+            shared.settings = options.settings
+            shared.failsInQuarantine = options.policy.failsInQuarantine
+        }
         do throws(ReactorError) {
             try DetachedThread.start(name: "keeper") { [self] in run() }
         } catch { throw DriverError(.driverFailed, "a driver host's keeper cannot start: \(error)") }
@@ -333,6 +338,7 @@ final class HostKeeper: @unchecked Sendable {
         case .upgrade(let answer):
             upgradeAnswers.append(answer)
             feed(.upgradeRequested)
+        case .quarantineFails(let fails): feed(.quarantineFails(fails))
         case .shutDown:
             feed(.stopRequested)
             endAll()

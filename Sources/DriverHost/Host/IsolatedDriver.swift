@@ -55,6 +55,10 @@ public final class IsolatedDriver: SupervisedDriver {
             let words = ReactorError.text(errno: errno)
             throw DriverError(.driverFailed, "the pool's folder \(options.folder): \(words)")
         }
+        let settings = try PoolSettings(options.settings)
+        var options = options
+        options.settings = settings.ofDriver
+        options.policy.failsInQuarantine = settings.failsInQuarantine
         keeper = try HostKeeper(options: options)
         do throws(DriverError) { try keeper.firstStart.wait() } catch {
             keeper.shutDown()
@@ -71,6 +75,9 @@ public final class IsolatedDriver: SupervisedDriver {
 
     /// How the host is.
     public var report: DriverHostReport { keeper.shared.withLock { $0.report } }
+
+    /// Whether requests fail in quarantine.
+    public var failsInQuarantine: Bool { keeper.shared.withLock { $0.failsInQuarantine } }
 
     /// Has `observer` called at every change, on the keeper's thread.
     public func observe(_ observer: @escaping @Sendable (DriverHostEvent) -> Void) {
@@ -184,7 +191,13 @@ public final class IsolatedDriver: SupervisedDriver {
 
     /// Takes over changed settings, now and at every start to come.
     public func configure(settings: [String: String]) throws(DriverError) {
-        _ = try keeper.call(.configure(settings))
+        let settings = try PoolSettings(settings)
+        // What is not the driver's works without one.
+        if settings.ofDriver != keeper.shared.withLock({ $0.settings }) {
+            _ = try keeper.call(.configure(settings.ofDriver))
+        }
+        keeper.shared.withLock { $0.failsInQuarantine = settings.failsInQuarantine }
+        keeper.post(.quarantineFails(settings.failsInQuarantine))
     }
 
     /// Ends the host for good.

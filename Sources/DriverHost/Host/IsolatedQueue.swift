@@ -304,6 +304,11 @@ final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @uncheck
         fail(status)
     }
 
+    /// Lets requests wait again that would fail.
+    func wait() {
+        if case .failing = state { state = .detached }
+    }
+
     private func fail(_ status: Status) {
         while completions.room > 0, let request = submissions.pop() {
             deliver(DriverCompletion(tag: request.tag, status: status.rawValue, value: 0))

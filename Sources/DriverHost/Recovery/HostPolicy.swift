@@ -10,6 +10,8 @@ public struct HostPolicy: Sendable, Hashable {
     public var stableAfter: UInt64 = 250_000_000
     /// This many losses within `lossWindow` quarantine the pool.
     public var lossesMax = 8
+    /// Whether requests fail in quarantine; otherwise they wait for an administrator's restart.
+    public var failsInQuarantine = false
     /// See `lossesMax`.
     public var lossWindow: UInt64 = 60_000_000_000
     /// How long a host may take to open its volumes and queues.

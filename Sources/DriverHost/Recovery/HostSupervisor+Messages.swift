@@ -25,6 +25,8 @@ extension HostSupervisor {
         case upgradeRequested
         /// Nothing is in flight on any queue and none starts anything.
         case quiesced
+        /// Requests are to fail in quarantine, or to wait.
+        case quarantineFails(Bool)
         /// The pool ends.
         case stopRequested
     }
@@ -44,6 +46,8 @@ extension HostSupervisor {
         case quiesceQueues
         /// The queues go on with the host that they have.
         case resumeQueues
+        /// Whoever calls the driver is refused, until `attachQueues`; requests wait, also those that failed until now.
+        case refuseCalls
         /// The queues fail what they have and whatever comes, until `attachQueues`.
         case failRequests(Status)
         /// In place of what was armed before, nanoseconds from now.

@@ -68,7 +68,7 @@ struct HostSupervisor: Sendable {
     /// How the host is and what became of it so far.
     private(set) var report = DriverHostReport(state: .starting)
 
-    private let policy: HostPolicy
+    private var policy: HostPolicy
     private var state = State.idle
     /// Hosts that were killed and are not gone: at most two.
     private var dying: [Dying] = []
@@ -79,6 +79,8 @@ struct HostSupervisor: Sendable {
     private var lossesInARow = 0
     /// Requests are to fail as soon as that is safe.
     private var owedFailure: Status?
+    /// Why the pool is, or was last, quarantined.
+    private var quarantineReason = ""
     private var armed: UInt64?
     private var actions: [Action] = []
     private var now: UInt64 = 0
@@ -113,6 +115,7 @@ struct HostSupervisor: Sendable {
         case .upgradeRequested: upgrade()
         case .quiesced:
             if case .upgrading(let upgrade) = state, upgrade.quiesceDeadline != nil { handOver(upgrade) }
+        case .quarantineFails(let fails): decide(whetherRequestsFail: fails)
         case .stopRequested: stop()
         }
         advance()
@@ -228,16 +231,29 @@ struct HostSupervisor: Sendable {
         if losses.count >= policy.lossesMax {
             discard(next)
             state = .quarantined
-            owedFailure = .quarantined
             let seconds = policy.lossWindow / 1_000_000_000
             let words = "\(losses.count) processes were lost within \(seconds) s, the last one: \(message)"
-            enter(.quarantined, words)
+            quarantineReason = words
+            quarantine()
             fail(DriverError(.quarantined, words))
             return
         }
         let kind = kind ?? .recovering
         state = .recovering(Recovery(kind: kind, next: next))
         enter(kind, message)
+    }
+
+    /// Nothing is started any more until an administrator asks for it: requests wait for that, or fail.
+    private mutating func quarantine() {
+        owedFailure = policy.failsInQuarantine ? .quarantined : nil
+        enter(.quarantined, quarantineReason)
+        if !policy.failsInQuarantine { actions.append(.refuseCalls) }
+    }
+
+    private mutating func decide(whetherRequestsFail fails: Bool) {
+        guard policy.failsInQuarantine != fails else { return }
+        policy.failsInQuarantine = fails
+        if case .quarantined = state { quarantine() }
     }
 
     /// Ends a host that has not served and shall not.

@@ -12,6 +12,8 @@ enum ChannelNotice: Sendable {
     case event(ChannelEvent)
     /// The last change that was given up is settled: changes may be sent again.
     case settled
+    /// Requests were refused because the capability has ended: `takeExpired` has them.
+    case expired
 }
 
 /// The client's half of the protocol without I/O: slots, sequences, and the stream of replies.
@@ -82,6 +84,11 @@ final class ChannelCore {
     private(set) var completionCount = 0
     /// Notices that are ready, oldest first.
     var notices: [ChannelNotice] = []
+
+    /// Requests wait for another capability when theirs has ended, in place of failing.
+    var holdsExpired = false
+    /// Those that do, and that nobody has taken yet.
+    private var expired: [ChannelRequest] = unsafe []
 
     /// What the cores of one session know together.
     let ledger: SessionLedger
@@ -369,6 +376,7 @@ final class ChannelCore {
         guard let status = header.knownStatus else { throw .violation(ReplyFault.unknownStatus.message) }
         if status != .ok {
             if header.length > 0 { lastMessage = ErrorMessage.decode(smallBytes()) }
+            if status == .expired, holdsExpired { return holdExpired(header.slot) }
         } else if opcode == .flush {
             unsafe ledger.flushed(flight.pointee.covered)
         } else if opcode == .blockStatus {
@@ -397,6 +405,24 @@ final class ChannelCore {
             left -= extent.length
         }
         guard left == 0 else { throw .violation("the server's extents do not cover what it says") }
+    }
+
+    /// The server has refused the request before it did anything of it: with another capability it is a new one.
+    private func holdExpired(_ slot: UInt16) {
+        let flight = unsafe flights[Int(slot)]
+        if unsafe expired.isEmpty { notices.append(.expired) }
+        unsafe expired.append(
+            ChannelRequest(
+                flight.opcode, flags: flight.flags, handle: 0, offset: flight.offset, count: flight.count,
+                buffer: flight.buffer, namesMarker: flight.namesMarker, tag: flight.tag))
+        release(slot)
+        inFlight -= 1
+    }
+
+    /// Gives up the requests that were refused because the capability has ended; their owner sends them once more.
+    func takeExpired() -> [ChannelRequest] {
+        defer { unsafe expired.removeAll() }
+        return unsafe expired
     }
 
     private func finishGivenUp() {

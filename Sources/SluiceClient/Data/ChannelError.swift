@@ -19,6 +19,8 @@ public enum ChannelError: Error, Sendable, CustomStringConvertible {
     case lost(String)
     /// Others may have changed the volume while this side had no claim to it; the text says what tells.
     case superseded(String)
+    /// The capability has ended, and requests wait for another one.
+    case expired
     /// This side closed the channel.
     case closed
 
@@ -35,6 +37,7 @@ public enum ChannelError: Error, Sendable, CustomStringConvertible {
         case .timedOut(let what): "the server did not answer in time: \(what)"
         case .lost(let reason): "the connection was lost: \(reason)"
         case .superseded(let text): text
+        case .expired: "the capability has ended, and requests wait until it is renewed"
         case .closed: "the channel is closed"
         }
     }
@@ -47,6 +50,7 @@ public enum ChannelError: Error, Sendable, CustomStringConvertible {
         switch self {
         case .unreachable, .lost, .closed: .ioError
         case .superseded: .staleEpoch
+        case .expired: .expired
         case .tls(let error): error.kind == .denied ? .denied : .ioError
         case .refused(_, let status, _): status
         case .violation: .protocolViolation

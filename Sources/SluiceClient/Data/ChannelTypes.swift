@@ -130,6 +130,8 @@ public protocol DataChannelDelegate: AnyObject {
     func channelIsUnanswered(_ channel: DataChannel)
     /// The server has said something after `channelIsUnanswered`.
     func channelIsAnswered(_ channel: DataChannel)
+    /// Requests were refused because the capability has ended, and are not executed: the core has them.
+    func channelExpired(_ channel: DataChannel)
     /// The channel's end, after the completions of all its requests: the last call.
     func channelClosed(_ channel: DataChannel, _ error: ChannelError)
 }
@@ -143,6 +145,8 @@ extension DataChannelDelegate {
 
     /// Nothing.
     public func channelIsAnswered(_ channel: DataChannel) {}
+    /// Nothing: only owners that hold such requests hear it.
+    public func channelExpired(_ channel: DataChannel) {}
 
     /// Nothing: only owners that give requests up hear it.
     public func channelSettled(_ channel: DataChannel) {}

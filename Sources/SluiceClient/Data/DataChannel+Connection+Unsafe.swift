@@ -157,6 +157,7 @@ extension DataChannel {
             if state == .connecting { greeted(reply) }
         case .event(let event): heard(event)
         case .settled: delegate?.channelSettled(self)
+        case .expired: delegate?.channelExpired(self)
         case .state, .done: controls.end()?.completion(.success(notice))
         case .refused(let opcode, let status, let message):
             controls.end()?.completion(.failure(.refused(opcode, status, message: message)))

@@ -147,7 +147,7 @@ enum ReconnectVerdict: Equatable {
     case retry
     /// The server does not know the session any more: a new one is needed.
     case newSession
-    /// The capability has expired: another one is needed.
+    /// The capability has expired, or a clock was set and it has yet to begin: another one is needed.
     case newCapability
     /// Another session writes; a holder that has just died may still let go.
     case conflict
@@ -158,13 +158,13 @@ enum ReconnectVerdict: Equatable {
         guard case .refused(let opcode, let status, _) = error else {
             switch error {
             case .closed, .superseded: self = .final
-            case .unreachable, .tls, .refused, .violation, .timedOut, .lost: self = .retry
+            case .unreachable, .tls, .refused, .violation, .timedOut, .lost, .expired: self = .retry
             }
             return
         }
         switch (opcode, status) {
         case (.hello, .notFound): self = .newSession
-        case (.open, .expired): self = .newCapability
+        case (.open, .expired), (.open, .notYetValid): self = .newCapability
         case (.open, .writerConflict): self = .conflict
         case (_, .notYetValid): self = .retry
         case (.open, .notFound), (_, .versionMismatch), (_, .badCapability), (_, .wrongHolder),

@@ -51,6 +51,7 @@ extension VolumeClient {
         member.phase = .opening
         // The claim of our own session is no obstacle; only a successor wants what a dead process holds.
         let takesOver = options.takesOver && !isReady
+        member.openedWith = options.capability
         channel.open(capability: options.capability, rights: options.rights, takesOver: takesOver) {
             [self] result in
             guard member.channel === channel, ending == nil else { return }
@@ -106,6 +107,8 @@ extension VolumeClient {
         case .newCapability where isReady:
             interrupted(error)
             guard member.phase != .needsCapability else { return }
+            // There has been another meanwhile.
+            guard member.openedWith == options.capability else { return open(member) }
             // The one that waits to be taken is the one that has expired meanwhile.
             let expired = renewal
             renewal = nil
@@ -137,6 +140,7 @@ extension VolumeClient {
         guard let member = member(of: channel), ending == nil else { return }
         member.phase = .open
         member.openedAt = reactor.now
+        isExpired = false
         interruption?.repeated += channel.repeated
         for other in members where other.phase == .idle && other.channel == nil { connect(other) }
         addRoute(channel, handle: member.handle)
@@ -154,6 +158,25 @@ extension VolumeClient {
             return
         }
         resumed()
+        delegate?.volumeHasRoom(self)
+    }
+
+    // MARK: A capability that has ended
+
+    /// The server refuses requests because of it: they wait, and the user is to bring another.
+    func authorityEnded() {
+        guard !isExpired else { return }
+        isExpired = true
+        interrupted(.expired)
+        delegate?.volumeNeedsCapability(self)
+    }
+
+    /// The server has taken a newer one on every channel that is open.
+    func authorityReturned() {
+        guard isExpired else { return }
+        isExpired = false
+        submitLeftovers()
+        if members.allSatisfy({ $0.phase == .open }) { resumed() }
         delegate?.volumeHasRoom(self)
     }
 
@@ -236,6 +259,8 @@ extension VolumeClient {
         guard options.channel.ticket == nil || options.succeedsSession else { return end(error) }
         let isLossy = ledger.lose()
         if isLossy { owesFlushFailure = true }
+        lastLoss = "the server does not know the session any more: changes under way have failed"
+        if isLossy { lastLoss += ", and changes that were acknowledged and not flushed may be lost" }
         ticketOfSession = nil
         // One that has just begun was lost for the reason of the one before, perhaps.
         let wasSteady = reactor.now - sessionBegan > Backoff.steadyNanoseconds

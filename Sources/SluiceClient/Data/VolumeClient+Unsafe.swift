@@ -61,6 +61,10 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
     private var isAtBatchEnd = false
     /// Acknowledged changes were lost, and no FLUSH has said so yet.
     var owesFlushFailure = false
+    /// Requests wait for a capability that has not expired.
+    var isExpired = false
+    /// What became of the last session that was lost; empty if none was.
+    public internal(set) var lastLoss = ""
     /// Waits for a channel that takes the capability.
     var renewal: ((Result<ResourceState, ChannelError>) -> Void)?
 
@@ -94,7 +98,9 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
     public func start() {
         precondition(members.isEmpty, "a volume client starts once")
         target = reactor.register(self)
-        members = (0..<options.channels).map { VolumeMember(index: $0, ledger: ledger) }
+        members = (0..<options.channels).map {
+            VolumeMember(index: $0, ledger: ledger, holdsExpired: options.reconnects)
+        }
         connect(members[0])
     }
 
@@ -203,8 +209,12 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
                     let hasGrown = state.map { renewed.size > $0.size } ?? false
                     take(renewed)
                     if hasGrown { tellSize(handle: open.first?.handle ?? 0, renewed.size) }
+                    authorityReturned()
                     completion(.success(renewed))
-                case .failure(let error): completion(.failure(error))
+                case .failure(let error):
+                    // Whoever has the claim now has it for good: what this side remembers is not true any more.
+                    if isExpired, error.status == .writerConflict { end(error) }
+                    completion(.failure(error))
                 case nil:
                     if let ending { completion(.failure(ending)) } else { renewal = completion }
                 }
@@ -295,8 +305,10 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
         next = 0
     }
 
-    /// Sends what the session before left over; what does not fit into the new one fails.
-    private func submitLeftovers() {
+    /// Sends what the session before left over, or what waited for a capability; what does not fit into the new session
+    /// fails.
+    func submitLeftovers() {
+        guard !isExpired else { return }
         while let request = unsafe leftovers.first {
             let fits = unsafe request.count <= state?.transferBytesMax ?? 0 || request.opcode != .read
             if !fits {
@@ -342,6 +354,15 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
         guard isUnanswered, !members.contains(where: { $0.channel?.unansweredSince != nil }) else { return }
         isUnanswered = false
         delegate?.volumeIsAnswered(self)
+    }
+
+    /// For the channels.
+    public func channelExpired(_ channel: DataChannel) {
+        for member in members {
+            unsafe leftovers += member.core.takeExpired()
+        }
+        guard ending != nil else { return authorityEnded() }
+        while let request = unsafe leftovers.popLast() { complete(tag: unsafe request.tag, .ioError) }
     }
 
     /// For the channels.

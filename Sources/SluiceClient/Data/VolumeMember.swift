@@ -31,8 +31,12 @@ final class VolumeMember {
     /// When the channel was opened last, in the reactor's time.
     var openedAt: UInt64 = 0
 
-    init(index: Int, ledger: SessionLedger) {
+    /// The capability of the last OPEN.
+    var openedWith: [UInt8] = []
+
+    init(index: Int, ledger: SessionLedger, holdsExpired: Bool) {
         self.index = index
         core = ChannelCore(ledger: ledger)
+        core.holdsExpired = holdsExpired
     }
 }

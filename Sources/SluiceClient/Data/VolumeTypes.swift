@@ -109,6 +109,7 @@ struct SeenEvents {
     private var expiry: UInt64?
     private var isDraining = false
     private var isRecovering = false
+    private var isQuarantined = false
 
     mutating func isNew(_ event: ChannelEvent) -> Bool {
         switch event {
@@ -125,8 +126,11 @@ struct SeenEvents {
             defer { isDraining = true }
             return !isDraining
         case .driverRecovering(_, let isRecovering):
-            defer { self.isRecovering = isRecovering }
-            return self.isRecovering != isRecovering
+            defer { (self.isRecovering, isQuarantined) = (isRecovering, false) }
+            return self.isRecovering != isRecovering || isQuarantined
+        case .driverQuarantined:
+            defer { (isRecovering, isQuarantined) = (true, true) }
+            return !isQuarantined
         }
     }
 
@@ -134,5 +138,6 @@ struct SeenEvents {
     mutating func reconnected() {
         isDraining = false
         isRecovering = false
+        isQuarantined = false
     }
 }

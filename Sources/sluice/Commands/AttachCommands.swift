@@ -81,7 +81,7 @@ struct AttachCommand: ParsableCommand {
         var command = [
             LoopHelper.ownExecutable, "attach", "volume/\(options.volume)", "--foreground",
             "--ready-descriptor", "3", "--credentials", options.credentialsFolder,
-            "--channels", "\(options.channels)",
+            "--channels", "\(options.channels)", "--lifetime", "\(options.lifetimeSeconds)s",
         ]
         if let server = options.server { command += ["--server", server] }
         if options.takesOver { command.append("--take-over") }

@@ -148,7 +148,7 @@ struct UmountCommand: ParsableCommand {
     func run() throws {
         let attachment: Attachment
         if let present = try? Attachments.find(folder, server: global.chosenServer),
-            present.state == "reconnecting"
+            ["reconnecting", "waiting"].contains(present.state)
         {
             Terminal.note(
                 "the server is away, \(present.message ?? ""); umount waits for it, to write data back")

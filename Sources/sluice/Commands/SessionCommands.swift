@@ -41,21 +41,51 @@ extension SessionCommand {
     /// `sluice session disconnect`
     struct Disconnect: ParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "End a session; its client may come back. To keep it out, revoke its capability.",
+            abstract: "End the connections of a session: its client connects again, and nothing fails.",
             discussion: """
-                EXAMPLE:
+                With --end the session is ended for good: what its client has under way fails, and a file system that is
+                mounted from its volume finds failed writes. To keep a node out, revoke its capability, or fence the
+                volume.
+
+                EXAMPLES:
                   sluice session disconnect 0123456789abcdef0123456789abcdef --reason maintenance
+                  sluice session disconnect 0123456789abcdef0123456789abcdef --end
                 """)
+
+        /// What the control API is asked.
+        struct Request: Encodable {
+            var reason: String?
+        }
 
         @OptionGroup var global: GlobalOptions
         @Argument(help: "The session's id.") var id: IdentifierArgument
-        @Option(help: "Why, for the server's log.") var reason: String?
+        @Option(help: "Why, for the server's log and its events.") var reason: String?
+        @Flag(help: "End the session itself: its client cannot go on with it, and what it has under way fails.")
+        var end = false
 
         func run() throws {
-            let query = reason.map { [("reason", $0)] } ?? []
-            try ControlAPI(global).delete("/v1/sessions/\(id)", query: query)
+            let api = try ControlAPI(global)
+            guard end else {
+                let session: Session = try api.post("/v1/sessions/\(id)/disconnect", Request(reason: reason))
+                return try global.output.show(
+                    session, sentence: "session \(id) disconnected; its client may go on with it")
+            }
+            let session: Session = try api.get("/v1/sessions/\(id)")
+            try api.delete("/v1/sessions/\(id)", query: reason.map { [("reason", $0)] } ?? [])
             try global.output.show(
-                Deletion(resource: "session/\(id)"), sentence: "session \(id) disconnected")
+                Deletion(resource: "session/\(id)"), sentence: "session \(id) ended\(cost(of: session))")
+        }
+
+        /// What ending it has cost, as far as the server knows.
+        private func cost(of session: Session) -> String {
+            let volumes = (session.writing ?? []).map { "volume/\($0.volume)" }.joined(separator: ", ")
+            let requests = session.inFlight ?? 0
+            guard !volumes.isEmpty || requests > 0 else { return "" }
+            let whose = session.node.map { "node \($0)" } ?? "its client"
+            let lost = requests > 0 ? "\(requests) requests under way have failed" : "what it had under way has failed"
+            guard !volumes.isEmpty else { return ": \(lost)" }
+            return ": \(lost), and \(whose) no longer writes to \(volumes); who has that mounted there unmounts it, "
+                + "checks it, detaches and attaches again"
         }
     }
 }

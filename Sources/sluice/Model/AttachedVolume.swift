@@ -20,6 +20,11 @@ struct AttachedVolume: Presentable {
     var since: String
     var state: String
     var message: String?
+    /// Since when requests have failed.
+    var failedSince: String?
+    var failedRequests: UInt64
+    /// Why the first did.
+    var failure: String?
     /// The folders that it and its partitions are mounted on.
     var mounts: [String]
     /// Block devices.
@@ -55,6 +60,9 @@ struct AttachedVolume: Presentable {
         since = TimeText.text(attachment.since)
         state = attachment.state
         message = attachment.message
+        failedSince = attachment.failedSince.map { TimeText.text($0) }
+        failedRequests = attachment.failedRequests
+        failure = attachment.failure
         mounts = attachment.mounts
         partitions = attachment.partitions
         memory = attachment.memory

@@ -48,6 +48,14 @@ struct DeviceOptions: ParsableArguments {
             discussion: "Default: it is tried for ever (env SLUICE_RECONNECT_TIMEOUT).", valueName: "time"))
     var reconnectTimeout: DurationArgument?
 
+    @Option(
+        help: ArgumentHelp(
+            "How long each capability should last, such as 8h or 4d; the grant may allow less.",
+            discussion:
+                "They are renewed all the time; an outage shorter than this costs no authority. Default: 4d (env SLUICE_LIFETIME).",
+            valueName: "time"))
+    var lifetime: DurationArgument?
+
     /// An option, or else a variable of the environment.
     private func duration(_ option: DurationArgument?, _ variable: String) throws -> UInt64? {
         if let option { return option.seconds }
@@ -60,6 +68,18 @@ struct DeviceOptions: ParsableArguments {
 
     /// Seconds; nil for ever.
     func ioTimeoutSeconds() throws -> UInt64? { try duration(ioTimeout, "SLUICE_IO_TIMEOUT") }
+
+    /// Seconds.
+    func lifetimeSeconds() throws -> UInt64 {
+        let seconds = try duration(lifetime, "SLUICE_LIFETIME") ?? AttachOptions.lifetimeSecondsDefault
+        guard (1...DeviceOptions.lifetimeSecondsMax).contains(seconds) else {
+            throw ValidationError("--lifetime is from 1s to 30d")
+        }
+        return seconds
+    }
+
+    /// The longest that a grant allows: 30 days.
+    private static let lifetimeSecondsMax: UInt64 = 30 * 86_400
 
     /// Seconds; nil for ever.
     func reconnectTimeoutSeconds() throws -> UInt64? {
@@ -93,6 +113,7 @@ extension GlobalOptions {
         options.ioTimeoutSeconds = try device.ioTimeoutSeconds()
         options.pollMicroseconds = device.poll
         options.capabilityFile = device.token.path
+        options.lifetimeSeconds = try device.lifetimeSeconds()
         options.reconnectTimeoutSeconds = try device.reconnectTimeoutSeconds()
         return options
     }

@@ -59,6 +59,7 @@ final class Simulator {
         policy.lossesMax = 6
         policy.lossWindow = 200 * Simulator.millisecond
         policy.quiesceDeadline = 5 * Simulator.millisecond
+        policy.failsInQuarantine = seed & 1 == 0
         supervisor = HostSupervisor(policy: policy)
         lanes = (0..<2).map { SimulatedLane(number: $0, bug: bug) }
         rarity = 2 << random.below(5)
@@ -333,6 +334,8 @@ final class Simulator {
         case .resumeQueues:
             isQuiescing = false
             post(.resume)
+        // Nobody calls here, and requests wait by themselves.
+        case .refuseCalls: break
         case .failRequests(let status):
             if hosts.contains(where: \.wasAttached) { fail("requests fail while a host may use them") }
             post(.fail(status))

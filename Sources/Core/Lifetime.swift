@@ -1,0 +1,19 @@
+/// Ends that others name as a time of day, and that are waited for by a clock that nobody sets.
+public enum Lifetime {
+    /// When something ends by a monotonic clock, in its nanoseconds, whose end is `expiry` in Unix seconds: measured once,
+    /// from now on no step of the time of day makes it longer or shorter. What has ended ends now; what never would ends
+    /// with the clock.
+    public static func deadline(expiry: UInt64, wall: UInt64, monotonic: UInt64) -> UInt64 {
+        guard expiry > wall else { return monotonic }
+        return monotonic.adding(seconds: expiry - wall)
+    }
+}
+
+extension UInt64 {
+    /// These nanoseconds and so many seconds; the largest number where that is more.
+    public func adding(seconds: UInt64) -> UInt64 {
+        let (nanoseconds, isTooMuch) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
+        let (sum, isLate) = addingReportingOverflow(nanoseconds)
+        return isTooMuch || isLate ? .max : sum
+    }
+}
