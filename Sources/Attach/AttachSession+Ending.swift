@@ -92,7 +92,7 @@ extension AttachSession {
             ending.reason = reason
         }
         self.ending = ending
-        if record?.state == .attached {
+        if record?.state.isWell ?? false {
             update(.attached, "since \(Timestamp.text(ending.since)) it is to end, and waits: \(reason)")
         }
     }

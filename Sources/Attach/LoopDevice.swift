@@ -36,8 +36,9 @@ public enum LoopDevice {
 
         let deadline = SystemClock.monotonic() + AttachLimits.loopClaimNanoseconds
         var (tries, added) = (0, 0)
+        var tried: Set<Int32> = []
         while true {
-            let number = try next(control, tries: tries, added: &added)
+            let number = try next(control, tried: &tried, added: &added)
             let path = "/dev/loop\(number)"
             let device = unsafe open(path, (isReadOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC)
             guard device >= 0 else { throw .system(errno, "cannot open \(path)") }
@@ -63,19 +64,31 @@ public enum LoopDevice {
         }
     }
 
-    /// The number of a loop device to try: the lowest that is free, and, where that could not be had, one that nobody
-    /// knows yet.
-    private static func next(_ control: Int32, tries: Int, added: inout Int) throws(AttachError) -> Int32 {
-        if !tries.isMultiple(of: 2), added < AttachLimits.loopDevicesAddedMax {
+    /// The number of a loop device to try: the lowest that is free; where that could not be had, the next that is; then
+    /// one that is made for it and that nobody knows yet; and then all of that again.
+    private static func next(
+        _ control: Int32, tried: inout Set<Int32>, added: inout Int
+    ) throws(AttachError) -> Int32 {
+        let lowest = sluice_loop_get_free(control)
+        guard lowest >= 0 else { throw .system(-lowest, "no free loop device") }
+        if tried.insert(lowest).inserted { return lowest }
+        let others = TextFile.names(in: "/sys/block").filter { name in
+            name.hasPrefix("loop") && TextFile.read("/sys/block/\(name)/loop/backing_file") == nil
+        }
+        for number in others.compactMap({ Int32($0.dropFirst(4)) }).sorted()
+        where tried.insert(number).inserted {
+            return number
+        }
+        if added < AttachLimits.loopDevicesAddedMax {
             let number = sluice_loop_add(control)
             if number >= 0 {
                 added += 1
+                tried.insert(number)
                 return number
             }
         }
-        let number = sluice_loop_get_free(control)
-        guard number >= 0 else { throw .system(-number, "no free loop device") }
-        return number
+        tried = [lowest]
+        return lowest
     }
 
     private static func identity(

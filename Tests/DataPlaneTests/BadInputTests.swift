@@ -259,6 +259,15 @@ struct BadInputTests {
             server.driver.state.withLock { $0.failure = .noSpace }
             #expect(try client.write(handle, at: 0, pattern(4096)) == .noSpace)
             #expect(try client.read(handle, at: 0, 4096).payload.isEmpty)
+            // Where the pool says so, a writer is told to wait, and nobody else.
+            _ = try await server.services.perform(.setFullPolicy("default", .wait))
+            #expect(try client.write(handle, at: 0, pattern(4096)) == .noSpaceYet)
+            #expect(try client.read(handle, at: 0, 4096).status == .noSpace)
+            guard case .space(let space) = try await server.services.perform(.poolSpace("default")) else {
+                Issue.record("no space was answered")
+                return
+            }
+            #expect(space.refusals == 4 && space.lastRefusal != nil)
             server.driver.state.withLock { $0.failure = nil }
             #expect(try client.write(handle, at: 0, pattern(4096)) == .ok)
         }

@@ -76,7 +76,8 @@ final class TestServer: Sendable {
         try server.start()
         _ = try await services.perform(.trust(keys: [Self.keyID: signer.publicKey]))
         _ = try await services.perform(
-            .addPool(PoolDescriptor(name: "default", driver: "test", settings: [:], folder: "")))
+            .addPool(
+                PoolDescriptor(name: "default", driver: "test", settings: [:], folder: "", whenFull: .fail)))
         _ = try await services.perform(.createVolume(descriptor(accessMode)))
         _ = try await services.perform(.setNode(id: node, name: "node-1", epoch: Self.nodeEpoch))
     }

@@ -1,6 +1,7 @@
 """An attached device beside other users of its name, its loop device, its contents and its process."""
 import json
 import os
+import pty
 import signal
 import stat
 import subprocess
@@ -233,3 +234,27 @@ def test_one_server_by_two_names_is_one_and_few_open_files_are_enough(node):
     assert "another name of the same server" in text
     assert "attached: volume/disk from " + node.url in refused(node, "detach", "volume/disk", "--server", other)
     sluice(node, "detach", "volume/disk", "--server", node.url)
+
+
+def test_whoever_sits_at_a_terminal_types_the_name_of_what_is_cut_off_or_destroyed(node):
+    attach(node)
+    environment = {**os.environ, "SLUICE_SERVER": node.url, "SLUICE_CREDENTIALS": str(node.data / "admin")}
+    for command, name, answers in (("volume fence disk", "disk", ["something"]),
+                                   ("node remove compute", "compute", ["something", "compute"]),
+                                   ("volume delete disk", "disk", ["something", "disk"])):
+        for typed in answers:
+            near, far = pty.openpty()
+            process = subprocess.Popen([BINARIES / "sluice", *command.split()], stdin=far, stderr=far,
+                                       stdout=subprocess.PIPE, env=environment)
+            os.close(far)
+            said = b""
+            while b"Type " not in said:
+                said += os.read(near, 4096)
+            assert f"Type {name} to" in said.decode()
+            if command.startswith("volume fence"):
+                assert "written by node compute" in said.decode()
+            os.write(near, f"{typed}\n".encode())
+            process.wait(60)
+            process.stdout.close()
+            os.close(near)
+            assert process.returncode == (0 if typed == name else 73), (command, typed)

@@ -91,9 +91,9 @@ def test_a_flood_of_sizes_stays_small_and_sigterm_is_obeyed(world):
 
 
 def test_a_server_that_opens_and_breaks_off_is_asked_ever_less_often(world):
-    world.liar.greeting = lambda handle: event(RESIZED, 0, handle)
+    world.liar.greeting = lambda handle: event(DRAINING, 1 << 40)
     before = world.liar.opened
-    world.liar.say(lambda handle: event(RESIZED, 0, handle))
+    world.liar.say(world.liar.greeting)
     time.sleep(6)  # the interval that is measured
     assert world.liar.opened - before < 20
     world.liar.greeting = lambda handle: b""

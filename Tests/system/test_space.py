@@ -61,7 +61,7 @@ def test_a_full_disk_stops_only_what_wants_space(small_disk):
         assert subprocess.run(["dd", f"if={device}", "of=/dev/null", "bs=1M", "count=1", "iflag=direct"],
                               capture_output=True, timeout=60).returncode == 0
         assert writer.poll() is None
-        server.cli("volume", "delete", "spare")
+        server.cli("volume", "delete", "spare", "--confirm", "spare")
         refused = server.cli("volume", "create", "more", "--size", "1MiB", check=False)
         assert refused.returncode == 0 or "full" in refused.stderr
         # Room is made, and the writer goes on to the next limit.
@@ -164,7 +164,7 @@ def test_a_pool_on_a_device_holds_one_volume_is_deleted_and_says_when_its_device
     os.truncate(tmp_path / "slow", 2 << 30)
     run("losetup", "-c", slow_disk)
     server.cli("pool", "restart", "raw")
-    server.cli("volume", "delete", "one")
+    server.cli("volume", "delete", "one", "--confirm", "one")
     server.cli("pool", "delete", "raw")
     assert [entry["name"] for entry in server.json("pool", "list")] == ["default"]
 
@@ -190,5 +190,5 @@ def test_a_pool_in_a_folder_of_the_operators_choice(server, tmp_path):
     shown = pool(server, "fast")
     assert shown["state"] == "ready" and any("left alone" in note for note in shown["notes"]), shown
     assert (chosen / "other").stat().st_uid == 0
-    server.cli("volume", "delete", "disk")
+    server.cli("volume", "delete", "disk", "--confirm", "disk")
     server.cli("pool", "delete", "fast")

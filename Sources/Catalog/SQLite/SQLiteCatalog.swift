@@ -109,6 +109,8 @@ public final class SQLiteCatalog: Catalog {
                 try apply()
             }
             if reserve.isUsed { reserve.fill() }
+            // Short of space, the log is emptied each time, so that it never has all there is.
+            if reserve.isUsed { _ = try? database.checkpoint(.restart) }
             return revision
         }
     }

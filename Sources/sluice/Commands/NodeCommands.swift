@@ -103,10 +103,23 @@ extension NodeCommand {
 
         @OptionGroup var global: GlobalOptions
         @Argument(help: "The node's name.") var name: NameArgument
+        @Flag(help: "Ask nothing. On a terminal the name has to be typed again where the node has sessions.")
+        var force = false
 
         func run() throws {
-            try ControlAPI(global).delete("/v1/nodes/\(name)")
+            let api = try ControlAPI(global)
+            if !force { try ask(api) }
+            try api.delete("/v1/nodes/\(name)")
             try global.output.show(Deletion(resource: "node/\(name)"), sentence: "node \(name) removed")
+        }
+
+        private func ask(_ api: ControlAPI) throws {
+            let sessions: [Session] = try api.list("/v1/sessions")
+            let count = sessions.count { $0.node == name.name.text }
+            if count == 0 { return }
+            try Confirmation.askPerson(
+                "node \(name) has \(count) sessions, and what is not written back there would be lost",
+                name: "\(name)")
         }
     }
 

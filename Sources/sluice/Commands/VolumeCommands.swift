@@ -166,9 +166,16 @@ extension VolumeCommand {
         @OptionGroup var global: GlobalOptions
         @Argument(help: "The volume's name.") var name: VolumeArgument
         @Option(help: "Why; those who are cut off are told.") var reason: String?
+        @Flag(
+            help:
+                "Ask nothing. On a terminal the name has to be typed again where somebody writes to the volume."
+        )
+        var force = false
 
         func run() throws {
-            let fenced: FencedVolume = try ControlAPI(global).post(
+            let api = try ControlAPI(global)
+            if !force { try ask(api) }
+            let fenced: FencedVolume = try api.post(
                 "/v1/volumes/\(name)/fence", FenceRequest(reason: reason))
             let who = fenced.sessions.map { session in
                 "node \(session.node ?? "unknown") (session \(session.session.prefix(8)))"
@@ -177,6 +184,15 @@ extension VolumeCommand {
                 fenced,
                 sentence: "volume/\(fenced.volume) is fenced, its epoch is \(fenced.epoch); "
                     + (who.isEmpty ? "nobody had it open" : "cut off: \(who.joined(separator: ", "))"))
+        }
+
+        private func ask(_ api: ControlAPI) throws {
+            let volume: Volume = try api.get("/v1/volumes/\(name)")
+            guard let writers = volume.writers, !writers.isEmpty else { return }
+            let who = writers.map { "node \($0.node ?? "unknown") since \($0.since)" }.joined(separator: ", ")
+            try Confirmation.askPerson(
+                "volume/\(name) is being written by \(who), and what is not written back there would be lost",
+                name: "\(name)")
         }
     }
 

@@ -55,16 +55,19 @@ struct Pool: Presentable {
     }
 
     var details: [(name: String, value: String)] {
-        [
+        let policy = whenFull.map { "writes \($0)" } ?? ""
+        let remarks: [(name: String, value: String)] = (notes ?? []).map { ("Note", $0) }
+        let facts: [(name: String, value: String)] = [
             ("Name", name), ("ID", id), ("State", condition), ("Message", message ?? ""),
             ("Driver", driver),
             ("Settings", labelText(settings)), ("Isolation", isolation ?? ""),
-            ("When full", whenFull.map { $0 == "wait" ? "writes wait" : "writes fail" } ?? ""),
+            ("When full", policy),
             ("Volumes", volumes.map(String.init) ?? ""), ("Provisioned", size(capacity?.provisioned)),
             ("Used", size(capacity?.used)),
             ("Free", size(capacity?.free)), ("Total", size(capacity?.total)), ("Labels", labelText(labels)),
             ("Created", createdAt), ("Updated", updatedAt ?? ""),
-        ] + (notes ?? []).map { ("Note", $0) }
+        ]
+        return facts + remarks
     }
 
     /// Its state, with that of its space where that is not well.
