@@ -187,7 +187,8 @@ extension AttachSession {
         case .draining(let seconds, let target):
             let place = target.isEmpty ? "" : "; go to \(target)"
             logger.warning("the server goes away within \(seconds) seconds\(place)")
-        case .driverRecovering(_, let isRecovering): driverIs(away: isRecovering ? "the volume's driver is being restarted" : nil)
+        case .driverRecovering(_, let isRecovering):
+            driverIs(away: isRecovering ? "the volume's driver is being restarted" : nil)
         case .driverQuarantined(_, let reason):
             driverIs(
                 away: "the volume's pool is quarantined (\(reason)), until an administrator restarts it: "
@@ -253,12 +254,14 @@ extension AttachSession {
         if let driverTrouble {
             state = .waiting
             parts.insert(
-                "since \(Timestamp.text(driverTrouble.since)): \(driverTrouble.reason); \(waiting) requests wait", at: 0)
+                "since \(Timestamp.text(driverTrouble.since)): \(driverTrouble.reason); \(waiting) requests wait",
+                at: 0)
         }
         if let interruption {
             state = .reconnecting
             parts.insert(
-                "since \(Timestamp.text(interruption.since)): \(interruption.reason); \(waiting) requests wait", at: 0)
+                "since \(Timestamp.text(interruption.since)): \(interruption.reason); \(waiting) requests wait",
+                at: 0)
         }
         if let attachedMessage { parts.append(attachedMessage) }
         update(state, parts.isEmpty ? nil : parts.joined(separator: "; "))

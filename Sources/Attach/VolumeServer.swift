@@ -69,9 +69,12 @@ extension AttachNotice {
         case (.event(let new), .event(let old)): new.kind == old.kind
         case (.interrupted, .interrupted), (.interrupted, .resumed), (.resumed, .interrupted),
             (.resumed, .resumed), (.needsCapability, .needsCapability), (.ignored, .ignored),
-            (.waiting, .waiting):
+            (.waiting, .waiting), (.noSpace, .noSpace), (.failures, .failures), (.unanswered, .unanswered),
+            (.unanswered, .answered), (.answered, .unanswered), (.answered, .answered):
             true
-        case (.requestFailed(let operation, let status, _), .requestFailed(let before, let old, _)):
+        case (
+            .requestFailed(let operation, let status, _, _), .requestFailed(let before, let old, _, _)
+        ):
             operation == before && status == old
         default: false
         }
@@ -311,7 +314,7 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
                 operation, status, words ?? client?.lastMessage ?? "", total: volume?.failedCount ?? 0))
     }
 
-    func waitsForSpace(_ count: Int) { inbox.post(.noSpace(waiting: count)) }
+    func waitsForSpace(_ count: Int) { tell(.noSpace(waiting: count)) }
 
     func ringServes(entries: Int) { inbox.post(.ring(entries: entries)) }
 

@@ -112,15 +112,6 @@ public enum Sockets {
         return info.tcpi_last_data_sent >= milliseconds
     }
 
-    /// Whether nothing was sent on a TCP connection for so long: with something that waits to be sent, its peer takes none
-    /// of it. One that is slow is sent a little now and then.
-    public static func isUntaken(fd: Int32, milliseconds: UInt32) -> Bool {
-        var info = tcp_info()
-        var length = socklen_t(MemoryLayout<tcp_info>.size)
-        guard unsafe getsockopt(fd, Int32(IPPROTO_TCP), TCP_INFO, &info, &length) == 0 else { return false }
-        return info.tcpi_last_data_sent >= milliseconds
-    }
-
     /// Ends both directions of a connection, so that operations on it complete.
     public static func shutdown(fd: Int32) {
         _ = Glibc.shutdown(fd, Int32(SHUT_RDWR))

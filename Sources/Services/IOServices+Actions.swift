@@ -112,7 +112,8 @@ extension IOServices {
         configuration.logger.notice(
             "session disconnected", metadata: ["session": "\(id)", "reason": "\(reason)"])
         configuration.events.append(
-            .sessionDisconnected, subject: "session/\(id)", message: "\(reason); its client may go on with it")
+            .sessionDisconnected, subject: "session/\(id)", message: "\(reason); its client may go on with it"
+        )
         await onEveryShard { shard, done in
             shard.disconnect(id, reason: reason)
             done()

@@ -26,7 +26,8 @@ extension IOServices {
         try await onDriver(of: pool) { driver throws(DriverError) in
             switch driver {
             case let driver as any SupervisedDriver: try driver.configure(settings: settings)
-            case let driver as any PoolDriver: try driver.configure(settings: try PoolSettings(settings).ofDriver)
+            case let driver as any PoolDriver:
+                try driver.configure(settings: try PoolSettings(settings).ofDriver)
             default:
                 throw DriverError(
                     .notSupported, "the settings of this driver cannot be changed while the pool runs")

@@ -215,7 +215,8 @@ extension IOServices {
 
     /// Has a session write by another capability; `claims` if the handle does not count among the writers yet.
     func renewClaim(
-        of volume: Identifier, session: Identifier, channel: UInt16, by authority: WriteAuthority, claims: Bool
+        of volume: Identifier, session: Identifier, channel: UInt16, by authority: WriteAuthority,
+        claims: Bool
     ) -> Result<Renewal, Refusal> {
         let now = self.now
         return withDirectory { directory in

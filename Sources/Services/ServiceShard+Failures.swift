@@ -37,7 +37,8 @@ extension ServiceShard {
                 channel.session.flatMap { state.directory.nodeName(of: $0) }
             )
         }
-        let what = "\(opcode?.name ?? "a request") of \(node.map { "node \($0)" } ?? "a node") was answered \(status.name)"
+        let what =
+            "\(opcode?.name ?? "a request") of \(node.map { "node \($0)" } ?? "a node") was answered \(status.name)"
         let more = count > 1 ? ", \(count) requests on this reactor in the last minutes" : ""
         services.configuration.events.append(.volumeErrors, subject: "volume/\(name)", message: what + more)
     }

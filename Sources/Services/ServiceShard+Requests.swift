@@ -252,7 +252,7 @@ extension ServiceShard {
     /// for; the client waits, so that it holds nothing here.
     private func noSpace(_ channel: ServiceChannel, _ slot: UInt16) -> Status {
         guard let port = ports[Int(channel.slots[slot].port)] else { return .noSpace }
-        let waits = port.pool.refused(now: wallNow)
+        let waits = port.pool.refused(now: services.configuration.wallClock.now())
         switch Opcode(rawValue: channel.slots[slot].opcode) {
         case .write, .writeZeroes: return waits ? .noSpaceYet : .noSpace
         default: return .noSpace

@@ -57,7 +57,7 @@ public enum ChannelEvent: Sendable, Hashable {
     public var handle: UInt32? {
         switch self {
         case .resized(let handle, _), .revoked(let handle, _, _), .expiring(let handle, _),
-            .driverRecovering(let handle, _):
+            .driverRecovering(let handle, _), .driverQuarantined(let handle, _):
             handle
         case .draining: nil
         }

@@ -18,7 +18,9 @@ struct SettingsOptions: ParsableArguments {
     /// The settings that hold; throws all that is wrong with them.
     func load() throws -> Settings {
         try Settings.load(
-            file: config, flags: Settings.Flags(control: control, channel: channel, reactors: reactors, logFormat: logFormat),
+            file: config,
+            flags: Settings.Flags(
+                control: control, channel: channel, reactors: reactors, logFormat: logFormat),
             environment: ProcessInfo.processInfo.environment)
     }
 }

@@ -24,7 +24,9 @@ import Wire
             post(.resumed(nanoseconds: size, repeated: index), to: inbox)
             post(.needsCapability, to: inbox)
             post(.ignored("\(index)"), to: inbox)
-            post(.requestFailed(.read, index % 2 == 0 ? .ioError : .noSpace, "\(index)"), to: inbox)
+            post(
+                .requestFailed(.read, index % 2 == 0 ? .ioError : .noSpace, "\(index)", total: size),
+                to: inbox)
         }
         #expect(inbox.count == 9)
         var sizes: [UInt64] = []
@@ -32,7 +34,7 @@ import Wire
         while inbox.count > 0 {
             switch inbox.take() {
             case .event(.resized(_, let size)): sizes.append(size)
-            case .requestFailed(_, let status, let text): failures.insert("\(status) \(text)")
+            case .requestFailed(_, let status, let text, _): failures.insert("\(status) \(text)")
             case .interrupted: Issue.record("the connection was resumed after that")
             default: break
             }

@@ -244,7 +244,7 @@ final class MovableClock: WallClock {
 
     func now() -> UInt64 { UInt64(Int64(SystemWallClock().now()) + shift.withLock { $0 }) }
 
-    func advance(_ seconds: UInt64) { advance(Int64(seconds)) }
+    func advance(_ seconds: UInt64) { shift.withLock { $0 += Int64(seconds) } }
 
-    func advance(_ seconds: Int64) { shift.withLock { $0 += seconds } }
+    func rewind(_ seconds: UInt64) { shift.withLock { $0 -= Int64(seconds) } }
 }

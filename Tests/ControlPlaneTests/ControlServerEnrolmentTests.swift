@@ -36,7 +36,9 @@ import Wire
                         ["code": "UNAUTHENTICATED", "detail": "it ended", "field": "certificate"],
                         status: .unauthorized)
                 }
-                return Self.json(["clusterID": "c1", "channel": ["127.0.0.1:7481"]])
+                return Self.json([
+                    "clusterID": "4ddde1f48301144c432d2c1acbd54940", "channel": ["127.0.0.1:7481"],
+                ])
             }
             guard let enrol = try? JSONDecoder().decode(Enrol.self, from: Data(request.body)),
                 let csr = try? CertificateRequest(pem: Array(enrol.csr.utf8)),
@@ -89,7 +91,7 @@ import Wire
         let joined = try NodeEnrolment.join(server: test.url, token: token.text, folder: folder)
         #expect(joined.config.node == "node-1")
         #expect(joined.config.server == test.url)
-        #expect(joined.config.clusterID == "c1")
+        #expect(joined.config.clusterID == "4ddde1f48301144c432d2c1acbd54940")
         #expect(joined.config.channels == ["127.0.0.1:7481"])
         let loaded = try Credentials.load(folder: folder)
         #expect(loaded.certificate.subjectCommonName == "node-1")

@@ -110,7 +110,13 @@ import Testing
         _ rig: ControlRig, limits: ControlServerLimits = ControlServerLimits()
     ) throws -> ServerUnderTest {
         let plane = rig.plane
-        return try ServerUnderTest(limits: limits) { await plane.respond(to: $0) }
+        // Whoever the test's certificate names is the administrator that the data folder knows.
+        let admin = rig.admin
+        return try ServerUnderTest(limits: limits) { request in
+            var request = request
+            if request.peer.role == .admin { request.peer = admin }
+            return await plane.respond(to: request)
+        }
     }
 
     private func append(_ rig: ControlRig, _ pool: String) {

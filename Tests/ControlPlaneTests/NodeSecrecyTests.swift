@@ -89,7 +89,7 @@ import Testing
         try changes.put(
             IdempotencyRecord(
                 hash: hash, request: hash, createdAt: SystemClockForTests.now(), status: 201, headers: [:],
-                body: #"{"token":"slcap1_AAAA"}"#, sealed: nil), over: 0)
+                body: #"{"token":"slcap1_AAAA"}"#, sealed: nil, caller: nil), over: 0)
         _ = try await rig.plane.store.commit(changes)
         try await rig.stop()
         let next = try await ControlRig(machine)

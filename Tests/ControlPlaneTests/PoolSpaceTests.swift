@@ -26,6 +26,8 @@ import Testing
         // Everything that was promised is there, however little is left: a device that is one volume's.
         #expect(state(total: 100 * one, used: 100 * one, free: 0, provisioned: 100 * one) == .ok)
         #expect(state(total: 100 * one, used: 95 * one, free: 5 * one, provisioned: 100 * one) == .ok)
+        // A file system that does not tell.
+        #expect(state(total: 0, used: 0, free: 0, provisioned: one) == .ok)
         // A tenth of very much is much.
         let much = 100_000 * one
         #expect(state(total: much, used: much - 300 * one, free: 300 * one, provisioned: 2 * much) == .ok)

@@ -22,7 +22,7 @@ struct VolumeFenceTests {
         #expect(first.text == #"{"epoch":2,"sessions":[],"volume":"disk"}"# + "\n")
         #expect(first.headers[.eTag] != tag)
         let event = rig.events.events(after: 0, limit: 100).events.last { $0.kind == .volumeFenced }
-        #expect(event?.subject == "volume/disk" && event?.message == "fenced by admin:someone: it hangs")
+        #expect(event?.subject == "volume/disk" && event?.message == "fenced by admin:admin: it hangs")
         try await rig.stop()
         rig = try await ControlRig(machine)
         let second = try await rig.ask(.post, "/v1/volumes/disk/fence")

@@ -23,7 +23,9 @@ struct ClockStepTests {
         try await untilTrue { SystemClock.monotonic() > end }
     }
 
-    @Test("a handle lives as long as its capability said when it was opened", arguments: [7200, -7200, 1 << 40] as [Int64])
+    @Test(
+        "a handle lives as long as its capability said when it was opened",
+        arguments: [7200, -7200, 1 << 40] as [Int64])
     func handlesGoOn(step: Int64) async throws {
         try await withServer { server async throws in
             let client = try server.client(keys.0)

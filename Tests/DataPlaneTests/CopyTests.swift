@@ -111,7 +111,7 @@ struct CopyTests {
                 .copyRange, handle: second, count: 512, payload: [0, 0, 0, 0, 1] + zeroes(11))
             #expect(malformed.status == .badFrame)
             let short = try client.request(.copyRange, handle: second, count: 512, payload: zeroes(15))
-            #expect(short.status == .badFrame)
+            #expect(short.status == .badLength)
             #expect(server.driver.executed.isEmpty)
         }
     }

@@ -70,7 +70,7 @@ struct LostCloseTests {
             }
             for session in sessions {
                 // One that has ended by itself meanwhile is not found.
-                _ = try? await server.services.perform(.disconnectSession(session.id, reason: "test"))
+                _ = try? await server.services.perform(.endSession(session.id, reason: "test"))
             }
             try await server.waitForSessions { $0.isEmpty }
         }

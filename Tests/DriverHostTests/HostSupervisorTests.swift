@@ -213,7 +213,9 @@ struct HostSupervisorTests {
         #expect(rig.state == .quarantined)
     }
 
-    @Test("too many losses quarantine the pool, and where it is set so requests fail when the last host is gone")
+    @Test(
+        "too many losses quarantine the pool, and where it is set so requests fail when the last host is gone"
+    )
     func quarantines() {
         var rig = Rig()
         _ = rig(.quarantineFails(true))

@@ -5,6 +5,7 @@ import Testing
 
 /// Seconds, by both clocks.
 extension Moment: ExpressibleByIntegerLiteral {
+    /// So many seconds of either clock.
     public init(integerLiteral seconds: UInt64) { self.init(wall: seconds, life: seconds * 1_000_000_000) }
 }
 

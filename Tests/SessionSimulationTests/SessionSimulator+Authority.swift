@@ -129,7 +129,9 @@ extension SessionSimulator {
     /// A client was told by a request that its capability has ended, which it has opened with at the time.
     func mustBeLate(_ client: SimulatedClient, end: Int64) {
         if Int64(now / 1_000_000_000) + 1 < end {
-            fail("client \(client.number) was answered EXPIRED \(end - Int64(now / 1_000_000_000)) s too early")
+            fail(
+                "client \(client.number) was answered EXPIRED \(end - Int64(now / 1_000_000_000)) s too early"
+            )
         }
     }
 

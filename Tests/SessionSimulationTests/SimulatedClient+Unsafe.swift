@@ -31,6 +31,8 @@ final class SimulatedChannel {
     var sentExpiry: UInt64 = 0
     /// When the handle can end at the earliest, in seconds of the clock for lives.
     var end: Int64 = 0
+    /// The least of those before, since it was opened.
+    var endBefore = Int64.max
 
     init(ledger: SessionLedger, holdsExpired: Bool) {
         core = ChannelCore(ledger: ledger)
@@ -450,6 +452,8 @@ final class SimulatedClient {
                 counts.superseded += 1
                 return detach("finds that somebody else has written")
             }
+            // A request that was sent before may be answered after renewals, by what held when it came.
+            channel.endBefore = channel.state == .opening ? .max : min(channel.end, channel.endBefore)
             channel.end = world.endAtTheEarliest(channel.sentExpiry, takenSince: channel.sentAt)
             if channel.state == .opening { opened(channel, handle, state) } else { renewed(channel) }
         case .done, .event: break
@@ -515,7 +519,7 @@ final class SimulatedClient {
     /// Requests were refused because the capability has ended: they wait for another.
     private func holdExpired(_ channel: SimulatedChannel) {
         world.note("waits for a capability", number)
-        world.mustBeLate(self, end: channel.end)
+        world.mustBeLate(self, end: min(channel.end, channel.endBefore))
         let refused = unsafe channel.core.takeExpired()
         counts.heldExpired += unsafe refused.count
         unsafe leftovers += refused

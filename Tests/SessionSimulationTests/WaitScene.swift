@@ -120,6 +120,9 @@ final class WaitScene {
             world.now += 20_000_000_000
             settle()
         }
+        // What a writer is kept by courtesy ends at last, too.
+        world.now += (Limits.courtesySeconds + 60) * 1_000_000_000
+        settle()
     }
 
     func perform(_ action: ServiceAction) {

@@ -263,7 +263,9 @@ import Wire
         }
     }
 
-    @Test("requests that are refused because the capability has ended wait for the next one, and are executed once")
+    @Test(
+        "requests that are refused because the capability has ended wait for the next one, and are executed once"
+    )
     func anExpiredCapabilityHoldsRequests() async throws {
         let volume = ResumingPeer()
         let memory = TestMemory(Self.block)

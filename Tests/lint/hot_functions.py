@@ -28,7 +28,7 @@ HOT = {
     "Services.DriverPort.batchEnded(": 1,
     "Services.FairQueue.append(": 0,
     "Services.FairQueue.next(": 0,
-    "Services.ServiceShard.accept(": 4,
+    "Services.ServiceShard.accept(": 1,
     "Services.ServiceShard.answer(": 1,
     "Services.ServiceShard.complete(": 0,
     "Services.ServiceShard.ended(": 0,

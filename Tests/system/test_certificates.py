@@ -280,4 +280,4 @@ def test_outputs_are_checked_before_anything_is_done(server, tmp_path):
         lost = subprocess.run(
             [BINARIES / "sluice", "capability", "issue", "volume/v"], stdout=full, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "SLUICE_SERVER": server.url, "SLUICE_CREDENTIALS": str(node)})
-    assert lost.returncode == 1 and "standard output cannot be written: No space left" in lost.stderr
+    assert lost.returncode == 1 and "standard output did not take all: No space left" in lost.stderr

@@ -198,7 +198,7 @@ def test_a_driver_that_hangs_does_not_delay_other_ways_to_cut_somebody_off(serve
         with server.api(server.data / "admin") as api:
             await_condition("the write", lambda: in_flight(api) == 1)
             capability = api.get("/v1/capabilities").json()["items"][0]["id"]
-        command = {"disconnect": ["session", "disconnect", channel.session.hex()], "remove": ["node", "remove", "old"],
+        command = {"disconnect": ["session", "disconnect", channel.session.hex(), "--end"], "remove": ["node", "remove", "old"],
                    "revoke": ["capability", "revoke", capability]}[what]
         cutting = Fencing(server, *command)
         cutting.start()

@@ -93,7 +93,8 @@ def test_a_sentence_is_not_continued_by_a_value_and_a_command_line_holds_no_othe
 
     with LyingControl(real.data, answer) as control:
         lines = run(real, control, "node", "add", "x").stdout.splitlines()
-        assert len(lines) == 3 and lines[2] == f"  sluice join --server {control.url} --token {token}", lines
+        assert len(lines) == 5 and lines[2] == f"  sluice join --server {control.url} --token -", lines
+        assert lines[4] == f"  {token}", lines
         for token in ("$(reboot)", "a; reboot", EVIL, ""):  # noqa: B020
             result = run(real, control, "node", "add", "x")
             assert result.returncode == 1 and not result.stdout and "a token that is none" in result.stderr

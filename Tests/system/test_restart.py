@@ -158,7 +158,7 @@ def test_a_restart_does_not_bring_back_who_was_cut_off(lonely, how):
     channel.drop()
     await_condition("the loss", lambda: world.in_flight(channel) == 0)
     world.server.cli(*(["volume", "fence", "disk"] if how == "fence"
-                       else ["session", "disconnect", channel.session.hex()]))
+                       else ["session", "disconnect", channel.session.hex(), "--end"]))
     world.server.stop(signal.SIGKILL)
     world.server.start()
     refused(Status.NOT_FOUND, world.resume, channel)

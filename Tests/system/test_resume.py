@@ -327,7 +327,7 @@ def test_who_was_cut_off_does_not_come_back(world, how, state):
     if state == "lost":
         channel.drop()
         await_condition("the loss", lambda: world.in_flight(channel) == 0)
-    command = ["volume", "fence", name] if how == "fence" else ["session", "disconnect", channel.session.hex()]
+    command = ["volume", "fence", name] if how == "fence" else ["session", "disconnect", channel.session.hex(), "--end"]
     world.server.cli(*command)
     if state == "connected":
         channel.drop()

@@ -30,7 +30,7 @@ def world(shared_server):
 
 
 def load(world, volume, depth, channels, seed):
-    result = world.cli("bench", f"volume/{volume}", "--rw", "mixed", "--iodepth", depth, "--channels", channels,
+    result = world.cli("bench", f"volume/{volume}", "--rw", "mixed", "--force", "--iodepth", depth, "--channels", channels,
                        "--total", TOTAL, "--seed", seed, "-o", "json", credentials=world.node, check=False)
     assert result.returncode == 0, result.stderr + result.stdout
     report = json.loads(result.stdout)

@@ -49,7 +49,8 @@ final class CatalogReserve: Sendable {
     private func space() -> (total: UInt64, free: UInt64)? {
         let folder = path.lastIndex(of: "/").map { String(path[...$0]) } ?? "."
         var space = statvfs()
-        guard unsafe statvfs(folder, &space) == 0 else { return nil }
+        // Some file systems do not tell.
+        guard unsafe statvfs(folder, &space) == 0, space.f_blocks > 0 else { return nil }
         return (
             UInt64(space.f_blocks) * UInt64(space.f_frsize), UInt64(space.f_bavail) * UInt64(space.f_frsize)
         )

@@ -23,8 +23,8 @@ enum SpaceState: String, Sendable, CaseIterable {
         let promised = provisioned > space.capacity.used ? provisioned - space.capacity.used : 0
         if let last = space.lastRefusal, last + Limits.refusalSeconds >= now {
             self = .full
-        } else if promised <= free {
-            // Every byte that somebody may write has its place.
+        } else if promised <= free || total == 0 {
+            // Its file system does not tell, or every byte that somebody may write has its place.
             self = .ok
         } else if free == 0 {
             self = .full

@@ -184,7 +184,8 @@ extension ControlPlane {
             }
         }
         text.add(
-            "sluice_pool_requests_waiting", "gauge", "Data requests that wait because a pool's driver is away.")
+            "sluice_pool_requests_waiting", "gauge",
+            "Data requests that wait because a pool's driver is away.")
         for stored in store.all(PoolRecord.self) {
             text.sample(
                 "sluice_pool_requests_waiting", statistics.waitingForDriver[stored.record.name] ?? 0,

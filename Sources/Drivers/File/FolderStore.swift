@@ -143,7 +143,10 @@ final class FolderStore: FileStore {
     func prepare(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 { 0 }
 
     /// A file system that does not say how full it is says so when it is written to.
-    func freeBytes() -> UInt64? { try? folder.space().free }
+    func freeBytes() -> UInt64? {
+        guard let space = try? folder.space(), space.total > 0 else { return nil }
+        return space.free
+    }
 
     func open(_ id: Identifier) throws(DriverError) -> OpenVolume {
         if wantsDirect {

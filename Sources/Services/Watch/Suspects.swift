@@ -178,7 +178,10 @@ extension ServiceShard {
         let isRepeat =
             channel.slots.recalls > 0 && Int(header.slot) < channel.slots.count
             && channel.slots[header.slot].recall != .nothing
-        guard let why = suspects.refusal(request, isRepeat: isRepeat, now: wallNow) else { return false }
+        guard
+            let why = suspects.refusal(
+                request, isRepeat: isRepeat, now: services.configuration.wallClock.now())
+        else { return false }
         let name = sight.name(of: volume, on: channel.number)
         accessLog.warning(
             "a request is not executed",

@@ -60,7 +60,8 @@ extension SessionCommand {
         @OptionGroup var global: GlobalOptions
         @Argument(help: "The session's id.") var id: IdentifierArgument
         @Option(help: "Why, for the server's log and its events.") var reason: String?
-        @Flag(help: "End the session itself: its client cannot go on with it, and what it has under way fails.")
+        @Flag(
+            help: "End the session itself: its client cannot go on with it, and what it has under way fails.")
         var end = false
 
         func run() throws {
@@ -78,13 +79,16 @@ extension SessionCommand {
 
         /// What ending it has cost, as far as the server knows.
         private func cost(of session: Session) -> String {
-            let volumes = (session.writing ?? []).map { "volume/\($0.volume)" }.joined(separator: ", ")
+            let volumes = (session.writing ?? []).map { "volume/\($0.volume ?? "")" }.joined(separator: ", ")
             let requests = session.inFlight ?? 0
             guard !volumes.isEmpty || requests > 0 else { return "" }
             let whose = session.node.map { "node \($0)" } ?? "its client"
-            let lost = requests > 0 ? "\(requests) requests under way have failed" : "what it had under way has failed"
+            let lost =
+                requests > 0
+                ? "\(requests) requests under way have failed" : "what it had under way has failed"
             guard !volumes.isEmpty else { return ": \(lost)" }
-            return ": \(lost), and \(whose) no longer writes to \(volumes); who has that mounted there unmounts it, "
+            return
+                ": \(lost), and \(whose) no longer writes to \(volumes); who has that mounted there unmounts it, "
                 + "checks it, detaches and attaches again"
         }
     }

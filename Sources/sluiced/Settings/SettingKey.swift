@@ -51,10 +51,13 @@ struct SettingKey: Sendable, Hashable {
     static let linger = SettingKey("session.linger", .integer(0...Int(UInt32.max)))
     static let stop = SettingKey("stop.seconds", .integer(Limits.stopSecondsRange))
     static let watchdog = SettingKey("watchdog", .integer(0...3600))
-    static let logFormat = SettingKey("log.format", .choice(LogFormat.allCases.map(\.rawValue)), flag: "log-format")
+    static let logFormat = SettingKey(
+        "log.format", .choice(LogFormat.allCases.map(\.rawValue)), flag: "log-format")
 
     /// Every setting, in the order in which they are shown.
-    static let all = [control, channel, reactors, poll, cpus, driverHost, losses, linger, stop, watchdog, logFormat]
+    static let all = [
+        control, channel, reactors, poll, cpus, driverHost, losses, linger, stop, watchdog, logFormat,
+    ]
 
     /// Variables that `sluice` knows; a machine may be server and node.
     static let foreignVariables: Set<String> = [

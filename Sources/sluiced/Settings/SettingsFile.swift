@@ -112,7 +112,7 @@ struct SettingsFile {
         guard let scalar = node.scalar else { return nil }
         switch kind {
         case .integer, .integers: return scalar.style == .plain || scalar.style == .any ? scalar.string : nil
-        case .addresses, .path: return scalar.string
+        case .addresses, .path, .choice: return scalar.string
         }
     }
 
