@@ -30,8 +30,8 @@ final class SimulatedChannel {
     var sentAt: UInt64 = 0
     var sentExpiry: UInt64 = 0
     /// When the handle can end at the earliest, in seconds of the clock for lives.
-    var end: Int64 = 0
-    /// The least of those before, since it was opened.
+    var end = Int64.max
+    /// The least of those before.
     var endBefore = Int64.max
 
     init(ledger: SessionLedger, holdsExpired: Bool) {
@@ -452,8 +452,9 @@ final class SimulatedClient {
                 counts.superseded += 1
                 return detach("finds that somebody else has written")
             }
-            // A request that was sent before may be answered after renewals, by what held when it came.
-            channel.endBefore = channel.state == .opening ? .max : min(channel.end, channel.endBefore)
+            // A request that was sent before may be answered after renewals, or be repeated after a resume and answered as
+            // it was then: by what held when it came first.
+            channel.endBefore = min(channel.end, channel.endBefore)
             channel.end = world.endAtTheEarliest(channel.sentExpiry, takenSince: channel.sentAt)
             if channel.state == .opening { opened(channel, handle, state) } else { renewed(channel) }
         case .done, .event: break

@@ -295,7 +295,7 @@ sluice capability list --node compute-1 --revoked false
 sluice capability show 0123456789abcdef0123456789abcdef
 @ sluice bench volume/data --rw randread --bs 4k --iodepth 32 --time 10s
 @ sluice bench volume/scratch --rw randwrite --bs 64k --channels 4 --verify -o json
-@ sluice bench volume/scratch --rw mixed --iodepth 64 --channels 4 --total 64MiB
+@ sluice bench volume/scratch --rw mixed --iodepth 64 --channels 4 --total 64MiB --force
 @ sluice attach volume/data
 @ sluice status
 @ sluice status -o json | jq -r '.[].device'

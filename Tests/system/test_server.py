@@ -70,7 +70,7 @@ def test_a_second_server_on_the_same_folder_is_refused(server):
 def test_a_catalog_from_a_newer_version_is_refused_untouched(tmp_path):
     server = Server(tmp_path).start()
     server.stop()
-    catalog = next(server.data.glob("**/*.sqlite*"), None) or next(server.data.glob("catalog*"))
+    catalog = server.data / "catalog.sqlite"
     with sqlite3.connect(catalog) as database:
         database.execute("PRAGMA user_version = 999")
     result = run(BINARIES / "sluiced", "serve", "--data", server.data, "--control", "127.0.0.1:0",
@@ -140,8 +140,8 @@ def test_reactors_run_on_the_cpus_that_are_set(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "value", "words"), [
-    ("SLUICE_POLL", "1001", "poll is 1001"), ("SLUICE_POLL", "-1", "poll is -1"),
-    ("SLUICE_CPUS", "0,-1", "cpus is"), ("SLUICE_CPUS", "0,5000", "cpus is")])
+    ("SLUICE_POLL", "1001", 'SLUICE_POLL is "1001"'), ("SLUICE_POLL", "-1", 'SLUICE_POLL is "-1"'),
+    ("SLUICE_CPUS", "0,-1", "SLUICE_CPUS is"), ("SLUICE_CPUS", "0,5000", "SLUICE_CPUS is")])
 def test_a_setting_out_of_bounds_is_refused(server, name, value, words):
     assert server.stop() == 0
     result = run(BINARIES / "sluiced", "serve", "--data", server.data, "--control", "127.0.0.1:0",

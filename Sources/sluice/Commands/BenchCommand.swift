@@ -19,7 +19,7 @@ struct BenchCommand: ParsableCommand {
             EXAMPLES:
               sluice bench volume/data --rw randread --bs 4k --iodepth 32 --time 10s
               sluice bench volume/scratch --rw randwrite --bs 64k --channels 4 --verify -o json
-              sluice bench volume/scratch --rw mixed --iodepth 64 --channels 4 --total 64MiB
+              sluice bench volume/scratch --rw mixed --iodepth 64 --channels 4 --total 64MiB --force
             """)
 
     @OptionGroup var global: GlobalOptions
