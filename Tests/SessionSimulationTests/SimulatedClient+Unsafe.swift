@@ -223,6 +223,8 @@ final class SimulatedClient {
     /// Gets a newer capability when half of the time of the old one is over, as this side measures it, or when the
     /// server says that it has ended.
     private func renew() -> Bool {
+        // What found no free slot when it was to be sent again finds one later.
+        if !isExpired, unsafe !leftovers.isEmpty { sendLeftovers() }
         guard world.issuesCapabilities else { return false }
         let isAsked = isExpired && channels.contains { $0.state == .open }
         if world.now >= capability.halfLife || isAsked && !channels.contains(where: { $0.isRenewing }) {
