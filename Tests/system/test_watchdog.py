@@ -53,7 +53,6 @@ def metric(server, name):
     return {line.split(" ")[0]: float(line.split(" ")[1]) for line in lines if line.startswith(name)}
 
 
-@pytest.mark.xfail(reason="known, and open: the rule spin did not make the reactor of a release build stand here", strict=False)
 def test_a_server_that_stands_ends_itself_and_a_request_that_did_it_twice_is_answered_as_failed(world):
     start(world, 1)
     credentials = spinning_pool(world, "read nth=1: spin", "reader")
@@ -139,7 +138,6 @@ class FullPipe:
             pass
 
 
-@pytest.mark.xfail(reason="known, and open: the rule spin did not make the reactor of a release build stand here", strict=False)
 def test_a_log_that_nobody_reads_does_not_keep_a_server_that_stands_alive(world):
     world.sockets = FullPipe()
     start(world, 1)
