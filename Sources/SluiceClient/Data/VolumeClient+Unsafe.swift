@@ -310,6 +310,8 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
     func submitLeftovers() {
         guard !isExpired else { return }
         while let request = unsafe leftovers.first {
+            // A change that was given up may land still, and must not do so after this one.
+            if ledger.unsettled > 0, unsafe request.opcode.isChange { return }
             let fits = unsafe request.count <= state?.transferBytesMax ?? 0 || request.opcode != .read
             if !fits {
                 complete(tag: unsafe request.tag, .ioError)
@@ -367,6 +369,8 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
 
     /// For the channels.
     public func channelSettled(_ channel: DataChannel) {
-        if ending == nil, isReady { delegate?.volumeHasRoom(self) }
+        guard ending == nil, isReady else { return }
+        if unsafe !leftovers.isEmpty { submitLeftovers() }
+        delegate?.volumeHasRoom(self)
     }
 }
