@@ -30,13 +30,9 @@ struct SessionSimulationTests {
             troubles.merge(simulator.troubles) { $0 + $1 }
             guard simulator.failure == nil else {
                 let small = Shrinker.shrink(simulator, steps: Self.stepsPerSeed)
-                // Known, and open: requests that wait for a capability and stay so in the simulated client (2509, 5055), and
-                // a session that is gone without a reason that the judge knows (6, 7545).
-                withKnownIssue(isIntermittent: true) {
-                    Issue.record(
-                        "SLUICE_SEED=\(seed): \(simulator.failure ?? ""); the least that does it:\n\(small.account)"
-                    )
-                }
+                Issue.record(
+                    "SLUICE_SEED=\(seed): \(simulator.failure ?? ""); the least that does it:\n\(small.account)"
+                )
                 return
             }
         }

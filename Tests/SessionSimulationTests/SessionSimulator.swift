@@ -168,9 +168,17 @@ final class SessionSimulator {
         return UInt64(writes.count - 1)
     }
 
-    /// Another session of the same client is to execute the write.
-    func move(_ name: UInt64, to grant: Int) {
-        if name != 0 { writes[Int(name)].grant = grant }
+    /// Another session of the same client is to execute a request that was never begun; of a write that is from before a
+    /// loss of power, the new life of the disk knows nothing yet.
+    func move(_ request: inout SimulatedRequest, to grant: Int) {
+        guard request.name != 0 else { return }
+        writes[Int(request.name)].grant = grant
+        guard request.life != life else { return }
+        writes[Int(request.name)].life = life
+        request.life = life
+        for block in request.first..<request.first + request.count {
+            history[block].writeStarted(request.name, at: request.start)
+        }
     }
 
     /// The place of a write in the order of all writes to one of its blocks; 0 when it was not done.

@@ -167,7 +167,7 @@ final class SimulatedClient {
             }
             return renew() || connectMore()
         case .leaving:
-            guard openRequests == 0 else { return connectMore() }
+            guard openRequests == 0 else { return renew() || connectMore() }
             detach("has done all that it wanted")
         }
         return true
@@ -430,7 +430,8 @@ final class SimulatedClient {
     private func take(_ notice: ChannelNotice, _ channel: SimulatedChannel) {
         switch notice {
         case .hello(let reply):
-            if session == nil {
+            let isNew = session == nil
+            if isNew {
                 session = reply.session
                 secret = reply.secret
                 world.begins(reply.session, grant)
@@ -441,7 +442,8 @@ final class SimulatedClient {
             channel.sentAt = world.now
             channel.sentExpiry = capability.expiry
             world.mayUse(capability, grant)
-            if phase == .attaching { world.asks(number) }
+            // A new session asks for the volume, also that of a client whose old one is gone.
+            if isNew { world.asks(number) }
             let body = OpenRequest(
                 kind: .volume, rights: [], takesOver: phase == .attaching, capability: capability.bytes
             ).bytes
@@ -516,7 +518,12 @@ final class SimulatedClient {
     /// Sends what the session before left over, or what waited for a capability.
     private func sendLeftovers() {
         isExpired = false
-        while unsafe !leftovers.isEmpty, unsafe route(leftovers[0]) { unsafe leftovers.removeFirst() }
+        while let next = unsafe leftovers.first {
+            // A change that was given up may land still, and must not do so after this one.
+            if ledger.unsettled > 0, unsafe next.opcode.isChange { return }
+            guard unsafe route(next) else { return }
+            unsafe leftovers.removeFirst()
+        }
     }
 
     /// Requests were refused because the capability has ended: they wait for another.
@@ -599,7 +606,7 @@ final class SimulatedClient {
         }
         // What was never begun is the new session's, if nobody else has written.
         for index in unsafe leftovers.indices {
-            world.move(requests[Int(unsafe leftovers[index].tag)].name, to: grant)
+            world.move(&requests[Int(unsafe leftovers[index].tag)], to: grant)
         }
         orphans.forEach { world.haunt($0) }
         orphans.removeAll()
