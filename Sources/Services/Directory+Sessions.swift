@@ -10,16 +10,18 @@ extension Directory {
         var answers: [(connection: SessionRegistry.Connection, answer: Result<KeptSlots, Refusal>)] = []
         /// Connections that have nothing to go on with.
         var spoiled: [SessionRegistry.Connection] = []
-        /// Connections of sessions that make room for others.
+        /// Connections of sessions that can do nothing and make room for others.
         var crowdedOut: [SessionRegistry.Connection] = []
     }
 
-    /// Starts a session; where that is needed, the oldest one that has opened nothing makes room, or else the least missed
-    /// one without a connection.
+    /// Starts a session; where that is needed, the oldest one that has opened nothing makes room, or else one of a node that
+    /// was removed, or the least missed one without a connection.
     mutating func startSession(
         _ session: SessionRegistry.Session, by connection: SessionRegistry.Connection, now: Moment
     ) -> Status {
-        if sessions.isFull, let oldest = sessions.takeNobodys() ?? leastMissed(now: now) {
+        if sessions.isFull,
+            let oldest = sessions.takeNobodys() ?? ofRemovedNode ?? leastMissed(now: now)
+        {
             for channel in sessions[oldest]?.channels.values.map({ $0 }) ?? [] {
                 if case .connected(let connection, _) = channel { effects.crowdedOut.append(connection) }
             }
@@ -53,6 +55,13 @@ extension Directory {
         return decision
     }
 
+    /// A session of a node that is not enrolled any more: it can open nothing, but may have a connection for ever.
+    private var ofRemovedNode: Identifier? {
+        sessions.sessions.values.first { session in
+            !session.isEnding && session.node.map { nodes[$0] == nil } ?? false
+        }?.id
+    }
+
     /// The session without a connection that has waited longest: one that may write nothing, or else one that may do so
     /// only as a courtesy. With a session named, of the others of its node.
     private func leastMissed(now: Moment, besides id: Identifier? = nil) -> Identifier? {
@@ -79,7 +88,9 @@ extension Directory {
     ///
     /// - Returns: whether the session is gone with the channel instead.
     mutating func keepChannel(_ id: Identifier, channel: UInt16, _ kept: KeptSlots, now: Moment) -> Bool {
-        if !sessions.mayKeep(id), let oldest = leastMissed(now: now, besides: id) {
+        if sessions.wantsKeeping(id, channel: channel), !sessions.mayKeep(id),
+            let oldest = leastMissed(now: now, besides: id)
+        {
             endSession(oldest, why: "the server keeps the most lost channels of its node")
         }
         let before = sessions.sessions[id]

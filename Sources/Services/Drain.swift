@@ -45,7 +45,7 @@ extension ServiceShard {
         guard !drain.target.isEmpty, let target else { return }
         if let drainTimer { reactor.cancelTimer(drainTimer) }
         drainTimer = reactor.setTimer(
-            after: secondsUntilDrained &* 1_000_000_000, target: target, token: Self.drainToken)
+            after: nanosecondsUntilDrained, target: target, token: Self.drainToken)
     }
 
     func tell(_ channel: ServiceChannel, of drain: Drain) {
@@ -57,11 +57,13 @@ extension ServiceShard {
         channel.announceDraining(seconds: 0, target: services.drain?.target ?? "")
     }
 
-    /// By the clock for lives, from when the drain began.
-    private var secondsUntilDrained: UInt64 {
+    /// By the clock for lives, from when the drain began; a second that has begun counts.
+    private var secondsUntilDrained: UInt64 { (nanosecondsUntilDrained + 999_999_999) / 1_000_000_000 }
+
+    private var nanosecondsUntilDrained: UInt64 {
         let now = services.configuration.lifeClock.now()
         let end = services.state.withLock { $0.drainEnd }
-        return end > now ? min((end - now) / 1_000_000_000, Limits.drainSecondsMax) : 0
+        return end > now ? min(end - now, Limits.drainSecondsMax * 1_000_000_000) : 0
     }
 
     /// Closes the connections that are left, unless the drain was called off.

@@ -108,10 +108,10 @@ extension ServiceShard {
         }
     }
 
-    /// Closes a connection of a session that has opened nothing and makes room for others.
+    /// Closes a connection of a session that has opened nothing, or whose node was removed, and makes room for others.
     func closeCrowdedOut(_ connection: UInt64) {
         for case let channel? in channels.all where channel.connection == connection && !channel.isDetached {
-            channel.owner?.channelMustClose("it has opened nothing, and the server has its most sessions")
+            channel.owner?.channelMustClose("it has nothing open, and the server has its most sessions")
         }
     }
 

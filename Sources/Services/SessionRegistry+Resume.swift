@@ -69,6 +69,14 @@ extension SessionRegistry {
         return .kept(isLastConnection: isLast)
     }
 
+    /// Whether a channel whose connection is gone is kept if there is room for it: nobody waits for it, and its session
+    /// has something to go on with.
+    func wantsKeeping(_ id: Identifier, channel: UInt16) -> Bool {
+        guard let session = sessions[id], case .connected(_, successor: nil)? = session.channels[channel]
+        else { return false }
+        return session.node != nil && !session.isEnding && !session.leavesNothing.contains(channel)
+    }
+
     /// Has a channel that has a connection, or one that is on its way out, be forgotten with it.
     mutating func leaveNothing(of id: Identifier, channel: UInt16) {
         self[id]?.leavesNothing.insert(channel)

@@ -202,6 +202,7 @@ struct LostSessionTests {
             #expect(try client.readEvent() == .draining(seconds: 50, target: "192.0.2.20:7481"))
             let late = try server.connect(key)
             #expect(try late.helloReply(Hello(features: .resume)).status == .draining)
+            server.clock.advance(nanoseconds: 400_000_000)
             let back = try server.resumed(client, key)
             #expect(try back.readEvent() == .draining(seconds: 50, target: "192.0.2.20:7481"))
             let further = try server.client(key, joining: client, features: .resume)

@@ -27,6 +27,9 @@ final class TestClock: WallClock {
         life.nanoseconds.withLock { $0 += more * 1_000_000_000 }
     }
 
+    /// A part of a second passes.
+    func advance(nanoseconds: UInt64) { life.nanoseconds.withLock { $0 += nanoseconds } }
+
     /// Somebody sets the clock.
     func step(_ by: Int64) { seconds.withLock { $0 = UInt64(Int64($0) + by) } }
 }

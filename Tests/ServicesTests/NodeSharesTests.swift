@@ -105,17 +105,22 @@ import Testing
         #expect(second?.low == 3)
     }
 
+    private func session(_ number: UInt64) -> SessionRegistry.Session {
+        SessionRegistry.Session(
+            id: Identifier(high: 0, low: number), secret: SecretBytes([7]),
+            thumbprint: .init(first: .zero, second: .zero),
+            clientName: "", peerAddress: "", since: 0, instance: .zero)
+    }
+
+    private func connection(_ number: UInt64) -> SessionRegistry.Connection {
+        SessionRegistry.Connection(shard: ObjectIdentifier(shard), number: number)
+    }
+
     @Test func aSessionThatHasOpenedNothingMakesRoomForAnother() {
         var directory = Directory()
         directory.sessions = SessionRegistry(capacity: 2, keptChannelsMax: 2)
-        let shard = Shard()
         func start(_ number: UInt64) -> Status {
-            directory.startSession(
-                SessionRegistry.Session(
-                    id: Identifier(high: 0, low: number), secret: SecretBytes([7]),
-                    thumbprint: .init(first: .zero, second: .zero),
-                    clientName: "", peerAddress: "", since: 0, instance: .zero),
-                by: SessionRegistry.Connection(shard: ObjectIdentifier(shard), number: number), now: 0)
+            directory.startSession(session(number), by: connection(number), now: 0)
         }
         #expect(start(1) == .ok && start(2) == .ok)
         let isBound = directory.sessions.bind(Identifier(high: 0, low: 1), node: node(1))
@@ -127,5 +132,44 @@ import Testing
         #expect(directory.effects.crowdedOut.map(\.number) == [2, 3])
     }
 
+    @Test func aSessionOfANodeThatWasRemovedMakesRoomToo() {
+        var directory = Directory()
+        directory.sessions = SessionRegistry(capacity: 4, keptChannelsMax: 4)
+        func start(_ number: UInt64, of owner: Identifier) -> Status {
+            let status = directory.startSession(session(number), by: connection(number), now: 0)
+            if status == .ok { _ = directory.sessions.bind(session(number).id, node: owner) }
+            return status
+        }
+        for number in UInt64(1)...2 { directory.nodes[node(number)] = .init(name: "node", epoch: 1) }
+        #expect(start(1, of: node(1)) == .ok && start(2, of: node(1)) == .ok && start(3, of: node(2)) == .ok)
+        #expect(start(4, of: node(3)) == .ok)
+        directory.nodes[node(3)] = .init(name: "node", epoch: 1)
+        #expect(start(5, of: node(2)) == .busy, "all are somebody's, and connected")
+        directory.nodes[node(2)] = nil
+        #expect(start(6, of: node(1)) == .ok)
+        #expect(directory.effects.crowdedOut.map(\.number) == [3])
+    }
+
+    @Test func aChannelThatIsNotKeptPushesNoOtherOut() {
+        var directory = Directory()
+        directory.sessions = SessionRegistry(capacity: 8, keptChannelsMax: 2)
+        for number in UInt64(1)...3 {
+            _ = directory.startSession(session(number), by: connection(number), now: 0)
+            _ = directory.sessions.bind(session(number).id, node: node(1))
+        }
+        let kept = KeptSlots(entries: [], count: 1, resumption: .slots)
+        _ = directory.keepChannel(session(1).id, channel: 0, kept, now: 0)
+        #expect(directory.sessions.keptChannels == 1, "and that is all that the node may keep")
+        // One goes on elsewhere at once, and of the other nothing may be left.
+        _ = directory.resumeChannel(
+            session(2).id, secret: [7], thumbprint: session(2).thumbprint, channel: 0, by: connection(9))
+        _ = directory.keepChannel(session(2).id, channel: 0, kept, now: 0)
+        directory.sessions.leaveNothing(of: session(3).id, channel: 0)
+        _ = directory.keepChannel(session(3).id, channel: 0, kept, now: 0)
+        #expect(directory.sessions.keptChannels == 1)
+        #expect(directory.sessions.sessions.keys.sorted() == [session(1).id, session(2).id])
+    }
+
     private final class Shard {}
+    private let shard = Shard()
 }
