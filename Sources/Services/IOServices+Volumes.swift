@@ -252,7 +252,7 @@ extension IOServices {
             state.withLock { $0.directory.volumes[id]?.geometry = nil }
         }
         await onEveryShard { shard, done in
-            shard.volumeClosed(index: known.index, port: pool.number)
+            shard.volumeClosed(id, index: known.index, port: pool.number)
             done()
         }
         try await deleteMarkers(of: id, pool: pool)

@@ -33,12 +33,14 @@ extension ServiceShard {
         guard port.isIdle else { return false }
         port.stop()
         ports[Int(number)] = nil
+        sight.removed(port: number)
         atBatchEnd()
         return true
     }
 
-    /// Tells the driver's queue that a volume number names nothing any more.
-    func volumeClosed(index: UInt32, port: UInt8) {
+    /// Tells the driver's queue that a volume number names nothing any more, and forgets the volume.
+    func volumeClosed(_ id: Identifier, index: UInt32, port: UInt8) {
+        failures[id] = nil
         guard Int(port) < ports.count, let port = ports[Int(port)] else { return }
         port.queue?.volumeChanged(index)
         _ = port.setMarkers([], volume: index)

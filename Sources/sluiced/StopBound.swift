@@ -46,11 +46,17 @@ final class StopBound: CompletionTarget {
 
     func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
         switch token {
-        case Token.ask: witness.ask()
+        case Token.ask: ask()
         case Token.tell: tell()
         case Token.end: _exit(1)
         default: break
         }
+    }
+
+    /// On a thread of its own: a thread that hangs may have a lock that is asked for.
+    private func ask() {
+        let witness = witness
+        Thread.detachNewThread { witness.ask() }
     }
 
     /// On a thread of its own: where the log goes may hang too.

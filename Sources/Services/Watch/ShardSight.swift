@@ -87,6 +87,10 @@ final class ShardSight: Sendable {
         state.withLock { $0.ports[port] = Confined(submissions) }
     }
 
+    func removed(port: UInt8) {
+        state.withLock { $0.ports[port] = nil }
+    }
+
     /// The name of the volume that a channel has open; its id where that is not known.
     func name(of volume: Identifier, on channel: UInt32) -> String {
         state.withLock { state in
@@ -158,14 +162,16 @@ extension IOServices {
 }
 
 extension ServiceShard {
-    /// Says that the thread is at a request, from here to the next one, or to the end of the turn.
+    /// Says that the thread is at a request, from here to the next one, or to the end of the turn. Nobody has looked at
+    /// its slot yet: one that does not exist must not make another channel of this.
     @inline(__always)
     func note(
         _ activity: ShardActivity, _ channel: ServiceChannel, _ header: RequestHeader, _ position: UInt8
     ) {
         marker.note(
             kind: activity.rawValue,
-            ServiceShard.tag(channel: channel.number, slot: header.slot, sequence: header.sequence),
+            ServiceShard.tag(
+                channel: channel.number, slot: header.slot & 0xFF, sequence: header.sequence),
             UInt64(header.opcode) << 48 | UInt64(position) << 32 | UInt64(header.count), header.offset)
     }
 

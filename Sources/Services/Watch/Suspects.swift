@@ -177,7 +177,7 @@ extension ServiceShard {
             count: header.count)
         let isRepeat =
             channel.slots.recalls > 0 && Int(header.slot) < channel.slots.count
-            && channel.slots[header.slot].recall != .nothing
+            && channel.slots[header.slot].recall == .anything
         guard
             let why = suspects.refusal(
                 request, isRepeat: isRepeat, now: services.configuration.wallClock.now())
@@ -190,7 +190,7 @@ extension ServiceShard {
                 "request": "\(request.opcodeName)", "offset": "\(header.offset)", "bytes": "\(header.count)",
                 "why": "\(why)",
             ])
-        if suspectsTold.insert(request).inserted, suspectsTold.count <= Limits.suspectsToldMax {
+        if suspectsTold.count < Limits.suspectsToldMax, suspectsTold.insert(request).inserted {
             services.configuration.events.append(
                 .requestRefused, subject: "volume/\(name)",
                 message: "a \(request.opcodeName) of \(header.count) bytes at \(header.offset), asked by "
