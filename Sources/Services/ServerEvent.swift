@@ -21,11 +21,11 @@ public struct ServerEvent: Sendable, Hashable {
         /// Everybody who had a volume open was cut off.
         case volumeFenced = "volume.fenced"
         /// A pool has little space left for what was promised of it.
-        case poolNearFull = "pool.nearFull"
+        case poolNearFull = "pool.near-full"
         /// A pool has no space left: writes that want some wait or fail.
         case poolFull = "pool.full"
         /// A pool has space again.
-        case poolHasSpace = "pool.hasSpace"
+        case poolHasSpace = "pool.has-space"
         /// A pool's device is gone or cannot be asked.
         case poolFailed = "pool.failed"
         /// A pool's device answers again.

@@ -1,4 +1,5 @@
 import Foundation
+import Services
 import Testing
 import Yams
 
@@ -62,6 +63,15 @@ import Yams
         let codes = try #require(node("#/components/schemas/ProblemCode")?["enum"] as? [String])
         // What the server says by itself, before a request is whole, has a code beyond those of the handlers.
         #expect(Set(codes) == Set(ProblemCode.allCases.map(\.rawValue)).union(["HEADER_TOO_LARGE"]))
+    }
+
+    @Test func theKindsOfEventsAreThoseOfTheDocumentAndSpeltAlike() throws {
+        let properties = try #require(node("#/components/schemas/Event/properties"))
+        let kinds = try #require((properties["kind"] as? [String: Any])?["enum"] as? [String])
+        #expect(Set(kinds) == Set(ServerEvent.Kind.allCases.map(\.rawValue)))
+        for kind in kinds { #expect(kind.wholeMatch(of: /[a-z]+\.[a-z]+(-[a-z]+)*/) != nil, "\(kind)") }
+        let space = try #require(node("#/components/schemas/Pool/properties/space/properties/state"))
+        #expect(space["enum"] as? [String] == SpaceState.allCases.map(\.rawValue))
     }
 
     // MARK: Reading the document

@@ -72,7 +72,7 @@ struct Pool: Presentable {
 
     /// Its state, with that of its space where that is not well.
     private var condition: String {
-        let words = ["nearFull": "nearly full", "full": "full"]
+        let words = ["near-full": "nearly full", "full": "full"]
         return [state, space.flatMap { words[$0.state] }].compactMap { $0 }.joined(separator: ", ")
     }
 
