@@ -22,8 +22,8 @@ public struct Entry: Sendable, Hashable {
 ///
 /// Any thread; no call blocks the calling thread. A transaction that was answered survives a power failure.
 public protocol Catalog: Sendable {
-    /// Whether only what makes room should be written.
-    var isShortOfSpace: Bool { get }
+    /// Whether only what makes room should be written, as far as can be seen now.
+    func isShortOfSpace() async -> Bool
 
     /// The entry of a key; nil when there is none.
     func get(_ key: String) async throws(CatalogError) -> Entry?
@@ -41,7 +41,7 @@ public protocol Catalog: Sendable {
 
 extension Catalog {
     /// No.
-    public var isShortOfSpace: Bool { false }
+    public func isShortOfSpace() async -> Bool { false }
 }
 
 /// Changes that are made together if all conditions hold.

@@ -104,8 +104,10 @@ public final class RecordStore: Sendable {
         }
 
         mutating func put(_ key: String, _ row: Row) {
-            guard rows.updateValue(row, forKey: key) == nil else { return }
-            keys.insert(key, at: Table.position(of: key, in: keys))
+            let old = rows.updateValue(row, forKey: key)
+            if old == nil { keys.insert(key, at: Table.position(of: key, in: keys)) }
+            guard old?.record.group != row.record.group else { return }
+            leave(old?.record.group, key)
             guard let group = row.record.group else { return }
             let place = Table.position(of: key, in: groups[group] ?? [])
             groups[group, default: []].insert(key, at: place)
@@ -114,7 +116,11 @@ public final class RecordStore: Sendable {
         mutating func delete(_ key: String) {
             guard let row = rows.removeValue(forKey: key) else { return }
             keys.remove(at: Table.position(of: key, in: keys))
-            guard let group = row.record.group else { return }
+            leave(row.record.group, key)
+        }
+
+        private mutating func leave(_ group: String?, _ key: String) {
+            guard let group else { return }
             let place = Table.position(of: key, in: groups[group] ?? [])
             groups[group]?.remove(at: place)
             if groups[group]?.isEmpty == true { groups[group] = nil }
@@ -148,7 +154,7 @@ public final class RecordStore: Sendable {
     }
 
     /// Whether only what makes room should be written.
-    public var isShortOfSpace: Bool { catalog.isShortOfSpace }
+    public func isShortOfSpace() async -> Bool { await catalog.isShortOfSpace() }
 
     /// The record with this key; nil when there is none.
     public func get<Value: Record>(_ type: Value.Type, _ key: String) -> Stored<Value>? {

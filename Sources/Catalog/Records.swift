@@ -6,7 +6,7 @@ public protocol Record: Codable, Sendable, Equatable {
     static var prefix: String { get }
     /// The rest of the key, unique in its kind.
     var recordKey: String { get }
-    /// Whom it counts for, where records of a kind are looked up and bounded by that; nil elsewhere. It never changes.
+    /// Whom it counts for, where records of a kind are looked up and bounded by that; nil elsewhere.
     var group: String? { get }
 }
 

@@ -10,13 +10,14 @@ final class CatalogReserve: Sendable {
     private let path: String
     private let isReleased = Atomic<Bool>(false)
 
-    /// The reserve of the catalog at `path`; made, or let go of at once where nothing else is left.
+    /// The reserve of the catalog at `path`; made, or let go of at once where nothing else is left. Without room for it
+    /// it counts as used: it may have been let go of by the server before.
     init(catalog path: String) {
         self.path = path + "-reserve"
         if let space = space(), space.free < Limits.catalogFreeBytesMin {
             _ = release()
-        } else {
-            fill()
+        } else if !fill() {
+            isReleased.store(true, ordering: .relaxed)
         }
     }
 
@@ -29,21 +30,23 @@ final class CatalogReserve: Sendable {
         return unsafe unlink(path) == 0
     }
 
-    /// Makes it, where there is room for it and as much again.
-    func fill() {
-        guard let space = space() else { return }
+    /// Makes it, where there is room for it and as much again; false where there is not.
+    @discardableResult
+    func fill() -> Bool {
+        guard let space = space() else { return true }
         let bytes = min(Limits.catalogReserveBytes, space.total / Limits.catalogReserveShare)
         let fd = unsafe open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
-        guard fd >= 0 else { return }
+        guard fd >= 0 else { return errno != ENOSPC }
         defer { close(fd) }
         var status = stat()
-        guard unsafe fstat(fd, &status) == 0 else { return }
+        guard unsafe fstat(fd, &status) == 0 else { return true }
         let isThere = UInt64(status.st_blocks) * 512 >= bytes
         guard isThere || space.free >= 2 * bytes && posix_fallocate(fd, 0, off_t(bytes)) == 0 else {
             _ = unsafe unlink(path)
-            return
+            return space.free >= 2 * bytes
         }
         isReleased.store(false, ordering: .relaxed)
+        return true
     }
 
     private func space() -> (total: UInt64, free: UInt64)? {

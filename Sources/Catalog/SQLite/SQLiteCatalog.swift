@@ -54,8 +54,17 @@ public final class SQLiteCatalog: Catalog {
     }
 
     /// Whether the file system was full, and what the catalog kept for that is in use: nothing new should be written that
-    /// makes no room.
-    public var isShortOfSpace: Bool { reserve.isUsed }
+    /// makes no room. Looks whether there is room again, since what would find that out otherwise is not written.
+    public func isShortOfSpace() async -> Bool {
+        guard reserve.isUsed else { return false }
+        await withCheckedContinuation { continuation in
+            queue.asyncWriteWithoutTransaction { [reserve] _ in
+                reserve.fill()
+                continuation.resume()
+            }
+        }
+        return reserve.isUsed
+    }
 
     /// Closes the file; later calls fail.
     public func close() throws(CatalogError) {

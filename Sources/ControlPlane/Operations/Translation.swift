@@ -21,8 +21,8 @@ extension ControlPlane {
     }
 
     /// Refuses what would take room where there is none left for the catalog: what is kept then is for what makes room.
-    func requireRoom() throws(Problem) {
-        guard store.isShortOfSpace else { return }
+    func requireRoom() async throws(Problem) {
+        guard await store.isShortOfSpace() else { return }
         throw Problem(
             .noSpace,
             "the file system of the server's data folder is full: until there is room, nothing new is made",

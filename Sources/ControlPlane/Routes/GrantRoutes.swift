@@ -28,7 +28,7 @@ extension ControlPlane {
 
     /// `POST /v1/grants`
     func createGrant(_ context: RequestContext) async throws(Problem) -> ControlResponse {
-        try requireRoom()
+        try await requireRoom()
         let fields = try context.fields(known: [
             "name", "node", "resource", "rights", "range", "limits", "lifetimeSecondsMax", "expiresAt",
             "delegationDepth", "labels",

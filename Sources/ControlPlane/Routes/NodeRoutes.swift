@@ -22,7 +22,7 @@ extension ControlPlane {
 
     /// `POST /v1/nodes`: a node that may enrol with the token in the answer.
     func createNode(_ context: RequestContext) async throws(Problem) -> ControlResponse {
-        try requireRoom()
+        try await requireRoom()
         let fields = try context.fields(known: ["name", "labels"])
         let name = try fields.requiredName("name")
         let labels = try fields.labels() ?? [:]

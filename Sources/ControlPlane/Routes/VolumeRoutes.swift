@@ -57,7 +57,7 @@ extension ControlPlane {
         }
         let limits = try fields.rateLimits() ?? .none
         let labels = try fields.labels() ?? [:]
-        try requireRoom()
+        try await requireRoom()
         return try await locks.withLock("volume/\(name)") { () async throws(Problem) in
             guard store.get(VolumeRecord.self, name) == nil else { throw Problem.exists("volume", name) }
             guard let pool = store.get(PoolRecord.self, poolName) else {
