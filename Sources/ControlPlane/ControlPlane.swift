@@ -82,7 +82,7 @@ public final class ControlPlane: Sendable {
         var volumeFaults: [Identifier: String] = [:]
         /// By the clock for lives, in nanoseconds.
         var lastSweep: UInt64 = 0
-        /// Nodes whose capabilities were looked through in vain, and until when that counts.
+        /// Nodes whose capabilities were looked through in vain, and until when that counts; by the same clock.
         var capabilityLooks: [String: UInt64] = [:]
         /// How full pools are, as was last looked, by name.
         var spaces: [String: WatchedSpace] = [:]

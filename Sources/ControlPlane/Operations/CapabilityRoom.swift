@@ -52,8 +52,14 @@ extension ControlPlane {
     /// - Parameter everything: all of them, however long that takes; otherwise some, and not again at once where there
     ///   were none.
     func forgetEnded(in group: String, everything: Bool = false) async {
-        let now = wallClock.now()
-        let isInVain = live.withLock { live in live.capabilityLooks[group].map { now < $0 } ?? false }
+        let (wall, life) = (wallClock.now(), lifeClock.now())
+        // A clock that is ahead must not make the next start forget what was revoked.
+        let (now, isInVain) = live.withLock { live in
+            (
+                live.cautiousClock.now(wall: wall, monotonic: life),
+                live.capabilityLooks[group].map { life < $0 } ?? false
+            )
+        }
         if isInVain, !everything { return }
         repeat {
             let ended = store.page(CapabilityRecord.self, in: group, limit: Limits.sweepRecordsMax) {
@@ -61,8 +67,8 @@ extension ControlPlane {
             }
             guard !ended.isEmpty else {
                 live.withLock { live in
-                    live.capabilityLooks = live.capabilityLooks.filter { now < $0.value }
-                    live.capabilityLooks[group] = now + Limits.capabilityLookSeconds
+                    live.capabilityLooks = live.capabilityLooks.filter { life < $0.value }
+                    live.capabilityLooks[group] = life.adding(seconds: Limits.capabilityLookSeconds)
                 }
                 return
             }

@@ -72,7 +72,8 @@ public final class EventFile: EventKeeper {
         // A file that was never written anew has everything since its first event.
         if history.droppedUpTo == nil { history.droppedUpTo = history.events.first.map { $0.id - 1 } }
         if !isWhole { logger.warning("the file of events was damaged; what can be read of it is kept") }
-        state.withLock { $0.mustRewrite = !isWhole }
+        // How much of a long file is still kept is not known: written anew, so that it does not grow from run to run.
+        state.withLock { $0.mustRewrite = !isWhole || bytes.count > Limits.eventFileSlackBytes }
         return history
     }
 

@@ -9,7 +9,7 @@ enum SpaceState: String, Sendable, CaseIterable {
     /// There is enough.
     case ok
     /// Little is left, and more was promised.
-    case nearFull
+    case nearFull = "near-full"
     /// Nothing is left: writes that want space wait or fail.
     case full
 
@@ -52,17 +52,24 @@ extension ControlPlane {
     /// Looks at every pool again and again, for as long as the server takes requests.
     func watchSpace() {
         Task { [weak self] in
-            while await self?.lookAtPools() == true {
+            while self?.isReady == true {
+                _ = await self?.lookAtPools()
                 try? await Task.sleep(for: .seconds(Limits.spaceWatchSeconds))
             }
         }
     }
 
-    /// Looks at every pool; false when the server takes no more requests.
-    private func lookAtPools() async -> Bool {
-        guard isReady else { return false }
-        for stored in store.all(PoolRecord.self) { _ = await lookAtSpace(stored.record) }
-        return true
+    /// Looks at every pool, in order of their names; nil for one that does not answer in time. None waits for another,
+    /// whose driver may hang.
+    func lookAtPools() async -> [(name: String, seen: WatchedSpace?)] {
+        await withTaskGroup(of: (name: String, seen: WatchedSpace?).self) { group in
+            for stored in store.all(PoolRecord.self) {
+                group.addTask {
+                    (stored.record.name, await ControlPlane.inTime { await self.lookAtSpace(stored.record) })
+                }
+            }
+            return await group.reduce(into: []) { $0.append($1) }.sorted { $0.name < $1.name }
+        }
     }
 
     /// The sizes of a pool's volumes, in bytes.
@@ -80,7 +87,6 @@ extension ControlPlane {
             return nil
         }
         let now = wallClock.now()
-        let known = live.withLock { $0.spaces[pool.name] }
         var seen = WatchedSpace(since: now)
         do throws(Problem) {
             guard case .space(let space) = try await perform(.poolSpace(pool.name)) else {
@@ -90,15 +96,19 @@ extension ControlPlane {
             seen.state = SpaceState(space, provisioned: provisioned(in: pool.name), now: now)
         } catch {
             // Whoever is busy answers the next time.
-            guard error.code != .busy else { return known }
+            guard error.code != .busy else { return live.withLock { $0.spaces[pool.name] } }
             seen.fault = error.detail
-            seen.state = known?.state ?? .ok
         }
-        if let known, known.state == seen.state { seen.since = known.since }
-        let current = seen
-        live.withLock { live in
+        let found = seen
+        // Several may look at once, and one of them tells.
+        let (known, current) = live.withLock { live in
+            let known = live.spaces[pool.name]
+            var current = found
+            if current.fault != nil { current.state = known?.state ?? .ok }
+            if let known, known.state == current.state { current.since = known.since }
             live.spaces[pool.name] = current
             if known?.space?.used != current.space?.used { live.readyAnswers.removeAll() }
+            return (known, current)
         }
         tell(pool.name, from: known, to: current)
         return current

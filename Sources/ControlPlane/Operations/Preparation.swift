@@ -21,11 +21,19 @@ extension ControlPlane {
         }
     }
 
+    /// Goes on with the volumes of a pool that could not be prepared before.
+    func goOnPreparing(in pool: String) {
+        for stored in store.all(VolumeRecord.self, where: { $0.pool == pool && $0.state == .preparing }) {
+            live.withLock { $0.volumeFaults[stored.record.id] = nil }
+            goOnPreparing(stored.record)
+        }
+    }
+
     private func prepare(_ volume: VolumeRecord) async {
         do throws(Problem) {
             while isReady {
                 guard store.get(VolumeRecord.self, volume.name)?.record.id == volume.id else { return }
-                let outcome = try await perform(.prepareVolume(volume.id))
+                guard let outcome = try await prepareMore(volume.id) else { continue }
                 if case .preparing(let left) = outcome {
                     live.withLock { $0.preparing[volume.id] = left }
                 } else if case .geometry(let geometry) = outcome {
@@ -40,6 +48,15 @@ extension ControlPlane {
             logger.error(
                 "a volume cannot be made",
                 metadata: ["volume": "\(volume.name)", "reason": "\(error.detail)"])
+        }
+    }
+
+    /// A part of the work; nil, a second later, where the driver cannot be asked now, such as while it is replaced.
+    private func prepareMore(_ id: Identifier) async throws(Problem) -> ServiceOutcome? {
+        do throws(Problem) { return try await perform(.prepareVolume(id)) } catch {
+            guard error.code == .busy else { throw error }
+            try? await Task.sleep(for: .seconds(1))
+            return nil
         }
     }
 

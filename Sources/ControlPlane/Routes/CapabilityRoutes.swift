@@ -205,8 +205,8 @@ extension ControlPlane {
     private func hasGrant(_ node: NodeRecord, onVolume name: String) -> Bool {
         guard let volume = store.get(VolumeRecord.self, name)?.record else { return false }
         let now = wallClock.now()
-        return !store.page(GrantRecord.self, limit: 1) { grant in
-            grant.nodeID == node.id && grant.resourceID == volume.id && grant.expiresAt ?? .max > now
+        return !store.page(GrantRecord.self, in: node.id.hex, limit: 1) { grant in
+            grant.resourceID == volume.id && grant.expiresAt ?? .max > now
         }.isEmpty
     }
 

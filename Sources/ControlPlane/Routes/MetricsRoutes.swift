@@ -16,7 +16,7 @@ extension ControlPlane {
         text.single(
             "sluice_start_time_seconds", "gauge", "When the server became ready, in Unix seconds.",
             live.withLock { $0.startedAt })
-        addControl(to: &text)
+        addControl(to: &text, isShortOfSpace: await store.isShortOfSpace())
         addLog(to: &text)
         // A reactor that stands does not answer, and that it stands is what the reader wants to know.
         let statistics = await statisticsInTime()
@@ -30,7 +30,7 @@ extension ControlPlane {
             body: Array(text.text.utf8))
     }
 
-    private func addControl(to text: inout MetricsText) {
+    private func addControl(to text: inout MetricsText, isShortOfSpace: Bool) {
         let counts = counters.all
         text.add("sluice_control_requests_total", "counter", "Answers of the control API.")
         for (key, count) in counts.requests.sorted(by: { $0.key < $1.key }) {
@@ -44,7 +44,7 @@ extension ControlPlane {
         text.single(
             "sluice_catalog_short_of_space", "gauge",
             "1 while the data folder's file system is full and the catalog lives on what it kept for that.",
-            store.isShortOfSpace ? 1 : 0)
+            isShortOfSpace ? 1 : 0)
         text.single(
             "sluice_capabilities_issued_total", "counter", "Capabilities that were issued.",
             counts.capabilitiesIssued)
@@ -65,17 +65,19 @@ extension ControlPlane {
         for (kind, count) in records { text.sample("sluice_records", UInt64(count), [("kind", kind)]) }
     }
 
-    /// What the reactors have counted; nil where one of them does not answer within a second.
+    /// What the reactors have counted; nil where one of them does not answer in time.
     private func statisticsInTime() async -> Statistics? {
-        let (answers, answer) = AsyncStream.makeStream(of: Statistics?.self)
         let services = services
-        Task {
-            guard case .statistics(let found) = try? await services.perform(.statistics) else {
-                answer.yield(nil)
-                return
-            }
-            answer.yield(found)
+        return await ControlPlane.inTime {
+            guard case .statistics(let found) = try? await services.perform(.statistics) else { return nil }
+            return found
         }
+    }
+
+    /// What `body` finds, or nil when that takes more than a second; it goes on then, and nobody hears of it.
+    static func inTime<Value: Sendable>(_ body: @escaping @Sendable () async -> Value?) async -> Value? {
+        let (answers, answer) = AsyncStream.makeStream(of: Value?.self)
+        Task { answer.yield(await body()) }
         let limit = Task {
             try? await Task.sleep(for: .seconds(1))
             answer.yield(nil)
@@ -199,10 +201,8 @@ extension ControlPlane {
 
     private func addPools(to text: inout MetricsText) async {
         var seen: [(name: String, space: PoolSpace, state: SpaceState)] = []
-        text.add("sluice_pool_up", "gauge", "Whether a pool's driver runs.")
-        for stored in store.all(PoolRecord.self) {
-            let name = stored.record.name
-            let watched = await lookAtSpace(stored.record)
+        text.add("sluice_pool_up", "gauge", "Whether a pool's driver runs and answers.")
+        for (name, watched) in await lookAtPools() {
             let isUp = watched?.fault == nil && watched?.space != nil
             text.sample("sluice_pool_up", isUp ? 1 : 0, [("pool", name)])
             if let watched, let space = watched.space { seen.append((name, space, watched.state)) }

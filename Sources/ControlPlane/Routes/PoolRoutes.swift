@@ -32,7 +32,7 @@ extension ControlPlane {
         let isolation = try fields.choice("isolation", of: PoolRecord.Isolation.self) ?? .isolated
         let whenFull = try fields.choice("whenFull", of: PoolRecord.WhenFull.self) ?? .wait
         let labels = try fields.labels() ?? [:]
-        try requireRoom()
+        try await requireRoom()
         return try await locks.withLock("pool/\(name)") { () async throws(Problem) in
             guard store.get(PoolRecord.self, name) == nil else { throw Problem.exists("pool", name) }
             let pool = PoolRecord(
@@ -107,6 +107,7 @@ extension ControlPlane {
                 try await retryPool(pool)
             } else {
                 try await perform(.restartDriver(pool.name))
+                goOnPreparing(in: pool.name)
                 if let fault = await lookAtSpace(pool)?.fault { throw Problem(.deviceFailed, fault) }
             }
             audit("pool restarted", context, ["pool": pool.name])

@@ -7,23 +7,27 @@ enum Caller: Sendable {
     /// Nobody that is known.
     case anonymous
     /// May do everything.
-    case admin(String)
+    case admin(AdminRecord)
     /// May look at everything.
     case observer(String)
     /// May see and use what is its own.
     case node(NodeRecord)
 
-    /// Who it is, so that no other is taken for it: a new node of an old name, or a node with a new key, is another.
+    /// Who it is, so that no other is taken for it: a new node or administrator of an old name, or one with a new key, is
+    /// another.
     var identity: String {
-        guard case .node(let node) = self else { return name }
-        return "node:\(node.id.hex):\(node.keyThumbprint?.hex ?? "")"
+        switch self {
+        case .anonymous, .observer: name
+        case .admin(let admin): "admin:\(admin.id.hex):\(admin.keyThumbprint?.hex ?? "")"
+        case .node(let node): "node:\(node.id.hex):\(node.keyThumbprint?.hex ?? "")"
+        }
     }
 
     /// The text that logs use, such as `node:compute-1`.
     var name: String {
         switch self {
         case .anonymous: "anonymous"
-        case .admin(let name): "admin:\(name)"
+        case .admin(let admin): "admin:\(admin.name)"
         case .observer(let name): "observer:\(name)"
         case .node(let node): "node:\(node.name)"
         }

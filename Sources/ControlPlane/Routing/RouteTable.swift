@@ -55,7 +55,7 @@ public enum RouteTable {
         Route(.get, "/v1/admins", readers, query: page, ControlPlane.listAdmins),
         Route(.post, "/v1/admins", admin, idempotent: true, ControlPlane.createAdmin),
         Route(.get, "/v1/admins/{name}", readers, ControlPlane.showAdmin),
-        Route(.delete, "/v1/admins/{name}", admin, ControlPlane.deleteAdmin),
+        Route(.delete, "/v1/admins/{name}", admin, urgent: true, ControlPlane.deleteAdmin),
         Route(.post, "/v1/admins/{name}/certificate", admin, ControlPlane.renewAdminCertificate),
 
         Route(.get, "/v1/grants", everyRole, query: page + ["node", "resource"], ControlPlane.listGrants),

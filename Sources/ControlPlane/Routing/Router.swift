@@ -67,7 +67,7 @@ extension ControlPlane: ControlHandler {
         if let certificate = peer.certificate { try checkTime(of: certificate, role: role, for: route) }
         let caller: Caller
         switch role {
-        case .admin: caller = .admin(try admin(peer).name)
+        case .admin: caller = .admin(try admin(peer))
         case .observer: caller = .observer(peer.commonName)
         case .node:
             guard let stored = store.get(NodeRecord.self, peer.commonName), stored.record.id == peer.nodeID,

@@ -62,6 +62,7 @@ struct SettingKey: Sendable, Hashable {
     /// Variables that `sluice` knows; a machine may be server and node.
     static let foreignVariables: Set<String> = [
         "SLUICE_SERVER", "SLUICE_CREDENTIALS", "SLUICE_RUN", "SLUICE_IO_TIMEOUT", "SLUICE_RECONNECT_TIMEOUT",
+        "SLUICE_LIFETIME",
     ]
 
     /// What would be right.
