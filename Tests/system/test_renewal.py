@@ -161,7 +161,7 @@ def test_a_certificate_that_cannot_be_renewed_is_in_the_status_long_before_its_e
         message = await_condition("the word", lambda: next(
             (text for text in [status(node).get("message") or ""] if "the node's certificate" in text), None))
         assert re.search("it could not be renewed: (cannot reach the server|the connection to )", message), message
-    assert "it lasts until" in message, message
+        assert "it lasts until" in message, message
         assert status(node)["state"] == "attached" and "the node's certificate: it could not be renewed" in log_of(node)
     await_condition("the renewal", lambda: not status(node).get("message"))
     assert log_of(node).count("node certificate renewed") == 1
