@@ -54,6 +54,19 @@ import Wire
         #expect(fractions.count >= 1 && fractions.allSatisfy { (0.5...1).contains($0) })
     }
 
+    @Test(arguments: [BenchWorkload.randread, .mixed])
+    func aRangeAtTheEndOfAllNumbersHasTooFewBlocks(_ workload: BenchWorkload) throws {
+        let identities = try ScriptedPeer.Identities()
+        let volume = PeerVolume(size: 1 << 20)
+        let peer = try ScriptedPeer(identities) { try volume.serve($0) }
+        var configuration = try configuration(identities, peer, workload)
+        configuration.range = ByteRange(offset: .max - 1, length: 1)
+        let error = #expect(throws: BenchError.self) {
+            try BenchRunner.run(configuration: configuration) { _ in }
+        }
+        #expect(error?.description.contains("too few blocks") == true, "\(error?.description ?? "")")
+    }
+
     @Test(arguments: [1, 16, 200])
     func aMixedRunChecksEveryByteOfRequestsOfAllLengths(_ depth: Int) async throws {
         let identities = try ScriptedPeer.Identities()

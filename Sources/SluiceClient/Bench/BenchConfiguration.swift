@@ -1,4 +1,5 @@
 import Core
+import Wire
 
 /// What a benchmark does to a volume.
 public enum BenchWorkload: String, Sendable, Codable, CaseIterable {
@@ -69,6 +70,16 @@ public struct BenchConfiguration: Sendable {
     /// The channels of one worker.
     func channelCount(ofWorker index: Int) -> Int {
         channels / reactors + (index < channels % reactors ? 1 : 0)
+    }
+
+    /// The blocks of a volume that the run uses, each of so many bytes: the first, and how many each worker has, one share
+    /// after the other.
+    func blocks(of state: ResourceState, size: UInt64) -> (first: UInt64, share: UInt64) {
+        let wanted = range ?? state.range
+        let from = max(wanted.offset, state.range.offset)
+        let first = from / size + (from.isMultiple(of: size) ? 0 : 1)
+        let end = min(wanted.end, state.range.end, state.size) / size
+        return (first, end > first ? (end - first) / UInt64(reactors) : 0)
     }
 
     /// How one worker opens the volume; the first one's session is joined by the others.

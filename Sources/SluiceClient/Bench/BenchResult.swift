@@ -1,3 +1,4 @@
+import Core
 import Histogram
 
 /// What a benchmark measured.
@@ -81,6 +82,8 @@ public struct BenchProgress: Sendable {
 struct BenchTally {
     /// The longest latency that is told apart, in nanoseconds.
     static let longest: UInt64 = 600_000_000_000
+    /// Errors after which a run that only fails is given up.
+    static let errorsMax: UInt64 = 1000
 
     var reads: UInt64 = 0
     var writes: UInt64 = 0
@@ -98,6 +101,33 @@ struct BenchTally {
         Histogram<UInt64>(
             lowestDiscernibleValue: 100, highestTrackableValue: BenchTally.longest,
             numberOfSignificantValueDigits: .three)
+    }
+
+    /// Notes a request that was done, in so many nanoseconds.
+    mutating func done(isWrite: Bool, nanoseconds: UInt64) {
+        let time = min(nanoseconds, BenchTally.longest)
+        if isWrite {
+            writes += 1
+            _ = writeTimes.record(time)
+        } else {
+            reads += 1
+            _ = readTimes.record(time)
+        }
+    }
+
+    /// Notes one that failed; whether the run is given up for it.
+    mutating func failed(_ status: Status, _ message: String) -> Bool {
+        errors += 1
+        if firstError == nil { firstError = message.isEmpty ? status.name : "\(status.name): \(message)" }
+        return status.kind == .denied || errors >= BenchTally.errorsMax
+    }
+
+    /// Notes a block that was checked, and what is wrong with it.
+    mutating func checked(_ mismatch: String?) {
+        verifiedBlocks += 1
+        guard let mismatch else { return }
+        verifyErrors += 1
+        firstMismatch = firstMismatch ?? mismatch
     }
 
     mutating func add(_ other: BenchTally) {

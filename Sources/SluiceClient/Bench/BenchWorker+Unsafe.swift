@@ -28,9 +28,6 @@ final class BenchWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
         var start: UInt64 = 0
     }
 
-    /// Errors after which a run that only fails is given up.
-    static let errorsMax: UInt64 = 1000
-
     /// Requests done; read by the thread that reports progress.
     private let operations = Atomic<UInt64>(0)
 
@@ -148,12 +145,8 @@ final class BenchWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
         guard configuration.blockSize <= state.transferBytesMax else {
             return "the volume takes at most \(state.transferBytesMax) bytes at once"
         }
-        let wanted = configuration.range ?? state.range
-        let first = max(wanted.offset, state.range.offset)
-        let start = first / block + (first.isMultiple(of: block) ? 0 : 1)
-        let end = min(wanted.end, state.range.end, state.size) / block
+        let (start, share) = configuration.blocks(of: state, size: block)
         let count = min(configuration.ioDepth * channelCount, depth)
-        let share = end > start ? (end - start) / UInt64(configuration.reactors) : 0
         guard share > UInt64(count) else {
             return "the range has too few blocks for that many requests at once"
         }
@@ -219,33 +212,17 @@ final class BenchWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
         guard status == .ok else { return failed(status) }
         if configuration.verify, !step.isWrite { check(job, step) }
         guard !isReadingBack else { return }
-        let time = min(now &- jobs[job].start, BenchTally.longest)
-        if step.isWrite {
-            tally.writes += 1
-            _ = tally.writeTimes.record(time)
-        } else {
-            tally.reads += 1
-            _ = tally.readTimes.record(time)
-        }
+        tally.done(isWrite: step.isWrite, nanoseconds: now &- jobs[job].start)
     }
 
     private func failed(_ status: Status) {
-        tally.errors += 1
-        if tally.firstError == nil {
-            let message = volume?.lastMessage ?? ""
-            tally.firstError = message.isEmpty ? status.name : "\(status.name): \(message)"
-        }
-        if status.kind == .denied || tally.errors >= BenchWorker.errorsMax { isStopping = true }
+        if tally.failed(status, volume?.lastMessage ?? "") { isStopping = true }
     }
 
     private func check(_ job: Int, _ step: BenchPlan.Step) {
         guard !plan.isTracking || step.generation != 0 else { return }
         let offset = shareOffset + UInt64(step.block) * UInt64(configuration.blockSize)
         let generation = plan.isTracking ? UInt64(step.generation) : nil
-        tally.verifiedBlocks += 1
-        if let text = unsafe pattern.mismatch(buffer(job), offset: offset, generation: generation) {
-            tally.verifyErrors += 1
-            tally.firstMismatch = tally.firstMismatch ?? text
-        }
+        tally.checked(unsafe pattern.mismatch(buffer(job), offset: offset, generation: generation))
     }
 }

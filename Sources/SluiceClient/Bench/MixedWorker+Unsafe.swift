@@ -116,10 +116,7 @@ final class MixedWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
         guard UInt64(configuration.blockSize) >= unit else {
             return "the volume takes multiples of \(state.blockSize) bytes"
         }
-        let wanted = configuration.range ?? state.range
-        let start = (max(wanted.offset, state.range.offset) + unit - 1) / unit
-        let end = min(wanted.end, state.range.end, state.size) / unit
-        let share = end > start ? (end - start) / UInt64(configuration.reactors) : 0
+        let (start, share) = configuration.blocks(of: state, size: unit)
         let count = min(configuration.ioDepth * configuration.channelCount(ofWorker: index), depth)
         guard share > 2 * UInt64(count), share <= UInt64(BenchPlan.verifiedBlocksMax) else {
             return share > UInt64(count)
@@ -209,37 +206,21 @@ final class MixedWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
         idle.append(number)
         guard status == .ok else { return failed(status) }
         guard !isReadingBack else { return }
-        let time = min(now &- job.start, BenchTally.longest)
         tally.bytes += unsafe UInt64(job.memory.count)
-        if job.step.isWrite {
-            tally.writes += 1
-            _ = tally.writeTimes.record(time)
-        } else {
-            tally.reads += 1
-            _ = tally.readTimes.record(time)
-        }
+        tally.done(isWrite: job.step.isWrite, nanoseconds: now &- job.start)
     }
 
     private func failed(_ status: Status) {
-        tally.errors += 1
-        if tally.firstError == nil {
-            let message = volume?.lastMessage ?? ""
-            tally.firstError = message.isEmpty ? status.name : "\(status.name): \(message)"
-        }
-        if status.kind == .denied || tally.errors >= BenchWorker.errorsMax { isStopping = true }
+        if tally.failed(status, volume?.lastMessage ?? "") { isStopping = true }
     }
 
     private func check(_ job: Job) {
         for (number, unit) in job.step.units.enumerated() {
             let generation = plan.generation(of: unit)
             guard generation != 0 else { continue }
-            tally.verifiedBlocks += 1
-            if let text = unsafe pattern.mismatch(
-                self.unit(job.memory, number), offset: offset(of: unit), generation: UInt64(generation))
-            {
-                tally.verifyErrors += 1
-                tally.firstMismatch = tally.firstMismatch ?? text
-            }
+            tally.checked(
+                unsafe pattern.mismatch(
+                    self.unit(job.memory, number), offset: offset(of: unit), generation: UInt64(generation)))
         }
     }
 }
