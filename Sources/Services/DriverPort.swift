@@ -97,8 +97,6 @@ final class DriverPort: BatchTarget {
     /// Has it wait no more; false when it did not.
     func endWait(_ channel: ServiceChannel) -> Bool { waiters.remove(channel) }
 
-    /// Whether somebody waits for room.
-    var hasWaiters: Bool { !waiters.isEmpty }
     /// The numbers of the nodes that do.
     var waitingShares: Set<UInt32> { Set(waiters.shares) }
     /// How many channels do.

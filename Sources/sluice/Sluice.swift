@@ -23,7 +23,8 @@ struct Sluice: ParsableCommand {
             ENVIRONMENT:
               SLUICE_SERVER, SLUICE_CREDENTIALS: defaults of --server and --credentials
               SLUICE_RUN: the folder with the state of attached devices
-              SLUICE_IO_TIMEOUT, SLUICE_RECONNECT_TIMEOUT: defaults of --io-timeout and --reconnect-timeout
+              SLUICE_IO_TIMEOUT, SLUICE_RECONNECT_TIMEOUT, SLUICE_LIFETIME: defaults of --io-timeout,
+                --reconnect-timeout and --lifetime
               SLUICE_LOG_FORMAT: the form of the log of attached devices, text or json
 
             \(ExitStatus.help)

@@ -51,7 +51,7 @@ def cost(running, workload, seconds):
     return result.server_cpu / result.operations * 1e6
 
 
-def mix(options):
+def mix():
     """Has every byte checked of a load of all lengths, on every driver, in a host of its own and in the server."""
     with tempfile.TemporaryDirectory(prefix="sluice-mixed.") as root:
         root = pathlib.Path(root)
@@ -105,7 +105,7 @@ def main():
     for tool in ("cc", "certtool"):
         if not shutil.which(tool):
             raise SystemExit(f"{tool} is missing: Deploy/install-dependencies.sh bench")
-    mix(options)
+    mix()
     found = measure(options)
     print(f"server CPU for an I/O beside that of a bare TLS echo tuned as it is, {os.cpu_count()} cores, medians of {options.rounds} rounds")
     report, dearer = {}, []

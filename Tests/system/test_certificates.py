@@ -9,9 +9,9 @@ import struct
 import subprocess
 
 import pytest
+from certificates import certify, end_of
 from conftest import BINARIES, PATIENCE, ROOT, Server, await_condition, needs_root
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 
 DAY = 86400
 
@@ -49,26 +49,6 @@ def presented(address, alpn):
 
 def both(server):
     return [presented(server.control, "h2"), presented(server.channel, "sluice/1")]
-
-
-def certify(server, folder, begins, ends):
-    """Gives credentials a certificate of the same key and names for another time, in seconds from now."""
-    authority = server.data / "authority"
-    key = serialization.load_pem_private_key((authority / "ca.key.pem").read_bytes(), None)
-    old = x509.load_pem_x509_certificate((folder / "cert.pem").read_bytes())
-    issuer = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
-    now = datetime.datetime.now(datetime.timezone.utc)
-    made = x509.CertificateBuilder(issuer.subject, old.subject, old.public_key(), x509.random_serial_number(),
-                                   now + datetime.timedelta(seconds=begins), now + datetime.timedelta(seconds=ends))
-    for extension in old.extensions:
-        made = made.add_extension(extension.value, extension.critical)
-    (folder / "cert.pem").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    # As if it had been there for a while.
-    os.utime(folder / "cert.pem", (0, 0))
-
-
-def end_of(folder):
-    return x509.load_pem_x509_certificate((folder / "cert.pem").read_bytes()).not_valid_after_utc.timestamp()
 
 
 # The server

@@ -6,7 +6,6 @@ import random
 import unicodedata
 
 import pytest
-from conftest import await_condition  # noqa: F401
 from hostile.control import LyingControl, forwarded
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202edesrever\u2066\u2028\x85\nsluice: all is well\r\n\x7f"

@@ -301,7 +301,7 @@ def failing_pool(patient):
 def flush_fails(channel, handle):
     with pytest.raises(RequestFailed) as failure:
         channel.flush(handle)
-    return failure.value.status in (Status.IO_ERROR, Status.NO_SPACE, Status.NO_SPACE_YET)
+    return failure.value.status in (Status.IO_ERROR, Status.NO_SPACE)
 
 
 @needs_root

@@ -1,7 +1,6 @@
 """Every command line that is printed anywhere runs as it stands: README, the help of each command, and advice in messages."""
 import json
 import os
-import pathlib
 import re
 import shlex
 import signal

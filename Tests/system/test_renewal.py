@@ -1,5 +1,4 @@
 """Capabilities and certificates that end: renewed while the device is used, and what is said when that does not work."""
-import datetime
 import os
 import re
 import signal
@@ -7,10 +6,9 @@ import subprocess
 import time
 
 import pytest
+from certificates import certify, end_of
 from chaos.proxy import Proxy
 from conftest import await_condition, needs_root
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from test_reconnect import Fio, attach, await_progress, dd, log_of, node, status  # noqa: F401
 
 pytestmark = needs_root
@@ -116,36 +114,16 @@ def test_a_session_that_is_disconnected_goes_on_and_one_that_is_ended_says_what_
     node.cli("detach", "volume/disk", credentials=node.node)
 
 
-def shorten(server, name, seconds):
-    """Gives a node a certificate of the same key that began a while ago and ends soon."""
-    authority = server.data / "authority"
-    key = serialization.load_pem_private_key((authority / "ca.key.pem").read_bytes(), None)
-    old = x509.load_pem_x509_certificate((name / "cert.pem").read_bytes())
-    issuer = x509.load_pem_x509_certificate((name / "ca.pem").read_bytes())
-    now = datetime.datetime.now(datetime.timezone.utc)
-    made = x509.CertificateBuilder(issuer.subject, old.subject, old.public_key(), x509.random_serial_number(),
-                                   now - datetime.timedelta(seconds=seconds), now + datetime.timedelta(seconds=seconds))
-    for extension in old.extensions:
-        made = made.add_extension(extension.value, extension.critical)
-    pem = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    (name / "cert.pem").write_bytes(pem)
-    return now + datetime.timedelta(seconds=seconds)
-
-
-def end_of(folder):
-    return x509.load_pem_x509_certificate((folder / "cert.pem").read_bytes()).not_valid_after_utc
-
-
 def test_a_certificate_is_renewed_in_the_background_and_used_without_a_restart(node):
     live(node, 12)
-    ends = shorten(node, node.node, 24)
+    ends = certify(node, node.node, -24, 24)
     node.device = attach(node)
-    assert abs(end_of(node.node) - ends) < datetime.timedelta(seconds=2), "it is not due yet"
+    assert abs(end_of(node.node) - ends) < 2, "it is not due yet"
     fio = Fio(node.device, 30)
-    await_condition("the renewal", lambda: end_of(node.node) > ends + datetime.timedelta(days=1))
+    await_condition("the renewal", lambda: end_of(node.node) > ends + 86400)
     assert not [name for name in os.listdir(node.node) if name not in ("ca.pem", "cert.pem", "key.pem", "config.json")]
     # The old one ends, and capabilities are renewed by the new one.
-    await_condition("the old one's end", lambda: time.time() > ends.timestamp() + 1)
+    await_condition("the old one's end", lambda: time.time() > ends + 1)
     seen = log_of(node).count("capability renewed")
     await_condition("a renewal after it", lambda: log_of(node).count("capability renewed") > seen)
     fio.finish()
@@ -155,7 +133,7 @@ def test_a_certificate_is_renewed_in_the_background_and_used_without_a_restart(n
 
 
 def test_a_certificate_that_cannot_be_renewed_is_in_the_status_long_before_its_end(node, control):
-    shorten(node, node.node, 24)
+    certify(node, node.node, -24, 24)
     node.device = attach_by(node, control)
     with control.refusing():
         message = await_condition("the word", lambda: next(

@@ -1,11 +1,12 @@
 """Settings of `sluiced`: strict wherever they come from, and `check-config` and `serve` agree; `init` that is told nonsense."""
 import os
+import re
 import signal
 import subprocess
 
 import pytest
 import yaml
-from conftest import BINARIES, PATIENCE, Server
+from conftest import BINARIES, PATIENCE, ROOT, Server
 
 
 def sluiced(*arguments, environment=None, **more):
@@ -95,11 +96,21 @@ def test_a_file_that_is_not_there_is_said_and_one_without_settings_is_fine(tmp_p
 
 
 def test_variables_of_the_client_are_fine_and_strangers_are_said():
-    mine = sluiced("check-config", environment={"SLUICE_SERVER": "https://x", "SLUICE_IO_TIMEOUT": "30s"})
+    helps = [subprocess.run([BINARIES / "sluice", *command, "--help"], capture_output=True, text=True, timeout=PATIENCE).stdout
+             for command in ([], ["attach"])]
+    named = [set(re.findall("SLUICE_[A-Z_]+", text)) for text in helps]
+    assert named[1] <= named[0] and "SLUICE_IO_TIMEOUT" in named[1]
+    mine = sluiced("check-config", environment={name: "" if name == "SLUICE_LOG_FORMAT" else "x" for name in named[0]})
     assert (mine.returncode, mine.stderr) == (0, "")
     stranger = sluiced("check-config", environment={"SLUICE_FRIEND": "1"})
     assert stranger.returncode == 0
     assert stranger.stderr == "sluiced: warning: environment SLUICE_FRIEND is no setting of sluiced, and is ignored\n"
+
+
+def test_a_server_that_hangs_at_its_end_says_so_before_systemd_kills_it():
+    unit = (ROOT / "Deploy/systemd/sluiced.service").read_text()
+    preset = yaml.safe_load(sluiced("check-config").stdout)["sluice"]["stop"]["seconds"]
+    assert preset < int(re.search(r"^TimeoutStopSec=(\d+)$", unit, re.M)[1])
 
 
 # init

@@ -156,9 +156,10 @@ struct StatusCommand: ParsableCommand {
         commandName: "status",
         abstract: "List the volumes that are attached to this machine.",
         discussion: """
-            STATE: attached; reconnecting (requests wait for the server); stopped (the process that serves it is);
-            disconnected or revoked (every request fails); stale (nothing serves it, or its device is gone:
-            detach or attach again). MEMORY is what its process has in memory.
+            STATE: attached; reconnecting (requests wait for the connection, or a capability); waiting (for a driver,
+            for space, or a server that answers nothing); failed (some have failed, those to come are served);
+            stopped (the process that serves it is); disconnected or revoked (every request fails); stale (nothing
+            serves it, or its device is gone: detach or attach again). MEMORY is what its process has in memory.
 
             EXAMPLES:
               sluice status

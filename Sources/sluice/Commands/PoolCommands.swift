@@ -18,7 +18,8 @@ extension PoolCommand {
             abstract: "Create a pool.",
             discussion: """
                 The driver file takes path=FOLDER, in which the pool makes a folder of its own, or path=DEVICE, which holds
-                one volume; without it volumes are in the server's data folder.
+                one volume; without it volumes are in the server's data folder. Every driver takes quarantine=wait (the
+                default) or quarantine=fail: what requests do while the pool is quarantined.
 
                 EXAMPLES:
                   sluice pool create ram --driver memory --setting size=1073741824
