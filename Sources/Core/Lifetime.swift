@@ -12,8 +12,6 @@ public enum Lifetime {
 extension UInt64 {
     /// These nanoseconds and so many seconds; the largest number where that is more.
     public func adding(seconds: UInt64) -> UInt64 {
-        let (nanoseconds, isTooMuch) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
-        let (sum, isLate) = addingReportingOverflow(nanoseconds)
-        return isTooMuch || isLate ? .max : sum
+        addingSaturated(Nanoseconds.seconds(seconds))
     }
 }

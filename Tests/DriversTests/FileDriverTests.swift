@@ -139,7 +139,15 @@ struct FileDriverTests {
         #expect(missing?.message.contains("mounted") == true, "\(missing?.message ?? "")")
         #expect(unsafe access(chosen.path + "/sluice-pool", F_OK) != 0)
         try TestFileSystem.run(["/bin/mv", chosen.path + "/away", chosen.path + "/sluice-pool"])
-        #expect(try open(own.path).volumes() == [Self.id: 1 << 20])
+        do {
+            let driver = try open(own.path)
+            #expect(try driver.volumes() == [Self.id: 1 << 20])
+            try driver.deleteVolume(Self.id)
+        }
+        // Without volumes it is the next one's who wants it, and not the first one's any more.
+        _ = try open(other.path)
+        let late = #expect(throws: DriverError.self) { _ = try open(own.path) }
+        #expect(late?.message.contains("another") == true, "\(late?.message ?? "")")
     }
 
     @Test(
@@ -161,6 +169,11 @@ struct FileDriverTests {
         #expect(try rig.write([UInt8](repeating: 2, count: 64 << 10), at: place) == .noSpace)
         #expect(try rig.range(.writeZeroes, at: 1 << 29, 64 << 10, flags: .noUnmap) == .noSpace)
         #expect(try rig.range(.discard, at: 0, 4 << 20) == .ok)
+        // One request that is larger than what is left takes no more of the margin than a small one.
+        #expect(try rig.range(.writeZeroes, at: 1 << 29, 16 << 20, flags: .noUnmap) == .noSpace)
+        #expect(unsafe statvfs(mounted.path, &space) == 0)
+        #expect(UInt64(space.f_bavail) * UInt64(space.f_frsize) > 512 << 10)
+        #expect(try rig.range(.discard, at: 1 << 29, 16 << 20) == .ok)
         #expect(try rig.write([UInt8](repeating: 2, count: 64 << 10), at: place) == .ok)
         #expect(try rig.driver.usage()[Self.id].map { $0 < place } == true)
         // It can be started, and deleted from, with nothing left at all.

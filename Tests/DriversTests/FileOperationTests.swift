@@ -54,6 +54,19 @@ struct FileOperationTests {
         #expect(operation.step(4096) == .finished(.ok))
     }
 
+    @Test("zeroes that keep their space are made piece by piece, whichever way they are made")
+    func pieces() {
+        var operation = operation(.zeroRange)
+        operation.length = 10 << 20
+        #expect(operation.pieceBytes == 4 << 20)
+        #expect(operation.step(0) == .again && operation.step(0) == .again)
+        #expect(operation.done == 8 << 20 && operation.pieceBytes == 2 << 20)
+        #expect(operation.step(-EOPNOTSUPP) == .again)
+        #expect(operation.phase == .writeZero && operation.pieceBytes == 1 << 20)
+        #expect(operation.step(1 << 20) == .again)
+        #expect(operation.step(1 << 20) == .finished(.ok))
+    }
+
     @Test("durable zeroes are synced, and what the sync says counts")
     func durableZeroes() {
         var operation = operation(.zeroRange, durable: true)

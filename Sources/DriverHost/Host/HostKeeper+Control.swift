@@ -256,9 +256,6 @@ extension HostKeeper.Shared {
     }
 
     private mutating func sumExplained() {
-        allowance.memoryBytes = explained.values.reduce(0) { sum, volume in
-            let (total, overflow) = sum.addingReportingOverflow(volume.memoryBytes)
-            return overflow ? .max : total
-        }
+        allowance.memoryBytes = explained.values.reduce(0) { $0.addingSaturated($1.memoryBytes) }
     }
 }

@@ -36,11 +36,8 @@ final class StoredDescriptors: Sendable {
             guard entries[name] != nil || entries.count < min(allowance.count, Limits.storedDescriptorsMax)
             else { return false }
             if memory > 0 {
-                var sum = memory
-                for (other, kept) in entries where other != name {
-                    let (more, overflow) = sum.addingReportingOverflow(kept.memoryBytes)
-                    if overflow { return false }
-                    sum = more
+                let sum = entries.reduce(memory) { sum, kept in
+                    kept.key == name ? sum : sum.addingSaturated(kept.value.memoryBytes)
                 }
                 if sum > allowance.memoryBytes { return false }
             }

@@ -50,11 +50,13 @@ enum ChosenFolder {
     ) throws(DriverError) -> PoolFolder {
         let folder = try PoolFolder(path, store: store, lock: "folder")
         let found = try folder.words(mark)
-        guard found == nil || found == [id] else {
+        // A pool that was deleted leaves its mark, and nothing else.
+        let isFree = if found == nil || found == [id] { true } else { try folder.names() == [mark] }
+        guard isFree else {
             throw DriverError(
                 .alreadyExists, "\(path) is the folder of another pool; a folder holds one pool")
         }
-        if found == nil { try folder.write([id], to: mark) }
+        if found != [id] { try folder.write([id], to: mark) }
         try pool.write([id], to: record)
         return folder
     }

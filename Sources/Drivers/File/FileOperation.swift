@@ -59,6 +59,17 @@ struct FileOperation {
         }
     }
 
+    /// How many bytes the current phase does at once. What takes space goes piece by piece, so that it ends before the
+    /// margin of its file system is used up.
+    var pieceBytes: UInt64 {
+        let left = length - done
+        return switch phase {
+        case .writeZero: min(left, UInt64(Limits.fileZeroPieceBytes))
+        case .zeroRange: min(left, Limits.fileZeroRangeBytes)
+        case .read, .write, .flush, .discard, .punch, .settle: left
+        }
+    }
+
     private mutating func transferred(_ result: Int32) -> Step {
         if result < 0 {
             let status = Status.fromDevice(errno: -result)
@@ -77,7 +88,8 @@ struct FileOperation {
             return .again
         }
         if result < 0 { return .writeFailed(Status.fromDevice(errno: -result)) }
-        return zeroesWritten()
+        done += pieceBytes
+        return done < length ? .again : zeroesWritten()
     }
 
     private mutating func zeroesWritten() -> Step {

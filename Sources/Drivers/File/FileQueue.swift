@@ -82,11 +82,6 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
             let known = table[slot].volume.flushStatus
             if known != .ok { return complete(request.tag, known, 0) }
         }
-        if opcode == .write || opcode == .writeZeroes, space.isSpent(request.length),
-            lacksSpace(request, opcode, table[slot].fd)
-        {
-            return complete(request.tag, .noSpace, 0)
-        }
         let index = freeHead
         let operation = unsafe operations + Int(index)
         freeHead = unsafe operation.pointee.nextFree
@@ -110,49 +105,61 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
             case .writeZeroes: request.flags.contains(.noUnmap) ? .zeroRange : .punch
             case .blockStatus: preconditionFailure("a block status is answered at once")
             }
-        unsafe issue(operation, UInt32(index), target)
+        unsafe start(operation, UInt32(index), target)
     }
 
-    /// Whether the file system has no more for the pool, and the request wants some. What it leaves to others is not
+    /// Starts the operation's next step, unless that wants space and the file system has no more for the pool.
+    private func start(_ operation: UnsafeMutablePointer<FileOperation>, _ token: UInt32, _ target: TargetID)
+    {
+        switch unsafe operation.pointee.phase {
+        case .write, .zeroRange, .writeZero:
+            if unsafe space.isSpent(operation.pointee.pieceBytes), unsafe lacksSpace(operation.pointee) {
+                return unsafe finish(operation, token, .noSpace)
+            }
+        case .read, .flush, .discard, .punch, .settle: break
+        }
+        unsafe issue(operation, token, target)
+    }
+
+    /// Whether the file system has no more for the pool, and the operation wants some. What it leaves to others is not
     /// taken, and what has its space is written all the same.
     @inline(never)
-    private func lacksSpace(_ request: DriverRequest, _ opcode: DriverOpcode, _ fd: Int32) -> Bool {
+    private func lacksSpace(_ operation: FileOperation) -> Bool {
         space.look(free: driver.freeBytes())
-        guard space.isFull else { return false }
-        if opcode == .writeZeroes && !request.flags.contains(.noUnmap) { return false }
-        return !FileMap.isData(fd: fd, offset: request.offset, length: request.length)
+        return space.isFull
+            && !FileMap.isData(
+                fd: operation.fd, offset: operation.offset + operation.done, length: operation.pieceBytes)
     }
 
-    /// Starts the operation's next step.
+    /// Has the kernel do the operation's next step.
     private func issue(_ operation: UnsafeMutablePointer<FileOperation>, _ token: UInt32, _ target: TargetID)
     {
         let fd = unsafe operation.pointee.fd
         let offset = unsafe operation.pointee.offset + operation.pointee.done
-        let left = unsafe operation.pointee.length - operation.pointee.done
+        let length = unsafe operation.pointee.pieceBytes
         switch unsafe operation.pointee.phase {
         case .read:
             let memory = unsafe arena.base + Int(operation.pointee.buffer + operation.pointee.done)
             unsafe reactor.read(
-                fd: fd, into: UnsafeMutableRawBufferPointer(start: memory, count: Int(left)), at: offset,
+                fd: fd, into: UnsafeMutableRawBufferPointer(start: memory, count: Int(length)), at: offset,
                 fixed: fixedBuffer(operation), target: target, token: token)
         case .write:
             let memory = unsafe arena.base + Int(operation.pointee.buffer + operation.pointee.done)
             unsafe reactor.write(
-                fd: fd, from: UnsafeRawBufferPointer(start: memory, count: Int(left)), at: offset,
+                fd: fd, from: UnsafeRawBufferPointer(start: memory, count: Int(length)), at: offset,
                 dataSync: operation.pointee.isDurable, fixed: fixedBuffer(operation), target: target,
                 token: token)
         case .writeZero:
-            let count = min(Int(left), Limits.fileZeroPieceBytes)
             unsafe reactor.write(
-                fd: fd, from: UnsafeRawBufferPointer(start: zeroMemory(), count: count), at: offset,
+                fd: fd, from: UnsafeRawBufferPointer(start: zeroMemory(), count: Int(length)), at: offset,
                 target: target, token: token)
         case .flush, .settle: reactor.fsync(fd: fd, dataOnly: true, target: target, token: token)
         case .punch, .discard:
             reactor.fallocate(
-                fd: fd, mode: .punchHole, offset: offset, length: left, target: target, token: token)
+                fd: fd, mode: .punchHole, offset: offset, length: length, target: target, token: token)
         case .zeroRange:
             reactor.fallocate(
-                fd: fd, mode: .zeroRange, offset: offset, length: left, target: target, token: token)
+                fd: fd, mode: .zeroRange, offset: offset, length: length, target: target, token: token)
         }
     }
 
@@ -171,7 +178,7 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
             return
         }
         switch unsafe operation.pointee.step(result) {
-        case .again: unsafe issue(operation, token, target)
+        case .again: unsafe start(operation, token, target)
         case .finished(let status): unsafe finish(operation, token, status)
         case .flushFailed(let status):
             unsafe table[Int(operation.pointee.slot)].volume.flushFailed(status)

@@ -123,9 +123,10 @@ final class PoolFolder: Sendable {
         let file = try open(new, O_RDWR | O_CREAT | O_TRUNC)
         let text = [UInt8]((words.joined(separator: " ") + "\n").utf8)
         let written = unsafe text.withUnsafeBytes { unsafe Glibc.write(file.raw, $0.baseAddress, $0.count) }
-        if written != text.count || fsync(file.raw) != 0 {
-            throw PoolFolder.failure("the file \(new) in \(path)", written < 0 ? errno : ENOSPC)
+        if written < 0 || fsync(file.raw) != 0 {
+            throw PoolFolder.failure("the file \(new) in \(path)", errno)
         }
+        if written != text.count { throw PoolFolder.failure("the file \(new) in \(path)", ENOSPC) }
         try rename(new, to: name)
         try sync()
     }
