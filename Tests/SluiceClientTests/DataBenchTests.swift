@@ -81,6 +81,32 @@ import Wire
         #expect(right.reads > 0 && right.writes > 0 && right.verifiedBlocks > 0 && right.bytes >= 8 << 20)
     }
 
+    @Test(
+        "a run whose capability ends is over, since nobody renews it",
+        arguments: [BenchWorkload.randrw, .mixed])
+    func aRunEndsWithItsCapability(_ workload: BenchWorkload) async throws {
+        let identities = try ScriptedPeer.Identities()
+        let volume = ResumingPeer()
+        let count = Atomic<Int>(0)
+        let peer = try ScriptedPeer(identities) { connection in
+            try volume.serve(
+                connection,
+                after: { _ in
+                    if count.add(1, ordering: .relaxed).newValue == 100 { volume.expire() }
+                })
+        }
+        var configuration = try configuration(identities, peer, workload)
+        configuration.seconds = 60
+        configuration.totalBytes = nil
+        let error = #expect(throws: BenchError.self) {
+            try BenchRunner.run(configuration: configuration) { _ in }
+        }
+        guard case .channel(.expired)? = error else {
+            Issue.record("it ended with \(String(describing: error))")
+            return
+        }
+    }
+
     @Test func whatIsVerifiedIsRight() async throws {
         let identities = try ScriptedPeer.Identities()
         let volume = PeerVolume(size: 1 << 20)

@@ -310,6 +310,55 @@ import Wire
         }
     }
 
+    @Test("what waits for a capability ends with the client, before it says that it is closed")
+    func whatIsHeldEndsWithTheClient() async throws {
+        let volume = ResumingPeer()
+        try await withVolume(volume) { connection in
+            try volume.serve(connection)
+        } test: { harness in
+            volume.expire()
+            harness.on { #expect(unsafe $0.submit(.flush, tag: 1)) }
+            _ = await harness.next { if case .needsCapability = $0 { true } else { false } }
+            harness.on { $0.close() }
+            let end = await harness.next {
+                switch $0 {
+                case .completed, .closed: true
+                default: false
+                }
+            }
+            guard case .completed(let completion)? = end else {
+                Issue.record("it is closed, and a request has no answer")
+                return
+            }
+            #expect(completion == ChannelCompletion(tag: 1, value: 0, status: .ioError))
+            _ = await harness.next { if case .closed = $0 { true } else { false } }
+        }
+    }
+
+    @Test("a FLUSH that waits for a capability fails when what it covers is lost meanwhile")
+    func aHeldFlushFailsWithWhatItCovers() async throws {
+        let volume = ResumingPeer()
+        let memory = TestMemory(Self.block)
+        try await withVolume(volume) { connection in
+            try volume.serve(
+                connection,
+                before: { header in
+                    guard header.opcode == Opcode.renew.rawValue, connection.index == 0 else { return }
+                    volume.forgetSession()
+                    try connection.cut()
+                })
+        } test: { harness in
+            write(harness, tag: 1, memory: memory)
+            #expect(await completion(harness)?.status == .ok)
+            volume.expire()
+            harness.on { #expect(unsafe $0.submit(.flush, tag: 2)) }
+            _ = await harness.next { if case .needsCapability = $0 { true } else { false } }
+            harness.renew()
+            #expect(await completion(harness) == ChannelCompletion(tag: 2, value: 0, status: .ioError))
+            #expect(volume.flushes == 0)
+        }
+    }
+
     @Test("what waits for a capability fails when somebody else has the volume by then")
     func whatIsHeldFailsWithTheClaim() async throws {
         let volume = ResumingPeer()

@@ -10,7 +10,7 @@ enum ChannelNotice: Sendable {
     case done(Opcode)
     case refused(Opcode, Status, message: String)
     case event(ChannelEvent)
-    /// The last change that was given up is settled: changes may be sent again.
+    /// A request that was given up is answered: its slot is free, and changes may be sent again if it was the last one.
     case settled
     /// Requests were refused because the capability has ended: `takeExpired` has them.
     case expired
@@ -427,7 +427,12 @@ final class ChannelCore {
 
     private func finishGivenUp() {
         let slot = Int(header.slot)
-        if unsafe flights[slot].isUnsettled { settle(slot) }
+        if unsafe flights[slot].isUnsettled {
+            settle(slot)
+        } else if ledger.unsettled == 0 {
+            // No completion says that there is room.
+            notices.append(.settled)
+        }
         givenUp -= 1
         unsafe flights[slot].isGivenUp = false
         release(header.slot)

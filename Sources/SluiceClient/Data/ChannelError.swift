@@ -19,7 +19,7 @@ public enum ChannelError: Error, Sendable, CustomStringConvertible {
     case lost(String)
     /// Others may have changed the volume while this side had no claim to it; the text says what tells.
     case superseded(String)
-    /// The capability has ended, and requests wait for another one.
+    /// The capability has ended: requests wait for another one, or the client has ended because nobody brings one.
     case expired
     /// This side closed the channel.
     case closed
@@ -37,7 +37,7 @@ public enum ChannelError: Error, Sendable, CustomStringConvertible {
         case .timedOut(let what): "the server did not answer in time: \(what)"
         case .lost(let reason): "the connection was lost: \(reason)"
         case .superseded(let text): text
-        case .expired: "the capability has ended, and requests wait until it is renewed"
+        case .expired: "the capability has ended, and another one is needed"
         case .closed: "the channel is closed"
         }
     }

@@ -260,7 +260,10 @@ extension VolumeClient {
         let isLossy = ledger.lose()
         if isLossy { owesFlushFailure = true }
         lastLoss = "the server does not know the session any more: changes under way have failed"
-        if isLossy { lastLoss += ", and changes that were acknowledged and not flushed may be lost" }
+        if isLossy {
+            lastLoss += ", and changes that were acknowledged and not flushed may be lost"
+            failLeftovers { $0 == .flush }
+        }
         ticketOfSession = nil
         // One that has just begun was lost for the reason of the one before, perhaps.
         let wasSteady = reactor.now - sessionBegan > Backoff.steadyNanoseconds
@@ -321,18 +324,19 @@ extension VolumeClient {
         ending = error
         move?.stop()
         move = nil
+        failLeftovers()
         for member in members {
             if let timer = member.timer { reactor.cancelTimer(timer) }
             member.timer = nil
             if let channel = member.channel { channel.close() } else { member.core.abandon(.ioError) }
         }
-        while let request = unsafe leftovers.popLast() { complete(tag: unsafe request.tag, .ioError) }
         askForBatchEnd()
     }
 
     /// Says the end when the last channel has gone and every completion is out.
     func announceEnd() {
-        guard let ending, members.allSatisfy({ $0.channel == nil && $0.core.completionCount == 0 }),
+        guard let ending, local.isEmpty,
+            members.allSatisfy({ $0.channel == nil && $0.core.completionCount == 0 }),
             let listener = delegate
         else { return }
         delegate = nil

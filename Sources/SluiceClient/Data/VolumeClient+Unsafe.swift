@@ -57,7 +57,7 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
     /// What a session that is lost left over for the next one.
     var leftovers: [ChannelRequest] = unsafe []
     /// Completions that no channel has.
-    private var local: ContiguousArray<ChannelCompletion> = []
+    private(set) var local: ContiguousArray<ChannelCompletion> = []
     private var isAtBatchEnd = false
     /// Acknowledged changes were lost, and no FLUSH has said so yet.
     var owesFlushFailure = false
@@ -322,6 +322,15 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
         }
     }
 
+    /// Ends those of the leftovers that are meant.
+    func failLeftovers(where isMeant: (Opcode) -> Bool = { _ in true }) {
+        let before = unsafe leftovers
+        unsafe leftovers = unsafe before.filter { unsafe !isMeant($0.opcode) }
+        for unsafe request in unsafe before where unsafe isMeant(request.opcode) {
+            complete(tag: unsafe request.tag, .ioError)
+        }
+    }
+
     /// For the channels.
     public func channelCompleted(_ channel: DataChannel, _ completions: Span<ChannelCompletion>) {
         if unsafe !leftovers.isEmpty { submitLeftovers() }
@@ -363,8 +372,7 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
         for member in members {
             unsafe leftovers += member.core.takeExpired()
         }
-        guard ending != nil else { return authorityEnded() }
-        while let request = unsafe leftovers.popLast() { complete(tag: unsafe request.tag, .ioError) }
+        if ending == nil { authorityEnded() } else { failLeftovers() }
     }
 
     /// For the channels.

@@ -99,7 +99,7 @@ extension VolumeClientDelegate {
     public func volumeIgnored(_ volume: VolumeClient, _ what: String) {}
 
     /// Ends the client: nobody renews.
-    public func volumeNeedsCapability(_ volume: VolumeClient) { volume.close() }
+    public func volumeNeedsCapability(_ volume: VolumeClient) { volume.end(.expired) }
 }
 
 /// Tells whether an event says anything that another channel has not said before.
