@@ -92,9 +92,7 @@ extension AttachSession {
             ending.reason = reason
         }
         self.ending = ending
-        if record?.state.isWell ?? false {
-            update(.attached, "since \(Timestamp.text(ending.since)) it is to end, and waits: \(reason)")
-        }
+        describe()
     }
 
     /// It is time to try again. While it is mounted still, there is no need to.

@@ -77,7 +77,9 @@ extension AttachSession {
         guard isServing else { return }
         let left = secondsLeft
         let range = AttachLimits.renewalRetrySeconds
-        nextRenewal = Self.deadline(seconds: min(max(left / 8, range.lowerBound), range.upperBound))
+        let retry = Self.deadline(seconds: min(max(left / 8, range.lowerBound), range.upperBound))
+        // One that was issued and not taken is a record of the server, too.
+        nextRenewal = max(retry, earliestRenewal)
         let now = SystemClock.monotonic()
         let isNew = renewalTrouble?.reason != why
         if renewalTrouble == nil {

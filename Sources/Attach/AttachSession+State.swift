@@ -263,6 +263,9 @@ extension AttachSession {
                 "since \(Timestamp.text(interruption.since)): \(interruption.reason); \(waiting) requests wait",
                 at: 0)
         }
+        if let ending, let reason = ending.reason {
+            parts.append("since \(Timestamp.text(ending.since)) it is to end, and waits: \(reason)")
+        }
         if let attachedMessage { parts.append(attachedMessage) }
         update(state, parts.isEmpty ? nil : parts.joined(separator: "; "))
     }

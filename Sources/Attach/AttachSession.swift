@@ -177,13 +177,14 @@ final class AttachSession {
         self.record = record
         try store.write(record)
         try beginServing(capability, rights)
+        describe()
         logger.info(
             "attached",
             metadata: [
                 "volume": "\(options.volume)", "device": "\(made.device)", "bytes": "\(geometry.size)",
                 "capability": "\(capability.id)", "rights": "\(rights.names.joined(separator: ","))",
             ])
-        return Attachment(record, store: store, mounts: [])
+        return Attachment(self.record ?? record, store: store, mounts: [])
     }
 
     /// A server may have several names; a volume has one id, and one device here.
@@ -264,6 +265,8 @@ final class AttachSession {
                 return state
             case .closed(let error): throw AttachError(error, volume: options.volume.text)
             case .signal: throw AttachError(.system, "stopped while it was being attached")
+            // A channel that opens first hears how the driver is, once.
+            case .event(let event): heard(event)
             default: continue
             }
         }

@@ -68,7 +68,7 @@ extension Attachments {
             guard record.process.isAlive else { return try finish(record, isForced: true, in: store) }
         }
         // A device that fails everything has nothing left to write back to.
-        let helper = try LoopHelper.release(record.loop, isForced: isForced || record.state != .attached)
+        let helper = try LoopHelper.release(record.loop, isForced: isForced || !record.state.isServing)
         let kept = try waitFor(helper, record, isForced: isForced, in: store, waiting: waiting)
         let left = try finish(record, isForced: isForced, in: store)
         return kept ?? left

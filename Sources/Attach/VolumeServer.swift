@@ -285,10 +285,10 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
     }
 
     func volumeIsUnanswered(_ client: VolumeClient, forNanoseconds silence: UInt64) {
-        inbox.post(.unanswered(nanoseconds: silence, waiting: volume?.waitingCount ?? 0))
+        tell(.unanswered(nanoseconds: silence, waiting: volume?.waitingCount ?? 0))
     }
 
-    func volumeIsAnswered(_ client: VolumeClient) { inbox.post(.answered) }
+    func volumeIsAnswered(_ client: VolumeClient) { tell(.answered) }
 
     func volumeResumed(_ client: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int) {
         tell(.resumed(nanoseconds: pause, repeated: repeated))
