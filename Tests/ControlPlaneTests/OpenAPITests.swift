@@ -70,7 +70,7 @@ import Yams
         let kinds = try #require((properties["kind"] as? [String: Any])?["enum"] as? [String])
         #expect(Set(kinds) == Set(ServerEvent.Kind.allCases.map(\.rawValue)))
         for kind in kinds { #expect(kind.wholeMatch(of: /[a-z]+\.[a-z]+(-[a-z]+)*/) != nil, "\(kind)") }
-        let space = try #require(node("#/components/schemas/Pool/properties/space/properties/state"))
+        let space = try #require(node("#/components/schemas/PoolSpace/properties/state"))
         #expect(space["enum"] as? [String] == SpaceState.allCases.map(\.rawValue))
     }
 

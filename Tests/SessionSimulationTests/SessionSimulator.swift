@@ -246,17 +246,17 @@ final class SessionSimulator {
         writes[Int(name)].doneIn = serverLife
     }
 
-    /// A client asks for the volume: whose claims are a courtesy may lose them.
+    /// The server hears that a client asks for the volume: whose claims are a courtesy may lose them, also who does not
+    /// know yet that it has one, or is about to leave.
     func asks(_ number: Int) {
-        for client in clients where client.phase == .attached && client.number != number {
+        for client in clients where client.phase != .detached && client.number != number {
             askedAway.insert([client.number, client.counts.attachments])
         }
     }
 
-    /// Whoever has the volume while somebody else gets it for writing does not write later: it would go by what it
-    /// remembers.
+    /// A client is given the volume. Whoever has it meanwhile does not write later: it would go by what it remembers.
     func takes(_ number: Int) {
-        guard !scenario.isShared else { return }
+        guard !scenario.isShared, clients[number].phase == .attaching else { return }
         for client in clients where client.phase == .attached && client.number != number {
             formerWriters.insert([client.number, client.counts.attachments])
         }

@@ -430,11 +430,11 @@ final class SimulatedClient {
     private func take(_ notice: ChannelNotice, _ channel: SimulatedChannel) {
         switch notice {
         case .hello(let reply):
-            let isNew = session == nil
-            if isNew {
+            if session == nil {
                 session = reply.session
                 secret = reply.secret
                 world.begins(reply.session, grant)
+                leftoversBegin()
             }
             if reply.resumption != .fresh { counts.resumed += 1 }
             channel.state = .opening
@@ -442,8 +442,6 @@ final class SimulatedClient {
             channel.sentAt = world.now
             channel.sentExpiry = capability.expiry
             world.mayUse(capability, grant)
-            // A new session asks for the volume, also that of a client whose old one is gone.
-            if isNew { world.asks(number) }
             let body = OpenRequest(
                 kind: .volume, rights: [], takesOver: phase == .attaching, capability: capability.bytes
             ).bytes
@@ -487,7 +485,6 @@ final class SimulatedClient {
         if phase == .attaching {
             // Whatever an older process of this machine had under way is over now.
             if !isShared { world.settleGhosts() }
-            world.takes(number)
             phase = .attached
         }
         world.note("is open", number)
@@ -523,6 +520,22 @@ final class SimulatedClient {
             if ledger.unsettled > 0, unsafe next.opcode.isChange { return }
             guard unsafe route(next) else { return }
             unsafe leftovers.removeFirst()
+        }
+    }
+
+    /// What was never begun is the next session's, if nobody else has written.
+    private func leftoversBegin() {
+        for index in unsafe leftovers.indices {
+            world.move(&requests[Int(unsafe leftovers[index].tag)], to: grant)
+        }
+    }
+
+    /// What FLUSHes that wait would cover is lost.
+    private func failLeftoverFlushes() {
+        let before = unsafe leftovers
+        unsafe leftovers = unsafe before.filter { unsafe $0.opcode != .flush }
+        for unsafe request in unsafe before where unsafe request.opcode == .flush {
+            fail(Int(unsafe request.tag), .ioError)
         }
     }
 
@@ -604,10 +617,8 @@ final class SimulatedClient {
             channel.core.notices = []
             hand(channel)
         }
-        // What was never begun is the new session's, if nobody else has written.
-        for index in unsafe leftovers.indices {
-            world.move(&requests[Int(unsafe leftovers[index].tag)], to: grant)
-        }
+        if isLossy { failLeftoverFlushes() }
+        leftoversBegin()
         orphans.forEach { world.haunt($0) }
         orphans.removeAll()
         channels[0].state = .waiting

@@ -184,7 +184,10 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
     }
 
     private func bodyArrived(_ channel: ServiceChannel, _ body: [UInt8]) {
-        if phase == .open { return shard.control(channel, header, body: body) }
+        if phase == .open {
+            if [Opcode.open, .renew].contains(header.knownOpcode) { server.world.asks(client) }
+            return shard.control(channel, header, body: body)
+        }
         switch shard.hello(channel, header, body: body) {
         case .accepted: phase = .open
         case .refused: close()
@@ -257,6 +260,9 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
                     isServerClosed = true
                 }
                 break
+            }
+            if unsafe reply.header.opcode == Opcode.open.rawValue, unsafe reply.header.knownStatus == .ok {
+                server.world.takes(client)
             }
             toClient.append(unsafe reply.header.bytes)
             toClient.append(unsafe Array(reply.payload))

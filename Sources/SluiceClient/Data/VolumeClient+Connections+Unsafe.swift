@@ -259,6 +259,7 @@ extension VolumeClient {
         guard options.channel.ticket == nil || options.succeedsSession else { return end(error) }
         let isLossy = ledger.lose()
         if isLossy { owesFlushFailure = true }
+        for other in members { unsafe leftovers += other.core.takeExpired() }
         lastLoss = "the server does not know the session any more: changes under way have failed"
         if isLossy {
             lastLoss += ", and changes that were acknowledged and not flushed may be lost"
