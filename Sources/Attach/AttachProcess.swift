@@ -22,7 +22,7 @@ public enum AttachProcess {
     /// Sees to it that so many connections, and what else it takes, can be open at once.
     static func allowFiles(channels: Int) throws(AttachError) {
         let needed = UInt64(AttachLimits.openFilesNeeded + channels)
-        let allowed = sluice_attach_open_files(max(needed, AttachLimits.openFilesWanted))
+        let allowed = OpenFiles.allow(max(needed, AttachLimits.openFilesWanted))
         guard allowed >= needed else {
             throw AttachError(
                 .denied,

@@ -33,7 +33,6 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -216,18 +215,6 @@ static inline void sluice_attach_spare_memory(void) {
     mallopt(M_ARENA_MAX, 1);
     mallopt(M_TRIM_THRESHOLD, 256 << 10);
 }
-// Lets this process open so many files, if it may; how many it may open now.
-static inline uint64_t sluice_attach_open_files(uint64_t wanted) {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 0;
-    if (limit.rlim_cur >= wanted) return limit.rlim_cur;
-    struct rlimit raised = {.rlim_cur = wanted, .rlim_max = limit.rlim_max < wanted ? wanted : limit.rlim_max};
-    if (setrlimit(RLIMIT_NOFILE, &raised) == 0) return wanted;
-    raised.rlim_max = limit.rlim_max;
-    raised.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
-    return setrlimit(RLIMIT_NOFILE, &raised) == 0 ? raised.rlim_cur : limit.rlim_cur;
-}
-
 static inline int sluice_attach_pipe(int ends[2]) { return sluice_attach_result(pipe2(ends, O_CLOEXEC)); }
 
 // waitpid(2) that goes on after a signal: the exit code, 128 + the signal, or -errno.

@@ -31,7 +31,8 @@ struct Daemon {
     static func start(
         data path: String, settings: Settings, inherited: InheritedSockets, log: LogSink
     ) async throws -> Daemon {
-        raiseDescriptorLimit()
+        // Every channel and volume is a descriptor; the soft limit of a shell is far too low.
+        _ = OpenFiles.allow(.max)
         let logger = Logger(label: "sluiced")
         let folder = DataFolder(path)
         let lock = try folder.lock()
@@ -195,14 +196,6 @@ struct Daemon {
     private static func bootID() throws -> String {
         try String(contentsOfFile: "/proc/sys/kernel/random/boot_id", encoding: .utf8)
             .trimmingCharacters(in: .whitespacesAndNewlines)
-    }
-
-    /// Every channel and volume is a descriptor; the soft limit of a shell is far too low.
-    private static func raiseDescriptorLimit() {
-        var limit = rlimit()
-        guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
-        limit.rlim_cur = limit.rlim_max
-        _ = unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     }
 }
 
