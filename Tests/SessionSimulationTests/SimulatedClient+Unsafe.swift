@@ -534,8 +534,8 @@ final class SimulatedClient {
     private func failLeftoverFlushes() {
         let before = unsafe leftovers
         unsafe leftovers = unsafe before.filter { unsafe $0.opcode != .flush }
-        for unsafe request in unsafe before where unsafe request.opcode == .flush {
-            fail(Int(unsafe request.tag), .ioError)
+        for index in unsafe before.indices where unsafe before[index].opcode == .flush {
+            fail(Int(unsafe before[index].tag), .ioError)
         }
     }
 

@@ -326,8 +326,8 @@ public final class VolumeClient: DataChannelDelegate, CompletionTarget, BatchTar
     func failLeftovers(where isMeant: (Opcode) -> Bool = { _ in true }) {
         let before = unsafe leftovers
         unsafe leftovers = unsafe before.filter { unsafe !isMeant($0.opcode) }
-        for unsafe request in unsafe before where unsafe isMeant(request.opcode) {
-            complete(tag: unsafe request.tag, .ioError)
+        for index in unsafe before.indices where unsafe isMeant(before[index].opcode) {
+            complete(tag: unsafe before[index].tag, .ioError)
         }
     }
 
