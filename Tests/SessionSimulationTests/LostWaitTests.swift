@@ -8,7 +8,7 @@ import Wire
 
 /// What a request, or a HELLO, can wait for.
 enum Wait: String, CaseIterable, Sendable {
-    case payload, body, driver, limit, comparison, turn, otherReactor, store, poolThread
+    case payload, body, driver, limit, comparison, turn, otherReactor, store, poolThread, renewal
     case closeBehindDriver, closeBehindLimit, closeBehindComparison, closeOfCopySource, copy
     case oldConnection, reader, room
 }
@@ -37,7 +37,7 @@ struct LostWaitTests {
 
     /// Whether it can happen to a client that cannot resume.
     private static func needsNoResume(_ wait: Wait, _ loss: Loss) -> Bool {
-        loss != .superseded && wait != .oldConnection
+        loss != .superseded && wait != .oldConnection && wait != .renewal
     }
 
     @Test(arguments: PlantedBug.ofWaits) func aPlantedBugIsFound(bug: PlantedBug) {
@@ -119,6 +119,7 @@ struct LostWaitTests {
         case .otherReactor:
             scene.secondReactorTurns = false
             peer.send(.compareAndWrite, handle: handle, count: block, payload: pair)
+        case .renewal: return beginRenewal(scene, peer, handle)
         case .closeBehindDriver:
             scene.driverWorks = false
             peer.send(.read, handle: handle, count: block)
@@ -175,6 +176,22 @@ struct LostWaitTests {
             scene.server.services.state.withLock { $0.directory.volumes[id]?.geometry = nil }
         }
         scene.open(peer)
+        return isWaiting(scene) ? peer : nil
+    }
+
+    /// A claim that another client took, when it stood as a courtesy only, is claimed anew, and written down anew.
+    private static func beginRenewal(_ scene: WaitScene, _ peer: ScenePeer, _ handle: UInt32) -> ScenePeer? {
+        scene.world.now += (scene.capability.expiry + 2 - scene.world.serverClock.now()) * 1_000_000_000
+        for _ in 0..<3 {
+            scene.world.now += 1_000_000_000
+            scene.settle()
+        }
+        scene.visit()
+        scene.capability = scene.world.issue(to: scene.world.clients[0])
+        scene.storeWorks = false
+        peer.send(
+            .renew, handle: handle, payload: RenewRequest(capability: scene.capability.bytes).bytes)
+        scene.settle()
         return isWaiting(scene) ? peer : nil
     }
 

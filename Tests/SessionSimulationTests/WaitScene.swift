@@ -164,4 +164,23 @@ final class WaitScene {
         settle()
         return peer.reply(to: .open).map { UInt32(truncatingIfNeeded: $0.header.value) } ?? 0
     }
+
+    /// Another client takes the volume for writing, and leaves.
+    func visit() {
+        let visitor = world.clients[1]
+        let peer = ScenePeer(
+            SimulatedConnection(
+                number: peers.count + 1, client: 1, server: server, reactor: 0, thumbprint: visitor.thumbprint
+            ))
+        peers.append(peer)
+        peer.send(.hello, payload: Hello(features: [], slots: 4, instance: .zero).bytes)
+        settle()
+        let body = OpenRequest(
+            kind: .volume, rights: [], takesOver: false, capability: world.issue(to: visitor).bytes)
+        peer.send(.open, slot: 3, payload: body.bytes)
+        settle()
+        precondition(peer.reply(to: .open)?.header.knownStatus == .ok, "the volume is free to be taken")
+        peer.connection.closeClient(inOrder: true)
+        settle()
+    }
 }
