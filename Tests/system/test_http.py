@@ -1,5 +1,6 @@
 """What HTTP clients expect of the control API beyond its document."""
 import email.utils
+import json
 import subprocess
 import time
 
@@ -45,3 +46,31 @@ def test_answers_have_a_date(server):
     with server.api(server.data / "admin") as api:
         date = email.utils.parsedate_to_datetime(api.get("/v1/server").headers["date"])
         assert abs(date.timestamp() - time.time()) < 60
+
+
+def test_the_json_of_commands_is_that_of_the_api_null_included(server):
+    server.cli("volume", "create", "v", "--size", "1MiB")
+    server.cli("node", "add", "n")
+    server.cli("grant", "create", "g", "--node", "n", "--resource", "volume/v", "--rights", "read")
+    capability = server.json("capability", "issue", "volume/v", "--node", "n")["id"]
+
+    def shape(value):
+        """Values without what goes on changing: numbers and texts only by their kind."""
+        if isinstance(value, dict):
+            return {name: shape(one) for name, one in value.items()}
+        return [shape(one) for one in value] if isinstance(value, list) else type(value)
+
+    nulls = 0
+    with server.api(server.data / "admin") as api:
+        for command, path in [
+            (["volume", "show", "v"], "/v1/volumes/v"), (["pool", "show", "default"], "/v1/pools/default"),
+            (["node", "show", "n"], "/v1/nodes/n"), (["grant", "show", "g"], "/v1/grants/g"),
+            (["capability", "show", capability], f"/v1/capabilities/{capability}"), (["server", "show"], "/v1/server"),
+            (["driver", "show", "default"], "/v1/drivers/default"), (["admin", "show", "admin"], "/v1/admins/admin"),
+        ]:
+            told, answered = server.json(*command), api.get(path).json()
+            assert shape(told) == shape(answered), command
+            nulls += json.dumps(told).count(": null")
+        listed = server.json("grant", "list")
+        assert listed == api.get("/v1/grants").json()["items"]
+    assert nulls > 0 and any("expiresAt" in one and one["expiresAt"] is None for one in listed)

@@ -37,9 +37,9 @@ extension AdminCommands {
                 made = try CredentialBundle.make(
                     name: name.description, folder: out, server: api.server.description
                 ) { csr in
-                    let answer: CredentialBundle.Certified = try api.post(
+                    let answer: Answered<CredentialBundle.Certified> = try api.post(
                         "/v1/admins", AdminCreation(name: name.description, csr: csr))
-                    return answer
+                    return answer.known
                 }
             } catch let error as ClientError {
                 throw Failure(error)
@@ -61,7 +61,7 @@ extension AdminCommands {
         @OptionGroup var global: GlobalOptions
 
         func run() throws {
-            let admins: [Admin] = try ControlAPI(global).list("/v1/admins")
+            let admins: [Answered<Admin>] = try ControlAPI(global).list("/v1/admins")
             try global.output.show(list: admins)
         }
     }
@@ -75,7 +75,7 @@ extension AdminCommands {
         @Argument(help: "The administrator's name.") var name: NameArgument
 
         func run() throws {
-            let admin: Admin = try ControlAPI(global).get("/v1/admins/\(name)")
+            let admin: Answered<Admin> = try ControlAPI(global).get("/v1/admins/\(name)")
             try global.output.show(one: admin)
         }
     }

@@ -49,21 +49,19 @@ extension CapabilityCommand {
                 let issued = try issue()
                 return try global.output.show(issued, sentence: issued.token ?? "")
             }
-            var shown: CapabilityRecord?
+            var shown: Answered<CapabilityRecord>?
             try TextInput.writeSecret(to: out) {
-                var issued = try issue()
-                let token = issued.token ?? ""
-                issued.token = nil
-                shown = issued
-                return token + "\n"
+                let issued = try issue()
+                shown = issued.hiding("token")
+                return (issued.token ?? "") + "\n"
             }
             guard let shown else { return }
             try global.output.show(
                 shown, sentence: "capability \(shown.id) written to \(out), valid until \(shown.expiresAt)")
         }
 
-        private func issue() throws -> CapabilityRecord {
-            let issued: CapabilityRecord = try ControlAPI(global).post(
+        private func issue() throws -> Answered<CapabilityRecord> {
+            let issued: Answered<CapabilityRecord> = try ControlAPI(global).post(
                 "/v1/capabilities",
                 CapabilityIssue(
                     resource: resource.description, rights: rights?.rights.names,
@@ -92,7 +90,7 @@ extension CapabilityCommand {
         var revoked: Bool?
 
         func run() throws {
-            let capabilities: [CapabilityRecord] = try ControlAPI(global).list(
+            let capabilities: [Answered<CapabilityRecord>] = try ControlAPI(global).list(
                 "/v1/capabilities",
                 query: [
                     ("node", node?.description), ("resource", resource?.description),
@@ -112,7 +110,7 @@ extension CapabilityCommand {
         @Argument(help: "The capability's id.") var id: IdentifierArgument
 
         func run() throws {
-            let capability: CapabilityRecord = try ControlAPI(global).get("/v1/capabilities/\(id)")
+            let capability: Answered<CapabilityRecord> = try ControlAPI(global).get("/v1/capabilities/\(id)")
             try global.output.show(one: capability)
         }
     }
@@ -131,7 +129,7 @@ extension CapabilityCommand {
         @Option(help: "Why, for the server's log.") var reason: String?
 
         func run() throws {
-            let revoked: CapabilityRecord = try ControlAPI(global).post(
+            let revoked: Answered<CapabilityRecord> = try ControlAPI(global).post(
                 "/v1/capabilities/\(id)/revoke", CapabilityRevocation(reason: reason))
             try global.output.show(
                 revoked, sentence: "capability \(id) on \(revoked.resource) is revoked, on every channel")

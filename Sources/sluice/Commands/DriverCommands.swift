@@ -23,7 +23,7 @@ extension DriverCommand {
         @OptionGroup var global: GlobalOptions
 
         func run() throws {
-            let drivers: [Driver] = try ControlAPI(global).list("/v1/drivers")
+            let drivers: [Answered<Driver>] = try ControlAPI(global).list("/v1/drivers")
             try global.output.show(list: drivers)
         }
     }
@@ -38,7 +38,7 @@ extension DriverCommand {
         @Argument(help: "The pool's name.") var pool: NameArgument
 
         func run() throws {
-            let driver: Driver = try ControlAPI(global).get("/v1/drivers/\(pool)")
+            let driver: Answered<Driver> = try ControlAPI(global).get("/v1/drivers/\(pool)")
             try global.output.show(one: driver)
         }
     }
@@ -58,7 +58,7 @@ extension DriverCommand {
         @Argument(help: "The pool's name.") var pool: NameArgument
 
         func run() throws {
-            let upgrade: DriverUpgrade = try ControlAPI(global).post(
+            let upgrade: Answered<DriverUpgrade> = try ControlAPI(global).post(
                 "/v1/drivers/\(pool)/upgrade", EmptyBody())
             try global.output.show(
                 upgrade,

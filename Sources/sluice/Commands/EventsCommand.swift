@@ -23,7 +23,9 @@ struct EventsCommand: ParsableCommand {
 
     func run() throws {
         let api = try ControlAPI(global)
-        guard follow else { return try global.output.show(list: try api.list("/v1/events") as [Event]) }
+        guard follow else {
+            return try global.output.show(list: try api.list("/v1/events") as [Answered<Event>])
+        }
         var place = "0"
         var wasThere = false
         while Terminal.isHeard {
@@ -47,7 +49,11 @@ struct EventsCommand: ParsableCommand {
 
     private func show(_ event: EventStreamParser.Event) {
         if event.name == "gap" { return Terminal.note("sluice: events were lost") }
-        guard let known = try? JSONDecoder().decode(Event.self, from: Data(event.data.utf8)) else { return }
+        guard let known = try? JSONDecoder().decode(Answered<Event>.self, from: Data(event.data.utf8)) else {
+            return Terminal.note(
+                "sluice: an event is not shown, since it is not like those that this version knows; see `sluice events -o json`"
+            )
+        }
         global.output.show(next: known)
     }
 }

@@ -49,7 +49,7 @@ extension GrantCommand {
                 expiresAt: expiresIn.map { TimeText.text(TimeText.now.addingSaturated($0.seconds)) },
                 delegationDepth: delegationDepth,
                 labels: try PairArgument.dictionary(label, option: "--label"))
-            let grant: Grant = try ControlAPI(global).post("/v1/grants", creation)
+            let grant: Answered<Grant> = try ControlAPI(global).post("/v1/grants", creation)
             try global.output.show(
                 grant,
                 sentence: "grant \(grant.name) created: \(grant.node) may "
@@ -69,7 +69,7 @@ extension GrantCommand {
         var resource: ResourceReference?
 
         func run() throws {
-            let grants: [Grant] = try ControlAPI(global).list(
+            let grants: [Answered<Grant>] = try ControlAPI(global).list(
                 "/v1/grants", query: [("node", node?.description), ("resource", resource?.description)])
             try global.output.show(list: grants)
         }
@@ -84,7 +84,7 @@ extension GrantCommand {
         @Argument(help: "The grant's name.") var name: NameArgument
 
         func run() throws {
-            let grant: Grant = try ControlAPI(global).get("/v1/grants/\(name)")
+            let grant: Answered<Grant> = try ControlAPI(global).get("/v1/grants/\(name)")
             try global.output.show(one: grant)
         }
     }

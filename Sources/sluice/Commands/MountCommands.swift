@@ -52,7 +52,7 @@ struct MountCommand: ParsableCommand {
         do {
             try mount(attachment, options)
         } catch {
-            if present == nil { _ = try? Attachments.detach(attachment) }
+            if present == nil { takeBack(attachment) }
             throw error
         }
         try global.output.show(
@@ -67,6 +67,15 @@ struct MountCommand: ParsableCommand {
     ) throws(AttachError) -> Attachment? {
         let all = Attachments.list().filter { $0.volume == resource.description && $0.state != "stale" }
         return all.first { $0.server == options.server }
+    }
+
+    /// Detaches what was attached for a mount that then failed.
+    private func takeBack(_ attachment: Attachment) {
+        do throws(AttachError) { _ = try Attachments.detach(attachment) } catch {
+            Terminal.note(
+                "sluice: \(attachment.volume) stays attached as \(attachment.device): \(Failure(error).message)"
+            )
+        }
     }
 
     private func mount(_ attachment: Attachment, _ options: AttachOptions) throws {

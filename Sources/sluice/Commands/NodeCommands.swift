@@ -33,7 +33,8 @@ extension NodeCommand {
         func run() throws {
             let labels = try PairArgument.dictionary(label, option: "--label")
             let api = try ControlAPI(global)
-            let node: Node = try api.post("/v1/nodes", NodeCreation(name: name.name.text, labels: labels))
+            let node: Answered<Node> = try api.post(
+                "/v1/nodes", NodeCreation(name: name.name.text, labels: labels))
             try global.output.show(
                 node,
                 sentence: "node \(node.name) added\n"
@@ -51,7 +52,7 @@ extension NodeCommand {
         @OptionGroup var global: GlobalOptions
 
         func run() throws {
-            let nodes: [Node] = try ControlAPI(global).list("/v1/nodes")
+            let nodes: [Answered<Node>] = try ControlAPI(global).list("/v1/nodes")
             try global.output.show(list: nodes)
         }
     }
@@ -65,7 +66,7 @@ extension NodeCommand {
         @Argument(help: "The node's name.") var name: NameArgument
 
         func run() throws {
-            let node: Node = try ControlAPI(global).get("/v1/nodes/\(name)")
+            let node: Answered<Node> = try ControlAPI(global).get("/v1/nodes/\(name)")
             try global.output.show(one: node)
         }
     }
@@ -81,7 +82,7 @@ extension NodeCommand {
 
         func run() throws {
             let api = try ControlAPI(global)
-            let answer: NodeToken = try api.post("/v1/nodes/\(name)/token", [String: String]())
+            let answer: Answered<NodeToken> = try api.post("/v1/nodes/\(name)/token", [String: String]())
             try global.output.show(
                 answer,
                 sentence: NodeCommand.invitation(
@@ -114,7 +115,7 @@ extension NodeCommand {
         }
 
         private func ask(_ api: ControlAPI) throws {
-            let sessions: [Session] = try api.list("/v1/sessions")
+            let sessions: [Answered<Session>] = try api.list("/v1/sessions")
             let count = sessions.count { $0.node == name.name.text }
             if count == 0 { return }
             try Confirmation.askPerson(
@@ -128,7 +129,7 @@ extension NodeCommand {
     static func reachable(_ api: ControlAPI) -> String {
         let asked = api.server
         guard ["localhost", "127.0.0.1", "::1"].contains(asked.host),
-            let info = try? api.get("/v1/server") as ServerInfo
+            let info = try? api.get("/v1/server") as Answered<ServerInfo>
         else { return asked.description }
         let own = ["localhost", "127.0.0.1", "::1"]
         guard let host = ((info.names ?? []) + (info.addresses ?? [])).first(where: { !own.contains($0) })

@@ -46,7 +46,7 @@ extension PoolCommand {
                 settings: try PairArgument.dictionary(setting, option: "--setting"),
                 isolation: isolation?.rawValue, whenFull: whenFull?.rawValue,
                 labels: try PairArgument.dictionary(label, option: "--label"))
-            let pool: Pool = try ControlAPI(global).post("/v1/pools", creation)
+            let pool: Answered<Pool> = try ControlAPI(global).post("/v1/pools", creation)
             try global.output.show(pool, sentence: "pool \(pool.name) created, driver \(pool.driver)")
         }
     }
@@ -59,7 +59,7 @@ extension PoolCommand {
         @OptionGroup var global: GlobalOptions
 
         func run() throws {
-            let pools: [Pool] = try ControlAPI(global).list("/v1/pools")
+            let pools: [Answered<Pool>] = try ControlAPI(global).list("/v1/pools")
             try global.output.show(list: pools)
         }
     }
@@ -73,7 +73,7 @@ extension PoolCommand {
         @Argument(help: "The pool's name.") var name: NameArgument
 
         func run() throws {
-            let pool: Pool = try ControlAPI(global).get("/v1/pools/\(name)")
+            let pool: Answered<Pool> = try ControlAPI(global).get("/v1/pools/\(name)")
             try global.output.show(one: pool)
         }
     }
@@ -109,7 +109,7 @@ extension PoolCommand {
             let change = PoolChange(
                 settings: changes(setting), isolation: isolation?.rawValue, whenFull: whenFull?.rawValue,
                 labels: changes(label))
-            let pool: Pool = try ControlAPI(global).patch("/v1/pools/\(name)", change)
+            let pool: Answered<Pool> = try ControlAPI(global).patch("/v1/pools/\(name)", change)
             let note = pool.message.map { "; \($0)" } ?? ""
             try global.output.show(pool, sentence: "pool \(pool.name) changed\(note)")
         }
@@ -129,7 +129,7 @@ extension PoolCommand {
         @Argument(help: "The pool's name.") var name: NameArgument
 
         func run() throws {
-            let pool: Pool = try ControlAPI(global).post("/v1/pools/\(name)/restart", EmptyBody())
+            let pool: Answered<Pool> = try ControlAPI(global).post("/v1/pools/\(name)/restart", EmptyBody())
             try global.output.show(pool, sentence: "pool \(pool.name) restarted, \(pool.state ?? "ready")")
         }
     }

@@ -19,7 +19,7 @@ extension ServerCommand {
         @OptionGroup var global: GlobalOptions
 
         func run() throws {
-            let server: ServerInfo = try ControlAPI(global).get("/v1/server")
+            let server: Answered<ServerInfo> = try ControlAPI(global).get("/v1/server")
             try global.output.show(one: server)
         }
     }
@@ -57,10 +57,10 @@ extension ServerCommand {
 
         func run() throws {
             let api = try ControlAPI(global)
-            let present: ServerInfo = try api.get("/v1/server")
+            let present: Answered<ServerInfo> = try api.get("/v1/server")
             let names = try change(present.names ?? [], addName, removeName, "name")
             let addresses = try change(present.addresses ?? [], addAddress, removeAddress, "address")
-            let server: ServerInfo = try api.patch(
+            let server: Answered<ServerInfo> = try api.patch(
                 "/v1/server", Request(names: names, addresses: addresses))
             try global.output.show(
                 server,
@@ -107,7 +107,7 @@ extension ServerCommand {
         @Option(help: "ADDR:PORT of the data channel where clients are to go.") var redirect: String?
 
         func run() throws {
-            let drain: ServerInfo.Drain = try ControlAPI(global).post(
+            let drain: Answered<ServerInfo.Drain> = try ControlAPI(global).post(
                 "/v1/server/drain", Request(timeoutSeconds: timeout, redirect: redirect))
             try global.output.show(drain, sentence: "the server is being drained, \(drain.text)")
         }

@@ -18,7 +18,7 @@ extension SessionCommand {
         @OptionGroup var global: GlobalOptions
 
         func run() throws {
-            let sessions: [Session] = try ControlAPI(global).list("/v1/sessions")
+            let sessions: [Answered<Session>] = try ControlAPI(global).list("/v1/sessions")
             try global.output.show(list: sessions)
         }
     }
@@ -33,7 +33,7 @@ extension SessionCommand {
         @Argument(help: "The session's id.") var id: IdentifierArgument
 
         func run() throws {
-            let session: Session = try ControlAPI(global).get("/v1/sessions/\(id)")
+            let session: Answered<Session> = try ControlAPI(global).get("/v1/sessions/\(id)")
             try global.output.show(one: session)
         }
     }
@@ -67,18 +67,19 @@ extension SessionCommand {
         func run() throws {
             let api = try ControlAPI(global)
             guard end else {
-                let session: Session = try api.post("/v1/sessions/\(id)/disconnect", Request(reason: reason))
+                let session: Answered<Session> = try api.post(
+                    "/v1/sessions/\(id)/disconnect", Request(reason: reason))
                 return try global.output.show(
                     session, sentence: "session \(id) disconnected; its client may go on with it")
             }
-            let session: Session = try api.get("/v1/sessions/\(id)")
+            let session: Answered<Session> = try api.get("/v1/sessions/\(id)")
             try api.delete("/v1/sessions/\(id)", query: reason.map { [("reason", $0)] } ?? [])
             try global.output.show(
                 Deletion(resource: "session/\(id)"), sentence: "session \(id) ended\(cost(of: session))")
         }
 
         /// What ending it has cost, as far as the server knows.
-        private func cost(of session: Session) -> String {
+        private func cost(of session: Answered<Session>) -> String {
             let volumes = (session.writing ?? []).map { "volume/\($0.volume ?? "")" }.joined(separator: ", ")
             let requests = session.inFlight ?? 0
             guard !volumes.isEmpty || requests > 0 else { return "" }

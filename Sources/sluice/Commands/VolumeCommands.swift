@@ -37,7 +37,7 @@ extension VolumeCommand {
 
         func run() throws {
             let labels = try PairArgument.dictionary(label, option: "--label")
-            let volume: Volume = try ControlAPI(global).post(
+            let volume: Answered<Volume> = try ControlAPI(global).post(
                 "/v1/volumes",
                 VolumeCreation(
                     name: name.name.text, size: size.bytes, pool: pool?.name.text,
@@ -50,7 +50,7 @@ extension VolumeCommand {
             try global.output.show(
                 volume,
                 sentence:
-                    "volume/\(volume.name) created: \(volume.sizeText(asked: size)) in pool \(volume.pool)"
+                    "volume/\(volume.name) created: \(volume.known.sizeText(asked: size)) in pool \(volume.pool)"
                     + state + note)
         }
     }
@@ -68,7 +68,7 @@ extension VolumeCommand {
         @OptionGroup var global: GlobalOptions
 
         func run() throws {
-            let volumes: [Volume] = try ControlAPI(global).list("/v1/volumes")
+            let volumes: [Answered<Volume>] = try ControlAPI(global).list("/v1/volumes")
             try global.output.show(list: volumes)
         }
     }
@@ -82,7 +82,7 @@ extension VolumeCommand {
         @Argument(help: "The volume's name.") var name: VolumeArgument
 
         func run() throws {
-            let volume: Volume = try ControlAPI(global).get("/v1/volumes/\(name)")
+            let volume: Answered<Volume> = try ControlAPI(global).get("/v1/volumes/\(name)")
             try global.output.show(one: volume)
         }
     }
@@ -98,10 +98,10 @@ extension VolumeCommand {
         @Option(help: ArgumentHelp("Its new size: \(ByteCount.rule).")) var size: ByteCount
 
         func run() throws {
-            let volume: Volume = try ControlAPI(global).patch(
+            let volume: Answered<Volume> = try ControlAPI(global).patch(
                 "/v1/volumes/\(name)", VolumeChange(size: size.bytes))
             try global.output.show(
-                volume, sentence: "volume/\(volume.name) has \(volume.sizeText(asked: size)) now")
+                volume, sentence: "volume/\(volume.name) has \(volume.known.sizeText(asked: size)) now")
         }
     }
 
@@ -118,7 +118,7 @@ extension VolumeCommand {
 
         func run() throws {
             let changes = Dictionary(labels.map { ($0.key, $0.value) }) { _, last in last }
-            let volume: Volume = try ControlAPI(global).patch(
+            let volume: Answered<Volume> = try ControlAPI(global).patch(
                 "/v1/volumes/\(name)", VolumeChange(labels: changes))
             let text = labelText(volume.labels)
             try global.output.show(
@@ -144,7 +144,7 @@ extension VolumeCommand {
         @Argument(help: "single-writer, multi-reader or shared.") var mode: AccessMode
 
         func run() throws {
-            let volume: Volume = try ControlAPI(global).patch(
+            let volume: Answered<Volume> = try ControlAPI(global).patch(
                 "/v1/volumes/\(name)", VolumeChange(accessMode: mode.rawValue))
             try global.output.show(volume, sentence: "volume/\(volume.name) is \(volume.accessMode) now")
         }
@@ -175,7 +175,7 @@ extension VolumeCommand {
         func run() throws {
             let api = try ControlAPI(global)
             if !force { try ask(api) }
-            let fenced: FencedVolume = try api.post(
+            let fenced: Answered<FencedVolume> = try api.post(
                 "/v1/volumes/\(name)/fence", FenceRequest(reason: reason))
             let who = fenced.sessions.map { session in
                 "node \(session.node ?? "unknown") (session \(session.session.prefix(8)))"
@@ -187,7 +187,7 @@ extension VolumeCommand {
         }
 
         private func ask(_ api: ControlAPI) throws {
-            let volume: Volume = try api.get("/v1/volumes/\(name)")
+            let volume: Answered<Volume> = try api.get("/v1/volumes/\(name)")
             guard let writers = volume.writers, !writers.isEmpty else { return }
             let who = writers.map { "node \($0.node ?? "unknown") since \($0.since)" }.joined(separator: ", ")
             try Confirmation.askPerson(
@@ -228,7 +228,7 @@ extension VolumeCommand {
                 }
                 return
             }
-            let volume: Volume = try api.get("/v1/volumes/\(name)")
+            let volume: Answered<Volume> = try api.get("/v1/volumes/\(name)")
             let writers = (volume.writers ?? []).map { "node \($0.node ?? "unknown") writes to it" }
             let state = [
                 "\(ByteCount(volume.size)) in pool \(volume.pool)", "created \(volume.createdAt)",

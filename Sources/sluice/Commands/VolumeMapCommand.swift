@@ -47,7 +47,7 @@ extension VolumeCommand {
         /// The id of the marker.
         private func find(_ name: NameArgument) throws -> Identifier {
             let api = try ControlAPI(global)
-            let marker: Marker = try api.get("/v1/volumes/\(self.name)/markers/\(name)")
+            let marker: Answered<Marker> = try api.get("/v1/volumes/\(self.name)/markers/\(name)")
             guard let id = Identifier(hex: marker.id) else {
                 throw Failure(.failure, "the server at \(api.server) gave an id that is none")
             }

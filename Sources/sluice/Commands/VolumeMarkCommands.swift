@@ -21,7 +21,7 @@ extension VolumeCommand {
         var marker: NameArgument
 
         func run() throws {
-            let marker: Marker = try ControlAPI(global).post(
+            let marker: Answered<Marker> = try ControlAPI(global).post(
                 "/v1/volumes/\(name)/markers", MarkerCreation(name: self.marker.name.text))
             try global.output.show(
                 marker, sentence: "marker \(marker.name) is set on volume/\(marker.volume): \(marker.id)")
@@ -60,7 +60,7 @@ extension VolumeCommand {
         @Argument(help: "The volume's name.") var name: VolumeArgument
 
         func run() throws {
-            let markers: [Marker] = try ControlAPI(global).list("/v1/volumes/\(name)/markers")
+            let markers: [Answered<Marker>] = try ControlAPI(global).list("/v1/volumes/\(name)/markers")
             try global.output.show(list: markers)
         }
     }

@@ -31,7 +31,7 @@ extension VolumeCommand {
             let limits = RateLimitsChange(
                 iops: iops.map(\.value), bytesPerSecond: bandwidth.map { $0.value?.bytes },
                 burstMilliseconds: burst.map { $0.value?.milliseconds })
-            let volume: Volume = try ControlAPI(global).patch(
+            let volume: Answered<Volume> = try ControlAPI(global).patch(
                 "/v1/volumes/\(name)", VolumeChange(limits: limits))
             let text = volume.limits?.text ?? ""
             try global.output.show(

@@ -89,7 +89,7 @@ struct ControlAPI {
     // MARK: Requests
 
     /// GET of one resource.
-    func get<Answer: Decodable>(_ path: String) throws -> Answer {
+    func get<Model: Decodable>(_ path: String) throws -> Answered<Model> {
         try decode(try send(.get, path))
     }
 
@@ -106,7 +106,7 @@ struct ControlAPI {
     }
 
     /// POST that makes something or does something; a repeat after a broken connection does it once.
-    func post<Answer: Decodable>(_ path: String, _ body: some Encodable) throws -> Answer {
+    func post<Model: Decodable>(_ path: String, _ body: some Encodable) throws -> Answered<Model> {
         var headers = HTTPFields()
         if let name = HTTPField.Name("idempotency-key") {
             headers[name] = Hex.encode(OpenSSLRandom().bytes(16))
@@ -115,7 +115,7 @@ struct ControlAPI {
     }
 
     /// PATCH (JSON merge patch).
-    func patch<Answer: Decodable>(_ path: String, _ body: some Encodable) throws -> Answer {
+    func patch<Model: Decodable>(_ path: String, _ body: some Encodable) throws -> Answered<Model> {
         let headers: HTTPFields = [.contentType: "application/merge-patch+json"]
         return try decode(try send(.patch, path, headers: headers, body: try encode(body)))
     }
