@@ -33,6 +33,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
+def resident_bytes(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
+
+
 def await_condition(what, condition, seconds=PATIENCE):
     """Polls until the condition holds; a test that waits for another process has no event to wait on."""
     deadline = time.monotonic() + seconds

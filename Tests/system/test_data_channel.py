@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from conftest import await_condition
+from conftest import await_condition, resident_bytes
 from sluice_client import Channel, ChannelClosed, Flags, Opcode, RequestFailed, Rights, Status, capability
 from sluice_client.frames import Hello, RequestHeader
 
@@ -301,11 +301,6 @@ def test_a_client_that_stops_reading_is_bounded_and_dropped(world):
             pass
         world.stays_alive()
         assert resident_bytes(world.server.process.pid) - before < 600 << 20
-
-
-def resident_bytes(pid):
-    with open(f"/proc/{pid}/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
 
 
 # Capabilities

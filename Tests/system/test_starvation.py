@@ -1,12 +1,15 @@
 """One node with the least grant, against everybody else: what it holds is its own, and what takes it away comes first."""
 import signal
 import socket
+import ssl
 import threading
 import time
 
+import h2.config
+import h2.connection
 import httpx
 import pytest
-from conftest import Server, await_condition
+from conftest import Server, await_condition, resident_bytes
 from sluice_client import Channel, Opcode
 from sluice_client.frames import FEATURE_RESUME
 
@@ -160,6 +163,61 @@ def test_an_administrator_revokes_while_a_node_floods_the_control_api(server):
         for client in clients:
             client.close()
     assert took < 5, f"{took:.1f} s, beside {counts} lists"
+
+
+class UnreadingClient:
+    """A connection to the control API that asks and never reads."""
+
+    def __init__(self, server, folder):
+        context = ssl.create_default_context(cafile=str(server.data / "admin/ca.pem"))
+        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+        context.set_alpn_protocols(["h2"])
+        host, port = server.control.rsplit(":", 1)
+        self.stream = context.wrap_socket(socket.create_connection((host, int(port)), timeout=15), server_hostname=host)
+        self.http = h2.connection.H2Connection(h2.config.H2Configuration())
+        self.http.initiate_connection()
+        self.stream.sendall(self.http.data_to_send())
+        # How many requests may be open at once.
+        self.http.receive_data(self.stream.recv(4096))
+        self.host = server.control
+
+    def ask(self, path, count):
+        for number in range(count):
+            self.http.send_headers(2 * number + 1, [
+                (":method", "GET"), (":scheme", "https"), (":authority", self.host), (":path", path)], end_stream=True)
+        self.stream.sendall(self.http.data_to_send())
+
+
+def test_answers_that_a_node_does_not_read_are_bounded_over_all_its_connections(server):
+    server.volume("disk")
+    reader, other = Node(server, "reader", "disk"), Node(server, "other", "disk")
+    with server.api(reader.folder) as api:
+        for _ in range(250):
+            assert api.post("/v1/capabilities", json={"resource": "volume/disk"}).status_code == 201
+        size = len(api.get("/v1/capabilities?limit=1000").content)
+    before = resident_bytes(server.process.pid)
+    clients = []
+    for _ in range(200 * MIB // (100 * size) + 1):
+        clients.append(UnreadingClient(server, reader.folder))
+        try:
+            clients[-1].ask("/v1/capabilities?limit=1000", 100)
+        except OSError:
+            break
+        if "reads too few of its answers" in server.text():
+            break
+    await_condition("the word", lambda: "reads too few of its answers" in server.text())
+    # Answers of up to 64 MiB, and what holds them.
+    assert resident_bytes(server.process.pid) - before < 128 * MIB
+    for one in (server.data / "admin", other.folder):
+        with server.api(one) as api:
+            assert api.get("/v1/volumes").status_code == 200
+    for client in clients:
+        client.stream.close()
+
+    def served():
+        with server.api(reader.folder) as api:
+            return api.get("/v1/capabilities?limit=1000").status_code == 200
+    await_condition("the node's own answers", served)
 
 
 def test_the_limit_of_a_grant_holds_for_all_its_capabilities(server):

@@ -46,6 +46,8 @@ final class ControlConnection: CompletionTarget, BatchTarget {
     private var queued: Set<Int32> = []
     /// Who is at the other end; nil before that is known, and without a certificate.
     private(set) var caller: ControlCaller?
+    /// Bytes of answers that wait to be read, as the loop knows them.
+    private var unread = 0
     private var requestsInFlight = 0
     private var waiters: [Int32: CheckedContinuation<Bool, Never>] = [:]
     /// Of the streaming answers that want one: the heartbeat, and when something was written last.
@@ -219,6 +221,7 @@ final class ControlConnection: CompletionTarget, BatchTarget {
             phase = .flushing
             self.http = nil
         }
+        noteUnread()
         http.deliverPendingEvents { handle($0) }
         for (stream, waiter) in waiters
         where http.bufferedBytes(stream: stream) < loop.limits.streamBacklogBytes {
@@ -308,6 +311,7 @@ final class ControlConnection: CompletionTarget, BatchTarget {
         switch response.body {
         case .bytes(let body):
             http.respond(stream: stream, head, body: body)
+            noteUnread()
             return false
         case .stream:
             guard http.respondStreaming(stream: stream, head) else { return false }
@@ -321,7 +325,22 @@ final class ControlConnection: CompletionTarget, BatchTarget {
         activeAt = reactor.now
         heartbeats[stream]?.since = reactor.now
         markDirty()
+        noteUnread()
         return true
+    }
+
+    /// Tells the loop how much waits to be read. A caller with too much of it loses the connection that adds to it: what
+    /// it does not read is memory of the server.
+    private func noteUnread() {
+        let now = http?.bufferedOutputBytes ?? 0
+        let more = now - unread
+        unread = now
+        let owner = caller ?? ControlCaller(peer, address: remoteAddress?.host)
+        guard !loop.holds(owner, more: more) else { return }
+        loop.logger.notice(
+            "a control connection is ended: its caller reads too few of its answers",
+            metadata: ["caller": "\(account)", "peer": "\(remote)", "bytes": "\(now)"])
+        end()
     }
 
     /// Says a word on streaming answers that have been silent for long.
@@ -413,6 +432,7 @@ final class ControlConnection: CompletionTarget, BatchTarget {
         phase = .closed
         cancelRequests()
         http = nil
+        noteUnread()
         if let target {
             if sending != nil { reactor.cancel(target: target, token: Token.send) }
             reactor.unregister(target)

@@ -33,6 +33,7 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
     private var turns: RequestTurns<(ControlRequest, ControlRequestID)>
     /// Requests in the hands of the handler, with what each counts as.
     private var running: [ControlRequestID: RequestTurns<(ControlRequest, ControlRequestID)>.Turn] = [:]
+    private var unread: UnreadAnswers
     private var isSweeping = false
     private var stopping: (deadline: UInt64, done: () -> Void)?
 
@@ -49,6 +50,7 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
         self.logger = logger
         self.handler = handler
         turns = RequestTurns(limits.turns)
+        unread = UnreadAnswers(limits)
         outgoing.reserveCapacity(limits.sendBytes + 32 * 1024)
         dispatcher = ControlDispatcher(handler: handler, loop: self, executor: reactor.executor)
         target = reactor.register(self)
@@ -126,6 +128,12 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
 
     /// It is known who is at the other end of a connection.
     func identified(_ caller: ControlCaller) { connectionsOf[caller, default: 0] += 1 }
+
+    /// A connection of the caller has so many more bytes that wait to be read; false when that is too much of one caller.
+    func holds(_ caller: ControlCaller, more count: Int) -> Bool {
+        unread.change(caller, by: count)
+        return count <= 0 || !unread.isTooMuch(of: caller)
+    }
 
     func remove(_ connection: ControlConnection) {
         connections[connection.id] = nil

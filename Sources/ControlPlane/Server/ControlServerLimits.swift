@@ -29,6 +29,11 @@ public struct ControlServerLimits: Sendable {
     public var sendBytes = 64 * 1024
     /// Bytes of one streaming answer that wait for a slow client before its writer waits as well.
     public var streamBacklogBytes = 64 * 1024
+    /// Bytes of answers that one caller has not read, over all its connections. Beyond it, or beyond what it leaves to
+    /// others, those of its connections end whose answers add to them. No administrator's.
+    public var unreadBytesPerCaller = 64 << 20
+    /// Bytes of answers that all callers but administrators have not read.
+    public var unreadBytes = 512 << 20
     /// Seconds of silence after which a streaming answer with a heartbeat sends it.
     public var heartbeatSeconds = 15
     /// Seconds that a connection is kept after its last byte was sent, so that the peer can read it.
