@@ -162,7 +162,8 @@ public final class DataServer: Sendable {
         }
         for address in listen {
             do throws(ReactorError) {
-                let socket = try Sockets.listen(address, backlog: Limits.acceptBacklog)
+                let socket = try Sockets.listen(
+                    address, beside: listen, backlog: Limits.acceptBacklog)
                 addresses.append(try Sockets.localAddress(fd: socket.raw))
                 listeners.append(socket.take())
             } catch {

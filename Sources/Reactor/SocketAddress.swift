@@ -83,7 +83,22 @@ public struct SocketAddress: Hashable, Sendable, CustomStringConvertible {
         default: return nil
         }
         guard Int(length) <= size || Int32(storage.ss_family) != AF_UNIX else { return nil }
-        bytes = [UInt8](all.prefix(size))
+        let made = SocketAddress(bytes: [UInt8](all.prefix(size)))
+        self = made.unmapped ?? made
+    }
+
+    private init(bytes: [UInt8]) { self.bytes = bytes }
+
+    /// The IPv4 address that this is in IPv6 clothes, as a socket that takes both has its peers.
+    private var unmapped: SocketAddress? {
+        guard family == AF_INET6, hostBytes.count == 4 else { return nil }
+        return SocketAddress(v4: hostBytes.map(String.init).joined(separator: "."), port: port)
+    }
+
+    /// Whether it is all addresses of IPv6, and none of the others is one of IPv4 with its port.
+    func takesIPv4(beside others: [SocketAddress]) -> Bool {
+        family == AF_INET6 && hostBytes.count == 16 && hostBytes.allSatisfy { $0 == 0 }
+            && !others.contains { $0.family == AF_INET && $0.port == port }
     }
 
     /// `AF_INET`, `AF_INET6` or `AF_UNIX`.

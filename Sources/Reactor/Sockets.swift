@@ -3,16 +3,20 @@ import Glibc
 
 /// Sockets by plain system calls; all are close-on-exec and blocking, as a ring wants them.
 public enum Sockets {
-    /// A listening stream socket. For TCP with `SO_REUSEADDR`, and `SO_REUSEPORT` where asked for; IPv6
-    /// listens to IPv6 only. The file of a Unix socket must not be there yet.
-    public static func listen(_ address: SocketAddress, backlog: Int32 = 1024, reusePort: Bool = false)
-        throws(ReactorError) -> FileDescriptor
-    {
+    /// A listening stream socket. For TCP with `SO_REUSEADDR`, and `SO_REUSEPORT` where asked for. `[::]` takes IPv4 as
+    /// well (RFC 3493 §5.3), unless another address of `beside` does on that port; other addresses of IPv6 have none of it.
+    /// The file of a Unix socket must not be there yet.
+    public static func listen(
+        _ address: SocketAddress, beside: [SocketAddress] = [], backlog: Int32 = 1024, reusePort: Bool = false
+    ) throws(ReactorError) -> FileDescriptor {
         let socket = try stream(family: address.family)
         if address.family != AF_UNIX {
             try set(socket.raw, SOL_SOCKET, SO_REUSEADDR, 1)
             if reusePort { try set(socket.raw, SOL_SOCKET, SO_REUSEPORT, 1) }
-            if address.family == AF_INET6 { try set(socket.raw, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1) }
+            if address.family == AF_INET6 {
+                let isAlone = address.takesIPv4(beside: beside)
+                try set(socket.raw, Int32(IPPROTO_IPV6), IPV6_V6ONLY, isAlone ? 0 : 1)
+            }
         }
         let fd = socket.raw
         let bound = unsafe address.withAddress { unsafe bind(fd, $0, $1) }
@@ -20,6 +24,9 @@ public enum Sockets {
         _ = try checked("listen \(address)", Glibc.listen(socket.raw, backlog))
         return socket
     }
+
+    /// Whether the kernel has IPv6.
+    public static var hasIPv6: Bool { (try? stream(family: AF_INET6)) != nil }
 
     /// A stream socket that is not connected.
     public static func stream(family: Int32) throws(ReactorError) -> FileDescriptor {

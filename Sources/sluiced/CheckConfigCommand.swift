@@ -4,10 +4,12 @@ import Foundation
 /// What `serve` and `check-config` are told alike.
 struct SettingsOptions: ParsableArguments {
     @Option(
-        parsing: .singleValue, help: "ADDR:PORT of the control API; may be repeated (default: 0.0.0.0:7480).")
+        parsing: .singleValue,
+        help: "ADDR:PORT of the control API; may be repeated (default: [::]:7480, IPv4 included).")
     var control: [String] = []
     @Option(
-        parsing: .singleValue, help: "ADDR:PORT of the data channel; may be repeated (default: 0.0.0.0:7481)."
+        parsing: .singleValue,
+        help: "ADDR:PORT of the data channel; may be repeated (default: [::]:7481, IPv4 included)."
     )
     var channel: [String] = []
     @Option(help: "Data reactors, so threads (default: one).") var reactors: String?

@@ -35,6 +35,32 @@ struct SystemTests {
         }
     }
 
+    @Test(
+        "all addresses of IPv6 are those of IPv4, too, unless another listener has these",
+        .enabled(if: Sockets.hasIPv6))
+    func bothFamilies() throws {
+        let every = try SocketAddress(text: "[::]:0")
+        let listener = try Sockets.listen(every)
+        let port = try Sockets.localAddress(fd: listener.raw).port
+        for host in ["127.0.0.1", "::1"] {
+            let client = try Sockets.connect(try SocketAddress(host: host, port: port))
+            let accepted = try Sockets.accept(fd: listener.raw)
+            let peer = try Sockets.peerAddress(fd: accepted.raw)
+            #expect(peer == (try Sockets.localAddress(fd: client.raw)) && peer.host == host)
+            #expect(try Sockets.localAddress(fd: accepted.raw).host == host)
+        }
+        let v4 = try Sockets.listen(SocketAddress(text: "0.0.0.0:0"))
+        let other = try SocketAddress(host: "::", port: Sockets.localAddress(fd: v4.raw).port)
+        let both = [try Sockets.localAddress(fd: v4.raw), other]
+        #expect(throws: ReactorError.system(call: "bind \(other)", errno: EADDRINUSE)) {
+            _ = try Sockets.listen(other)
+        }
+        let v6 = try Sockets.listen(other, beside: both)
+        let client = try Sockets.connect(try SocketAddress(host: "::1", port: other.port))
+        #expect(try Sockets.peerAddress(fd: client.raw).host == "::1")
+        _ = try Sockets.accept(fd: v6.raw)
+    }
+
     @Test("shared memory is zeroed, of fixed size, and seen through a second mapping")
     func sharedMemory() throws {
         let memory = try SharedMemory(name: "test", bytes: 5000)

@@ -94,9 +94,10 @@ def test_names_are_added_while_the_server_runs_and_stay(server):
     assert wrong.returncode == 64 and "IP addresses without port" in wrong.stderr
 
 
-def test_a_name_that_the_certificate_has_not_is_said_with_those_that_it_has_and_the_advice_helps(tmp_path):
+@pytest.mark.parametrize("everywhere", ["0.0.0.0:0", "[::]:0"])
+def test_a_name_that_the_certificate_has_not_is_said_with_those_that_it_has_and_the_advice_helps(tmp_path, everywhere):
     server = Server(tmp_path)
-    server.control = "0.0.0.0:0"
+    server.control = everywhere
     server.start()
     try:
         port = server.control.rsplit(":", 1)[1]

@@ -124,7 +124,7 @@ def test_when_no_address_works_the_name_is_looked_up_anew(tmp_path):
                    check=True, capture_output=True, timeout=PATIENCE)
     server.control = "127.0.0.1:0"
     # A wildcard: clients go to the host by whose name they found the control API.
-    server.channel = "0.0.0.0:0"
+    server.channel = "[::]:0"
     try:
         server.start()
         server.node = server.join("compute")

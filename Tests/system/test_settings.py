@@ -2,11 +2,15 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 
 import pytest
 import yaml
 from conftest import BINARIES, PATIENCE, ROOT, Server
+
+
+EVERYWHERE = '["[::]:7481"]' if socket.has_ipv6 else '["0.0.0.0:7481"]'
 
 
 def sluiced(*arguments, environment=None, **more):
@@ -28,7 +32,7 @@ def test_what_holds_is_printed_with_its_place_as_a_file_that_is_taken(tmp_path):
     lines = {line.split(":")[0].strip(): line for line in shown.stdout.splitlines()}
     for name, value, place in [("control", '["127.0.0.1:0"]', f"{file}:3"), ("reactors", "4", "--reactors"),
                                ("poll", "9", "environment SLUICE_POLL"), ("linger", "60", f"{file}:6"),
-                               ("channel", '["0.0.0.0:7481"]', "default"), ("losses", "8", "default")]:
+                               ("channel", EVERYWHERE, "default"), ("losses", "8", "default")]:
         assert f"{name}: {value} " in lines[name] and lines[name].endswith(f"# {place}"), lines[name]
     again = tmp_path / "again.yaml"
     again.write_text(shown.stdout)

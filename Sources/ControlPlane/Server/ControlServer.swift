@@ -147,7 +147,7 @@ public final class ControlServer: Sendable {
         }
         for address in listen {
             do {
-                let descriptor = try Sockets.listen(address)
+                let descriptor = try Sockets.listen(address, beside: listen)
                 addresses.append(try Sockets.localAddress(fd: descriptor.raw))
                 descriptors.append(descriptor.take())
             } catch {

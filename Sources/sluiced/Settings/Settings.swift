@@ -89,8 +89,9 @@ struct Settings {
     private static let pollMicrosecondsDefault = 50
     private static let watchdogSecondsDefault = 5
 
+    /// All addresses of this machine, of both families where the kernel has them.
     private static func everywhere(port: UInt16) -> [SocketAddress] {
-        (try? SocketAddress(text: "0.0.0.0:\(port)")).map { [$0] } ?? []
+        (try? SocketAddress(host: Sockets.hasIPv6 ? "::" : "0.0.0.0", port: port)).map { [$0] } ?? []
     }
 
     /// What is said of addresses that were set although a service manager hands over a socket in their place, where
