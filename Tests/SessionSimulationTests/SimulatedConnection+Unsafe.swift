@@ -251,6 +251,11 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
         guard let channel, phase != .closed, phase != .lingering else { return }
         while toClient.count < SimulatedConnection.windowBytes {
             if let frame = shard.takeFrame(channel) {
+                if let header = ReplyHeader(bytes: frame),
+                    header.opcode == Opcode.open.rawValue, header.knownStatus == .ok
+                {
+                    server.world.takes(client)
+                }
                 toClient.append(frame)
                 continue
             }
@@ -260,9 +265,6 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
                     isServerClosed = true
                 }
                 break
-            }
-            if unsafe reply.header.opcode == Opcode.open.rawValue, unsafe reply.header.knownStatus == .ok {
-                server.world.takes(client)
             }
             toClient.append(unsafe reply.header.bytes)
             toClient.append(unsafe Array(reply.payload))
