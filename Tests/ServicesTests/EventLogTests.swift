@@ -210,7 +210,8 @@ import Testing
         #expect(await late.next() == nil)
     }
 
-    @Test(.timeLimit(.minutes(1))) func aCancelledReaderReturns() async throws {
+    /// The limit is for a reader that never returns: hundreds of other tests may have their turns first.
+    @Test(.timeLimit(.minutes(10))) func aCancelledReaderReturns() async throws {
         let log = log()
         for _ in 0..<200 {
             let reader = try #require(log.subscribe(after: nil))

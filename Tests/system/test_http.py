@@ -50,7 +50,7 @@ def test_answers_have_a_date(server):
 
 def test_the_json_of_commands_is_that_of_the_api_null_included(server):
     server.cli("volume", "create", "v", "--size", "1MiB")
-    server.cli("node", "add", "n")
+    server.join("n")
     server.cli("grant", "create", "g", "--node", "n", "--resource", "volume/v", "--rights", "read")
     capability = server.json("capability", "issue", "volume/v", "--node", "n")["id"]
 
