@@ -70,7 +70,7 @@ def test_the_command_line_sets_shows_and_takes_away(volume):
     assert "5000 IOPS, 200MiB/s, bursts of 500 ms" in said
     assert "5000 IOPS, 200MiB/s, bursts of 500 ms" in server.cli("volume", "show", "db").stdout
     assert server.json("volume", "set", "db", "--iops", "none")["limits"] == {
-        "bytesPerSecond": 200 << 20, "burstMilliseconds": 500}
+        "iops": None, "bytesPerSecond": 200 << 20, "burstMilliseconds": 500}
     assert "no limits" in server.cli("volume", "set", "db", "--bandwidth", "none", "--burst", "none").stdout
     for wrong in (["--iops", "many"], ["--burst", "5x"], []):
         assert server.cli("volume", "set", "db", *wrong, check=False).returncode == 64

@@ -111,7 +111,10 @@ def test_a_session_that_is_disconnected_goes_on_and_one_that_is_ended_says_what_
     assert "does not know the session" in failed["failure"] or "FENCED" in failed["failure"], failed
     assert "requests have failed" in failed["message"] or "1 request has failed" in failed["message"]
     assert dd(node.device).returncode == 0, "those to come are served"
-    node.cli("detach", "volume/disk", credentials=node.node)
+    # What was acknowledged before is lost, and whoever makes sure of it hears so.
+    refused = node.cli("detach", "volume/disk", credentials=node.node, check=False)
+    assert refused.returncode == 1 and "could not be written to the server" in refused.stderr, refused.stderr
+    node.cli("detach", "volume/disk", "--force", credentials=node.node)
 
 
 def test_a_certificate_is_renewed_in_the_background_and_used_without_a_restart(node):
