@@ -86,6 +86,8 @@ public final class ControlPlane: Sendable {
         var capabilityLooks: [String: UInt64] = [:]
         /// How full pools are, as was last looked, by name.
         var spaces: [String: WatchedSpace] = [:]
+        /// Since when pools are being looked at, by name; by the clock for lives.
+        var looks: [String: UInt64] = [:]
         /// How many bytes volumes that are being made still need, by id.
         var preparing: [Identifier: UInt64] = [:]
         /// What has ended is removed by it.

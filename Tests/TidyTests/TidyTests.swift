@@ -48,6 +48,10 @@ import Testing
         "sluice": ["Catalog", "DriverKit", "Drivers", "Services", "ControlPlane", "DataPlane"],
     ]
 
+    /// Headers that say with `_GNU_SOURCE` something else than in Swift's Glibc module. That a build from nothing fails
+    /// by them does not show in a folder that was built in before.
+    static let refusedHeaders = ["sys/resource.h"]
+
     /// What no source says, and why.
     static let bannedCalls: [(pattern: String, why: String)] = [
         ("try!", "an error that cannot happen is a precondition with a reason"),
@@ -110,6 +114,14 @@ import Testing
         for (name, layer) in Self.layers where layer > 0 {
             #expect(manifest.contains("name: \"\(name)\""), "\(name) is in no target of Package.swift")
         }
+    }
+
+    @Test(arguments: importers.keys.sorted()) func noShimIncludesWhatGlibcHasOtherwise(module: String) throws
+    {
+        let shim = Self.root.appending(path: "Sources/\(module)/shim.h")
+        let text = try String(contentsOf: shim, encoding: .utf8)
+        guard text.contains("_GNU_SOURCE") else { return }
+        for header in Self.refusedHeaders { #expect(!text.contains("#include <\(header)>"), "\(header)") }
     }
 
     @Test func nothingBannedIsSaid() throws {

@@ -65,10 +65,26 @@ extension ControlPlane {
         await withTaskGroup(of: (name: String, seen: WatchedSpace?).self) { group in
             for stored in store.all(PoolRecord.self) {
                 group.addTask {
-                    (stored.record.name, await ControlPlane.inTime { await self.lookAtSpace(stored.record) })
+                    (stored.record.name, await self.lookInTime(at: stored.record))
                 }
             }
             return await group.reduce(into: []) { $0.append($1) }.sorted { $0.name < $1.name }
+        }
+    }
+
+    /// Looks at a pool, for a second at most. A driver that hangs is asked once, however often somebody looks.
+    private func lookInTime(at pool: PoolRecord) async -> WatchedSpace? {
+        let now = lifeClock.now()
+        let (began, known) = live.withLock { live in
+            let began = live.looks[pool.name]
+            if began == nil { live.looks[pool.name] = now }
+            return (began, live.spaces[pool.name])
+        }
+        if let began { return now < began.adding(seconds: 1) ? known : nil }
+        return await ControlPlane.inTime {
+            let seen = await self.lookAtSpace(pool)
+            self.live.withLock { $0.looks[pool.name] = nil }
+            return seen
         }
     }
 

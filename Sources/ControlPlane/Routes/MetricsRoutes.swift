@@ -16,7 +16,10 @@ extension ControlPlane {
         text.single(
             "sluice_start_time_seconds", "gauge", "When the server became ready, in Unix seconds.",
             live.withLock { $0.startedAt })
-        addControl(to: &text, isShortOfSpace: await store.isShortOfSpace())
+        // Asking takes the catalog's disk, which may stand still; it is full then, as far as was seen.
+        let store = store
+        let isShortOfSpace = await ControlPlane.inTime { await store.isShortOfSpace() }
+        addControl(to: &text, isShortOfSpace: isShortOfSpace ?? true)
         addLog(to: &text)
         // A reactor that stands does not answer, and that it stands is what the reader wants to know.
         let statistics = await statisticsInTime()
