@@ -3,6 +3,8 @@ SWIFT_BUILD := swift build -c release
 PYTHON := .venv-test/bin/python
 # System tests wait more than they work: more processes than processors.
 TEST_PROCESSES ?= 4
+# Swift Testing begins all tests at once: by hundreds they keep each other from the processors for as long as timeouts last.
+export SWT_EXPERIMENTAL_MAXIMUM_PARALLELIZATION_WIDTH ?= 16
 
 .PHONY: build install install-files demo test soak bench format lint clean
 

@@ -156,9 +156,9 @@ final class AttachedFile: Sendable {
         try LoopDevice.release(loop, isForced: isForced)
     }
 
-    /// Gives everything back. The device must not be in use.
-    func close() throws {
-        try release()
+    /// Gives everything back. The device must not be in use; by force, it goes when whoever has it open closes it.
+    func close(isForced: Bool = false) throws {
+        try release(isForced: isForced)
         _ = unsafe umount2(folder + "/mount", Int32(MNT_DETACH))
         onReactor { parts in
             parts.volume!.end()

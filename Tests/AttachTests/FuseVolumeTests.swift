@@ -260,7 +260,6 @@ struct FuseVolumeTests {
             try Device.write(file.device, [UInt8](repeating: 1, count: 512), at: 0)
         }
         #expect(throws: AttachError.self) { try file.release() }
-        try file.release(isForced: true)
-        try file.close()
+        try file.close(isForced: true)
     }
 }

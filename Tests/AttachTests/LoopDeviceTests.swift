@@ -160,7 +160,6 @@ struct LoopDeviceTests {
         }
         #expect(error?.message.contains("nobody knows what is on it") == true, "\(error?.message ?? "")")
         #expect(throws: AttachError.self) { try VolumeContent.checkReadable(HeldDevice(record)) }
-        try file.release(isForced: true)
-        try file.close()
+        try file.close(isForced: true)
     }
 }

@@ -1,11 +1,12 @@
 import Core
 import TLS
+import TestSupport
 import Testing
 
 @testable import DataPlane
 
 /// Whatever is gathered, and however it is cut, arrives as it was and in full records.
-@Suite struct RecordGathererTests {
+@Suite(.background) struct RecordGathererTests {
     @Test(arguments: 0..<20)
     func whatIsGatheredArrivesInOrder(_ seed: Int) throws {
         var random = SystemRandomNumberGenerator()

@@ -20,7 +20,7 @@ enum Loss: String, CaseIterable, Sendable {
 
 /// Every way in which a request waits for something of its own channel, of its session, or of another thread, against the
 /// loss of its connection, or its authority, at that moment.
-@Suite("Whatever a request waits for, nothing is left of it when its connection is lost", .blocking)
+@Suite("Whatever a request waits for, nothing is left of it when its connection is lost", .background)
 struct LostWaitTests {
     @Test(arguments: Wait.allCases) func nothingIsLeft(of wait: Wait) {
         for loss in Loss.allCases {

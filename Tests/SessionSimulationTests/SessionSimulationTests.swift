@@ -3,7 +3,7 @@ import TestSupport
 import Testing
 
 /// Sessions under a seeded simulator. `SLUICE_SEED` repeats one seed, `SLUICE_SIMULATION_SEEDS` sets the scale.
-@Suite("Session simulation: what users are promised holds, whatever is lost and whenever", .blocking)
+@Suite("Session simulation: what users are promised holds, whatever is lost and whenever", .background)
 struct SessionSimulationTests {
     private static let environment = ProcessInfo.processInfo.environment
     private static let stepsPerSeed = 600

@@ -1,5 +1,6 @@
 import Core
 import TLS
+import TestSupport
 import Testing
 import Wire
 
@@ -7,7 +8,7 @@ import Wire
 
 /// The client's loops over bytes, for every size around the edges of its buffers: replies as they arrive, and requests as
 /// they go out.
-@Suite(.timeLimit(.minutes(10))) struct FrameEdgeTests {
+@Suite(.timeLimit(.minutes(10)), .blocking) struct FrameEdgeTests {
     private static let record = 16 << 10
     private static let sizes = [
         512, 1024, ChannelCore.directBytesMin - 512, ChannelCore.directBytesMin,

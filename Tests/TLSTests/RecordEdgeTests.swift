@@ -1,12 +1,13 @@
 import Core
 import Glibc
+import TestSupport
 import Testing
 
 @testable import TLS
 
 /// Every size around the edges of records and buffers goes through as it was, in as many steps as it takes and no more:
 /// whatever is written, however it arrives in pieces, and whatever it is read into.
-@Suite(.timeLimit(.minutes(10))) struct RecordEdgeTests {
+@Suite(.timeLimit(.minutes(10)), .blocking) struct RecordEdgeTests {
     private static let record = RecordLayer.contentBytesMax
     private static let sealed = record + RecordCipher.overheadBytes
     /// Around 512, a record, and some of them.

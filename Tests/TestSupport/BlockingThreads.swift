@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 import Testing
 
 /// Runs jobs that may block, each on a thread that nobody else waits for: an idle one, or a new one.
@@ -8,10 +9,15 @@ import Testing
 public final class BlockingThreads: TaskExecutor, @unchecked Sendable {
     // SAFETY: `jobs` and `idle` are touched under `condition` only.
     static let shared = BlockingThreads()
+    /// For what computes for minutes, and would make tests that wait for each other late.
+    static let background = BlockingThreads(niceness: 19)
 
+    private let niceness: Int32
     private let condition = NSCondition()
     private var jobs: [UnownedJob] = []
     private var idle = 0
+
+    private init(niceness: Int32 = 0) { self.niceness = niceness }
 
     /// Takes a job from any thread.
     public func enqueue(_ job: consuming ExecutorJob) {
@@ -27,6 +33,8 @@ public final class BlockingThreads: TaskExecutor, @unchecked Sendable {
     }
 
     private func serve() {
+        // Of this thread alone (setpriority(2), "C library/kernel differences").
+        if niceness > 0 { _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, niceness) }
         while true {
             let job = next()
             unsafe job.runSynchronously(on: asUnownedTaskExecutor())
@@ -45,6 +53,8 @@ public final class BlockingThreads: TaskExecutor, @unchecked Sendable {
 
 /// The tests of a suite block: they run on `BlockingThreads`.
 public struct BlockingTrait: SuiteTrait, TestTrait, TestScoping {
+    fileprivate let threads: BlockingThreads
+
     /// Holds for every test of the suite.
     public var isRecursive: Bool { true }
 
@@ -53,11 +63,13 @@ public struct BlockingTrait: SuiteTrait, TestTrait, TestScoping {
         for test: Test, testCase: Test.Case?, performing function: @Sendable () async throws -> Void
     ) async throws {
         guard testCase != nil else { return try await function() }
-        try await withTaskExecutorPreference(BlockingThreads.shared) { try await function() }
+        try await withTaskExecutorPreference(threads) { try await function() }
     }
 }
 
 extension Trait where Self == BlockingTrait {
     /// For tests that wait for sockets, processes or threads without `await`.
-    public static var blocking: Self { Self() }
+    public static var blocking: Self { Self(threads: .shared) }
+    /// For tests that compute for long without `await`: others go first.
+    public static var background: Self { Self(threads: .background) }
 }

@@ -20,6 +20,7 @@ final class ControlConnection: CompletionTarget, BatchTarget {
     private enum Token {
         static let receive: UInt32 = 1
         static let send: UInt32 = 2
+        static let close: UInt32 = 3
     }
 
     let id: UInt64
@@ -89,6 +90,7 @@ final class ControlConnection: CompletionTarget, BatchTarget {
 
     func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
         if token == Token.send { return sendCompleted(result) }
+        if token == Token.close { return }
         if flags.hasBuffer {
             if case .closed = phase {
             } else if result > 0 {
@@ -434,11 +436,15 @@ final class ControlConnection: CompletionTarget, BatchTarget {
         http = nil
         noteUnread()
         if let target {
-            if sending != nil { reactor.cancel(target: target, token: Token.send) }
+            // In the ring's order: with the number free at once, the kernel would give what it has not taken up yet, such
+            // as a send, to the next connection that another thread opens.
+            reactor.cancelAll(fd: fd)
+            reactor.close(fd: fd, target: target, token: Token.close)
             reactor.unregister(target)
+        } else {
+            _ = Glibc.close(fd)
         }
         target = nil
-        _ = Glibc.close(fd)
         loop.remove(self)
     }
 }

@@ -38,6 +38,7 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
     private var stopping: (deadline: UInt64, done: () -> Void)?
 
     private static let sweepToken = UInt32.max
+    private static let closeToken = UInt32.max - 1
     private static let sweepNanoseconds: UInt64 = 1_000_000_000
 
     init(
@@ -70,6 +71,7 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
 
     func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
         if token == Self.sweepToken { return sweep() }
+        if token == Self.closeToken { return }
         let index = Int(token)
         guard index < listeners.count else {
             if result >= 0 { _ = Glibc.close(result) }
@@ -229,9 +231,10 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
     func beginStop(graceSeconds: Int, done: @escaping () -> Void) {
         let grace = UInt64(max(0, graceSeconds)) * 1_000_000_000
         stopping = (reactor.now + grace, done)
-        for (index, descriptor) in listeners.enumerated() {
-            if let target { reactor.cancel(target: target, token: UInt32(index)) }
-            _ = Glibc.close(descriptor)
+        for descriptor in listeners {
+            guard let target else { break }
+            reactor.cancelAll(fd: descriptor)
+            reactor.close(fd: descriptor, target: target, token: Self.closeToken)
         }
         listeners = []
         pausedListeners = []

@@ -1,11 +1,12 @@
 import DriverKit
 import Foundation
+import TestSupport
 import Testing
 
 @testable import DriverHost
 
 /// Recovery under a seeded simulator. `SLUICE_SEED` repeats one seed, `SLUICE_SIMULATION_STEPS` sets the scale.
-@Suite("Simulation: hosts die, hang and lie, and consumers see none of it")
+@Suite("Simulation: hosts die, hang and lie, and consumers see none of it", .background)
 struct SimulationTests {
     private static let environment = ProcessInfo.processInfo.environment
     private static let stepsPerSeed = 10_000
