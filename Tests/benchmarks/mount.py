@@ -31,9 +31,10 @@ class SluiceMount:
     """`sluice attach` of a volume in memory, its driver isolated."""
 
     name = "sluice"
+    server_settings = {}
 
     def __init__(self, folder, certificates, options):
-        self.server = Server(folder, SLUICE_REACTORS="1")
+        self.server = Server(folder, SLUICE_REACTORS="1", **self.server_settings)
         try:
             self.server.volume("disk", SIZE, "ram", "--driver", "memory", "--setting", f"size={SIZE}")
             self.server.cli(self.server.node, "attach", "volume/disk", "--channels", options.channels,

@@ -190,14 +190,17 @@ class CopyTime:
 class Server:
     """`sluiced` in a folder of its own, with an administrator and a node `bench`."""
 
-    def __init__(self, folder, address="127.0.0.1", holds_sockets=False, **settings):
-        self.folder = folder
+    def __init__(self, folder, address="127.0.0.1", holds_sockets=False, binaries=BINARIES, **settings):
+        self.folder, self.binaries = folder, binaries
+        # Other binaries may be of a time when nobody was asked.
+        asks = "--force" in run(binaries / "sluice", "bench", "--help").stdout
+        self.over_data = ["--force"] if asks else []
         # As the .socket units of Deploy/systemd.
         self.sockets = HeldSockets(control=f"{address}:0", data=f"{address}:0") if holds_sockets else None
         self.environment = {**os.environ, "SLUICE_RUN": str(folder / "run"), **settings}
         self.data = folder / "server"
         self.control = self.channel = f"{address}:0"
-        run(BINARIES / "sluiced", "init", "--data", self.data, "--name", "localhost", "--address", address)
+        run(self.binaries / "sluiced", "init", "--data", self.data, "--name", "localhost", "--address", address)
         self.start()
         self.environment["SLUICE_SERVER"] = f"https://{self.control}"
         self.node = self.join("bench")
@@ -206,7 +209,7 @@ class Server:
         """The credentials of a node."""
         folder = self.folder / f"node-{name}"
         token = json.loads(self.admin("node", "add", name, "-o", "json"))["token"]
-        run(BINARIES / "sluice", "join", "--server", self.environment["SLUICE_SERVER"], "--token", token,
+        run(self.binaries / "sluice", "join", "--server", self.environment["SLUICE_SERVER"], "--token", token,
             "--credentials", folder)
         return folder
 
@@ -214,7 +217,7 @@ class Server:
         """Starts the process, again where it was before."""
         endpoints = self.data / "run/endpoints.json"
         endpoints.unlink(missing_ok=True)
-        command = [str(BINARIES / "sluiced"), "serve", "--data", self.data, "--control", self.control,
+        command = [str(self.binaries / "sluiced"), "serve", "--data", self.data, "--control", self.control,
                    "--channel", self.channel, *os.environ.get("SLUICE_SERVE_OPTIONS", "").split()]
         output = {"stdout": (self.folder / "sluiced.log").open("a"), "stderr": subprocess.STDOUT}
         self.process = (self.sockets.popen(command, self.environment, **output) if self.sockets
@@ -228,7 +231,7 @@ class Server:
         return self.cli(self.data / "admin", *arguments)
 
     def cli(self, credentials, *arguments):
-        return run(BINARIES / "sluice", "--credentials", credentials, *arguments, env=self.environment).stdout
+        return run(self.binaries / "sluice", "--credentials", credentials, *arguments, env=self.environment).stdout
 
     def volume(self, name, size, pool, *pool_options):
         """A volume that the node may use, in a pool of its own."""
@@ -243,12 +246,12 @@ class Server:
 
     def bench(self, volume, *arguments):
         """The report of `sluice bench`."""
-        return json.loads(self.cli(self.node, "bench", f"volume/{volume}", "--force", *arguments, "-o", "json"))
+        return json.loads(self.cli(self.node, "bench", f"volume/{volume}", *self.over_data, *arguments, "-o", "json"))
 
     def start_bench(self, volume, *arguments):
         """`sluice bench` in the background."""
-        command = [BINARIES / "sluice", "--credentials", self.node, "bench", f"volume/{volume}", "--force", *arguments,
-                   "-o", "json"]
+        command = [self.binaries / "sluice", "--credentials", self.node, "bench", f"volume/{volume}", *self.over_data,
+                   *arguments, "-o", "json"]
         return subprocess.Popen([str(part) for part in command], env=self.environment, stdout=subprocess.PIPE, text=True)
 
     def driver(self, pool):

@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Two builds of Sluice beside each other: whether a change made it faster or slower.
+
+Both servers run at the same time, each with a client of its own build, and are measured in turn, in one order and then in
+the other, so that a noisy machine disturbs them alike. What is compared are ratios of neighbours in time, of I/Os a second
+and of the server's CPU time for an I/O, each as the median over the rounds with its quartiles; above 1 the first build does
+more, or takes more. As root, ext4 on an attached volume is measured, too. It reports; it does not judge.
+
+    Tests/benchmarks/compare.py OTHER [--this FOLDER] [--rounds N] [--seconds N] [--mounted 0|1] [--json FILE]
+
+OTHER is the folder of the other build's binaries, such as .build/release of a checkout of an earlier commit.
+"""
+import argparse
+import contextlib
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+
+import mount
+import peers
+from peers import Workload
+from rig import BINARIES, enter_namespace, fuse_ring, save
+
+SIZE = 256 << 20
+KIB = 1 << 10
+WORKLOADS = [
+    *(Workload(rw, 4 * KIB, depth) for rw in ("randread", "randwrite") for depth in (1, 32, 128)),
+    *(Workload(rw, 128 * KIB, 8) for rw in ("read", "write")),
+]
+MOUNTED = [("randread", "4k", 1), ("randwrite", "4k", 1), ("randread", "4k", 32), ("randwrite", "4k", 32),
+           ("read", "128k", 8), ("write", "128k", 8)]
+
+
+def of_build(contender, folder):
+    """A contender that takes its programs from there."""
+    return type(contender.__name__, (contender,), {
+        "server_settings": {**contender.server_settings, "binaries": folder.resolve()}})
+
+
+def measure_channels(builds, root, options):
+    """By workload: the rounds' pairs of I/Os a second and CPU time."""
+    found = {}
+    with contextlib.ExitStack() as stack:
+        running = []
+        for number, build in enumerate(builds):
+            folder = root / f"channel-{number}"
+            folder.mkdir()
+            running.append(of_build(peers.Sluice, build)(folder, SIZE, None))
+            stack.callback(running[-1].stop)
+        for number in range(options.rounds):
+            for workload in WORKLOADS:
+                pair = [None, None]
+                for side in ((0, 1), (1, 0))[number % 2]:
+                    one = running[side].measure(workload, options.seconds)
+                    pair[side] = (one.operations / one.seconds, one.server_cpu / one.operations * 1e6)
+                found.setdefault(workload.name, []).append(pair)
+    return found
+
+
+def measure_mounted(builds, root, options):
+    """The same of a file on ext4."""
+    found = {}
+    mounting = argparse.Namespace(channels=1, poll=0)
+    with contextlib.ExitStack() as stack:
+        mounted = []
+        for number, build in enumerate(builds):
+            folder = root / f"mount-{number}"
+            folder.mkdir()
+            with fuse_ring(True):
+                running = of_build(mount.SluiceMount, build)(folder, None, mounting)
+            stack.callback(running.stop)
+            mounted.append(mount.FileSystem(running, folder / "mounted"))
+            stack.callback(mounted[-1].close)
+        for number in range(options.rounds):
+            for workload in MOUNTED:
+                pair = [None, None]
+                for side in ((0, 1), (1, 0))[number % 2]:
+                    one = mounted[side].measure(*workload, options.seconds)
+                    pair[side] = (one["iops"], one["cpu"])
+                found.setdefault(f"ext4 {workload[0]} {workload[1]} depth {workload[2]}", []).append(pair)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("other", type=pathlib.Path)
+    parser.add_argument("--this", type=pathlib.Path, default=BINARIES)
+    for name, default in (("rounds", 11), ("seconds", 1), ("mounted", int(os.geteuid() == 0))):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--json", type=pathlib.Path)
+    options = parser.parse_args()
+    if options.mounted:
+        enter_namespace("mount")
+    builds = (options.this, options.other)
+    with tempfile.TemporaryDirectory(prefix="sluice-compare.") as root:
+        root = pathlib.Path(root)
+        root.chmod(0o755)
+        found = measure_channels(builds, root, options)
+        if options.mounted:
+            found.update(measure_mounted(builds, root, options))
+    print(f"{options.this} beside {options.other}, {os.cpu_count()} cores, {options.rounds} rounds of {options.seconds} s: "
+          "medians of the rounds' ratios (quartiles)")
+    figures = {}
+    for name, pairs in found.items():
+        figures[name] = {"pairs": pairs}
+        text = []
+        for index, figure in enumerate(("IOPS", "CPU an I/O")):
+            ratios = [this[index] / other[index] for this, other in pairs if other[index]]
+            low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+            figures[name][figure] = middle
+            text.append(f"{figure} {middle:.3f} ({low:.3f} to {high:.3f})")
+        print(f"  {name:28} {', '.join(text)}; {statistics.median(this[0] for this, _ in pairs):,.0f} IOPS")
+    save(figures, options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
