@@ -41,6 +41,8 @@ extension Limits {
     static let memoryPoolBytesDefault: UInt64 = 1 << 30
     /// The most requests of one reactor that the `fault` driver has under way, held back or hung at a time.
     static let faultOperationsMax = 1024
+    /// The piece in which the `fault` driver prepares a device slowly, in bytes.
+    static let faultPreparationBytes: UInt64 = 16 << 20
     /// The most pieces that the `fault` driver puts back at a time after a power cut.
     static let faultRestoresMax = 64
     /// How much of what unflushed writes replaced the `fault` driver keeps for a power cut, in bytes.

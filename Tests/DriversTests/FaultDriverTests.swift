@@ -62,6 +62,21 @@ struct FaultDriverTests {
         #expect(needs.paths == ["/dev/loop9"])
     }
 
+    @Test("a device is made ready slowly, or not, where the rules say so; rules for any request do not")
+    func preparation() throws {
+        let folder = try TestFolder()
+        let rules = "any: error; prepare count=2: delay 1ms; prepare nth=3: error busy"
+        let driver = try FaultDriver(
+            DriverEnvironment(settings: ["driver": "memory", "rules": rules], folder: folder.path))
+        let (id, size) = (Identifier.test(1), UInt64(40 << 20))
+        try driver.createVolume(id, size: size)
+        #expect(try driver.prepareVolume(id, to: size) == 24 << 20)
+        #expect(try driver.prepareVolume(id, to: size) == 8 << 20)
+        let error = try #require(throws: DriverError.self) { try driver.prepareVolume(id, to: size) }
+        #expect(error.status == .busy)
+        #expect(try driver.prepareVolume(id, to: size) == 0)
+    }
+
     @Test("an error is the status that the rule says, and nothing is done")
     func error() throws {
         try withVolume("write nth=2: error medium; flush: error busy; write nth=3: nospace") {

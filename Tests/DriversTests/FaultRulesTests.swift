@@ -27,6 +27,8 @@ struct FaultRulesTests {
             ("flush nth=3: hang", [FaultRule(operations: .flush, fault: .hang, nth: 3)]),
             ("any nth=500: crash", [FaultRule(operations: .all, fault: .crash, nth: 500)]),
             ("any: bitflip", [FaultRule(operations: [.read, .write], fault: .bitFlip)]),
+            ("any: delay 1ms", [FaultRule(operations: .all, fault: .delay(1_000_000))]),
+            ("prepare: delay 1ms", [FaultRule(operations: .prepare, fault: .delay(1_000_000))]),
             ("any: nospace", [FaultRule(operations: [.write, .writeZeroes], fault: .error(.noSpace))]),
             (
                 "write: torn crash count=2; powercut after=2000",
@@ -54,7 +56,8 @@ struct FaultRulesTests {
             ("write: hang now", "one word too many"), ("write: delay", "such as delay 20ms"),
             ("write: delay 20", "500us"), ("write: delay 9999999s", "at most 600s"),
             ("write: delay 99999999999999999999s", "at most 600s"),
-            ("read: torn", "torn is for write, not for read"), ("flush: bitflip", "for read, write"),
+            ("prepare: hang", "not for prepare"), ("read: torn", "torn is for write, not for read"),
+            ("flush: bitflip", "for read, write"),
             ("write: torn lie", "torn crash"), ("write nht=1: error", "there is no condition \"nht\""),
             ("write nth=0: error", "at least 1"), ("write nth=-1: error", "at least 1"),
             ("write after=: error", "at least 0"), ("write nth=1 nth=2: error", "nth is said twice"),
@@ -73,11 +76,12 @@ struct FaultRulesTests {
     }
 
     /// Which of so many requests a schedule picks.
-    private func picks(_ text: String, seed: UInt64 = 1, _ count: Int, _ opcode: DriverOpcode = .write) throws
+    private func picks(_ text: String, seed: UInt64 = 1, _ count: Int, _ operation: OperationSet = .write)
+        throws
         -> [Int]
     {
         var schedule = FaultSchedule(seed: seed, rules: try FaultRules(text: text))
-        return (1...count).filter { _ in schedule.next(opcode) != nil }
+        return (1...count).filter { _ in schedule.next(operation) != nil }
     }
 
     @Test("conditions count the requests of their operations")

@@ -45,6 +45,8 @@ public final class FaultDriver: PoolDriver {
     private let open = Mutex<[UInt32: OpenVolume]>([:])
     private let queues = Mutex<[WeakQueue]>([])
     private let cutCount = Atomic<UInt64>(0)
+    /// How far devices were prepared in pieces, by volume, in bytes.
+    private let prepared = Mutex<[Identifier: UInt64]>([:])
 
     /// Opens the inner driver's pool.
     ///
@@ -154,9 +156,20 @@ public final class FaultDriver: PoolDriver {
         try inner.createVolume(id, size: size)
     }
 
-    /// Prepares a volume of the wrapped driver.
+    /// Prepares a volume of the wrapped driver; what a rule delays is done in pieces, as on a slow device.
     public func prepareVolume(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 {
-        try inner.prepareVolume(id, to: size)
+        switch schedule.withLock({ $0.next(.prepare) })?.fault {
+        case .delay(let nanoseconds):
+            _ = ThreadSemaphore().wait(milliseconds: Int64(clamping: nanoseconds / 1_000_000))
+            let before = prepared.withLock { $0[id] ?? 0 }
+            let end = min(size, before.addingSaturated(Limits.faultPreparationBytes))
+            while try inner.prepareVolume(id, to: end) > 0 {}
+            prepared.withLock { $0[id] = end }
+            return size - end
+        case .error(let status):
+            throw DriverError(status, "the pool's rules let the preparation of its device fail")
+        default: return try inner.prepareVolume(id, to: size)
+        }
     }
 
     /// What the wrapped driver's volumes take.
@@ -171,7 +184,10 @@ public final class FaultDriver: PoolDriver {
     }
 
     /// Deletes a volume of the wrapped driver.
-    public func deleteVolume(_ id: Identifier) throws(DriverError) { try inner.deleteVolume(id) }
+    public func deleteVolume(_ id: Identifier) throws(DriverError) {
+        _ = prepared.withLock { $0.removeValue(forKey: id) }
+        try inner.deleteVolume(id)
+    }
 
     /// The wrapped driver's volumes.
     public func volumes() throws(DriverError) -> [Identifier: UInt64] { try inner.volumes() }
@@ -229,6 +245,6 @@ public final class FaultDriver: PoolDriver {
 
     /// The fault of the next request, if it has one.
     func decide(_ opcode: DriverOpcode) -> FaultSchedule.Decision? {
-        schedule.withLock { $0.next(opcode) }
+        schedule.withLock { $0.next(OperationSet(opcode)) }
     }
 }

@@ -24,8 +24,9 @@ enum Fault: Equatable, Sendable {
     /// The operations that it can hit.
     var operations: OperationSet {
         switch self {
-        case .error(.noSpace): [.write, .writeZeroes]
-        case .error, .delay, .hang, .spin, .crash, .powerCut: .all
+        case .error(.noSpace): [.write, .writeZeroes, .prepare]
+        case .error, .delay: [.all, .prepare]
+        case .hang, .spin, .crash, .powerCut: .all
         case .torn: [.write]
         case .bitFlip: [.read, .write]
         }
@@ -73,12 +74,15 @@ struct OperationSet: OptionSet, Hashable, Sendable {
     static let discard = OperationSet(.discard)
     static let flush = OperationSet(.flush)
     static let blockStatus = OperationSet(.blockStatus)
+    /// No request: what a volume's device needs before it is made or larger. Rules have to name it.
+    static let prepare = OperationSet(rawValue: 1 << 7)
+    /// Every request.
     static let all: OperationSet = [.read, .write, .writeZeroes, .discard, .flush, .blockStatus]
 
     /// The words that the rules say.
     static let words: [(word: String, set: OperationSet)] = [
         ("read", .read), ("write", .write), ("zeroes", .writeZeroes), ("discard", .discard),
-        ("flush", .flush), ("status", .blockStatus),
+        ("flush", .flush), ("status", .blockStatus), ("prepare", .prepare),
     ]
 
     var description: String {

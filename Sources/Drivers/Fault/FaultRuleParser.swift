@@ -161,7 +161,7 @@ private struct FaultRuleParser {
     private var operationWords: String { OperationSet.words.map(\.word).joined(separator: ", ") }
 
     private func operations(_ words: [String], _ fault: Fault) throws(DriverError) -> OperationSet {
-        if words == ["any"] { return fault.operations }
+        if words == ["any"] { return fault.operations.intersection(.all) }
         var set: OperationSet = []
         for word in words.flatMap({ $0.split(separator: ",", omittingEmptySubsequences: false) }) {
             guard let operation = OperationSet.words.first(where: { $0.word == word })?.set else {

@@ -33,10 +33,10 @@ struct FaultSchedule {
         }
     }
 
-    /// The fault of the next request; nil lets it pass.
-    mutating func next(_ opcode: DriverOpcode) -> Decision? {
+    /// The fault of the next request of one operation; nil lets it pass.
+    mutating func next(_ operation: OperationSet) -> Decision? {
         var decision: Decision?
-        for index in progress.indices where rules.rules[index].operations.contains(OperationSet(opcode)) {
+        for index in progress.indices where rules.rules[index].operations.contains(operation) {
             if let draw = FaultSchedule.pick(rules.rules[index], &progress[index]), decision == nil {
                 decision = Decision(fault: rules.rules[index].fault, draw: draw)
             }
