@@ -151,7 +151,7 @@ public struct IntentRecord: Record, Hashable {
     public enum Action: String, Codable, Sendable {
         /// Undone at start: nobody was told that the volume exists.
         case createVolume
-        /// Completed at start.
+        /// Goes on at start.
         case resizeVolume
         /// Completed at start.
         case deleteVolume
@@ -168,12 +168,27 @@ public struct IntentRecord: Record, Hashable {
     public let volume: VolumeRecord
     /// Bytes that it will have; for a resize.
     public let newSize: UInt64?
+    /// The id by which a resize is shown and cancelled; nil in records of a version that did not show them.
+    public let operation: Identifier?
+    /// Unix seconds; for a resize, with the same exception.
+    public let since: UInt64?
 
-    /// An intent.
-    public init(_ action: Action, volume: VolumeRecord, newSize: UInt64? = nil) {
+    /// An intent other than a resize.
+    public init(_ action: Action, volume: VolumeRecord) {
         self.action = action
         self.volume = volume
-        self.newSize = newSize
+        newSize = nil
+        operation = nil
+        since = nil
+    }
+
+    /// The intent to resize a volume.
+    public init(resizing volume: VolumeRecord, to size: UInt64, operation: Identifier, since: UInt64) {
+        action = .resizeVolume
+        self.volume = volume
+        newSize = size
+        self.operation = operation
+        self.since = since
     }
 }
 

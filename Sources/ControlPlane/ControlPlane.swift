@@ -88,8 +88,8 @@ public final class ControlPlane: Sendable {
         var spaces: [String: WatchedSpace] = [:]
         /// Since when pools are being looked at, by name; by the clock for lives.
         var looks: [String: UInt64] = [:]
-        /// How many bytes volumes that are being made still need, by id.
-        var preparing: [Identifier: UInt64] = [:]
+        /// Work that takes long.
+        var operations = Operations()
         /// What has ended is removed by it.
         var cautiousClock = CautiousClock()
         /// Answers to `GET /v1/volumes/{name}`, valid for one version of the record.

@@ -80,6 +80,10 @@ extension Limits {
     public static let readyAnswersMax = 16_384
     /// The longest place that clients are sent to, in bytes of UTF-8.
     static let redirectBytesMax = 255
+    /// The most operations that are shown after they have ended.
+    static let endedOperationsMax = 1000
+    /// For how long they are shown, in seconds.
+    static let endedOperationSeconds: UInt64 = 3600
     /// The time that clients are given to leave a server that is being drained, in seconds.
     static let drainSecondsDefault: UInt64 = 60
 }

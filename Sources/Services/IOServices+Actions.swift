@@ -18,7 +18,7 @@ extension IOServices {
         case .upgradeDriver(let name): return .pause(try await upgradeDriver(of: name))
         case .configurePool(let name, let settings): try await configure(name, settings: settings)
         case .createVolume(let descriptor): return try await create(descriptor)
-        case .prepareVolume(let id): return try await prepare(id)
+        case .prepareVolume(let id, let size): return try await prepare(id, to: size)
         case .publishVolume(let descriptor, let markers, let contentsLost):
             try await restoreMarkers(markers, of: descriptor, contentsLost: contentsLost)
             try publish(descriptor)

@@ -103,12 +103,7 @@ extension IOServices {
     }
 
     func create(_ descriptor: VolumeDescriptor) async throws(ServiceError) -> ServiceOutcome {
-        guard descriptor.size > 0, descriptor.size <= Limits.volumeBytesMax,
-            descriptor.size % Limits.volumeSizeGranule == 0
-        else {
-            throw ServiceError(
-                .badRequest, "a volume's size is a multiple of \(Limits.volumeSizeGranule) bytes")
-        }
+        try check(descriptor.size)
         let pool = try pool(descriptor.pool)
         try await onDriver(of: pool) { driver throws(DriverError) in
             try driver.createVolume(descriptor.id, size: descriptor.size)
@@ -116,13 +111,24 @@ extension IOServices {
         try publish(descriptor)
         // Most are ready at once, and small devices within a moment.
         for _ in 0..<Limits.preparationsAtOnce {
-            if case .geometry(let geometry) = try await prepare(descriptor.id) { return .geometry(geometry) }
+            if case .geometry(let geometry) = try await prepare(descriptor.id, to: descriptor.size) {
+                return .geometry(geometry)
+            }
         }
-        return try await prepare(descriptor.id)
+        return try await prepare(descriptor.id, to: descriptor.size)
     }
 
-    /// Has the driver do a part of what the volume still needs, and opens it when nothing is left.
-    func prepare(_ id: Identifier) async throws(ServiceError) -> ServiceOutcome {
+    private func check(_ size: UInt64) throws(ServiceError) {
+        guard size > 0, size <= Limits.volumeBytesMax, size % Limits.volumeSizeGranule == 0 else {
+            throw ServiceError(
+                .badRequest, "a volume's size is a multiple of \(Limits.volumeSizeGranule) bytes")
+        }
+    }
+
+    /// Has the driver do a part of what the volume still needs to have so many bytes, and opens a volume that is made when
+    /// nothing is left.
+    func prepare(_ id: Identifier, to size: UInt64) async throws(ServiceError) -> ServiceOutcome {
+        try check(size)
         let volume = try volume(id)
         let pool = try pool(volume.descriptor.pool)
         return try await pool.worker.run { [self] () throws(ServiceError) -> ServiceOutcome in
@@ -131,8 +137,8 @@ extension IOServices {
                 throw ServiceError(.notFound, "the volume is being deleted")
             }
             do throws(DriverError) {
-                let left = try pool.driver.prepareVolume(id, to: volume.descriptor.size)
-                if left > 0 { return .preparing(left: left) }
+                let left = try pool.driver.prepareVolume(id, to: size)
+                if left > 0 || size > volume.descriptor.size { return .preparing(left: left) }
             } catch { throw ServiceError(error) }
             return .geometry(try open(id, in: pool))
         }
@@ -144,10 +150,7 @@ extension IOServices {
 
     func resize(_ id: Identifier, to size: UInt64) async throws(ServiceError) -> VolumeGeometry {
         let volume = try volume(id)
-        guard size <= Limits.volumeBytesMax, size % Limits.volumeSizeGranule == 0 else {
-            throw ServiceError(
-                .badRequest, "a volume's size is a multiple of \(Limits.volumeSizeGranule) bytes")
-        }
+        try check(size)
         let pool = try pool(volume.descriptor.pool)
         // Piece by piece, so that others have their turn.
         while try await onDriver(

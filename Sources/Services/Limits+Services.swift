@@ -64,8 +64,9 @@ extension Limits {
     public static let accessLogLinesPerSecond = 200
     /// Lines of one shard per second about refusals, likewise.
     public static let refusalLogLinesPerSecond = 20
-    /// How often a driver may go on with a new volume, for a second each, before its maker is told to ask again.
-    static let preparationsAtOnce = 3
+    /// How often a driver may go on with a volume that is made or grows, for a second each, before whoever asked for it is
+    /// told that it takes longer.
+    public static let preparationsAtOnce = 3
     /// The most control requests of one pool that wait for its driver.
     public static let poolWorkMax = 4096
     /// Whole frames (control replies, events) that may wait for a client that does not read.

@@ -34,6 +34,10 @@ public struct ServerEvent: Sendable, Hashable {
         case volumeReady = "volume.ready"
         /// A volume that was being made cannot be.
         case volumeFailed = "volume.failed"
+        /// A volume is larger, which took its device a while.
+        case volumeGrown = "volume.grown"
+        /// A volume was to be larger and cannot be; it is what it was.
+        case volumeNotGrown = "volume.not-grown"
         /// What a volume held was lost with the server's last run.
         case volumeEmptied = "volume.emptied"
         /// A reactor does not turn: the requests of all its channels, or the control API, wait.

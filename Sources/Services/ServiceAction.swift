@@ -130,8 +130,9 @@ public enum ServiceAction: Sendable {
     /// Makes the volume on its device and publishes it; repeating it is harmless. → `geometry`, or `preparing` where that
     /// takes longer than a moment: then `prepareVolume` goes on.
     case createVolume(VolumeDescriptor)
-    /// Does another second's work on a volume that is being made and is published. → `geometry` or `preparing`
-    case prepareVolume(Identifier)
+    /// Does another second's work on a volume that is published: it is being made, or it is to have more bytes. → `geometry`
+    /// when it is made, else `preparing`; with nothing left, `resizeVolume` is quick.
+    case prepareVolume(Identifier, to: UInt64)
     /// Makes a volume that exists on its device known to the data path, with its markers of before the server's start;
     /// they are not complete where the volume's contents are not those of before.
     case publishVolume(VolumeDescriptor, markers: [Identifier] = [], contentsLost: Bool = false)
@@ -144,7 +145,7 @@ public enum ServiceAction: Sendable {
     case volumeMarkers(Identifier)
     /// Removes what is left of markers but those, by volume.
     case sweepMarkers([Identifier: [Identifier]])
-    /// Grows a volume. → `geometry`
+    /// Grows a volume, however long that takes. → `geometry`
     case resizeVolume(Identifier, UInt64)
     /// Changes name, access mode, limits or epoch; pool and size stay.
     case updateVolume(VolumeDescriptor)

@@ -28,8 +28,12 @@ final class HostedDriver: SupervisedDriver {
     static let pause: UInt64 = 18_250_999
     let state = Mutex(State())
     private let memory: MemoryDriver
+    private let machine: ControlRig.Machine
 
-    init(_ memory: MemoryDriver) { self.memory = memory }
+    init(_ memory: MemoryDriver, _ machine: ControlRig.Machine) {
+        self.memory = memory
+        self.machine = machine
+    }
 
     var report: DriverHostReport { state.withLock { $0.report } }
 
@@ -80,6 +84,13 @@ final class HostedDriver: SupervisedDriver {
     func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
         try memory.createVolume(id, size: size)
     }
+    func prepareVolume(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 {
+        let (left, failure) = machine.preparation.withLock { $0 }
+        if let failure { throw failure }
+        // As a device would be busy with it.
+        if left > 0 { _ = ThreadSemaphore().wait(milliseconds: 5) }
+        return min(left, size)
+    }
     func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {
         try memory.resizeVolume(id, to: size)
     }
@@ -106,6 +117,8 @@ final class ControlRig: Sendable {
     final class Machine: Sendable {
         let folder: DataFolder
         let isBroken = Mutex(false)
+        /// Bytes that the devices of volumes still need before these are made or larger, and what stands against that.
+        let preparation = Mutex<(left: UInt64, failure: DriverError?)>((0, nil))
 
         init() async throws {
             folder = DataFolder(NSTemporaryDirectory() + "sluice-rig-" + UUID().uuidString)
@@ -165,7 +178,7 @@ final class ControlRig: Sendable {
             let memory = try MemoryDriver(
                 DriverEnvironment(settings: pool.settings.filter { $0.key == "size" }, folder: pool.folder))
             guard pool.isolation == .isolated else { return memory }
-            let driver = HostedDriver(memory)
+            let driver = HostedDriver(memory, machine)
             hosted.drivers.withLock { $0[pool.name] = driver }
             return driver
         }

@@ -182,6 +182,7 @@ class World:
         self.restore()
 
     def close(self):
+        self.admin.delete("/v1/volumes/slow")
         if self.channel:
             self.channel.close()
         for client in self.clients.values():
@@ -259,6 +260,20 @@ class World:
             self.clients.pop("node").close()
         self.clients["node"] = self.server.api(self.folder)
 
+    def identifier(self, path):
+        """The id of something that is there, of the kind that the path is about."""
+        if "operations" in path:
+            return self.operation()
+        return self.identifiers()["sessions" in path]
+
+    def operation(self):
+        """The making of a volume, which takes an hour."""
+        self.make("/v1/pools", name="slow", driver="fault", settings={"driver": "file", "rules": "prepare: delay 100ms"})
+        if self.admin.get("/v1/volumes/slow").status_code == 404:
+            made = self.admin.post("/v1/volumes", json={"name": "slow", "size": "512GiB", "pool": "slow"})
+            assert made.status_code == 202, made.text
+        return self.admin.get("/v1/volumes/slow").json()["operation"]
+
     def identifiers(self):
         """A capability and a session that are there."""
         issued = self.clients["node"].post("/v1/capabilities", json={"resource": "volume/disk-1"})
@@ -285,7 +300,7 @@ def concrete(world, path):
     for parameter in map(resolve, item.get("parameters", [])):
         value = parameter["example"]
         if parameter["name"] == "id":
-            value = world.identifiers()["sessions" in path]
+            value = world.identifier(path)
         path = path.replace(f"{{{parameter['name']}}}", value)
     return path
 
@@ -404,7 +419,7 @@ def test_schemathesis_finds_no_answer_that_is_not_documented(world, role, path, 
     roles = operation["x-sluice-roles"]
     names = {each["name"]: each["example"] for each in parameters(path, operation) if each["in"] == "path"}
     if "id" in names:
-        names["id"] = world.identifiers()["sessions" in path]
+        names["id"] = world.identifier(path)
     turn = itertools.count()
     for mode in GenerationMode:
         if mode.is_negative and not (parameters(path, operation) or "requestBody" in operation):

@@ -24,7 +24,8 @@ extension ControlPlane {
             }
         }
         for stored in store.all(VolumeRecord.self, where: { $0.state != .deleting }) {
-            await publish(stored.record)
+            let volume = stored.record
+            await publish(volume, poolFault: live.withLock { $0.poolFaults[volume.pool] })
         }
         for stored in store.all(IntentRecord.self) { await settle(stored) }
         let markers = Dictionary(grouping: store.all(MarkerRecord.self).map(\.record), by: \.volume)
@@ -36,9 +37,7 @@ extension ControlPlane {
             live.startedAt = now
             live.isReady = true
         }
-        for stored in store.all(VolumeRecord.self, where: { $0.state == .preparing }) {
-            goOnPreparing(stored.record)
-        }
+        goOnWithVolumes()
         watchSpace()
     }
 
@@ -84,23 +83,22 @@ extension ControlPlane {
             live.withLock { $0.poolFaults[pool.name] = error.detail }
             throw error
         }
-        live.withLock { $0.poolFaults[pool.name] = nil }
         let volumes = store.all(VolumeRecord.self) { $0.pool == pool.name && $0.state != .deleting }
         for stored in volumes {
             live.withLock { $0.volumeFaults[stored.record.id] = nil }
-            await publish(stored.record)
-            if stored.record.state == .preparing { goOnPreparing(stored.record) }
+            await publish(stored.record, poolFault: nil)
         }
+        // Now that its volumes are there, what waits for it goes on.
+        live.withLock { $0.poolFaults[pool.name] = nil }
         for stored in store.all(IntentRecord.self, where: { $0.volume.pool == pool.name }) {
             await settle(stored)
         }
+        goOnWithVolumes(in: pool.name)
     }
 
-    private func publish(_ volume: VolumeRecord) async {
-        let volume = await refilled(volume)
-        var fault = live.withLock { $0.poolFaults[volume.pool] }.map {
-            "pool \(volume.pool) does not run: \($0)"
-        }
+    private func publish(_ volume: VolumeRecord, poolFault: String?) async {
+        let volume = poolFault == nil ? await refilled(volume) : volume
+        var fault = poolFault.map { "pool \(volume.pool) does not run: \($0)" }
         do throws(Problem) {
             // Also without its pool: who may write to it keeps others away until the pool runs.
             let pool = store.get(PoolRecord.self, volume.pool)?.record
@@ -119,9 +117,9 @@ extension ControlPlane {
 
     /// A volume that was in memory is there again, empty: with a new epoch, so that nobody goes on with what is lost.
     private func refilled(_ volume: VolumeRecord) async -> VolumeRecord {
-        guard let pool = store.get(PoolRecord.self, volume.pool)?.record, pool.isVolatile,
-            live.withLock({ $0.poolFaults[pool.name] }) == nil
-        else { return volume }
+        guard let pool = store.get(PoolRecord.self, volume.pool)?.record, pool.isVolatile else {
+            return volume
+        }
         do throws(Problem) {
             guard case .volumes(let there) = try await perform(.volumesOnDevice(pool.name)),
                 there[volume.id] == nil, let stored = store.get(VolumeRecord.self, volume.name)
@@ -185,26 +183,20 @@ extension ControlPlane {
         try await commit(changes)
     }
 
+    /// Completes a growth of which no more than a second's work is left. Others go on when the server is ready, and what
+    /// is wrong with them is found out then.
     private func settleResize(_ intent: Stored<IntentRecord>) async throws(Problem) {
-        var changes = RecordChanges()
-        changes.delete(intent)
-        if let stored = store.get(VolumeRecord.self, intent.record.volume.name),
-            stored.record.id == intent.record.volume.id, let size = intent.record.newSize
-        {
-            do throws(Problem) {
-                try await perform(.resizeVolume(stored.record.id, size))
-                var volume = stored.record
-                volume.size = size
-                volume.touch(wallClock.now())
-                try Problem.translating { () throws(CatalogError) in
-                    try changes.put(volume, over: stored.revision)
-                }
-            } catch {
-                // Nobody was told that it grew; the volume keeps its size.
-                guard error.code == .noSpace else { throw error }
-            }
+        guard let growth = LongOperation(intent.record),
+            store.get(VolumeRecord.self, growth.name)?.record.id == growth.volume
+        else {
+            var changes = RecordChanges()
+            changes.delete(intent)
+            return try await commit(changes)
         }
-        try await commit(changes)
+        guard
+            case .preparing(left: 0)? = try? await perform(.prepareVolume(growth.volume, to: growth.size))
+        else { return }
+        try await finishGrowth(growth)
     }
 
     func descriptor(of pool: PoolRecord) -> PoolDescriptor {

@@ -66,6 +66,15 @@ extension ControlPlane {
             ("capability", store.count(CapabilityRecord.self)), ("intent", store.count(IntentRecord.self)),
         ]
         for (kind, count) in records { text.sample("sluice_records", UInt64(count), [("kind", kind)]) }
+        let operations = live.withLock { $0.operations.counts }
+        text.add("sluice_operations", "gauge", "Long work that is under way, by whether it goes on or waits.")
+        for kind in LongOperation.Kind.allCases {
+            for state in ["running", "waiting"] {
+                text.sample(
+                    "sluice_operations", UInt64(operations[kind]?[state] ?? 0),
+                    [("kind", kind.rawValue), ("state", state)])
+            }
+        }
     }
 
     /// What the reactors have counted; nil where one of them does not answer in time.

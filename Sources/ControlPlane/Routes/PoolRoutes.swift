@@ -107,7 +107,7 @@ extension ControlPlane {
                 try await retryPool(pool)
             } else {
                 try await perform(.restartDriver(pool.name))
-                goOnPreparing(in: pool.name)
+                goOnWithVolumes(in: pool.name)
                 if let fault = await lookAtSpace(pool)?.fault { throw Problem(.deviceFailed, fault) }
             }
             audit("pool restarted", context, ["pool": pool.name])

@@ -7,13 +7,9 @@ extension ControlPlane {
     func listSessions(_ context: RequestContext) async throws(Problem) -> ControlResponse {
         let page = try context.page()
         var sessions = try await sessions(for: context.caller)
-        if let after = page.after {
-            guard let mark = SessionMark(after) else {
-                throw Problem(.invalidCursor, "the cursor is not one that this server gave", field: "cursor")
-            }
-            sessions.removeAll { !(mark < SessionMark($0)) }
-        }
-        return page.answer(sessions.prefix(page.limit + 1).map { (SessionMark($0).text, json($0)) })
+        if let after = try page.mark() { sessions.removeAll { !(after < TimeMark($0.since, $0.id)) } }
+        return page.answer(
+            sessions.prefix(page.limit + 1).map { (TimeMark($0.since, $0.id).text, json($0)) })
     }
 
     /// `GET /v1/sessions/{id}`
@@ -92,14 +88,14 @@ extension ControlPlane {
     }
 }
 
-/// Where a session stands in the list.
-private struct SessionMark: Comparable {
+/// Where something stands in a list that is in order of the beginning of what is in it.
+struct TimeMark: Comparable {
     let since: UInt64
     let id: Identifier
 
-    init(_ session: SessionInfo) {
-        since = session.since
-        id = session.id
+    init(_ since: UInt64, _ id: Identifier) {
+        self.since = since
+        self.id = id
     }
 
     init?(_ text: String) {
@@ -114,7 +110,18 @@ private struct SessionMark: Comparable {
 
     var text: String { "\(since).\(id.hex)" }
 
-    static func < (left: SessionMark, right: SessionMark) -> Bool {
+    static func < (left: TimeMark, right: TimeMark) -> Bool {
         (left.since, left.id) < (right.since, right.id)
+    }
+}
+
+extension PageRequest {
+    /// The mark of the last item of the page before, of a list that is in order of time; nil for the first page.
+    func mark() throws(Problem) -> TimeMark? {
+        guard let after else { return nil }
+        guard let mark = TimeMark(after) else {
+            throw Problem(.invalidCursor, "the cursor is not one that this server gave", field: "cursor")
+        }
+        return mark
     }
 }

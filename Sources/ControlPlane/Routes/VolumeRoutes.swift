@@ -23,6 +23,7 @@ extension ControlPlane {
             throw Problem.notFound("volume", context.name)
         }
         let tag = volume.entityTag
+        let isAtRest = live.withLock { $0.operations.underWay(on: volume.id) == nil }
         guard case .writers(let writers) = try await perform(.volumeWriters(volume.id)) else {
             throw Problem(.internalError, "the services answered something else than writers")
         }
@@ -30,13 +31,15 @@ extension ControlPlane {
             return ControlResponse(status: .ok, json: json(volume, writers), tag: tag)
         }
         let ready = live.withLock { live -> ControlResponse? in
-            guard let known = live.readyAnswers[volume.name], known.tag == tag else { return nil }
+            guard isAtRest, let known = live.readyAnswers[volume.name], known.tag == tag else { return nil }
             return known.response
         }
         if let ready { return ready }
         let response = ControlResponse(status: .ok, json: json(volume, writers), tag: tag)
         live.withLock { live in
-            guard live.volumeFaults[volume.id] == nil, volume.state == .ready else { return }
+            guard isAtRest, live.operations.underWay(on: volume.id) == nil,
+                live.volumeFaults[volume.id] == nil, volume.state == .ready
+            else { return }
             if live.readyAnswers.count >= Limits.readyAnswersMax { live.readyAnswers.removeAll() }
             live.readyAnswers[volume.name] = (tag, response)
         }
@@ -70,13 +73,15 @@ extension ControlPlane {
                 id: .random(using: random), name: name, pool: poolName, size: size, accessMode: mode,
                 limits: limits, blockSize: blockSize.map { UInt32($0) }, labels: labels,
                 createdAt: wallClock.now())
+            var making: LongOperation?
             let intent = try await begin(IntentRecord(.createVolume, volume: volume), requiring: pool)
             do throws(Problem) {
                 switch try await perform(.createVolume(descriptor(of: volume))) {
                 case .geometry(let geometry): volume.blockSize = geometry.blockSize
                 case .preparing(let left):
                     volume.state = .preparing
-                    live.withLock { $0.preparing[volume.id] = left }
+                    making = LongOperation(making: volume)
+                    making?.left = left
                 default: throw Problem(.internalError, "the services answered something else than a volume")
                 }
             } catch {
@@ -87,7 +92,7 @@ extension ControlPlane {
             var changes = RecordChanges()
             changes.delete(intent)
             try Problem.translating { () throws(CatalogError) in try changes.insert(made) }
-            var body = json(made)
+            var body = json(made, making)
             if case .object(var members) = body, let words = await overcommitment(of: pool.record, with: made)
             {
                 members["warning"] = .string(words)
@@ -103,16 +108,14 @@ extension ControlPlane {
                 await undoCreate(intent)
                 throw error
             }
-            if made.state == .preparing {
-                live.withLock { $0.preparing[made.id] = nil }
-                goOnPreparing(made)
-            }
+            if let making { goOn(with: making) }
             audit("volume created", context, ["volume": name, "id": made.id.hex, "size": "\(size)"])
             return response
         }
     }
 
-    /// `PATCH /v1/volumes/{name}`: size (up), access mode, limits, labels.
+    /// `PATCH /v1/volumes/{name}`: size (up), access mode, limits, labels. Where the device takes long to grow, the size is
+    /// an operation; all else is in force when this answers.
     func patchVolume(_ context: RequestContext) async throws(Problem) -> ControlResponse {
         let fields = try context.fields(known: ["size", "accessMode", "limits", "labels"])
         let size = try fields.size("size")
@@ -133,21 +136,36 @@ extension ControlPlane {
                     expected: "\(volume.size) or more")
             }
             var changes = RecordChanges()
-            if let size, size > volume.size { changes.delete(try await grow(&volume, to: size)) }
-            guard volume != stored.record else {
-                return ControlResponse(status: .ok, json: json(volume), tag: volume.entityTag)
-            }
-            volume.touch(wallClock.now())
+            var growth: LongOperation?
+            if let size, size > volume.size { growth = try await grow(&volume, to: size, &changes) }
+            if volume != stored.record { volume.touch(wallClock.now()) }
             let changed = volume
-            try Problem.translating { () throws(CatalogError) in
-                try changes.put(changed, over: stored.revision)
+            do throws(Problem) {
+                try Problem.translating { () throws(CatalogError) in
+                    if changed != stored.record { try changes.put(changed, over: stored.revision) }
+                }
+                if !changes.isEmpty { try await commit(changes) }
+            } catch {
+                if let growth, !live.withLock({ $0.operations.isUnderWay(growth) }) {
+                    try? await withdraw(growth)
+                }
+                throw error
             }
-            try await commit(changes)
+            if let growth { goOn(with: growth) }
             if volume.accessMode != stored.record.accessMode || volume.limits != stored.record.limits {
                 try await perform(.updateVolume(descriptor(of: volume)))
             }
-            audit("volume changed", context, ["volume": volume.name, "size": "\(volume.size)"])
-            return ControlResponse(status: .ok, json: json(volume), tag: volume.entityTag)
+            if changed != stored.record || growth != nil {
+                audit(
+                    "volume changed", context,
+                    [
+                        "volume": volume.name, "size": "\(volume.size)",
+                        "growsTo": "\(growth?.size ?? volume.size)",
+                    ])
+            }
+            return ControlResponse(
+                status: growth == nil ? .ok : .accepted, json: json(volume), tag: volume.entityTag,
+                location: growth?.location)
         }
     }
 
@@ -164,30 +182,40 @@ extension ControlPlane {
                     "\(users.count) session(s) have it open, such as \(first.id) of \(first.nodeName ?? "no node")",
                     expected: "detach it first, or delete with ?force=true")
             }
-            let (marked, intent) = try await markDeleting(stored)
-            do throws(Problem) {
-                try await perform(.deleteVolume(marked.record.id))
-            } catch {
-                // The record stays in state `deleting`: repeat the request, or the next start goes on.
-                guard error.code == .notFound else { throw error }
-            }
-            var changes = RecordChanges()
-            changes.delete(marked)
-            changes.delete(intent)
-            let grants = store.all(GrantRecord.self) { $0.resourceID == marked.record.id }
-            for grant in grants.prefix(Limits.cascadeRecordsMax) { changes.delete(grant) }
-            for marker in markers(of: marked.record.id) { changes.delete(marker) }
-            try await commit(changes)
-            live.withLock { live in
-                live.readyAnswers[marked.record.name] = nil
-                live.volumeFaults[marked.record.id] = nil
-            }
-            capabilitiesHaveEnded()
-            audit(
-                "volume deleted", context,
-                ["volume": marked.record.name, "id": marked.record.id.hex, "forced": "\(isForced)"])
+            try await remove(stored, for: context, isForced: isForced)
             return ControlResponse(status: .noContent)
         }
+    }
+
+    /// Deletes a volume and what hangs on it, and ends what is under way on it. Its lock is held.
+    func remove(
+        _ stored: Stored<VolumeRecord>, for context: RequestContext, isForced: Bool = false
+    ) async throws(Problem) {
+        let (marked, intent) = try await markDeleting(stored)
+        if let operation = live.withLock({ $0.operations.underWay(on: marked.record.id) }) {
+            end(operation, .cancelled)
+        }
+        do throws(Problem) {
+            try await perform(.deleteVolume(marked.record.id))
+        } catch {
+            // The record stays in state `deleting`: repeat the request, or the next start goes on.
+            guard error.code == .notFound else { throw error }
+        }
+        var changes = RecordChanges()
+        changes.delete(marked)
+        changes.delete(intent)
+        let grants = store.all(GrantRecord.self) { $0.resourceID == marked.record.id }
+        for grant in grants.prefix(Limits.cascadeRecordsMax) { changes.delete(grant) }
+        for marker in markers(of: marked.record.id) { changes.delete(marker) }
+        try await commit(changes)
+        live.withLock { live in
+            live.readyAnswers[marked.record.name] = nil
+            live.volumeFaults[marked.record.id] = nil
+        }
+        capabilitiesHaveEnded()
+        audit(
+            "volume deleted", context,
+            ["volume": marked.record.name, "id": marked.record.id.hex, "forced": "\(isForced)"])
     }
 
     /// `POST /v1/volumes/{name}/fence`: durable first, then in force on every reactor, then the answer.
@@ -310,20 +338,39 @@ extension ControlPlane {
         }
     }
 
-    private func grow(_ volume: inout VolumeRecord, to size: UInt64) async throws(Problem) -> Stored<
-        IntentRecord
-    > {
-        let intent = try await begin(IntentRecord(.resizeVolume, volume: volume, newSize: size))
+    /// Gives a volume its new size, together with `changes`; or, where its device takes long, begins to.
+    ///
+    /// - Returns: what takes long; nil when it has its new size.
+    private func grow(
+        _ volume: inout VolumeRecord, to size: UInt64, _ changes: inout RecordChanges
+    ) async throws(Problem) -> LongOperation? {
+        let id = volume.id
+        if let growing = live.withLock({ $0.operations.underWay(on: id) }) {
+            if growing.size == size { return growing }
+            throw Problem(
+                .conflict, "volume \(volume.name) is growing to \(growing.size) bytes", field: "size",
+                expected: "wait until it has, or DELETE \(growing.location) first")
+        }
+        let intent = try await begin(
+            IntentRecord(
+                resizing: volume, to: size, operation: .random(using: random), since: wallClock.now()))
         do throws(Problem) {
-            try await perform(.resizeVolume(volume.id, size))
+            let left = try await prepare(id, to: size)
+            if left > 0 {
+                var growth = LongOperation(intent.record)
+                growth?.left = left
+                return growth
+            }
+            try await perform(.resizeVolume(id, size))
         } catch {
-            var changes = RecordChanges()
-            changes.delete(intent)
-            try await commit(changes)
+            var undo = RecordChanges()
+            undo.delete(intent)
+            try await commit(undo)
             throw error
         }
         volume.size = size
-        return intent
+        changes.delete(intent)
+        return nil
     }
 
     private func markDeleting(
@@ -347,7 +394,10 @@ extension ControlPlane {
         return (try self.volume(volume.name), intent)
     }
 
-    func json(_ volume: VolumeRecord) -> JSONValue {
+    /// A volume as it is shown.
+    ///
+    /// - Parameter beginning: what begins on it with the answer.
+    func json(_ volume: VolumeRecord, _ beginning: LongOperation? = nil) -> JSONValue {
         let fault = live.withLock { $0.volumeFaults[volume.id] }
         var members: [String: JSONValue] = [
             "id": .string(volume.id.hex), "name": .string(volume.name), "pool": .string(volume.pool),
@@ -358,15 +408,13 @@ extension ControlPlane {
         ]
         let state = fault != nil && volume.state != .deleting ? "unavailable" : volume.state.rawValue
         members["blockSize"] = volume.blockSize.map { .integer(UInt64($0)) }
-        let (used, left) = live.withLock { live in
-            (live.spaces[volume.pool]?.space?.used[volume.id], live.preparing[volume.id])
+        let (used, underWay) = live.withLock { live in
+            (live.spaces[volume.pool]?.space?.used[volume.id], live.operations.underWay(on: volume.id))
         }
         members["used"] = used.map(JSONValue.integer)
-        if volume.state == .preparing, let left {
-            members["progress"] = .object([
-                "done": .integer(volume.size - min(left, volume.size)), "total": .integer(volume.size),
-            ])
-        }
+        let operation = underWay ?? beginning
+        members["operation"] = operation.map { .string($0.id.hex) }
+        members["progress"] = operation?.progress
         members["state"] = .string(state)
         members["message"] = fault.map(JSONValue.string)
         return .object(members)

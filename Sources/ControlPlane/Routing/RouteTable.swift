@@ -41,6 +41,10 @@ public enum RouteTable {
         Route(.get, "/v1/volumes/{name}/markers/{marker}", everyRole, ControlPlane.showMarker),
         Route(.delete, "/v1/volumes/{name}/markers/{marker}", admin, ControlPlane.deleteMarker),
 
+        Route(.get, "/v1/operations", readers, query: page, ControlPlane.listOperations),
+        Route(.get, "/v1/operations/{id}", readers, ControlPlane.showOperation),
+        Route(.delete, "/v1/operations/{id}", admin, ControlPlane.cancelOperation),
+
         Route(.get, "/v1/nodes", readers, query: page, ControlPlane.listNodes),
         Route(.post, "/v1/nodes", admin, idempotent: true, ControlPlane.createNode),
         Route(.get, "/v1/nodes/{name}", everyRole, ControlPlane.showNode),
