@@ -44,8 +44,8 @@ struct Sluice: ParsableCommand {
                 subcommands: [
                     VolumeCommand.self, PoolCommand.self, NodeCommand.self, AdminCommands.self,
                     GrantCommand.self,
-                    CapabilityCommand.self, SessionCommand.self, DriverCommand.self, EventsCommand.self,
-                    ServerCommand.self,
+                    CapabilityCommand.self, SessionCommand.self, DriverCommand.self,
+                    OperationCommand.self, EventsCommand.self, ServerCommand.self,
                 ]),
         ])
 

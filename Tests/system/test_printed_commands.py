@@ -275,6 +275,7 @@ sluice volume list
 sluice volume list -o json | jq -r '.[].name'
 sluice volume show data -o yaml
 sluice volume resize data --size 20GiB
+sluice volume resize data --size 30GiB --wait
 sluice volume label data team=ml tier=gold old-
 sluice volume set data --iops 5000 --bandwidth 200MiB --burst 500ms
 sluice volume set data --iops none
@@ -327,6 +328,13 @@ sluice grant delete c1-data
 sluice driver list
 sluice driver show default
 sluice driver upgrade default
++ sluice pool create slow --driver fault --setting driver=file --setting 'rules=prepare: delay 300ms'
++ sluice volume create slow --size 64GiB --pool slow
+sluice operation list
+sluice operation show 0123456789abcdef0123456789abcdef
+sluice operation cancel 0123456789abcdef0123456789abcdef
++ sluice volume create slow --size 112MiB --pool slow
+sluice operation show 0123456789abcdef0123456789abcdef --wait
 sluice events
 & sluice events --follow -o json
 sluice server drain --timeout 600
@@ -362,7 +370,7 @@ def test_every_example_of_a_help_is_played(known):
 def identifier(world, command):
     kind = command.split()[1]
     listed = json.loads(world.run(f"sluice {kind} list -o json"))
-    return next(item["id"] for item in listed if not item.get("revokedAt"))
+    return next(item["id"] for item in listed if not (item.get("revokedAt") or item.get("endedAt")))
 
 
 @needs_root

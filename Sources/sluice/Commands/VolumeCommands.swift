@@ -34,19 +34,23 @@ extension VolumeCommand {
         var blockSize: UInt32?
         @Option(help: ArgumentHelp("A label; may be repeated.", valueName: "key=value"))
         var label: [PairArgument] = []
+        @Flag(help: "Wait until it can be used, where its device takes long to be prepared.") var wait = false
 
         func run() throws {
             let labels = try PairArgument.dictionary(label, option: "--label")
-            let volume: Answered<Volume> = try ControlAPI(global).post(
+            let api = try ControlAPI(global)
+            var volume: Answered<Volume> = try api.post(
                 "/v1/volumes",
                 VolumeCreation(
                     name: name.name.text, size: size.bytes, pool: pool?.name.text,
                     accessMode: mode?.rawValue, blockSize: blockSize, labels: labels))
-            let state =
+            let warning = volume.warning
+            if wait { volume = try OperationWait.settled(volume, api) }
+            let state: Sentence =
                 volume.state == "ready"
                 ? ""
                 : "; its device is being prepared: 'sluice volume show \(volume.name)' says how far that is"
-            let note = volume.warning.map { "\nnote: \($0)" } ?? ""
+            let note: Sentence = warning.map { "\nnote: \($0)" } ?? ""
             try global.output.show(
                 volume,
                 sentence:
@@ -91,15 +95,36 @@ extension VolumeCommand {
     struct Resize: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Make a volume larger, also while it is in use.",
-            discussion: "EXAMPLE:\n  sluice volume resize data --size 20GiB")
+            discussion: """
+                On a block device that can take long: the volume keeps its size, and goes on, until it has the new one.
+
+                EXAMPLES:
+                  sluice volume resize data --size 20GiB
+                  sluice volume resize data --size 30GiB --wait
+                """)
 
         @OptionGroup var global: GlobalOptions
         @Argument(help: "The volume's name.") var name: VolumeArgument
         @Option(help: ArgumentHelp("Its new size: \(ByteCount.rule).")) var size: ByteCount
+        @Flag(help: "Wait until it has its new size, where its device takes long to be prepared.")
+        var wait = false
 
         func run() throws {
-            let volume: Answered<Volume> = try ControlAPI(global).patch(
+            let api = try ControlAPI(global)
+            var volume: Answered<Volume> = try api.patch(
                 "/v1/volumes/\(name)", VolumeChange(size: size.bytes))
+            if wait { volume = try OperationWait.settled(volume, api) }
+            if volume.size < size.bytes {
+                guard let operation = volume.operation else {
+                    throw Failure(
+                        .failure, "volume/\(volume.name) did not grow: 'sluice events' says why")
+                }
+                return try global.output.show(
+                    volume,
+                    sentence:
+                        "volume/\(volume.name) has \(ByteCount(volume.size)) and is growing: 'sluice operation show \(operation)' says how far that is"
+                )
+            }
             try global.output.show(
                 volume, sentence: "volume/\(volume.name) has \(volume.known.sizeText(asked: size)) now")
         }

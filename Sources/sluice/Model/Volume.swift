@@ -12,8 +12,10 @@ struct Volume: Presentable {
     var blockSize: UInt32?
     /// What it takes of its pool, in bytes; nil where the server does not say.
     var used: UInt64?
-    /// How far its making is; nil when it is made.
+    /// How far the work is that is under way on it; nil when there is none.
     var progress: VolumeProgress?
+    /// The id of that work.
+    var operation: String?
     /// What there is to know of a volume that was just made.
     var warning: String?
     /// What all its users may use together; nil where the server does not say.
@@ -35,10 +37,10 @@ struct Volume: Presentable {
 
     private var usedText: String { used.map { ByteCount($0).description } ?? "" }
 
-    /// Its state, and how far its making is.
+    /// Its state, and how far what is under way on it is.
     private var condition: String {
         guard let progress, progress.total > 0 else { return state }
-        return "\(state) (\(progress.done / max(1, progress.total / 100)) %)"
+        return "\(state == "ready" ? "ready, growing" : state) (\(progress.percentText))"
     }
 
     var details: [(name: String, value: String)] {
@@ -46,7 +48,7 @@ struct Volume: Presentable {
             ("Name", name), ("ID", id), ("Size", "\(ByteCount(size)) (\(size) bytes)"),
             ("Used", usedText), ("Block size", blockSize.map { "\($0)" } ?? ""), ("Pool", pool),
             ("Access mode", accessMode), ("Limits", limits?.text ?? ""), ("State", condition),
-            ("Message", message ?? ""),
+            ("Message", message ?? ""), ("Operation", operation ?? ""),
             ("Labels", labelText(labels)), ("Created", createdAt), ("Updated", updatedAt ?? ""),
         ]
             + (writers ?? []).map {
@@ -63,7 +65,7 @@ extension Volume {
     }
 }
 
-/// How far the making of a volume is.
+/// How far long work on a volume is.
 struct VolumeProgress: Codable, Sendable {
     /// Bytes.
     var done: UInt64

@@ -206,6 +206,7 @@ extension Failure {
         let nouns = [
             "volumes": "volume", "pools": "pool", "nodes": "node", "grants": "grant",
             "capabilities": "capability", "sessions": "session", "drivers": "driver", "admins": "admin",
+            "operations": "operation",
         ]
         let parts = path.split(separator: "/").map(String.init)
         let noun = parts.count > 1 ? nouns[parts[1]] : nil
