@@ -51,7 +51,8 @@ extension Identifier {
         let one = making(1)
         _ = operations.begin(one)
         operations.advance(one, left: 400)
-        operations.hold(one, "the pool is away")
+        let news = (1...3).map { _ in operations.hold(one, "the pool is away") }
+        #expect(news == [true, false, false])
         let held = operations.underWay(on: one.volume)
         #expect(held?.state == .waiting("the pool is away") && held?.left == 400)
         operations.advance(one, left: 5000)
@@ -59,7 +60,8 @@ extension Identifier {
         operations.end(one, .failed("broken"), at: 10)
         operations.end(one, .done, at: 11)
         operations.advance(one, left: 1)
-        operations.hold(one, "late")
+        let isHeld = operations.hold(one, "late")
+        #expect(!isHeld)
         let ended = try #require(operations.all(at: 11).first)
         #expect(ended.state == .failed("broken") && ended.endedAt == 10 && ended.left == 1000)
         // What failed is taken up again, and is there once.

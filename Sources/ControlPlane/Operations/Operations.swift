@@ -139,10 +139,13 @@ struct Operations: Sendable {
         underWay[operation.volume]?.state = .running
     }
 
-    /// Notes why it does not go on.
-    mutating func hold(_ operation: LongOperation, _ reason: String) {
-        guard isUnderWay(operation) else { return }
+    /// Notes why it does not go on; true where that is news.
+    mutating func hold(_ operation: LongOperation, _ reason: String) -> Bool {
+        guard isUnderWay(operation), underWay[operation.volume]?.state != .waiting(reason) else {
+            return false
+        }
         underWay[operation.volume]?.state = .waiting(reason)
+        return true
     }
 
     /// Notes how it ended; one that has ended already stays as it is.

@@ -48,7 +48,10 @@ extension ControlPlane {
                 }
             } catch {
                 guard error.code == .busy else { return await fail(operation, error) }
-                live.withLock { $0.operations.hold(operation, error.detail) }
+                if live.withLock({ $0.operations.hold(operation, error.detail) }) {
+                    logger.warning(
+                        "an operation waits", metadata: metadata(operation, because: error.detail))
+                }
                 try? await Task.sleep(for: .seconds(1))
             }
         }
@@ -77,11 +80,7 @@ extension ControlPlane {
                     ? "; it goes on when pool \(operation.pool) is restarted" : ""
                 end(operation, .failed(problem.detail + remedy))
                 logger.error(
-                    "an operation has failed",
-                    metadata: [
-                        "operation": "\(operation.id)", "kind": "\(operation.kind.rawValue)",
-                        "volume": "\(operation.name)", "reason": "\(problem.detail)",
-                    ])
+                    "an operation has failed", metadata: metadata(operation, because: problem.detail))
                 if operation.kind == .growVolume { try await withdraw(operation) }
             }
         } catch {
@@ -89,6 +88,13 @@ extension ControlPlane {
                 "a growth that failed is tried again at the next start",
                 metadata: ["volume": "\(operation.name)", "reason": "\(error.detail)"])
         }
+    }
+
+    private func metadata(_ operation: LongOperation, because reason: String) -> Logger.Metadata {
+        [
+            "operation": "\(operation.id)", "kind": "\(operation.kind.rawValue)",
+            "volume": "\(operation.name)", "reason": "\(reason)",
+        ]
     }
 
     /// Notes how it ended.
