@@ -2,11 +2,14 @@
 """Two builds of Sluice beside each other: whether a change made it faster or slower.
 
 Both servers run at the same time, each with a client of its own build, and are measured in turn, in one order and then in
-the other, so that a noisy machine disturbs them alike. What is compared are ratios of neighbours in time, of I/Os a second
-and of the server's CPU time for an I/O, each as the median over the rounds with its quartiles; above 1 the first build does
-more, or takes more. As root, ext4 on an attached volume is measured, too. It reports; it does not judge.
+the other, so that a noisy machine disturbs them alike. A process keeps its luck with memory for as long as it lives, which
+makes two of one build differ by some per cent, so that new ones are started for each of several sets of rounds. What is
+compared are ratios of neighbours in time, of I/Os a second and of the server's CPU time for an I/O, each as the median over
+all rounds with its quartiles; above 1 the first build does more, or takes more. As root, ext4 on an attached volume is
+measured, too. It reports; it does not judge.
 
-    Tests/benchmarks/compare.py OTHER [--this FOLDER] [--rounds N] [--seconds N] [--mounted 0|1] [--json FILE]
+    Tests/benchmarks/compare.py OTHER [--this FOLDER] [--sets N] [--rounds N] [--seconds N] [--mounted 0|1] [--only TEXT]
+                                [--json FILE]
 
 OTHER is the folder of the other build's binaries, such as .build/release of a checkout of an earlier commit.
 """
@@ -39,9 +42,8 @@ def of_build(contender, folder):
         "server_settings": {**contender.server_settings, "binaries": folder.resolve()}})
 
 
-def measure_channels(builds, root, options):
-    """By workload: the rounds' pairs of I/Os a second and CPU time."""
-    found = {}
+def measure_channels(builds, root, options, found):
+    """Adds, by workload, the rounds' pairs of I/Os a second and CPU time."""
     with contextlib.ExitStack() as stack:
         running = []
         for number, build in enumerate(builds):
@@ -50,18 +52,16 @@ def measure_channels(builds, root, options):
             running.append(of_build(peers.Sluice, build)(folder, SIZE, None))
             stack.callback(running[-1].stop)
         for number in range(options.rounds):
-            for workload in WORKLOADS:
+            for workload in (one for one in WORKLOADS if options.only in one.name):
                 pair = [None, None]
                 for side in ((0, 1), (1, 0))[number % 2]:
                     one = running[side].measure(workload, options.seconds)
                     pair[side] = (one.operations / one.seconds, one.server_cpu / one.operations * 1e6)
                 found.setdefault(workload.name, []).append(pair)
-    return found
 
 
-def measure_mounted(builds, root, options):
+def measure_mounted(builds, root, options, found):
     """The same of a file on ext4."""
-    found = {}
     mounting = argparse.Namespace(channels=1, poll=0)
     with contextlib.ExitStack() as stack:
         mounted = []
@@ -74,34 +74,36 @@ def measure_mounted(builds, root, options):
             mounted.append(mount.FileSystem(running, folder / "mounted"))
             stack.callback(mounted[-1].close)
         for number in range(options.rounds):
-            for workload in MOUNTED:
+            for workload in (one for one in MOUNTED if options.only in " ".join(map(str, one))):
                 pair = [None, None]
                 for side in ((0, 1), (1, 0))[number % 2]:
                     one = mounted[side].measure(*workload, options.seconds)
                     pair[side] = (one["iops"], one["cpu"])
                 found.setdefault(f"ext4 {workload[0]} {workload[1]} depth {workload[2]}", []).append(pair)
-    return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("other", type=pathlib.Path)
     parser.add_argument("--this", type=pathlib.Path, default=BINARIES)
-    for name, default in (("rounds", 11), ("seconds", 1), ("mounted", int(os.geteuid() == 0))):
+    for name, default in (("sets", 5), ("rounds", 4), ("seconds", 1), ("mounted", int(os.geteuid() == 0))):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--only", default="", help="only workloads with this text in their name")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
     if options.mounted:
         enter_namespace("mount")
     builds = (options.this, options.other)
-    with tempfile.TemporaryDirectory(prefix="sluice-compare.") as root:
-        root = pathlib.Path(root)
-        root.chmod(0o755)
-        found = measure_channels(builds, root, options)
-        if options.mounted:
-            found.update(measure_mounted(builds, root, options))
-    print(f"{options.this} beside {options.other}, {os.cpu_count()} cores, {options.rounds} rounds of {options.seconds} s: "
-          "medians of the rounds' ratios (quartiles)")
+    found = {}
+    for _ in range(options.sets):
+        with tempfile.TemporaryDirectory(prefix="sluice-compare.") as root:
+            root = pathlib.Path(root)
+            root.chmod(0o755)
+            measure_channels(builds, root, options, found)
+            if options.mounted:
+                measure_mounted(builds, root, options, found)
+    print(f"{options.this} beside {options.other}, {os.cpu_count()} cores, {options.sets} sets of {options.rounds} rounds of "
+          f"{options.seconds} s: medians of the rounds' ratios (quartiles)")
     figures = {}
     for name, pairs in found.items():
         figures[name] = {"pairs": pairs}
