@@ -15,6 +15,10 @@ let settings: [SwiftSetting] = [
     .unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release)),
 ]
 
+/// What the simulators run is optimised in debug builds, too, as ten thousand seeds of it are; every assertion stays.
+let simulated =
+    settings + [.unsafeFlags(["-O", "-assert-config", "Debug"], .when(configuration: .debug))]
+
 let collections = Target.Dependency.product(name: "Collections", package: "swift-collections")
 let atomics = Target.Dependency.product(name: "Atomics", package: "swift-atomics")
 let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
@@ -64,15 +68,15 @@ let package = Package(
         .systemLibrary(name: "CSandbox", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
 
         // Layer 1
-        .target(name: "Core", swiftSettings: settings),
+        .target(name: "Core", swiftSettings: simulated),
 
         // Layer 2: codecs and decisions, no I/O.
-        .target(name: "Wire", dependencies: ["Core"], swiftSettings: settings),
-        .target(name: "Capability", dependencies: ["Core"], swiftSettings: settings),
+        .target(name: "Wire", dependencies: ["Core"], swiftSettings: simulated),
+        .target(name: "Capability", dependencies: ["Core"], swiftSettings: simulated),
 
         // Layer 3: one library each.
         .target(
-            name: "Reactor", dependencies: ["Core", "CURing", collections, atomics], swiftSettings: settings),
+            name: "Reactor", dependencies: ["Core", "CURing", collections, atomics], swiftSettings: simulated),
         .target(
             name: "TLS", dependencies: ["Core", "Capability", "COpenSSL"] + recordDependencies,
             swiftSettings: settings),
@@ -82,14 +86,14 @@ let package = Package(
 
         // Layer 4
         .target(name: "Catalog", dependencies: ["Core", sqlite], swiftSettings: settings),
-        .target(name: "DriverKit", dependencies: ["Core", "Reactor", atomics], swiftSettings: settings),
+        .target(name: "DriverKit", dependencies: ["Core", "Reactor", atomics], swiftSettings: simulated),
         .target(name: "Logs", dependencies: ["Core", "Reactor", logging], swiftSettings: settings),
         .target(
             name: "SluiceClient",
             dependencies: [
                 "Core", "Wire", "Capability", "Reactor", "TLS", "HTTP2", collections, httpTypes, histogram,
             ],
-            swiftSettings: settings),
+            swiftSettings: simulated),
 
         // Layer 5
         .target(
@@ -106,7 +110,7 @@ let package = Package(
             dependencies: [
                 "Core", "Wire", "Capability", "Reactor", "DriverKit", atomics, collections, logging,
             ],
-            swiftSettings: settings),
+            swiftSettings: simulated),
 
         // Layer 7
         .target(
@@ -155,7 +159,7 @@ let package = Package(
             name: "TestSupport", dependencies: ["Reactor"], path: "Tests/TestSupport", swiftSettings: settings
         ),
         // What simulators share: random numbers that a seed repeats, and the judge of what consumers saw.
-        .target(name: "Simulation", path: "Tests/Simulation", swiftSettings: settings),
+        .target(name: "Simulation", path: "Tests/Simulation", swiftSettings: simulated),
         // What a sandbox must stop, as C calls.
         .target(name: "CHostile", path: "Tests/CHostile"),
         // A driver host whose drivers try to escape, lie and hang.
@@ -223,7 +227,7 @@ let package = Package(
                 "Core",
                 logging,
             ],
-            swiftSettings: settings),
+            swiftSettings: simulated),
         .testTarget(
             name: "ControlPlaneTests",
             dependencies: [
