@@ -86,8 +86,8 @@ public final class ControlPlane: Sendable {
         var capabilityLooks: [String: UInt64] = [:]
         /// How full pools are, as was last looked, by name.
         var spaces: [String: WatchedSpace] = [:]
-        /// Since when pools are being looked at, by name; by the clock for lives.
-        var looks: [String: UInt64] = [:]
+        /// Since when pools are being looked at, by name.
+        var looks: [String: PoolLook] = [:]
         /// Work that takes long.
         var operations = Operations()
         /// What has ended is removed by it.

@@ -55,6 +55,8 @@ extension Limits {
     public static let expiredRecordSeconds: UInt64 = 3600
     /// How often it is looked how full the pools are, in seconds.
     static let spaceWatchSeconds: UInt64 = 10
+    /// For how long a pool's driver may be silent about its space before that is a fault, in seconds.
+    static let poolSilenceSeconds: UInt64 = 5
     /// For how long after a write that found no space a pool counts as full, in seconds: waiting clients try each second.
     static let refusalSeconds: UInt64 = 15
     /// What is left of a pool that is nearly full: one so-manieth, and less than so many bytes.

@@ -1,8 +1,10 @@
 """Full disks, devices that take long to be zeroed, and zeroes that must be there."""
+import contextlib
 import os
 import re
 import signal
 import subprocess
+import time
 
 import pytest
 from conftest import BINARIES, Server, await_condition, needs_root
@@ -192,3 +194,29 @@ def test_a_pool_in_a_folder_of_the_operators_choice(server, tmp_path):
     assert (chosen / "other").stat().st_uid == 0
     server.cli("volume", "delete", "disk", "--confirm", "disk")
     server.cli("pool", "delete", "fast")
+
+
+def test_a_driver_that_stands_keeps_nobody_from_seeing_the_others(server):
+    server.cli("pool", "create", "slow", "--driver", "memory", "--setting", f"size={64 << 20}")
+    pid = server.json("driver", "show", "slow")["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with server.api(server.data / "admin") as api:
+            for _ in range(3):
+                begun = time.monotonic()
+                for kind in ("server", "volumes", "nodes", "grants", "capabilities", "sessions", "drivers", "events"):
+                    assert api.get(f"/v1/{kind}").status_code == 200, kind
+                metrics = api.get("/metrics").text
+                pools = {pool["name"]: pool for pool in api.get("/v1/pools").json()["items"]}
+                assert time.monotonic() - begun < 20
+                assert 'sluice_pool_bytes{pool="default",state="total"}' in metrics
+                assert set(pools) == {"default", "slow"} and pools["default"]["state"] == "ready"
+            await_condition("a word about it", lambda: "has not answered since" in (
+                server.json("pool", "show", "slow").get("message") or ""))
+            assert 'sluice_pool_up{pool="slow"} 0' in api.get("/metrics").text
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    await_condition("the pool", lambda: server.json("pool", "show", "slow")["state"] == "ready")
+    kinds = [event["kind"] for event in server.json("events")]
+    assert "pool.failed" in kinds and "pool.works" in kinds

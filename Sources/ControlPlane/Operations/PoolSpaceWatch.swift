@@ -47,6 +47,14 @@ struct WatchedSpace: Sendable {
     var fault: String?
 }
 
+/// When somebody began to look at a pool.
+struct PoolLook: Sendable, Hashable {
+    /// Unix seconds.
+    let wall: UInt64
+    /// Nanoseconds of the clock for lives.
+    let life: UInt64
+}
+
 /// How full the pools are, looked at regularly: what changes is an event, and in the log.
 extension ControlPlane {
     /// Looks at every pool again and again, for as long as the server takes requests.
@@ -72,20 +80,41 @@ extension ControlPlane {
         }
     }
 
-    /// Looks at a pool, for a second at most. A driver that hangs is asked once, however often somebody looks.
-    private func lookInTime(at pool: PoolRecord) async -> WatchedSpace? {
-        let now = lifeClock.now()
-        let (began, known) = live.withLock { live in
+    /// What there is to know of a pool's space within a second; nil when nothing is.
+    ///
+    /// A driver that hangs is asked once, however often somebody looks. What was known before counts until it has been
+    /// silent for a while; then its silence is what there is to know.
+    func lookInTime(at pool: PoolRecord) async -> WatchedSpace? {
+        let now = PoolLook(wall: wallClock.now(), life: lifeClock.now())
+        let began = live.withLock { live in
             let began = live.looks[pool.name]
             if began == nil { live.looks[pool.name] = now }
-            return (began, live.spaces[pool.name])
+            return began
         }
-        if let began { return now < began.adding(seconds: 1) ? known : nil }
-        return await ControlPlane.inTime {
-            let seen = await self.lookAtSpace(pool)
-            self.live.withLock { $0.looks[pool.name] = nil }
-            return seen
+        guard let began else {
+            let found = await ControlPlane.inTime(seconds: 1) { () -> WatchedSpace?? in
+                let seen = await self.lookAtSpace(pool)
+                self.live.withLock { $0.looks[pool.name] = nil }
+                return .some(seen)
+            }
+            return found ?? live.withLock { $0.spaces[pool.name] }
         }
+        guard now.life >= began.life.adding(seconds: Limits.poolSilenceSeconds) else {
+            return live.withLock { $0.spaces[pool.name] }
+        }
+        let (known, silent) = live.withLock { live -> (WatchedSpace?, WatchedSpace) in
+            let known = live.spaces[pool.name]
+            var silent = known ?? WatchedSpace(since: began.wall)
+            // It may have answered meanwhile.
+            guard live.looks[pool.name] == began else { return (known, silent) }
+            silent.fault =
+                "its driver has not answered since \(Timestamp.text(began.wall)): 'sluice pool restart \(pool.name)' starts"
+                + " another, and the server does so in time"
+            live.spaces[pool.name] = silent
+            return (known, silent)
+        }
+        tell(pool.name, from: known, to: silent)
+        return silent
     }
 
     /// The sizes of a pool's volumes, in bytes.
@@ -170,7 +199,7 @@ extension ControlPlane {
     /// What there is to say of a pool that has promised more than it has, with a volume that is not on record yet; nil
     /// when it has not.
     func overcommitment(of pool: PoolRecord, with volume: VolumeRecord) async -> String? {
-        guard let capacity = await lookAtSpace(pool)?.space?.capacity else { return nil }
+        guard let capacity = await lookInTime(at: pool)?.space?.capacity else { return nil }
         let promised = provisioned(in: pool.name).addingReportingOverflow(volume.size).partialValue
         let room = capacity.used.addingReportingOverflow(capacity.free).partialValue
         guard promised > room else { return nil }

@@ -18,7 +18,7 @@ extension ControlPlane {
             live.withLock { $0.startedAt })
         // Asking takes the catalog's disk, which may stand still; it is full then, as far as was seen.
         let store = store
-        let isShortOfSpace = await ControlPlane.inTime { await store.isShortOfSpace() }
+        let isShortOfSpace = await ControlPlane.inTime(seconds: 1) { await store.isShortOfSpace() }
         addControl(to: &text, isShortOfSpace: isShortOfSpace ?? true)
         addLog(to: &text)
         // A reactor that stands does not answer, and that it stands is what the reader wants to know.
@@ -80,18 +80,20 @@ extension ControlPlane {
     /// What the reactors have counted; nil where one of them does not answer in time.
     private func statisticsInTime() async -> Statistics? {
         let services = services
-        return await ControlPlane.inTime {
+        return await ControlPlane.inTime(seconds: 1) {
             guard case .statistics(let found) = try? await services.perform(.statistics) else { return nil }
             return found
         }
     }
 
-    /// What `body` finds, or nil when that takes more than a second; it goes on then, and nobody hears of it.
-    static func inTime<Value: Sendable>(_ body: @escaping @Sendable () async -> Value?) async -> Value? {
+    /// What `body` finds, or nil when that takes longer than so many seconds; it goes on then, and nobody hears of it.
+    static func inTime<Value: Sendable>(
+        seconds: Int, _ body: @escaping @Sendable () async -> Value?
+    ) async -> Value? {
         let (answers, answer) = AsyncStream.makeStream(of: Value?.self)
         Task { answer.yield(await body()) }
         let limit = Task {
-            try? await Task.sleep(for: .seconds(1))
+            try? await Task.sleep(for: .seconds(seconds))
             answer.yield(nil)
         }
         defer { limit.cancel() }

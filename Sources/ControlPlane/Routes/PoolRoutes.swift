@@ -9,9 +9,12 @@ extension ControlPlane {
     func listPools(_ context: RequestContext) async throws(Problem) -> ControlResponse {
         let page = try context.page()
         let hosts = try await driverHosts()
-        var items: [(key: String, value: JSONValue)] = []
-        for stored in store.page(PoolRecord.self, after: page.after, limit: page.limit + 1) {
-            items.append((stored.record.name, await json(stored.record, hosts)))
+        // None waits for another, whose driver may hang.
+        let items = await withTaskGroup(of: (key: String, value: JSONValue).self) { group in
+            for stored in store.page(PoolRecord.self, after: page.after, limit: page.limit + 1) {
+                group.addTask { (stored.record.name, await self.json(stored.record, hosts)) }
+            }
+            return await group.reduce(into: []) { $0.append($1) }.sorted { $0.key < $1.key }
         }
         return page.answer(items)
     }
@@ -108,7 +111,8 @@ extension ControlPlane {
             } else {
                 try await perform(.restartDriver(pool.name))
                 goOnWithVolumes(in: pool.name)
-                if let fault = await lookAtSpace(pool)?.fault { throw Problem(.deviceFailed, fault) }
+                let seen = await ControlPlane.inTime(seconds: 10) { await self.lookAtSpace(pool) }
+                if let fault = seen?.fault { throw Problem(.deviceFailed, fault) }
             }
             audit("pool restarted", context, ["pool": pool.name])
             let body = try await json(pool)
@@ -217,7 +221,7 @@ extension ControlPlane {
             "updatedAt": .string(Timestamp.text(pool.updatedAt)),
         ]
         var condition = condition(of: pool, hosts)
-        if let seen = await lookAtSpace(pool) {
+        if let seen = await lookInTime(at: pool) {
             if let space = seen.space {
                 members["capacity"] = .object([
                     "total": .integer(space.capacity.total), "used": .integer(space.capacity.used),
