@@ -15,6 +15,7 @@ extension VolumeAccess {
     mutating func handed(_ path: String, rights: Rights?) throws(AttachError) -> IssuedCapability {
         let text = try Self.text(path)
         var capability: IssuedCapability
+        let allowed: Rights
         do throws(CapabilityError) {
             let token = try Capability(text: text)
             let effective = try EffectiveCapability(narrowing: token)
@@ -26,15 +27,16 @@ extension VolumeAccess {
             guard effective.kind == .volume else {
                 throw CapabilityError.malformed("it is for a \(effective.kind.name), not for a volume")
             }
-            if let rights, !rights.isSubset(of: effective.rights) {
-                let missing = rights.subtracting(effective.rights).names.joined(separator: ", ")
-                throw CapabilityError.malformed("it lacks the right to \(missing)")
-            }
+            allowed = effective.rights
             capability = IssuedCapability(
                 bytes: try CapabilityToSend(token).bytes, id: effective.id, resource: effective.resource,
                 rights: effective.rights, issuedAt: token.claims.issuedAt, expiry: effective.expiry)
         } catch {
             throw AttachError(.usage, "\(path) holds no capability that can be used: \(error)")
+        }
+        if let rights, !rights.isSubset(of: allowed) {
+            let missing = rights.subtracting(allowed).names.joined(separator: ", ")
+            throw AttachError(.denied, "the capability in \(path) gives no right to \(missing)")
         }
         let end = Timestamp.text(capability.expiry)
         // How old it is, only the time of day can say.

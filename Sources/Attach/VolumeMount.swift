@@ -142,7 +142,9 @@ public enum VolumeMount {
     }
 
     private static func words(_ result: Subprocess.Result) -> String {
-        let text = (result.errors + result.output).split(separator: "\n").joined(separator: "; ")
+        // Some programs of mkfs follow a reason with all that they can be told.
+        let text = (result.errors + result.output).split(separator: "\n")
+            .prefix { !$0.lowercased().hasPrefix("usage:") }.joined(separator: "; ")
         return text.isEmpty ? "exit code \(result.code)" : text
     }
 }

@@ -71,23 +71,39 @@ struct Sluice: ParsableCommand {
         } catch {
             let code = exitCode(for: error)
             if code == ExitCode.success { exit(withError: error) }
+            if wantedOutput != .table {
+                report(Failure(ExitStatus(rawValue: code.rawValue) ?? .usage, message(for: error), code: "USAGE"))
+                exit(withError: code)
+            }
             // It repeats arguments, which a shell may have made of the names of files.
             Terminal.notes(fullMessage(for: error))
             exit(withError: code)
         }
     }
 
-    /// Says on standard error why the command failed: a sentence, or an object where the output is JSON.
-    private static func report(_ failure: Failure) {
+    /// The form that the arguments ask for, also where they cannot be parsed.
+    private static var wantedOutput: OutputFormat {
         let arguments = CommandLine.arguments
-        let wantsJSON = arguments.indices.contains { index in
+        for (index, argument) in arguments.enumerated() {
             let next = index + 1 < arguments.count ? arguments[index + 1] : ""
-            return ["-o", "--output"].contains(arguments[index]) && next == "json"
-                || ["--output=json", "-ojson"].contains(arguments[index])
+            let value =
+                ["-o", "--output"].contains(argument)
+                ? next
+                : ["--output=", "-o="].first(where: argument.hasPrefix).map { String(argument.dropFirst($0.count)) }
+                    ?? (argument == "-ojson" ? "json" : argument == "-oyaml" ? "yaml" : "")
+            if let format = OutputFormat(rawValue: value) { return format }
         }
+        return .table
+    }
+
+    /// Says on standard error why the command failed: a sentence, or an object where the output is one.
+    private static func report(_ failure: Failure) {
         let report = FailureReport(
             error: .init(code: failure.code, message: failure.message, exit: failure.status.rawValue))
-        guard wantsJSON, let text = report.json else { return Terminal.note("sluice: \(failure.message)") }
-        Terminal.note(text)
+        switch wantedOutput {
+        case .json: Terminal.note(report.json ?? failure.message)
+        case .yaml: Terminal.notes(report.yaml ?? failure.message)
+        case .table: Terminal.note("sluice: \(failure.message)")
+        }
     }
 }

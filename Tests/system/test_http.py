@@ -74,3 +74,18 @@ def test_the_json_of_commands_is_that_of_the_api_null_included(server):
         listed = server.json("grant", "list")
         assert listed == api.get("/v1/grants").json()["items"]
     assert nulls > 0 and any("expiresAt" in one and one["expiresAt"] is None for one in listed)
+
+
+def test_wrong_arguments_are_objects_where_the_output_is_one(server):
+    for arguments in (("volume", "create", "v", "-o", "json"), ("volume", "show", "--output=json", "--nonsense"),
+                      ("volume", "list", "-ojson", "--server", "nowhere")):
+        failed = server.cli(*arguments, check=False)
+        error = json.loads(failed.stderr)["error"]
+        assert failed.returncode == error["exit"] == 64 and error["message"], failed.stderr
+    failed = server.cli("volume", "create", "v", "-o", "yaml", check=False)
+    assert failed.returncode == 64 and failed.stderr.startswith("error:\n"), failed.stderr
+
+
+def test_the_data_channel_is_not_taken_for_a_control_api_of_another_cluster(server):
+    failed = server.cli("volume", "list", "--server", f"https://localhost:{server.channel.rsplit(':', 1)[1]}", check=False)
+    assert failed.returncode != 0 and "data channel" in failed.stderr and "another cluster" not in failed.stderr

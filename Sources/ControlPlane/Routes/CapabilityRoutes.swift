@@ -214,7 +214,7 @@ extension ControlPlane {
         Problem(
             .noGrant,
             "node \(node.name) has no grant\(wish.grant.map { " \($0)" } ?? "") on volume/\(wish.volume)",
-            expected: "a grant (POST /v1/grants)")
+            expected: "a grant, which an administrator makes ('sluice grant create')")
     }
 
     private func mint(

@@ -72,8 +72,8 @@ public enum NodeEnrolment {
         let end = old.certificate.notAfter
         guard again || now != .max && now > end else {
             throw .credentials(
-                "\(folder) holds credentials already, of \(old.config.node ?? "an administrator or node"), whose certificate lasts until \(Timestamp.text(end)) and is renewed by itself",
-                "To enrol this machine anew, with the key that it has, add --again; to join another cluster, name another folder by --credentials."
+                "\(folder) holds credentials already, of \(old.config.node ?? "an administrator or node"), whose certificate lasts until \(Timestamp.text(end))",
+                "To enrol this machine anew, with the key that it has, as after the node was removed, add --again; to join another cluster, name another folder by --credentials."
             )
         }
         return old

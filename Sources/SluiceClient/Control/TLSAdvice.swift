@@ -21,6 +21,13 @@ enum TLSAdvice {
                     ? "One of two clocks is wrong: this machine's is behind, or the server's was ahead when the certificate was made. Set the wrong one right."
                     : "If this machine's clock is right, the server could not renew its certificate, and says why in its log; else set the clock."
             )
+        case .peerAlert(let alert) where alert.contains("application protocol"):
+            ClientError(
+                kind: .denied, code: "NOT_THE_CONTROL_API",
+                detail: "\(server) does not speak HTTP/2: TLS alert '\(alert)'",
+                advice:
+                    "It may be the server's data channel, or another program: the control API has a port of its own, "
+                    + "by default 7480.")
         case .peerAlert(let alert):
             ClientError(
                 kind: .denied, code: "CERTIFICATE_REFUSED",

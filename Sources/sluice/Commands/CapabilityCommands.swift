@@ -36,7 +36,8 @@ extension CapabilityCommand {
         @OptionGroup(title: "Narrower than the grant") var narrowing: NarrowingOptions
         @Option(help: ArgumentHelp("How long it is valid. Default: 1h.", valueName: "time"))
         var lifetime: DurationArgument?
-        @Option(help: "How often it may be handed to another key. Default: 0.") var delegationDepth: Int?
+        @Option(help: "How often it may be handed to another key. Default: as often as the grant allows.")
+        var delegationDepth: Int?
         @Option(help: "The grant to issue it from. Default: one that suffices.") var grant: NameArgument?
         @Option(help: "The node to issue it to (administrators only).") var node: NameArgument?
         @Option(

@@ -32,7 +32,7 @@ extension GrantCommand {
         @Option(help: ArgumentHelp(RightsArgument.help)) var rights: RightsArgument
         @OptionGroup(title: "Narrower than the whole resource") var narrowing: NarrowingOptions
         @Option(
-            help: ArgumentHelp("The longest life of a capability from it. Default: 1d.", valueName: "time"))
+            help: ArgumentHelp("The longest life of a capability from it. Default: 4d.", valueName: "time"))
         var lifetimeMax: DurationArgument?
         @Option(help: ArgumentHelp("When the grant ends, from now. Default: never.", valueName: "time"))
         var expiresIn: DurationArgument?

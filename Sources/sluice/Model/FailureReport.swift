@@ -1,6 +1,7 @@
 import FoundationEssentials
+import Yams
 
-/// What a command that failed says on standard error where its output is JSON.
+/// What a command that failed says on standard error where its output is JSON or YAML.
 struct FailureReport: Encodable {
     /// Why, for programs and for people.
     struct Reason: Encodable {
@@ -18,5 +19,12 @@ struct FailureReport: Encodable {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         return (try? encoder.encode(self)).map { String(decoding: $0, as: UTF8.self) }
+    }
+
+    /// Lines without the last line's end; nil when they cannot be written.
+    var yaml: String? {
+        let encoder = YAMLEncoder()
+        encoder.options.sortKeys = true
+        return (try? encoder.encode(self)).map { String($0.dropLast($0.hasSuffix("\n") ? 1 : 0)) }
     }
 }
