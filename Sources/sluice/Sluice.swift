@@ -72,7 +72,8 @@ struct Sluice: ParsableCommand {
             let code = exitCode(for: error)
             if code == ExitCode.success { exit(withError: error) }
             if wantedOutput != .table {
-                report(Failure(ExitStatus(rawValue: code.rawValue) ?? .usage, message(for: error), code: "USAGE"))
+                let status = ExitStatus(rawValue: code.rawValue) ?? .usage
+                report(Failure(status, message(for: error), code: "USAGE"))
                 exit(withError: code)
             }
             // It repeats arguments, which a shell may have made of the names of files.
@@ -89,8 +90,9 @@ struct Sluice: ParsableCommand {
             let value =
                 ["-o", "--output"].contains(argument)
                 ? next
-                : ["--output=", "-o="].first(where: argument.hasPrefix).map { String(argument.dropFirst($0.count)) }
-                    ?? (argument == "-ojson" ? "json" : argument == "-oyaml" ? "yaml" : "")
+                : ["--output=", "-o=", "-o"].first(where: argument.hasPrefix).map {
+                    String(argument.dropFirst($0.count))
+                } ?? ""
             if let format = OutputFormat(rawValue: value) { return format }
         }
         return .table
