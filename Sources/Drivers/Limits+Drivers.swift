@@ -13,6 +13,8 @@ extension Limits {
     static let fileZeroPieceBytes = 1 << 20
     /// The piece in which a file system zeroes by its own means, in bytes.
     static let fileZeroRangeBytes: UInt64 = 4 << 20
+    /// The piece in which space is given back, in bytes: a fragmented file stands for as long as the kernel works at one.
+    static let filePunchBytes: UInt64 = 64 << 20
     /// What the `file` driver pins of an arena at a time, in bytes.
     static let filePinnedPieceBytes = 2 << 20
     /// The part of a file system that a pool in a folder leaves to others: one so-manieth, within these bytes, and beyond

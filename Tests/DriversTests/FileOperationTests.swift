@@ -54,6 +54,20 @@ struct FileOperationTests {
         #expect(operation.step(4096) == .finished(.ok))
     }
 
+    @Test("space is given back piece by piece, and an error ends that")
+    func givenBack() {
+        for phase in [FileOperation.Phase.punch, .discard] {
+            var operation = operation(phase)
+            operation.length = 130 << 20
+            #expect(operation.pieceBytes == 64 << 20 && operation.changesMap)
+            #expect(operation.step(0) == .again && operation.step(0) == .again)
+            #expect(operation.done == 128 << 20 && operation.pieceBytes == 2 << 20)
+            var failing = operation
+            #expect(operation.step(0) == .finished(.ok))
+            #expect(failing.step(-EIO) == (phase == .punch ? .writeFailed(.ioError) : .finished(.ioError)))
+        }
+    }
+
     @Test("zeroes that keep their space are made piece by piece, whichever way they are made")
     func pieces() {
         var operation = operation(.zeroRange)

@@ -253,3 +253,31 @@ def test_the_limit_of_a_grant_holds_for_all_its_capabilities(server):
     assert sum(done) <= 40 * seconds + 40, (done, seconds)
     for channel in channels:
         channel.close()
+
+
+def test_a_map_of_what_the_kernel_is_changing_stops_nobody(server):
+    size = 128 * MIB
+    server.volume("frag", size=str(size))
+    server.volume("disk")
+    attacker, victim = Node(server, "one", "frag", "read,write"), Node(server, "two", "disk")
+    with attacker.connect(slots=64, timeout=120) as channel, victim.connect(timeout=120) as gentle:
+        handle, _ = channel.open(attacker.token())
+        slots = []
+        for place in range(0, size, 8 * KIB):
+            if len(slots) == 60:
+                channel.wait(slots.pop(0)).check()
+            slots.append(channel.submit(Opcode.WRITE, b"z" * 4096, handle=handle, count=4096, offset=place))
+        for slot in slots:
+            channel.wait(slot).check()
+        before = server.json("driver", "show", "default")["ends"]
+        slots = [channel.submit(opcode, handle=handle, count=size)
+                 for opcode in (Opcode.WRITE_ZEROES, Opcode.BLOCK_STATUS) for _ in range(20)]
+        begun, longest = time.monotonic(), 0
+        own, _ = gentle.open(victim.token())
+        while time.monotonic() - begun < 3:
+            asked = time.monotonic()
+            gentle.read(own, 0, 4096)
+            longest = max(longest, time.monotonic() - asked)
+        for slot in slots:
+            channel.wait(slot).check()
+        assert longest < 2 and server.json("driver", "show", "default")["ends"] == before

@@ -54,19 +54,30 @@ struct FileOperation {
         case .settle:
             return result < 0 ? .flushFailed(Status.fromDevice(errno: -result)) : .finished(.ok)
         case .discard:
-            return .finished(result < 0 ? Status.fromDevice(errno: -result) : .ok)
+            if result < 0 { return .finished(Status.fromDevice(errno: -result)) }
+            done += pieceBytes
+            return done < length ? .again : .finished(.ok)
         case .punch, .zeroRange: return zeroed(result)
         }
     }
 
     /// How many bytes the current phase does at once. What takes space goes piece by piece, so that it ends before the
-    /// margin of its file system is used up.
+    /// margin of its file system is used up, and what gives it back, so that others of the file have their turn.
     var pieceBytes: UInt64 {
         let left = length - done
         return switch phase {
         case .writeZero: min(left, UInt64(Limits.fileZeroPieceBytes))
         case .zeroRange: min(left, Limits.fileZeroRangeBytes)
-        case .read, .write, .flush, .discard, .punch, .settle: left
+        case .punch, .discard: min(left, Limits.filePunchBytes)
+        case .read, .write, .flush, .settle: left
+        }
+    }
+
+    /// Whether the kernel works at where the file has its space: nobody learns that from it meanwhile.
+    var changesMap: Bool {
+        switch phase {
+        case .discard, .punch, .zeroRange: true
+        case .read, .write, .flush, .writeZero, .settle: false
         }
     }
 

@@ -137,6 +137,9 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
         let fd = unsafe operation.pointee.fd
         let offset = unsafe operation.pointee.offset + operation.pointee.done
         let length = unsafe operation.pointee.pieceBytes
+        if unsafe operation.pointee.changesMap {
+            unsafe table[Int(operation.pointee.slot)].volume.mapChangeBegan()
+        }
         switch unsafe operation.pointee.phase {
         case .read:
             let memory = unsafe arena.base + Int(operation.pointee.buffer + operation.pointee.done)
@@ -173,6 +176,9 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
     func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
         guard let target else { return }
         let operation = unsafe operations + Int(token)
+        if unsafe operation.pointee.changesMap {
+            unsafe table[Int(operation.pointee.slot)].volume.mapChangeEnded()
+        }
         if result == -EAGAIN || result == -EINTR {
             unsafe issue(operation, token, target)
             return
@@ -203,13 +209,18 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
     }
 
     /// Answers a block status. It blocks as long as the file system takes to find its extents, which it has in
-    /// memory, or in a few blocks.
+    /// memory, or in a few blocks; while the kernel changes them it would keep the whole pool waiting for seconds, so
+    /// that all counts as data then.
     private func map(_ request: DriverRequest, _ slot: Int) {
         let file = table[slot]
         var map = unsafe BlockMapWriter(buffer: arena.base + Int(request.buffer), length: request.length)
-        unsafe FileMap.write(
-            &map, fd: file.fd, offset: request.offset, length: request.length,
-            blockSize: UInt64(file.geometry.blockSize))
+        if file.volume.mapChangesNow {
+            unsafe map.append(request.length, .allocated)
+        } else {
+            unsafe FileMap.write(
+                &map, fd: file.fd, offset: request.offset, length: request.length,
+                blockSize: UInt64(file.geometry.blockSize))
+        }
         unsafe complete(request.tag, .ok, map.covered, mapBytes: UInt32(map.bytes))
     }
 

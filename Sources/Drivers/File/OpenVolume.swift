@@ -14,6 +14,9 @@ final class OpenVolume: Sendable {
     /// administrator has opened the volume anew.
     private let flushFailure = Atomic<UInt16>(Status.ok.rawValue)
 
+    /// How many operations of the kernel, of all reactors, change where the file has its space.
+    private let mapChanges = Atomic<Int>(0)
+
     init(
         id: Identifier, descriptor: consuming FileDescriptor, size: UInt64, blockSize: UInt32, isDirect: Bool
     ) {
@@ -34,6 +37,13 @@ final class OpenVolume: Sendable {
 
     /// The status that every FLUSH has now.
     var flushStatus: Status { Status(rawValue: flushFailure.load(ordering: .acquiring)) ?? .ioError }
+
+    /// Whether asking where the file has its space would wait for the kernel.
+    var mapChangesNow: Bool { mapChanges.load(ordering: .acquiring) > 0 }
+
+    func mapChangeBegan() { mapChanges.add(1, ordering: .acquiringAndReleasing) }
+
+    func mapChangeEnded() { mapChanges.subtract(1, ordering: .acquiringAndReleasing) }
 
     func flushFailed(_ status: Status) {
         _ = flushFailure.compareExchange(
