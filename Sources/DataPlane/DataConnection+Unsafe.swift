@@ -55,6 +55,8 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     /// Whether what has arrived waits for its session's turn.
     private var isInputPutOff = false
     private var isPolling = false
+    /// What `noteUnread` has noted last, in bytes.
+    var unreadNoted = 0
     /// Whether what it sends has to be taken soon, because its buffer is needed.
     var isHurried = false
     /// Whether it is probed often, because another client of the same key waits for its end.
@@ -142,6 +144,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
 
     private func receive() {
         guard !isReceiving, phase != .closed, let target else { return }
+        if shard.hasMuchUnread { isMetered = true }
         if isMetered, phase == .open {
             guard !isInputScheduled, !isPolling else { return }
             isInputScheduled = true
@@ -183,6 +186,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
             let count = tls.unreadInputBytes
             if phase == .open, reader.part != .waiting, !isFinishing {
                 pump()
+                noteUnread()
                 if !isReceiving, reader.part != .waiting { receive() }
             }
             return count - tls.unreadInputBytes
@@ -200,7 +204,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
             teardown()
             return 0
         }
-        if count < Limits.meteredBytesEnd || !services.isShared { isMetered = false }
+        if !shard.hasMuchUnread, count < Limits.meteredBytesEnd || !services.isShared { isMetered = false }
         unsafe take(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
         if reader.part != .waiting { receive() }
         return count
@@ -218,6 +222,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         }
         tls.endInput()
         if tls.unreadInputBytes > Limits.unreadBytesMax { close("it sends more than it was told to") }
+        noteUnread()
     }
 
     /// Takes decrypted bytes for as long as there are any and requests find room.
@@ -398,6 +403,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         }
         guard reader.part != .waiting else { return }
         pump()
+        noteUnread()
         if reader.part != .waiting, !isReceiving { receive() }
     }
 
@@ -587,6 +593,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         phase = .closed
         reader.part = .ended
         held = []
+        noteUnread()
         if let timer { reactor.cancelTimer(timer) }
         timer = nil
         self.target = nil

@@ -38,6 +38,10 @@ public struct DataServerOptions: Sendable {
 extension Limits {
     /// Ciphertext that may be kept for a channel that the server does not read from, in bytes.
     static let unreadBytesMax = 8 << 20
+    /// Ciphertext that may be kept for all channels of a reactor before they are read from piece by piece, in bytes.
+    static let unreadBytesMetered = 64 << 20
+    /// And for all together that have opened nothing, in bytes.
+    static let unreadBytesOfStrangers = 16 << 20
     /// How many connections there may be beyond the most, for the moment that it takes to end others.
     static let connectionsOverMost = 64
     /// What part of the most is ended together when there are too many.

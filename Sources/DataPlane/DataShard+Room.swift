@@ -40,7 +40,43 @@ extension DataShard {
     }
 }
 
+extension DataShard {
+    /// Whether so much has arrived for channels which the server does not read from that none may send more at once.
+    var hasMuchUnread: Bool { unreadBytes > Limits.unreadBytesMetered }
+
+    /// Ends connections that have opened nothing and send what nobody reads, those with the most first, until there is
+    /// room for others of their kind.
+    fileprivate func endUnreadStrangers() {
+        let strangers = connections.values.filter { $0.unreadNoted > 0 && $0.rank != .opened }
+            .sorted { $0.unreadNoted > $1.unreadNoted }
+        var left = strangers.reduce(0) { $0 + $1.unreadNoted }
+        guard left > Limits.unreadBytesOfStrangers else { return }
+        for connection in strangers where left > Limits.unreadBytesOfStrangers / 2 {
+            left -= connection.unreadNoted
+            logger.info(
+                "channel closed by the server",
+                metadata: [
+                    "peer": "\(connection.peerAddress)",
+                    "reason": "it has opened nothing, and sends more than is read",
+                ])
+            connection.teardown()
+        }
+    }
+}
+
 extension DataConnection {
+    /// Notes how much is kept that has arrived and is not read now.
+    func noteUnread() {
+        let now = phase == .closed ? 0 : tls.unreadInputBytes
+        guard now != unreadNoted else { return }
+        let grew = now > unreadNoted
+        shard.unreadBytes += now - unreadNoted
+        unreadNoted = now
+        if grew, shard.unreadBytes > Limits.unreadBytesOfStrangers, rank != .opened {
+            shard.endUnreadStrangers()
+        }
+    }
+
     /// How much a connection would be missed, the least first.
     enum Rank: Int {
         /// It has not said HELLO, for a while, or is on its way out.

@@ -47,6 +47,8 @@ final class DataShard: BatchTarget {
     private(set) var connections: [ObjectIdentifier: DataConnection] = [:]
     /// When connections had to make room last.
     var roomMadeAt: UInt64 = 0
+    /// Ciphertext that is kept for channels which the server does not read from now, in bytes.
+    var unreadBytes = 0
     private var isStopping = false
     private var drained: (() -> Void)?
     private var finishTarget: TargetID?

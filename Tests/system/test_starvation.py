@@ -12,7 +12,7 @@ import httpx
 import pytest
 from conftest import Server, await_condition, resident_bytes
 from sluice_client import Channel, Opcode
-from sluice_client.frames import FEATURE_RESUME
+from sluice_client.frames import FEATURE_RESUME, RequestHeader
 
 KIB = 1024
 MIB = 1 << 20
@@ -281,3 +281,37 @@ def test_a_map_of_what_the_kernel_is_changing_stops_nobody(server):
         for slot in slots:
             channel.wait(slot).check()
         assert longest < 2 and server.json("driver", "show", "default")["ends"] == before
+
+
+def test_what_those_send_who_have_opened_nothing_costs_the_server_little(server):
+    server.volume("disk")
+    node = Node(server, "one", "disk")
+    victim = Node(server, "two", "disk")
+    # Refused by the server, and answered; the answers are not read, so that it stops to read.
+    before = resident_bytes(server.process.pid)
+    channels = [node.connect(slots=8) for _ in range(60)]
+    for channel in channels:
+        channel.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
+        channel.socket.setblocking(False)
+    requests = RequestHeader(opcode=Opcode.PING, slot=9999, sequence=7).encode() * 4000
+    live, idle = set(channels), 0
+    deadline = time.monotonic() + 15
+    while live and idle < 20 and time.monotonic() < deadline:
+        progress = False
+        for channel in list(live):
+            try:
+                progress = channel.socket.send(requests) > 0
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
+                continue
+            except OSError:
+                live.discard(channel)
+        idle = 0 if progress else idle + 1
+        if not progress:
+            time.sleep(0.05)
+    with victim.connect() as gentle:
+        own, _ = gentle.open(victim.token())
+        gentle.read(own, 0, 4096)
+    grown = resident_bytes(server.process.pid) - before
+    assert grown < 100 * MIB and "sends more than is read" in server.text()
+    for channel in channels:
+        channel.drop()
