@@ -43,7 +43,8 @@ public enum ShownText {
         }
         return switch scalar.properties.generalCategory {
         case .control, .format, .lineSeparator, .paragraphSeparator: true
-        default: false
+        // Fillers are letters by their category. How a character before it is drawn, a variation selector says.
+        default: scalar.properties.isDefaultIgnorableCodePoint && !scalar.properties.isVariationSelector
         }
     }
 

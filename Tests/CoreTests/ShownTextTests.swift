@@ -8,7 +8,7 @@ import Testing
             ShownText.line("one\ntwo\r\n\tthree\u{0b}\u{85}\u{2028}\u{2029}")
                 == "one\\ntwo\\r\\n\\tthree\\u000b\\u0085\\u2028\\u2029")
         let bidi: [UInt32] = Array(0x202A...0x202E) + Array(0x2066...0x2069) + [0x200E, 0x200F, 0x061C]
-        for value in bidi + [0xFEFF, 0xAD, 0x200B, 0x2060, 0xFFF9] {
+        for value in bidi + [0xFEFF, 0xAD, 0x200B, 0x2060, 0xFFF9, 0x115F, 0x1160, 0x3164, 0xFFA0, 0x34F] {
             let scalar = Unicode.Scalar(value)!
             let digits = String(value, radix: 16)
             let escape = "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
@@ -19,7 +19,9 @@ import Testing
     }
 
     @Test func whatPeopleWriteStays() {
-        for text in ["", "volume/data: 1GiB", "Größe µs – “ok”", "日本語", "שלום", "👩‍🔬", "e\u{301}", "a\\nb"] {
+        for text in [
+            "", "volume/data: 1GiB", "Größe µs – “ok”", "日本語", "שלום", "👩‍🔬", "❤\u{FE0F}", "e\u{301}", "a\\nb",
+        ] {
             #expect(ShownText.line(text) == text)
             #expect(ShownText.isPlain(text))
         }

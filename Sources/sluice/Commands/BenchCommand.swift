@@ -75,7 +75,13 @@ struct BenchCommand: ParsableCommand {
             throw Failure(.failure, "\(result.verifyErrors) blocks hold the wrong data: \(mismatch)")
         }
         if let error = result.firstError {
-            throw Failure(.failure, "\(result.errors) requests failed, the first with \(error)")
+            let what =
+                switch result.errors {
+                case 0: "the volume was lost, with \(error)"
+                case 1: "one request failed, with \(error)"
+                default: "\(result.errors) requests failed, the first with \(error)"
+                }
+            throw Failure(.failure, what)
         }
     }
 

@@ -173,7 +173,8 @@ struct ControlAPI {
         } catch {
             throw Failure(
                 .failure,
-                "\(server) did not answer with a \(Answer.self); are client and server of the same version?")
+                "\(server) answered something else than its API says; are client and server of the same version?"
+            )
         }
     }
 }
