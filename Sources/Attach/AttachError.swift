@@ -19,6 +19,8 @@ public struct AttachError: Error, Sendable, CustomStringConvertible {
         case system
         /// The arguments make no sense together.
         case usage
+        /// A signal ended it.
+        case interrupted
     }
 
     /// Which kind of failure it is.

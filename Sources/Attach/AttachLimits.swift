@@ -45,6 +45,13 @@ enum AttachLimits {
     static let forceAtMostNanoseconds: UInt64 = 20_000_000_000
     /// Between two tries to give up a device that something uses, after a signal has asked for it, in milliseconds.
     static let endingRetryMilliseconds: ClosedRange<UInt64> = 200...2000
+    /// How long a process that cannot be asked what has failed may take to end, in milliseconds.
+    static let reportMilliseconds: Int32 = 1000
+    /// How often a command that starts a process in the background looks for signals, and such a process whether that
+    /// command is still there, in milliseconds.
+    static let startLookMilliseconds: Int32 = 100
+    /// What is taken at once of what comes while there is no device yet.
+    static let noticesAtOnce = 64
     /// Open files that an attachment needs besides its connections, and how many it asks for.
     static let openFilesNeeded = 48
     static let openFilesWanted: UInt64 = 4096

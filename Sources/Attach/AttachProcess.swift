@@ -45,25 +45,32 @@ public enum AttachProcess {
         do {
             try allowFiles(channels: options.channels)
             session = try AttachSession(options, logger: logger, store: .standard)
+            session.starter = readyDescriptor
             let attachment = try session.start()
-            if let readyDescriptor { tell(readyDescriptor, ReadyMessage(attachment: attachment)) }
+            if let readyDescriptor, !tell(readyDescriptor, ReadyMessage(attachment: attachment)) {
+                session.abandon()
+            }
             ready(attachment)
         } catch {
             if let readyDescriptor {
-                tell(readyDescriptor, ReadyMessage(reason: error.reason, message: error.message))
+                _ = tell(readyDescriptor, ReadyMessage(reason: error.reason, message: error.message))
             }
             throw error
         }
         try session.run()
     }
 
-    /// Starts a serving process in the background and waits until its device is there.
+    /// Starts a serving process in the background and waits until its device is there; `waiting` is told what that waits
+    /// for, when it takes some seconds.
+    ///
+    /// A signal that comes meanwhile ends that process too. One that comes later ends this one, which says that the device
+    /// stays, and how to take it away.
     ///
     /// - Parameter command: the program and arguments that end in `serve` with descriptor 3 as
     ///   `readyDescriptor`. What it writes goes to the attachment's log.
     /// - Throws: `AttachError`, also the one that the process failed with.
     public static func startInBackground(
-        command: [String], options: AttachOptions
+        command: [String], options: AttachOptions, waiting: (String) -> Void = { _ in }
     ) throws(AttachError) -> Attachment {
         let store = AttachmentStore.standard
         let access = try VolumeAccess(
@@ -76,19 +83,27 @@ public enum AttachProcess {
         defer { close(log) }
         let pipe = try Subprocess.pipe()
         defer { close(pipe.read) }
+        let signals = HeldSignals()
         let process: Int32
         do {
             defer { close(pipe.write) }
             process = try Subprocess.start(
                 command, output: log, errors: log, extra: pipe.write, inNewSession: true)
         }
-        let bytes = TextFile.bytes(descriptor: pipe.read, max: AttachLimits.recordBytesMax) ?? []
+        let start = BackgroundStart(
+            process: process, key: key, options: options, store: store, signals: signals)
+        let bytes = try start.message(from: pipe.read, waiting: waiting)
         guard let message = try? JSONDecoder().decode(ReadyMessage.self, from: Data(bytes)) else {
             throw AttachError(
                 .system,
                 "process \(process) ended before volume/\(options.volume) was attached; see \(logFile)")
         }
-        if let attachment = message.attachment { return attachment }
+        if let attachment = message.attachment {
+            signals.say(
+                "\(attachment.volume) stays attached as \(attachment.device); take it away with: "
+                    + "sluice detach \(attachment.volume)")
+            return attachment
+        }
         store.removeLeftOver(key)
         throw AttachError(message.reason ?? .system, message.message ?? "see \(logFile)")
     }
@@ -100,12 +115,11 @@ public enum AttachProcess {
         var message: String?
     }
 
-    private static func tell(_ descriptor: Int32, _ message: ReadyMessage) {
-        if let data = try? JSONEncoder().encode(message) {
-            let bytes = Array(data)
-            // A parent that has gone does not matter: the device is there, and `sluice status` shows it.
-            _ = unsafe write(descriptor, bytes, bytes.count)
-        }
-        close(descriptor)
+    /// Whether that command still listens.
+    private static func tell(_ descriptor: Int32, _ message: ReadyMessage) -> Bool {
+        defer { close(descriptor) }
+        guard let data = try? JSONEncoder().encode(message) else { return true }
+        let bytes = Array(data)
+        return unsafe write(descriptor, bytes, bytes.count) == bytes.count
     }
 }

@@ -64,16 +64,26 @@ extension AttachSession {
     }
 
     /// The helper has ended; true when everything is gone.
-    func released(_ problem: AttachError?, isForced: Bool) -> Bool {
+    func released(_ problem: AttachError?, isForced: Bool) throws(AttachError) -> Bool {
         isReleasing = false
         if let problem {
             // It failed because its requests did: once more, without them.
             if givesUp, !isForced { startRelease() } else { awaitRelease(problem.message) }
             return false
         }
+        if try rememberLoss() { return true }
         sayDetached()
         takeDown()
         return true
+    }
+
+    /// A signal has ended it, and what was written may be lost: the record says so until somebody gives that up.
+    private func rememberLoss() throws(AttachError) -> Bool {
+        guard let record, let loss = record.loss, !givesUp, !store.isDetaching(key) else { return false }
+        let text = "it was detached by a signal, and what was written may be lost: \(loss)"
+        note(.stale, "\(text); \(Attachments.lossAdvice(record))")
+        takeDown(keepsRecord: true)
+        throw AttachError(.system, "volume/\(options.volume): \(text)")
     }
 
     private func sayDetached() {
@@ -120,6 +130,7 @@ extension AttachSession {
     /// Somebody else has taken the device away: in order, or not.
     private func goneFromOutside(_ what: String) throws(AttachError) -> Bool {
         if isReleasing || ending != nil || store.isDetaching(key) {
+            if try rememberLoss() { return true }
             sayDetached()
             takeDown()
             return true

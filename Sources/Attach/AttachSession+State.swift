@@ -12,11 +12,13 @@ extension AttachSession {
     func interrupted(_ reason: String, waiting: Int) {
         guard record?.state.isServing ?? false else { return }
         let now = SystemClock.monotonic()
-        // What the connection was waited for is over, one way or the other.
+        // A server that was silent before its connection ended is away since then.
+        let (silentSince, silentWallSince) = (unansweredSince, record?.unansweredSince)
         setUnanswered(nil, nil)
         if interruption == nil {
             interruption = Interruption(
-                since: SystemWallClock().now(), reason: reason, nextLook: now,
+                since: silentWallSince ?? SystemWallClock().now(), reason: reason, begin: silentSince ?? now,
+                nextLook: now,
                 reports: ReportTimes(
                     now: now, firstSeconds: AttachLimits.waitReportSeconds.lowerBound,
                     longestSeconds: AttachLimits.waitReportSeconds.upperBound))
@@ -69,11 +71,11 @@ extension AttachSession {
     }
 
     func resumed(_ nanoseconds: UInt64, repeated: Int) {
-        guard interruption != nil else { return }
+        guard let ended = interruption else { return }
         interruption = nil
         // If the driver is still away the server says so anew.
         driverTrouble = nil
-        let tenths = nanoseconds / 100_000_000
+        let tenths = max(nanoseconds, SystemClock.monotonic() &- ended.begin) / 100_000_000
         logger.notice(
             "resumed after \(tenths / 10).\(tenths % 10) s, \(repeated) requests repeated",
             metadata: ["volume": "\(options.volume)"])
@@ -105,26 +107,29 @@ extension AttachSession {
     // MARK: what has failed
 
     /// Requests have failed, so many since the device was attached; the kernel and whoever it serves were told.
-    func failed(_ total: UInt64, _ operation: BlockOperation, _ status: Status, _ message: String) {
+    func failed(_ total: FailureTotal, _ operation: BlockOperation, _ status: Status, _ message: String) {
         let words = message.isEmpty ? status.name : "\(status.name): \(message)"
         logger.error(
             "a request failed",
             metadata: [
                 "volume": "\(options.volume)", "operation": "\(operation)", "status": "\(status.name)",
-                "server": "\(message)", "failed": "\(total)",
+                "server": "\(message)", "failed": "\(total.all)", "lost": "\(total.lost)",
             ])
         if record?.failures == nil {
             record?.failures = AttachmentRecord.Failures(
-                since: SystemWallClock().now(), count: 0, reason: "\(operation) was answered \(words)")
+                since: SystemWallClock().now(), count: 0, lost: 0,
+                reason: "\(operation) was answered \(words)")
         }
         nextFailureLook = SystemClock.monotonic() + AttachLimits.waitLookNanoseconds
         counted(failures: total)
     }
 
     /// How many requests have failed until now.
-    func counted(failures total: UInt64) {
-        guard let record, let known = record.failures, known.count != failedBefore + total else { return }
-        self.record?.failures?.count = failedBefore + total
+    func counted(failures total: FailureTotal) {
+        let sum = failedBefore + total
+        guard let record, let known = record.failures, known.total != sum else { return }
+        self.record?.failures?.count = sum.all
+        self.record?.failures?.lost = sum.lost
         if record.state.isServing { describe() } else { save() }
     }
 
@@ -242,8 +247,10 @@ extension AttachSession {
         if let failures = record.failures {
             state = .failed
             parts.append(
-                "\(failures.text). What was written may be lost: unmount, check the file system, 'sluice detach' and "
-                    + "attach again")
+                failures.total.lost > 0
+                    ? "\(failures.text). What was written may be lost: unmount, check the file system, "
+                        + "'sluice detach --force' and attach again"
+                    : "\(failures.text). Nothing that was written is lost")
         }
         if let shortage {
             state = .waiting

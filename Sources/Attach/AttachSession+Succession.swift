@@ -97,7 +97,7 @@ extension AttachSession {
         record.state = .attached
         record.message = nil
         record.unansweredSince = nil
-        failedBefore = record.failures?.count ?? 0
+        failedBefore = record.failures?.total ?? FailureTotal()
         self.record = record
         try store.write(record)
         try beginServing(capability, rights)
@@ -146,6 +146,11 @@ extension AttachSession {
                 try prepareHandOver(to: channel, knowsRings: request == .handOverRing)
             } catch {
                 try? channel.send(SuccessionGrant(problem: error.message))
+            }
+        case .report:
+            _ = thread?.remote.post { [server, inbox] in
+                server.countFailures()
+                inbox.post(.reported(channel))
             }
         case .serving:
             guard successor?.channel === channel else { return }

@@ -47,7 +47,7 @@ final class AttachSession {
     /// What keeps the server from answering, if anything does.
     var driverTrouble: DriverTrouble?
     /// Requests that failed before this process had the device.
-    var failedBefore: UInt64 = 0
+    var failedBefore = FailureTotal()
     /// When to count failed requests again, in monotonic nanoseconds.
     var nextFailureLook = UInt64.max
     /// What is wrong with renewing, if anything is.
@@ -61,6 +61,12 @@ final class AttachSession {
     var certificateRenewals = 0
     /// The device is being given up by a helper process.
     var isReleasing = false
+    /// The pipe to the command that started this process and waits for the device; nil without one.
+    var starter: Int32?
+    /// What there is to say while there is no device yet.
+    var attaching: AttachingRecord?
+    /// What came before there was a device, and is for later.
+    var deferred: [AttachNotice] = []
     /// A signal asked for the end, which has not come yet.
     var ending: Ending?
     /// What cannot be written back is given up.
@@ -68,9 +74,11 @@ final class AttachSession {
 
     /// A time without connection.
     struct Interruption {
-        /// Unix seconds.
+        /// Unix seconds; when the server was last heard.
         var since: UInt64
         var reason: String
+        /// When the server was last heard, in monotonic nanoseconds.
+        var begin: UInt64
         /// When to look at it again, and when to say it again; monotonic nanoseconds.
         var nextLook: UInt64
         var reports: ReportTimes
@@ -122,6 +130,7 @@ final class AttachSession {
     func start() throws(AttachError) -> Attachment {
         if options.takesOver, let old = store.record(key), old.process.isAlive { return try succeed(old) }
         try claim()
+        waits(for: "a capability from \(access.server)")
         // No folder that someone may want to unmount is kept busy.
         _ = unsafe chdir("/")
         for missing in MemoryGuard.engage() {
@@ -139,6 +148,12 @@ final class AttachSession {
         let left = store.record(key)
         let claimed = if let left { try store.claimOfEnded(left) } else { try store.claim(key) }
         guard let claimed else {
+            if let other = store.attaching(key) {
+                throw AttachError(
+                    .busy,
+                    "volume/\(options.volume) is being attached already by process \(other.process.pid): \(other.text)"
+                )
+            }
             let device = store.record(key).map { " as \($0.device)" } ?? ""
             throw AttachError(
                 .busy, "volume/\(options.volume) is attached already\(device); see 'sluice status'")
@@ -147,7 +162,8 @@ final class AttachSession {
         if let left = store.record(key) {
             logger.notice(
                 "clearing what an earlier process left behind", metadata: ["device": "\(left.device)"])
-            try Attachments.clear(left, in: store)
+            if let loss = left.loss { logger.warning("what was written to it may be lost: \(loss)") }
+            try Attachments.clear(left, in: store, keepsClaim: true)
         }
     }
 
@@ -155,14 +171,14 @@ final class AttachSession {
         let (capability, rights) = try authorise()
         try refuseSecond(of: capability.resource.hex)
         let clientOptions = try access.clientOptions(capability, rights: rights, channels: options.channels)
+        waits(for: "the data channel")
         let thread = try startReactor(clientOptions)
         self.thread = thread
         let state = try waitUntilOpen()
+        waits(for: "its block device")
         let geometry = try serve(on: thread)
         let mark = "sluice:\(Hex.encode(SystemRandom().bytes(16)))"
-        let made = try LoopHelper.attach(
-            file: "\(store.mountFolder(key))/\(options.volume)", blockSize: geometry.blockSize,
-            isReadOnly: options.isReadOnly, mark: mark)
+        let made = try makeDevice(geometry, mark: mark)
         guard let process = ProcessIdentity.current else {
             throw AttachError(.system, "cannot read /proc/self/stat; is /proc mounted?")
         }
@@ -176,6 +192,7 @@ final class AttachSession {
             detachesOnUnmount: options.detachesOnUnmount, state: .attached)
         self.record = record
         try store.write(record)
+        store.endAttaching(key)
         try beginServing(capability, rights)
         describe()
         logger.info(
@@ -258,19 +275,37 @@ final class AttachSession {
 
     func waitUntilOpen() throws(AttachError) -> ResourceState {
         let deadline = Self.deadline(seconds: AttachLimits.openSeconds)
-        while let notice = inbox.take(until: deadline) {
+        var silentUntil = SystemClock.monotonic() + AttachLimits.silentNanoseconds
+        while SystemClock.monotonic() < deadline {
+            let look = SystemClock.monotonic() + UInt64(AttachLimits.startLookMilliseconds) * 1_000_000
+            guard let notice = inbox.take(until: look) else {
+                try refuseAbandoned()
+                if SystemClock.monotonic() >= silentUntil, let attaching {
+                    logger.notice("not attached yet: \(attaching.text)")
+                    silentUntil = .max
+                }
+                continue
+            }
             switch notice {
             case .opened(let state):
                 isConnected = true
                 return state
             case .closed(let error): throw AttachError(error, volume: options.volume.text)
-            case .signal: throw AttachError(.system, "stopped while it was being attached")
+            case .signal: throw AttachError(.interrupted, "stopped while it was being attached")
             // A channel that opens first hears how the driver is, once.
-            case .event(let event): heard(event)
+            case .event(let event):
+                heard(event)
+                waits(for: driverTrouble.map { "the server to open it: \($0.reason)" } ?? "the data channel")
+            case .interrupted(let reason, _): waits(for: "the data channel: \(reason)")
+            case .unanswered:
+                waits(for: "the data channel: the server takes what is sent and answers nothing")
             default: continue
             }
         }
-        throw AttachError(.unreachable, "volume/\(options.volume): the server did not open it in time")
+        throw AttachError(
+            .unreachable,
+            "volume/\(options.volume): the server did not open it in \(AttachLimits.openSeconds) seconds"
+                + (attaching.map { "; \($0.text)" } ?? ""))
     }
 
     private func serve(on thread: ReactorThread) throws(AttachError) -> BlockGeometry {
@@ -309,14 +344,14 @@ final class AttachSession {
     /// Serves until the device is detached or a signal ends it.
     func run() throws(AttachError) {
         while true {
-            guard let notice = inbox.take(until: nextEvent) else {
+            guard let notice = deferred.isEmpty ? inbox.take(until: nextEvent) : deferred.removeFirst() else {
                 timePassed()
                 continue
             }
             switch notice {
             case .signal(let number): signalled(number)
             case .released(let problem, let isForced):
-                if released(problem, isForced: isForced) { return }
+                if try released(problem, isForced: isForced) { return }
             case .fuseEnded:
                 if try mountGone() { return }
             case .fileClosed:
@@ -337,6 +372,7 @@ final class AttachSession {
             case .requestFailed(let operation, let status, let message, let total):
                 failed(total, operation, status, message)
             case .failures(let total): counted(failures: total)
+            case .reported(let channel): try? channel.send(SuccessionAnswer())
             case .issued(let result): issued(result)
             case .renewed(let result): renewed(result)
             case .certificate(let state): heard(state)

@@ -9,7 +9,7 @@ public struct Attachment: Codable, Sendable, Equatable {
     public var volumeID: String
     /// The control API of its server.
     public var server: String
-    /// The block device, such as `/dev/loop3`.
+    /// The block device, such as `/dev/loop3`; empty while there is none yet.
     public var device: String
     /// Bytes.
     public var size: UInt64
@@ -23,7 +23,7 @@ public struct Attachment: Codable, Sendable, Equatable {
     public var pid: Int32
     /// Unix seconds.
     public var since: UInt64
-    /// `attached`; `waiting`, while the server cannot answer requests, or takes them and answers nothing; `reconnecting`,
+    /// `attaching`, while there is no device yet; `attached`; `waiting`, while the server cannot answer requests, or takes them and answers nothing; `reconnecting`,
     /// while requests wait for the server; `failed`, when some have failed and the device goes on; `stopped`, while the
     /// process that serves it is; `disconnected` or `revoked`, when every request fails; `stale`, when nothing serves it,
     /// or its device is gone.
@@ -34,6 +34,8 @@ public struct Attachment: Codable, Sendable, Equatable {
     public var failedSince: UInt64?
     /// How many have.
     public var failedRequests: UInt64
+    /// How many of them may have lost what was written.
+    public var lostRequests: UInt64
     /// Why the first did.
     public var failure: String?
     /// The folders that the device and its partitions are mounted on now.
@@ -72,6 +74,7 @@ public struct Attachment: Codable, Sendable, Equatable {
         logFile = unsafe access(log, F_OK) == 0 ? log : nil
         failedSince = record.failures?.since
         failedRequests = record.failures?.count ?? 0
+        lostRequests = record.failures?.total.lost ?? 0
         failure = record.failures?.reason
         detachesOnUnmount = record.detachesOnUnmount
         key = record.key
@@ -121,7 +124,12 @@ public enum Attachments {
 
     static func list(_ store: AttachmentStore) -> [Attachment] {
         let mounts = MountTable.read()
-        return store.records().map { Attachment($0, store: store, mounts: mounts) }
+        // In this order: what is attached meanwhile is not missed.
+        let attaching = store.attaching()
+        let records = store.records()
+        let keys = Set(records.map(\.key))
+        return records.map { Attachment($0, store: store, mounts: mounts) }
+            + attaching.filter { !keys.contains($0.key) }.map { Attachment($0, store: store) }
     }
 
     /// The attachment of a volume (`volume/NAME`), of a device (`/dev/loop3`), or of what is mounted on a

@@ -41,8 +41,12 @@ struct AttachmentRecord: Codable, Sendable, Equatable {
         /// Unix seconds of the first.
         var since: UInt64
         var count: UInt64
+        /// How many of them may have lost what was written; nil in the records of older versions.
+        var lost: UInt64?
         /// Of the first, in words.
         var reason: String
+
+        var total: FailureTotal { FailureTotal(all: count, lost: lost ?? count) }
 
         /// A sentence.
         var text: String {
@@ -78,6 +82,15 @@ struct AttachmentRecord: Codable, Sendable, Equatable {
     var unansweredSince: UInt64?
     /// Nil while none has failed.
     var failures: Failures?
+
+    /// What was lost, as a sentence; nil when nothing was.
+    var loss: String? {
+        guard let failures, failures.total.lost > 0 else { return nil }
+        return failures.text
+    }
+
+    /// What requests wait for, as a sentence.
+    var obstacle: String { message ?? "requests wait for the server" }
 
     /// The message, and how much has failed where it does not say so.
     var messageWithFailures: String? {
@@ -153,13 +166,17 @@ struct AttachmentStore: Sendable {
 
     /// Writes a record, whole or not at all.
     func write(_ record: AttachmentRecord) throws(AttachError) {
+        try write(record, path(record.key, ".json"))
+    }
+
+    func write(_ record: some Encodable, _ path: String) throws(AttachError) {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes, .prettyPrinted]
         guard let data = try? encoder.encode(record) else {
             throw AttachError(.system, "the attachment's record cannot be written as JSON")
         }
         let bytes = Array(data) + [UInt8(ascii: "\n")]
-        let (path, temporary) = (path(record.key, ".json"), path(record.key, ".new"))
+        let temporary = "\(path).new"
         let descriptor = unsafe open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else { throw .system(errno, "cannot write \(temporary)") }
         let written = unsafe Glibc.write(descriptor, bytes, bytes.count)
@@ -171,9 +188,14 @@ struct AttachmentStore: Sendable {
 
     /// Takes away everything that is kept under a key: the record, the mount folder, the log, and the claim, which the
     /// caller has.
-    func remove(_ key: String) {
+    /// With `keepsClaim` claim and log stay: the caller goes on under the key.
+    func remove(_ key: String, keepsClaim: Bool = false) {
         _ = unsafe rmdir(mountFolder(key))
-        for suffix in [".json", ".new", ".log", ".lock"] { _ = unsafe unlink(path(key, suffix)) }
+        for suffix in [".json", ".json.new", ".attaching", ".attaching.new"]
+            + (keepsClaim ? [] : [".log", ".lock"])
+        {
+            _ = unsafe unlink(path(key, suffix))
+        }
     }
 
     /// Takes the log of an attachment away that did not come about, unless there is something of the key's.

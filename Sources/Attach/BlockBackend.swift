@@ -7,6 +7,14 @@ public enum BlockOperation: UInt8, Sendable, CaseIterable {
     /// The range reads as zero and its space is given back, or nothing is done: `notSupported`.
     case discard
     case flush
+
+    /// Written data may be lost when it fails.
+    var writes: Bool {
+        switch self {
+        case .write, .writeZeroes, .flush: true
+        case .read, .discard: false
+        }
+    }
 }
 
 /// The shape of the volume behind a block device.
@@ -19,6 +27,8 @@ public struct BlockGeometry: Sendable, Hashable {
     public var maximumTransfer: UInt32
     /// Writes are refused before they are sent.
     public var isReadOnly: Bool
+    /// The server takes discards; otherwise they are refused before they are sent.
+    public var allowsDiscard = true
 
     /// A geometry of its parts.
     public init(size: UInt64, blockSize: UInt32, maximumTransfer: UInt32, isReadOnly: Bool) {

@@ -5,26 +5,33 @@ import Reactor
 /// How an attachment is taken down from outside of its process.
 extension Attachments {
     /// Writes everything back, takes the device away and ends the process that serves it. What ended processes left is
-    /// only cleaned up.
+    /// only cleaned up, and what is still being attached is stopped.
     ///
     /// Refused while the device or a partition of it is mounted or otherwise used; the error says by what, and everything
-    /// is as it was. With `isForced` data that cannot be written back is given up, processes that only have the device
+    /// is as it was. Refused also when written data was lost, which `isForced` or `acceptsLoss` gives up: until then the record
+    /// and the log say what was. With `isForced` data that cannot be written back is given up, processes that only have the device
     /// open are no obstacle, and a process that does not let it go in seconds is ended. While the server is away, or what
     /// is written back takes long, this waits, and `waiting` is told for what and since when.
     ///
     /// - Returns: who keeps the device in the kernel until they let it go; nil when it is gone.
     @discardableResult
     public static func detach(
-        _ attachment: Attachment, isForced: Bool = false, waiting: (String) -> Void = { _ in }
+        _ attachment: Attachment, isForced: Bool = false, acceptsLoss: Bool = false,
+        waiting: (String) -> Void = { _ in }
     ) throws(AttachError) -> String? {
-        try detach(attachment, isForced: isForced, in: .standard, waiting: waiting)
+        try detach(
+            attachment, isForced: isForced, acceptsLoss: acceptsLoss, in: .standard, waiting: waiting)
     }
 
     @discardableResult
     static func detach(
-        _ attachment: Attachment, isForced: Bool, in store: AttachmentStore,
+        _ attachment: Attachment, isForced: Bool, acceptsLoss: Bool = false, in store: AttachmentStore,
         waiting: (String) -> Void = { _ in }
     ) throws(AttachError) -> String? {
+        if attachment.isAttaching {
+            try stopAttaching(attachment, isForced: isForced, in: store)
+            return nil
+        }
         guard let record = store.record(attachment.key), record.device == attachment.device else {
             throw AttachError(.notFound, "\(attachment.volume) is not attached any more")
         }
@@ -32,6 +39,7 @@ extension Attachments {
             throw AttachError(.busy, "\(attachment.volume) is being detached by another command")
         }
         defer { store.endDetaching(record.key, claim) }
+        if !isForced, !acceptsLoss { try refuseLoss(settled(record, in: store)) }
         guard record.process.isAlive, record.loop.isPresent else {
             return try finish(record, isForced: true, in: store)
         }
@@ -48,24 +56,66 @@ extension Attachments {
             _ = record.process.signal(SIGKILL)
             return try finish(record, isForced: true, in: store)
         }
-        return try release(record, isForced: isForced, in: store, waiting: waiting)
+        return try release(
+            record, isForced: isForced, acceptsLoss: acceptsLoss, in: store, waiting: waiting)
+    }
+
+    /// What was lost of an attachment, as far as its process knows; nil when nothing was.
+    public static func loss(of attachment: Attachment) -> String? {
+        let store = AttachmentStore.standard
+        return store.record(attachment.key).flatMap { settled($0, in: store).loss }
+    }
+
+    /// The record, with all that has failed until now.
+    private static func settled(_ record: AttachmentRecord, in store: AttachmentStore) -> AttachmentRecord {
+        if record.process.isAlive, !record.process.isStopped {
+            do throws(AttachError) {
+                let channel = try SuccessionChannel.connect(to: record.process.pid, in: store.folder)
+                try channel.send(SuccessionRequest.report)
+                _ = try channel.receive(SuccessionAnswer.self)
+            } catch {
+                // It is about to end, and writes its record before; or it is of a version that cannot be asked.
+                _ = record.process.waitUntilEnded(milliseconds: AttachLimits.reportMilliseconds)
+            }
+        }
+        guard let now = store.record(record.key), now.mark == record.mark else { return record }
+        return now
+    }
+
+    private static func refuseLoss(_ record: AttachmentRecord) throws(AttachError) {
+        guard let loss = record.loss else { return }
+        throw AttachError(
+            .system,
+            "data written to volume/\(record.volume) was lost: \(loss); it is kept as \(record.device) until that is "
+                + "given up: \(lossAdvice(record))")
+    }
+
+    /// What to do about data that was lost.
+    static func lossAdvice(_ record: AttachmentRecord) -> String {
+        "check what is on it, and give the lost data up with: sluice detach --force volume/\(record.volume)"
     }
 
     private static func release(
-        _ record: AttachmentRecord, isForced: Bool, in store: AttachmentStore, waiting: (String) -> Void
+        _ record: AttachmentRecord, isForced: Bool, acceptsLoss: Bool, in store: AttachmentStore,
+        waiting: (String) -> Void
     ) throws(AttachError) -> String? {
         var record = record
         if isForced {
             // Whoever waits for the device holds it: everything that waits must fail first.
             if !isFlushed(record) { _ = record.process.signal(AttachProcess.giveUpSignal) }
         } else if record.state.isWaiting {
-            waiting("the server is away, \(record.message ?? "")")
+            waiting(record.obstacle)
             while record.state.isWaiting, record.process.isAlive {
                 Pause.microseconds(AttachLimits.reconnectPollMicroseconds)
                 guard let now = store.record(record.key), now.mark == record.mark else { return nil }
                 record = now
             }
             guard record.process.isAlive else { return try finish(record, isForced: true, in: store) }
+        }
+        if !isForced, !acceptsLoss, !record.state.isServing {
+            // Whatever the kernel still holds for a device that fails everything is lost, and that is heard now.
+            do throws(AttachError) { try LoopHelper.flush(record.loop) } catch {}
+            try refuseLoss(settled(record, in: store))
         }
         // A device that fails everything has nothing left to write back to.
         let helper = try LoopHelper.release(record.loop, isForced: isForced || !record.state.isServing)
@@ -116,7 +166,7 @@ extension Attachments {
             return
                 "process \(record.process.pid), which serves it, is stopped: kill -CONT \(record.process.pid)"
         }
-        if now?.state.isWaiting ?? false { return "the server is away, \(now?.message ?? "")" }
+        if let now, now.state.isWaiting { return now.obstacle }
         if let reasons = DeviceUse.of(record.device).reasons(for: record.device) {
             return "\(record.device) is \(reasons)"
         }
@@ -161,7 +211,9 @@ extension Attachments {
     /// Nothing is waited for: what is mounted from the device, or has it open, finds every request failing, and the
     /// device goes when they let it go. Returns who they are; nil when it is gone, or was not there any more.
     @discardableResult
-    static func clear(_ record: AttachmentRecord, in store: AttachmentStore) throws(AttachError) -> String? {
+    static func clear(
+        _ record: AttachmentRecord, in store: AttachmentStore, keepsClaim: Bool = false
+    ) throws(AttachError) -> String? {
         var keepers: String?
         // What another run of the machine left are files; whatever has the device's name now is somebody else's.
         if record.process.boot == ProcessIdentity.currentBoot {
@@ -172,7 +224,7 @@ extension Attachments {
             if loop.isPresent { keepers = try LoopDevice.abandon(loop) }
         }
         _ = unsafe unlink(SuccessionChannel.path(record.process.pid, in: store.folder))
-        store.remove(record.key)
+        store.remove(record.key, keepsClaim: keepsClaim)
         return keepers
     }
 }

@@ -48,8 +48,10 @@ struct DiskNumbers {
 
 /// What uses a block device of this machine, or one of its partitions.
 public struct DeviceUse: Sendable, Hashable {
-    /// The folders that it is mounted on; in another mount namespace with the process that shows it.
+    /// The folders that it is mounted on.
     public var mounts: [String] = []
+    /// Where it is mounted in other mount namespaces.
+    public var mountsElsewhere: [MountElsewhere] = []
     /// Devices on top of it (device mapper, RAID, loop devices).
     public var holders: [String] = []
     /// It is swap space.
@@ -61,14 +63,17 @@ public struct DeviceUse: Sendable, Hashable {
     public var isNone: Bool { mayPass && openers.isEmpty }
 
     /// Whether it may end by itself in a moment.
-    var mayPass: Bool { mounts.isEmpty && holders.isEmpty && !isSwap }
+    var mayPass: Bool { mounts.isEmpty && mountsElsewhere.isEmpty && holders.isEmpty && !isSwap }
 
     /// Looks at the mount tables, /sys, the swap table and the open files of every process but this one.
     public static func of(_ device: String) -> DeviceUse {
         guard let numbers = DiskNumbers(path: device) else { return DeviceUse() }
         let processes = TextFile.names(in: "/proc").filter { $0.utf8.allSatisfy { (48...57).contains($0) } }
+        let mounts = MountTable.read().filter { numbers.contains($0) }.map(\.folder)
         return DeviceUse(
-            mounts: mounts(numbers, processes: processes), holders: holders(numbers),
+            mounts: mounts,
+            mountsElsewhere: mounts.isEmpty ? mountsElsewhere(numbers, processes: processes) : [],
+            holders: holders(numbers),
             isSwap: isSwap(numbers), openers: openers(numbers, processes: processes))
     }
 
@@ -81,18 +86,16 @@ public struct DeviceUse: Sendable, Hashable {
             isSwap: isSwap(numbers))
     }
 
-    private static func mounts(_ numbers: DiskNumbers, processes: [String]) -> [String] {
-        let own = MountTable.read().filter { numbers.contains($0) }.map(\.folder)
-        guard own.isEmpty else { return own }
+    private static func mountsElsewhere(_ numbers: DiskNumbers, processes: [String]) -> [MountElsewhere] {
         var seen: Set<String> = [TextFile.link("/proc/self/ns/mnt") ?? ""]
-        var result: [String] = []
+        var result: [MountElsewhere] = []
         for process in processes {
             guard let namespace = TextFile.link("/proc/\(process)/ns/mnt"), seen.insert(namespace).inserted
             else {
                 continue
             }
             for mount in MountTable.read(process: process) where numbers.contains(mount) {
-                result.append("\(mount.folder) (in the mount namespace of pid \(process))")
+                result.append(MountElsewhere(folder: mount.folder, process: process, name: name(of: process)))
             }
         }
         return result
@@ -131,15 +134,20 @@ public struct DeviceUse: Sendable, Hashable {
                         ?? false
                 }
         }.map { process in
-            let name = TextFile.read("/proc/\(process)/comm")?.split(separator: "\n").first.map(String.init)
-            return "\(name ?? "process") (pid \(process))"
+            "\(name(of: process)) (pid \(process))"
         }
+    }
+
+    private static func name(of process: String) -> String {
+        let name = TextFile.read("/proc/\(process)/comm")?.split(separator: "\n").first
+        return name.map(String.init) ?? "process"
     }
 
     /// What uses it, and how to end that; nil when nothing is known to.
     func reasons(for device: String) -> String? {
         var reasons: [String] = []
         for mount in mounts { reasons.append("mounted on \(mount); first run: sluice umount \(mount)") }
+        reasons += mountsElsewhere.map(\.reason)
         if !holders.isEmpty { reasons.append("in use by the device \(holders.joined(separator: ", "))") }
         if isSwap { reasons.append("used as swap; first run: swapoff \(device)") }
         if !openers.isEmpty { reasons.append("open in \(openers.joined(separator: ", "))") }
@@ -152,6 +160,22 @@ public struct DeviceUse: Sendable, Hashable {
             reasons(for: device)
             ?? "in use by something that /proc does not show here, such as a process in another container"
         return AttachError(.busy, "\(device) is still \(reasons)")
+    }
+}
+
+/// A place where a device is mounted that this process does not see: in another mount namespace.
+public struct MountElsewhere: Sendable, Hashable {
+    /// The folder, as that namespace shows it.
+    public var folder: String
+    /// A process of that namespace, and its name.
+    public var process: String
+    /// The process's name.
+    public var name: String
+
+    /// Why the device is used, and how to end that from here.
+    var reason: String {
+        "mounted on \(folder) in the mount namespace of \(name) (pid \(process)); end that process, or run: "
+            + "nsenter -t \(process) -m umount \(folder)"
     }
 }
 

@@ -11,6 +11,8 @@ extension FuseVolume {
         case .read(let offset, let count): read(caller, offset: offset, count: Int(count))
         case .write(let offset, let count):
             unsafe write(caller, offset: offset, bytes: payload, count: Int(count))
+        // Nothing was written: the server, which may not be asked for it, has nothing to make durable.
+        case .flush where geometry.isReadOnly: answer(caller, error: 0)
         case .flush: begin(.flush, caller, offset: 0, length: 0, context: FuseContext())
         case .allocate(let mode, let offset, let length):
             allocate(caller, mode: Int32(truncatingIfNeeded: mode), offset: offset, length: length)
@@ -105,7 +107,10 @@ extension FuseVolume {
 
     private func allocate(_ caller: FuseCaller, mode: Int32, offset: UInt64, length: UInt64) {
         guard !geometry.isReadOnly else { return answer(caller, error: EROFS) }
-        guard let operation = Self.operation(mode: mode) else { return answer(caller, error: EOPNOTSUPP) }
+        guard let operation = Self.operation(mode: mode), operation != .discard || geometry.allowsDiscard
+        else {
+            return answer(caller, error: EOPNOTSUPP)
+        }
         guard let range = checked(offset, length) else { return answer(caller, error: EINVAL) }
         begin(operation, caller, offset: range.offset, length: range.length, context: FuseContext())
     }
@@ -235,17 +240,20 @@ extension FuseVolume {
 
     private func probed(_ status: Status) {
         probe = nil
-        guard status == .ok else { return setSpaceTimer() }
+        // Where the pool's writes fail now, those that wait do so at once.
+        guard status == .ok || status == .noSpace else { return setSpaceTimer() }
         table.unparkAll()
         owner?.waitsForSpace(0)
     }
 
     private func noteFailure(_ operation: BlockOperation, _ status: Status) {
-        // What the server does not do, or does not allow, was refused and not lost.
-        let isRefusal = status == .notSupported || operation == .discard && status == .denied
-        if !isRefusal { failedCount += 1 }
-        guard lastTold != status else { return }
-        lastTold = status
+        // What the server does not allow was refused, and the kernel does without.
+        if operation == .discard, status == .denied { return }
+        let isLoss = operation.writes
+        failed.all += 1
+        if isLoss { failed.lost += 1 }
+        if let lastTold, lastTold.status == status, lastTold.isLoss || !isLoss { return }
+        lastTold = (status, isLoss)
         owner?.requestFailed(operation, status)
     }
 

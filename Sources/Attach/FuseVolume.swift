@@ -5,7 +5,8 @@ import Reactor
 
 /// What a FUSE volume tells its owner, on the reactor's thread.
 protocol FuseVolumeOwner: AnyObject {
-    /// A request failed on the server; only the first of a series with the same status is told.
+    /// A request failed on the server; only the first of a series with the same status is told, and the first of it
+    /// with which data was lost.
     func requestFailed(_ operation: BlockOperation, _ status: Status)
     /// So many writes wait for space on the server; told at each change and each second, 0 at the end.
     func waitsForSpace(_ count: Int)
@@ -24,6 +25,17 @@ struct FuseCaller {
     var unique: UInt64
     /// -1: it came through /dev/fuse.
     var entry: Int32
+}
+
+/// How many requests have failed.
+struct FailureTotal: Sendable, Hashable {
+    var all: UInt64 = 0
+    /// Those of them with which written data may be lost.
+    var lost: UInt64 = 0
+
+    static func + (one: FailureTotal, other: FailureTotal) -> FailureTotal {
+        FailureTotal(all: one.all + other.all, lost: one.lost + other.lost)
+    }
 }
 
 /// What is kept about a request until it is answered.
@@ -91,9 +103,9 @@ enum FuseInode {
     /// The request that looks whether there is space again.
     var probe: Int?
     var isSpaceTimerSet = false
-    var lastTold: Status?
+    var lastTold: (status: Status, isLoss: Bool)?
     /// Requests that failed, ever.
-    var failedCount: UInt64 = 0
+    var failed = FailureTotal()
     let since: time_t
     private let timeoutNanoseconds: UInt64?
 

@@ -157,6 +157,20 @@ public enum LoopDevice {
         }
     }
 
+    /// Whether that is the loop device of an attachment: by its mark, or, where the kernel cannot ask for that any more,
+    /// because the server of its file is dead.
+    static func isLeftOver(_ path: String) -> Bool {
+        guard path.hasPrefix("/dev/loop") else { return false }
+        let device = unsafe open(path, O_RDONLY | O_CLOEXEC)
+        guard device >= 0 else { return false }
+        defer { close(device) }
+        var flags: UInt32 = 0
+        var text = [CChar](repeating: 0, count: Int(LO_NAME_SIZE))
+        let result = unsafe sluice_loop_status(device, &text, &flags)
+        return result == -ENOTCONN || result == -ECONNABORTED
+            || (name(of: device)?.hasPrefix("sluice:") ?? false)
+    }
+
     /// The name that its maker gave to an open loop device; nil when it has no file, or its file's server is dead.
     static func name(of device: Int32) -> String? {
         var flags: UInt32 = 0

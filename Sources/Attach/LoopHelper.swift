@@ -56,11 +56,15 @@ public enum LoopHelper {
         }
     }
 
-    /// Makes a loop device over a file, in a helper process.
-    static func attach(
+    /// Begins to make a loop device over a file, in a helper process, whose answer is for `made`.
+    static func attaching(
         file: String, blockSize: UInt32, isReadOnly: Bool, mark: String
-    ) throws(AttachError) -> LoopDevice.Made {
-        let answer = try call(["attach", file, "\(blockSize)", isReadOnly ? "ro" : "rw", mark])
+    ) throws(AttachError) -> HelperProcess {
+        try HelperProcess(["attach", file, "\(blockSize)", isReadOnly ? "ro" : "rw", mark])
+    }
+
+    /// The device that was made.
+    static func made(_ answer: String) throws(AttachError) -> LoopDevice.Made {
         guard let made = try? JSONDecoder().decode(LoopDevice.Made.self, from: Data(answer.utf8)) else {
             throw AttachError(.system, "the helper process for the loop device answered '\(answer)'")
         }

@@ -108,7 +108,12 @@ extension LoopDevice {
 
     private static func keepers(of path: String) -> String {
         let use = DeviceUse.of(path)
-        let who = use.mounts.map { "\($0) is unmounted" } + use.openers.map { "\($0) closes it" }
+        let who =
+            use.mounts.map { "\($0) is unmounted" }
+            + use.mountsElsewhere.map {
+                "\($0.folder) is unmounted in the mount namespace of pid \($0.process)"
+            }
+            + use.openers.map { "\($0) closes it" }
         return "\(path) fails everything, and goes when "
             + (who.isEmpty ? "whoever has it open closes it" : who.joined(separator: " and "))
     }

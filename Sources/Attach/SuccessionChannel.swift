@@ -135,6 +135,8 @@ enum SuccessionRequest: String, Codable, Sendable {
     case handOverRing
     /// The kernel has the new process's entries. `SuccessionGrant` comes when it has none of the old one's.
     case serving
+    /// That the record says all that has failed until now: a `SuccessionAnswer` of nothing. Asked by who detaches.
+    case report
 }
 
 /// What the old process tells the new one.

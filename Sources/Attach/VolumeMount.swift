@@ -81,13 +81,42 @@ public enum VolumeMount {
     }
 
     /// Unmounts the attached device that is mounted on a folder, and returns its attachment as it was.
+    ///
+    /// - Throws: `AttachError`, also when it is unmounted, and what was written may be lost: the attachment stays then, and
+    ///   says so.
     public static func unmount(_ folder: String) throws(AttachError) -> Attachment {
         let path = FilePath.absolute(folder)
-        guard let attachment = Attachments.list().first(where: { $0.mounts.contains(path) }) else {
-            throw AttachError(.notFound, "no volume is mounted on \(path); see 'sluice status'")
-        }
+        let attachment = Attachments.list().first { $0.mounts.contains(path) }
+        guard let attachment else { throw try unmountLeftOver(path) }
         try run(["umount", "--", path], "cannot unmount \(path); 'fuser -vm \(path)' says who uses it")
+        let unmounted = "\(attachment.volume) is unmounted from \(path)"
+        if let loss = Attachments.loss(of: attachment) {
+            let log = attachment.logFile.map { "; its log is \($0)" } ?? ""
+            throw AttachError(
+                .system,
+                "\(unmounted), but what was written may be lost: \(loss); check the file system\(log). The attachment is "
+                    + "kept until that is given up: sluice detach --force \(attachment.volume)")
+        }
+        if attachment.state == "stale", !attachment.isReadOnly {
+            throw AttachError(
+                .system,
+                "\(unmounted), but nothing served its device any more: what was not written back by then is lost; check the "
+                    + "file system. Clean up with: sluice detach \(attachment.volume)")
+        }
         return attachment
+    }
+
+    /// Unmounts the device of an attachment that nothing is known of any more, and returns the error that says what that
+    /// means.
+    private static func unmountLeftOver(_ path: String) throws(AttachError) -> AttachError {
+        guard let mount = MountTable.read().last(where: { $0.folder == path }),
+            LoopDevice.isLeftOver(mount.source)
+        else { return AttachError(.notFound, "no volume is mounted on \(path); see 'sluice status'") }
+        try run(["umount", "--", path], "cannot unmount \(path); 'fuser -vm \(path)' says who uses it")
+        return AttachError(
+            .system,
+            "\(path) is unmounted, but nothing served its device \(mount.source) any more, whose attachment is gone: what "
+                + "was not written back by then is lost; check the file system")
     }
 
     private static func check(path folder: String) throws(AttachError) {
@@ -100,7 +129,8 @@ public enum VolumeMount {
             throw AttachError(.usage, "\(folder) is not a folder")
         }
         if let mount = MountTable.read().first(where: { $0.folder == folder }) {
-            throw AttachError(.busy, "\(mount.source) is mounted on \(folder) already")
+            throw AttachError(
+                .busy, "\(mount.source) is mounted on \(folder) already; first run: sluice umount \(folder)")
         }
     }
 

@@ -28,9 +28,11 @@ enum AttachNotice: Sendable {
     /// The device has the volume's new size, or could not take it over.
     case resized(Result<UInt64, AttachError>)
     /// A request failed; the server's own words, if it sent any.
-    case requestFailed(BlockOperation, Status, String, total: UInt64)
+    case requestFailed(BlockOperation, Status, String, total: FailureTotal)
     /// So many requests have failed.
-    case failures(UInt64)
+    case failures(FailureTotal)
+    /// Everything that had failed when somebody asked was told before.
+    case reported(SuccessionChannel)
     /// So many writes wait for space on the server; 0 when none does any more.
     case noSpace(waiting: Int)
     /// A successor asks for something.
@@ -135,10 +137,11 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
                 "volume/\(fileName): its blocks of \(blockSize) bytes, from its byte \(base) on, make no block device"
             )
         }
-        let geometry = BlockGeometry(
+        var geometry = BlockGeometry(
             size: size(volumeSize: state.size), blockSize: blockSize,
             maximumTransfer: max(state.transferBytesMax / blockSize * blockSize, blockSize),
             isReadOnly: isReadOnly)
+        geometry.allowsDiscard = state.rights.contains(.discard)
         guard geometry.size > 0 else {
             throw AttachError(.denied, "volume/\(fileName): the grant's range holds no byte of the volume")
         }
@@ -200,7 +203,7 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
     }
 
     /// Says how many requests of the kernel have failed.
-    func countFailures() { inbox.post(.failures(volume?.failedCount ?? 0)) }
+    func countFailures() { inbox.post(.failures(volume?.failed ?? FailureTotal())) }
 
     /// Says how many requests of the kernel wait.
     func countWaiting() { inbox.post(.waiting(volume?.waitingCount ?? 0)) }
@@ -311,7 +314,8 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         let words = status == .ioError ? client?.lastLoss : nil
         tell(
             .requestFailed(
-                operation, status, words ?? client?.lastMessage ?? "", total: volume?.failedCount ?? 0))
+                operation, status, words ?? client?.lastMessage ?? "", total: volume?.failed ?? FailureTotal()
+            ))
     }
 
     func waitsForSpace(_ count: Int) { tell(.noSpace(waiting: count)) }

@@ -25,7 +25,9 @@ import Wire
             post(.needsCapability, to: inbox)
             post(.ignored("\(index)"), to: inbox)
             post(
-                .requestFailed(.read, index % 2 == 0 ? .ioError : .noSpace, "\(index)", total: size),
+                .requestFailed(
+                    .read, index % 2 == 0 ? .ioError : .noSpace, "\(index)",
+                    total: FailureTotal(all: size)),
                 to: inbox)
         }
         #expect(inbox.count == 9)

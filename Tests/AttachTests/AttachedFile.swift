@@ -71,7 +71,8 @@ final class AttachedFile: Sendable {
 
     init(
         size: UInt64, blockSize: UInt32 = 512, maximumTransfer: UInt32 = 1 << 20, slots: Int = 32,
-        isReadOnly: Bool = false, timeoutSeconds: UInt64? = nil, contents: [UInt8] = []
+        isReadOnly: Bool = false, allowsDiscard: Bool = true, timeoutSeconds: UInt64? = nil,
+        contents: [UInt8] = []
     ) throws {
         let parts = Parts()
         self.parts = parts
@@ -81,8 +82,10 @@ final class AttachedFile: Sendable {
         try FileTools.create(backing, size: size)
         if !contents.isEmpty { try FileTools.overwrite(backing, contents) }
         guard unsafe mkdir(mount, 0o700) == 0 else { throw AttachError.system(errno, "mkdir") }
-        let geometry = BlockGeometry(
+        var shape = BlockGeometry(
             size: size, blockSize: blockSize, maximumTransfer: maximumTransfer, isReadOnly: isReadOnly)
+        shape.allowsDiscard = allowsDiscard
+        let geometry = shape
         let backing = backing
         let outcome = Mailbox<AttachError?>()
         var options = Reactor.Options()

@@ -164,6 +164,66 @@ import Testing
         }
     }
 
+    @Test("what was lost is remembered, whatever has become of its process, until it is given up")
+    func loss() throws {
+        try withStore { store in
+            var ended = try #require(ProcessIdentity.current)
+            ended.startTicks += 1
+            var record = Self.record("db@h_7480", process: ended)
+            record.failures = AttachmentRecord.Failures(
+                since: 1, count: 3, lost: 0, reason: "read was answered X")
+            #expect(record.loss == nil)
+            record.failures?.lost = 2
+            try store.write(record)
+            let attachment = try Attachments.find("volume/db", in: store)
+            #expect(attachment.lostRequests == 2)
+            for _ in 0..<2 {
+                let error = #expect(throws: AttachError.self) {
+                    try Attachments.detach(attachment, isForced: false, in: store)
+                }
+                #expect(error?.message.contains("sluice detach --force volume/db") == true)
+            }
+            #expect(store.records() == [record])
+            try Attachments.detach(attachment, isForced: true, in: store)
+            #expect(store.records().isEmpty)
+            // Older versions did not tell reads from writes.
+            record.failures?.lost = nil
+            #expect(record.loss != nil)
+        }
+    }
+
+    @Test("what is being attached is shown with its reason as long as its process is there")
+    func attaching() throws {
+        try withStore { store in
+            var process = try #require(ProcessIdentity.current)
+            var record = AttachingRecord(
+                key: "db@h_7480", volume: "db", server: "https://h:7480", isReadOnly: false, channels: 1,
+                detachesOnUnmount: false, process: process, since: 5, reason: "the server")
+            try store.write(record)
+            let attachment = try Attachments.find("volume/db", in: store)
+            #expect(attachment.isAttaching && attachment.pid == getpid() && attachment.device.isEmpty)
+            #expect(attachment.message?.contains("it waits for the server") == true)
+            // It has its device.
+            try store.write(Self.record("db@h_7480", process: process))
+            #expect(Attachments.list(store).map(\.state) == ["stale"])
+            store.remove("db@h_7480")
+            #expect(TextFile.names(in: store.folder).isEmpty)
+            process.startTicks += 1
+            record.process = process
+            try store.write(record)
+            #expect(Attachments.list(store).isEmpty)
+        }
+    }
+
+    @Test("a mount in another namespace is not to be unmounted from this one")
+    func mountElsewhere() {
+        var use = DeviceUse()
+        use.mountsElsewhere = [MountElsewhere(folder: "/mnt/x", process: "12", name: "sleep")]
+        #expect(!use.mayPass && !use.isNone)
+        let text = use.refusal(of: "/dev/loop3").message
+        #expect(text.contains("nsenter -t 12 -m umount /mnt/x") && !text.contains("sluice umount"))
+    }
+
     @Test("what an ended process left is shown as stale, and detaching clears it")
     func stale() throws {
         try withStore { store in

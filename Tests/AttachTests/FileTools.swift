@@ -42,6 +42,13 @@ enum FileTools {
         }
     }
 
+    static func sync(_ path: String) throws {
+        let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw AttachError.system(errno, path) }
+        defer { close(descriptor) }
+        guard fsync(descriptor) == 0 else { throw AttachError.system(errno, path) }
+    }
+
     static func remove(_ folder: String) throws {
         _ = try Subprocess.run(["rm", "-rf", "--one-file-system", folder])
     }

@@ -142,6 +142,46 @@ struct FuseVolumeTests {
         try file.close()
     }
 
+    @Test(
+        "writes that wait for space fail together once the pool is to let them fail",
+        arguments: FuseTransport.possible)
+    func noSpaceAfterAll(_ transport: FuseTransport) throws {
+        let file = try transport.prepared { try AttachedFile(size: 16 * Self.mebibyte, slots: 32) }
+        file.fill(true)
+        let output = try Subprocess.pipe()
+        let writer = try Subprocess.start(
+            [
+                "fio", "--name=w", "--filename=\(file.device)", "--direct=1", "--ioengine=libaio",
+                "--rw=write",
+                "--bs=4k", "--size=128k", "--iodepth=32", "--continue_on_error=write",
+            ], output: output.write, errors: -1)
+        close(output.write)
+        while file.waits.last != 32 { try #require(file.waitWasTold()) }
+        file.fail(.noSpace)
+        file.fill(false)
+        _ = try Subprocess.wait(writer)
+        close(output.read)
+        // One asks whether there is space; the answer is for all of them.
+        let after = file.waits.drop { $0 != 32 }
+        #expect(after.last == 0 && after.allSatisfy { [32, 31, 0].contains($0) }, "\(file.waits)")
+        file.fail(nil)
+        #expect(file.failures.contains(.noSpace))
+        try file.close()
+    }
+
+    @Test(
+        "a discard without the right to it is refused here, and no failure", arguments: FuseTransport.possible
+    )
+    func discardWithoutRight(_ transport: FuseTransport) throws {
+        let file = try transport.prepared {
+            try AttachedFile(size: 4 * Self.mebibyte, allowsDiscard: false)
+        }
+        _ = try Subprocess.run(["blkdiscard", "-f", file.device])
+        #expect(file.state.requests[.discard] == nil && file.failures.isEmpty)
+        try Device.write(file.device, [UInt8](repeating: 1, count: 4096), at: 0)
+        try file.close()
+    }
+
     @Test("fio finds every block as it wrote it, from 512 bytes to 1 MiB", arguments: FuseTransport.possible)
     func verify(_ transport: FuseTransport) throws {
         let file = try transport.prepared { try AttachedFile(size: 64 * Self.mebibyte, slots: 16) }
@@ -245,7 +285,12 @@ struct FuseVolumeTests {
             try Device.write(file.device, [UInt8](repeating: 1, count: 4096), at: 0)
         }
         #expect(try Device.read(file.device, count: 4096, at: 0).count == 4096)
-        #expect(file.state.requests[.write] == nil)
+        // Whoever has no right to write has none to flush: the server would refuse it.
+        file.fail(.denied)
+        try FileTools.sync(file.device)
+        file.fail(nil)
+        #expect(file.state.requests[.write] == nil && file.state.requests[.flush] == nil)
+        #expect(file.failures.isEmpty)
         try file.close()
     }
 

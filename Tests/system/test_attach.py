@@ -20,7 +20,7 @@ def attached(server, fuse_transport):
     server.device = device
     yield server
     subprocess.run(["umount", "-l", server.folder / "mnt"], capture_output=True)
-    server.cli("detach", "volume/disk", credentials=node, check=False)
+    server.cli("detach", "--force", "volume/disk", credentials=node, check=False)
 
 
 def fio(*options, expect=0):

@@ -131,7 +131,7 @@ def test_fio_sees_no_error_while_hosts_are_killed_hang_and_crash(patient):
         subprocess.run(["e2fsck", "-fn", device], check=True, capture_output=True)
     finally:
         subprocess.run(["umount", "-l", mount], capture_output=True)
-        patient.cli("detach", "volume/disk", credentials=node, check=False)
+        patient.cli("detach", "--force", "volume/disk", credentials=node, check=False)
     report = driver(patient)
     assert report["ends"]["crash"] + report["ends"]["hang"] == KILLS
     print(f"{KILLS} hosts lost, {report['replayed']} requests repeated")

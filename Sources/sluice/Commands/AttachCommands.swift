@@ -94,7 +94,9 @@ struct AttachCommand: ParsableCommand {
         if let file = options.capabilityFile { command += ["--capability", file] }
         if options.detachesOnUnmount { command.append("--detaches-on-unmount") }
         do throws(AttachError) {
-            return try AttachProcess.startInBackground(command: command, options: options)
+            return try AttachProcess.startInBackground(command: command, options: options) {
+                Terminal.note("waiting: \($0)")
+            }
         } catch {
             throw Failure(error)
         }
@@ -108,7 +110,8 @@ struct DetachCommand: ParsableCommand {
         abstract: "Write everything back and take an attached volume's device away.",
         discussion: """
             Refused while the device or a partition of it is mounted or used. While the server is away, waits for
-            it; --force does not. What an ended process left is only cleaned up. A volume that is attached from
+            it; --force does not. Refused when written data was lost, which --force gives up: 'sluice status' says what.
+            What an ended process left is only cleaned up, and what is still being attached is stopped. A volume that is attached from
             several servers is chosen by --server, or named by its device.
 
             EXAMPLES:
@@ -145,7 +148,9 @@ struct DetachCommand: ParsableCommand {
         }
         try global.output.show(
             Deletion(resource: attachment.volume),
-            sentence: "\(attachment.volume) detached from \(attachment.device)")
+            sentence: attachment.isAttaching
+                ? "\(attachment.volume) is not attached, and not being attached any more"
+                : "\(attachment.volume) detached from \(attachment.device)")
         if let keeper { Terminal.note("sluice: \(keeper)") }
     }
 }
@@ -156,7 +161,7 @@ struct StatusCommand: ParsableCommand {
         commandName: "status",
         abstract: "List the volumes that are attached to this machine.",
         discussion: """
-            STATE: attached; reconnecting (requests wait for the connection, or a capability); waiting (for a driver,
+            STATE: attaching (there is no device yet); attached; reconnecting (requests wait for the connection, or a capability); waiting (for a driver,
             for space, or a server that answers nothing); failed (some have failed, those to come are served);
             stopped (the process that serves it is); disconnected or revoked (every request fails); stale (nothing
             serves it, or its device is gone: detach or attach again). MEMORY is what its process has in memory.

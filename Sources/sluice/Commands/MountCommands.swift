@@ -65,13 +65,15 @@ struct MountCommand: ParsableCommand {
     private static func present(
         _ resource: ResourceReference, _ options: AttachOptions
     ) throws(AttachError) -> Attachment? {
-        let all = Attachments.list().filter { $0.volume == resource.description && $0.state != "stale" }
+        let all = Attachments.list().filter {
+            $0.volume == resource.description && $0.state != "stale" && !$0.isAttaching
+        }
         return all.first { $0.server == options.server }
     }
 
     /// Detaches what was attached for a mount that then failed.
     private func takeBack(_ attachment: Attachment) {
-        do throws(AttachError) { _ = try Attachments.detach(attachment) } catch {
+        do throws(AttachError) { _ = try Attachments.detach(attachment, acceptsLoss: true) } catch {
             Terminal.note(
                 "sluice: \(attachment.volume) stays attached as \(attachment.device): \(Failure(error).message)"
             )
@@ -149,7 +151,13 @@ struct UmountCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "umount",
         abstract: "Unmount a volume's file system, and detach the volume if 'sluice mount' attached it.",
-        discussion: "EXAMPLE:\n  sluice umount /mnt/data")
+        discussion: """
+            Fails when what was written may be lost, though it is unmounted: the attachment is kept then, and 'sluice
+            status' says why, until 'sluice detach --force' gives that up. Also unmounts what an ended process left.
+
+            EXAMPLE:
+              sluice umount /mnt/data
+            """)
 
     @OptionGroup var global: GlobalOptions
     @Argument(help: "The folder that it is mounted on.", completion: .directory) var folder: String
@@ -160,12 +168,13 @@ struct UmountCommand: ParsableCommand {
             ["reconnecting", "waiting"].contains(present.state)
         {
             Terminal.note(
-                "the server is away, \(present.message ?? ""); umount waits for it, to write data back")
+                "\(present.volume) is \(present.state), \(present.message ?? ""); umount waits, to write data back"
+            )
         }
         do throws(AttachError) {
             attachment = try VolumeMount.unmount(folder)
             let isLast = attachment.mounts.count <= 1
-            if attachment.detachesOnUnmount, isLast { try UmountCommand.detach(attachment) }
+            if attachment.detachesOnUnmount, isLast { try UmountCommand.detach(attachment, folder) }
         } catch {
             throw Failure(error)
         }
@@ -175,12 +184,17 @@ struct UmountCommand: ParsableCommand {
             sentence: "\(attachment.volume) unmounted from \(folder)")
     }
 
-    private static func detach(_ attachment: Attachment) throws(AttachError) {
+    private static func detach(_ attachment: Attachment, _ folder: String) throws(AttachError) {
         do throws(AttachError) {
             try Attachments.detach(attachment) { Terminal.note("waiting: \($0)") }
         } catch {
             // A process that was asked to end has ended as soon as nothing used its device any more.
-            guard error.reason == .notFound else { throw error }
+            guard error.reason == .notFound else {
+                throw AttachError(
+                    error.reason,
+                    "\(attachment.volume) is unmounted from \(folder), and stays attached: \(error.message)"
+                        + (error.reason == .busy ? "; then run: sluice detach \(attachment.volume)" : ""))
+            }
         }
     }
 }

@@ -23,6 +23,8 @@ struct AttachedVolume: Presentable {
     /// Since when requests have failed.
     var failedSince: String?
     var failedRequests: UInt64
+    /// How many of them may have lost what was written.
+    var lostRequests: UInt64
     /// Why the first did.
     var failure: String?
     /// The folders that it and its partitions are mounted on.
@@ -40,7 +42,8 @@ struct AttachedVolume: Presentable {
 
     var row: [String] {
         [
-            volume, device, ByteCount(size).description, isReadOnly ? "read-only" : "read-write", state,
+            volume, device, size > 0 ? ByteCount(size).description : "",
+            isReadOnly ? "read-only" : "read-write", state,
             mounts.joined(separator: ","), "\(pid)",
             memory.map { ByteCount(($0 >> 20) << 20).description } ?? "",
             since,
@@ -62,6 +65,7 @@ struct AttachedVolume: Presentable {
         message = attachment.message
         failedSince = attachment.failedSince.map { TimeText.text($0) }
         failedRequests = attachment.failedRequests
+        lostRequests = attachment.lostRequests
         failure = attachment.failure
         mounts = attachment.mounts
         partitions = attachment.partitions

@@ -11,6 +11,7 @@ enum ExitStatus: Int32, CaseIterable {
     case conflict = 73
     case busy = 75
     case denied = 77
+    case interrupted = 130
 
     /// What the code means, for `--help`.
     var meaning: String {
@@ -23,6 +24,7 @@ enum ExitStatus: Int32, CaseIterable {
         case .conflict: "it exists already, holds data, or was changed meanwhile"
         case .busy: "it is in use, or the server is busy: try again later"
         case .denied: "not allowed"
+        case .interrupted: "stopped by a signal, and taken back"
         }
     }
 

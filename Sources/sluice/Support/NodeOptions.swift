@@ -141,6 +141,7 @@ extension Failure {
             case .unreachable: .unreachable
             case .system: .failure
             case .usage: .usage
+            case .interrupted: .interrupted
             }
         self.init(status, Failure.oneLine(error.message))
     }

@@ -1,0 +1,229 @@
+"""What the compute node says of data that was lost, of what it waits for, and of commands that were interrupted."""
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import BINARIES, await_condition, needs_root
+
+pytestmark = needs_root
+
+
+@pytest.fixture
+def node(server):
+    server.node = server.join("compute")
+    server.volume("disk", size="64MiB", node="compute")
+    server.mount = server.folder / "mnt"
+    server.mount.mkdir()
+    yield server
+    server.process.send_signal(signal.SIGCONT)
+    subprocess.run(["umount", "-l", server.mount], capture_output=True)
+    for entry in server.json("status", credentials=server.node):
+        server.cli("detach", "--force", entry["volume"], credentials=server.node, check=False)
+
+
+def sluice(server, *arguments, **options):
+    return server.cli(*arguments, credentials=server.node, **options)
+
+
+def status(server):
+    return server.json("status", credentials=server.node)
+
+
+def only(server):
+    entries = status(server)
+    assert len(entries) == 1, entries
+    return entries[0]
+
+
+def started(server, *arguments):
+    environment = {**os.environ, "SLUICE_SERVER": server.url, "SLUICE_RUN": str(server.folder / "run"),
+                   "SLUICE_CREDENTIALS": str(server.node)}
+    return subprocess.Popen([BINARIES / "sluice", *arguments], env=environment, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def ended(pid):
+    """It is gone, or nobody has asked yet how it ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def write(server, mebibytes=4):
+    (server.mount / "file").write_bytes(os.urandom(mebibytes << 20))
+
+
+def refuses_until_forced(server, failed):
+    """The loss is said, and remembered by each command until it is given up."""
+    assert failed.returncode == 1 and "may be lost" in failed.stderr, failed
+    assert "sluice detach --force volume/disk" in failed.stderr, failed
+    entry = only(server)
+    assert entry["lostRequests"] > 0 and os.path.exists(entry["logFile"])
+    for _ in range(2):
+        again = sluice(server, "detach", "volume/disk", check=False)
+        assert again.returncode == 1 and "was lost" in again.stderr, again
+    sluice(server, "detach", "--force", "volume/disk")
+    assert status(server) == []
+
+
+def test_what_is_attached_read_only_is_well(node):
+    device = sluice(node, "attach", "volume/disk", "--read-only").stdout.strip()
+    file = os.open(device, os.O_RDONLY)
+    os.read(file, 4096)
+    os.fsync(file)
+    os.close(file)
+    entry = only(node)
+    assert entry["state"] == "attached" and entry["failedRequests"] == 0, entry
+    assert "a request failed" not in open(entry["logFile"]).read()
+    sluice(node, "detach", "volume/disk")
+    assert status(node) == []
+
+
+def test_umount_fails_when_a_fence_has_lost_what_was_written(node):
+    sluice(node, "mount", "volume/disk", node.mount, "--mkfs", "ext4")
+    write(node)
+    node.cli("volume", "fence", "disk", "--reason", "the test says so")
+    failed = sluice(node, "umount", node.mount, check=False)
+    assert "is unmounted from" in failed.stderr and not os.path.ismount(node.mount)
+    refuses_until_forced(node, failed)
+
+
+def test_umount_fails_when_the_pool_had_no_space_for_what_was_written(node):
+    node.cli("pool", "create", "small", "--driver", "memory", "--setting", f"size={24 << 20}")
+    node.cli("pool", "set", "small", "--when-full", "fail")
+    node.volume("big", size="64MiB", pool="small", node="compute")
+    sluice(node, "mount", "volume/big", node.mount, "--mkfs", "ext4")
+    write(node, 40)
+    failed = sluice(node, "umount", node.mount, check=False)
+    assert failed.returncode == 1 and "NO_SPACE" in failed.stderr, failed
+    assert only(node)["state"] == "failed"
+    sluice(node, "detach", "--force", "volume/big")
+
+
+def test_a_loss_is_remembered_when_the_server_is_back_and_when_a_signal_ends_the_device(node):
+    sluice(node, "mount", "volume/disk", node.mount, "--mkfs", "ext4", "--io-timeout", "1s")
+    write(node, 2)
+    node.process.send_signal(signal.SIGSTOP)
+    failed = sluice(node, "umount", node.mount, check=False)
+    node.process.send_signal(signal.SIGCONT)
+    assert failed.returncode == 1 and "TIMED_OUT" in failed.stderr, failed
+    await_condition("the server", lambda: only(node)["state"] == "failed")
+    pid = only(node)["pid"]
+    os.kill(pid, signal.SIGTERM)
+    await_condition("its end", lambda: only(node)["state"] == "stale" and ended(pid))
+    assert "may be lost" in only(node)["message"]
+    refuses_until_forced(node, failed)
+
+
+def test_umount_unmounts_what_a_killed_process_has_left(node):
+    for again in (False, True):
+        sluice(node, "mount", "volume/disk", node.mount, "--mkfs", "ext4", "--force")
+        os.kill(only(node)["pid"], signal.SIGKILL)
+        await_condition("the loss", lambda: only(node)["state"] == "stale")
+        if again:
+            sluice(node, "attach", "volume/disk")
+        failed = sluice(node, "umount", node.mount, check=False)
+        assert failed.returncode == 1 and "not written back by then is lost" in failed.stderr, failed
+        assert not os.path.ismount(node.mount)
+        sluice(node, "detach", "volume/disk")
+        assert status(node) == []
+    # What is no volume's stays.
+    subprocess.run(["mount", "-t", "tmpfs", "none", node.mount], check=True)
+    assert sluice(node, "umount", node.mount, check=False).returncode == 66 and os.path.ismount(node.mount)
+
+
+def test_a_mount_that_another_namespace_has_is_said_with_what_can_be_done(node):
+    sluice(node, "mount", "volume/disk", node.mount, "--mkfs", "ext4")
+    other = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "600"])
+    try:
+        own = os.readlink("/proc/self/ns/mnt")
+        await_condition("the namespace", lambda: os.readlink(f"/proc/{other.pid}/ns/mnt") != own)
+        await_condition("the program", lambda: open(f"/proc/{other.pid}/comm").read().strip() == "sleep")
+        failed = sluice(node, "umount", node.mount, check=False)
+        assert failed.returncode == 75 and not os.path.ismount(node.mount), failed
+        assert "is unmounted from" in failed.stderr and "then run: sluice detach volume/disk" in failed.stderr
+        subprocess.run(re.search(r"nsenter -t \d+ -m umount \S+?(?=[;.\s])", failed.stderr)[0].split(), check=True)
+        sluice(node, "detach", "volume/disk")
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_status_counts_from_when_the_server_was_last_heard(node):
+    device = sluice(node, "attach", "volume/disk").stdout.strip()
+    node.process.send_signal(signal.SIGSTOP)
+    writer = subprocess.Popen(["dd", "if=/dev/zero", f"of={device}", "bs=4k", "count=1", "oflag=direct"],
+                              stderr=subprocess.DEVNULL)
+
+    def since():
+        found = re.search(r"since (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)", only(node).get("message") or "")
+        return found and found[1]
+
+    await_condition("the silence", lambda: only(node)["state"] == "waiting")
+    first = since()
+    silent = time.monotonic()
+    time.sleep(1.5)
+    node.stop(signal.SIGKILL)
+    await_condition("the connection's end", lambda: only(node)["state"] == "reconnecting")
+    assert since() == first
+    node.start()
+    assert writer.wait(60) == 0
+    log = open(only(node)["logFile"]).read()
+    resumed = re.search(r"resumed after (\d+\.\d) s", log)
+    assert resumed and float(resumed[1]) >= time.monotonic() - silent - 0.5 or float(resumed[1]) > 2, log
+
+
+def test_an_interrupted_attach_says_what_it_waited_for_and_leaves_nothing(node):
+    node.stop()
+    node.environment["SLUICE_DRIVER_QUARANTINE_LOSSES"] = "1"
+    node.start()
+    # The driver has opened it.
+    node.volume("late", node="compute")
+    os.kill(node.json("driver", "show", "default")["pid"], signal.SIGKILL)
+    await_condition("the quarantine", lambda: node.json("driver", "show", "default")["state"] == "quarantined")
+    attaching = started(node, "attach", "volume/late")
+    entry = await_condition("the status", lambda: next(iter(status(node)), None))
+    assert entry["state"] == "attaching" and entry["device"] == "", entry
+    await_condition("the reason", lambda: "quarantined" in only(node)["message"])
+    assert re.search("since .* it waits for .*sluice pool restart", only(node)["message"])
+    assert attaching.stderr.readline().startswith("waiting: volume/late is being attached: since ")
+    attaching.send_signal(signal.SIGINT)
+    _, said = attaching.communicate(timeout=60)
+    assert attaching.returncode == 130 and "volume/late is not attached" in said, said
+    assert status(node) == [] and ended(entry["pid"])
+    # Another command may stop it, and so does the end of its own, whatever that is.
+    for stop in ("detach", "kill"):
+        attaching = started(node, "attach", "volume/late")
+        entry = await_condition("the status", lambda: next(iter(status(node)), None))
+        if stop == "detach":
+            sluice(node, "detach", "volume/late")
+            assert attaching.wait(60) != 0
+        else:
+            attaching.kill()
+            attaching.wait()
+        await_condition("its end", lambda: ended(entry["pid"]))
+        assert status(node) == []
+    node.cli("pool", "restart", "default")
+    assert sluice(node, "attach", "volume/late").stdout.startswith("/dev/loop")
+
+
+def test_a_mount_that_is_interrupted_leaves_nothing_unsaid(node):
+    for delay in (0.1, 0.25, 0.4, 0.7):
+        mounting = started(node, "mount", "volume/disk", str(node.mount), "--mkfs", "ext4", "--force")
+        time.sleep(delay)
+        mounting.send_signal(signal.SIGINT)
+        output, said = mounting.communicate(timeout=60)
+        entries = status(node)
+        if mounting.returncode == 0:
+            assert "mounted on" in output
+            sluice(node, "umount", node.mount)
+        elif entries:
+            assert "sluice detach volume/disk" in said, (entries, said)
+            subprocess.run(["umount", node.mount], capture_output=True)
+            sluice(node, "detach", "--force", "volume/disk")
+        assert status(node) == []
