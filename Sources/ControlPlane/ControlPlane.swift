@@ -77,7 +77,7 @@ public final class ControlPlane: Sendable {
         var control: [String] = []
         var channel: [String] = []
         /// Why a pool does not run, by name.
-        var poolFaults: [String: String] = [:]
+        var poolFaults: [String: Fault] = [:]
         /// Why a volume cannot be used, by id.
         var volumeFaults: [Identifier: String] = [:]
         /// By the clock for lives, in nanoseconds.

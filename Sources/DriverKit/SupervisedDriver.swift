@@ -59,6 +59,10 @@ public struct DriverHostReport: Sendable, Hashable {
 
     /// What it is doing.
     public var state: State
+    /// Unix seconds since when; nil where nobody has noted that.
+    public var stateSince: UInt64?
+    /// Why, in words; nil where there is nothing to say.
+    public var reason: String?
     /// The host's process; nil when there is none.
     public var processID: Int32?
     /// The user that it runs as; nil when the sandbox could not give it one of its own.

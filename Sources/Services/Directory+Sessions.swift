@@ -76,10 +76,12 @@ extension Directory {
     /// Notes that a session that had lost its connections has one again.
     mutating func noteConnection(_ id: Identifier, lostAt: Moment?) {
         guard let lostAt else { return }
+        // When it was lost before the server's start is not on record.
+        let isOfBefore = sessions.sessions[id]?.restoredAt == lostAt
+        let since = (isOfBefore ? "before the server's start at " : "") + Timestamp.text(lostAt.wall)
         effects.events.append(
             (
-                .sessionResumed, id,
-                "\(owner(of: id)), without a connection since \(Timestamp.text(lostAt.wall))",
+                .sessionResumed, id, "\(owner(of: id)), without a connection since \(since)",
                 caller(sessions.sessions[id])
             ))
     }
@@ -118,7 +120,7 @@ extension Directory {
         guard let session else { return false }
         refuse(departure.displaced)
         if departure.endsSession {
-            forget(session, why: nil)
+            forget(session, why: session.endReason)
         } else {
             forgetClaims(of: session.id, channel: channel)
         }
@@ -129,7 +131,9 @@ extension Directory {
     /// False when there is no such session.
     @discardableResult
     mutating func endSession(_ id: Identifier, why: String) -> Bool {
-        guard let before = sessions.sessions[id], let departure = sessions.end(id) else { return false }
+        guard let before = sessions.sessions[id], let departure = sessions.end(id, why: why) else {
+            return false
+        }
         refuse(departure.displaced)
         if departure.endsSession {
             forget(before, why: why)

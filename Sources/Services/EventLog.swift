@@ -169,7 +169,10 @@ public final class EventLog: Sendable {
 
     /// Adds what a pool's driver host came to.
     public func append(pool: String, _ event: DriverHostEvent) {
-        append(ServerEvent.Kind(event.state), subject: "pool/\(pool)", message: event.message)
+        let remedy =
+            event.state == .quarantined
+            ? ". No other is started until somebody does so by 'sluice pool restart \(pool)'" : ""
+        append(ServerEvent.Kind(event.state), subject: "pool/\(pool)", message: event.message + remedy)
     }
 
     /// The id of the newest event.

@@ -32,7 +32,8 @@ extension IOServices {
         case .fenceVolume(let descriptor, let reason):
             return .fenced(try await fence(descriptor, reason: reason))
         case .volumeWriters(let id): return .writers(state.withLock { $0.directory.writers(of: id) })
-        case .deleteVolume(let id): try await delete(id)
+        case .deleteVolume(let id, let pool): try await delete(id, from: pool)
+        case .forgetVolume(let id): try await forget(id)
         case .volumesOnDevice(let name): return .volumes(try await volumesOnDevice(of: name))
         case .setNode(let id, let name, let epoch): await setNode(id, name: name, epoch: epoch)
         case .removeNode(let id): await removeNode(id)
@@ -121,7 +122,9 @@ extension IOServices {
     }
 
     private func endSession(_ id: Identifier, reason: String) async throws(ServiceError) {
-        guard withDirectory({ $0.endSession(id, why: reason) }) else {
+        let words =
+            "\(reason). Its node may begin a new one at once: 'sluice grant delete' keeps it out"
+        guard withDirectory({ $0.endSession(id, why: words) }) else {
             throw ServiceError(.notFound, "there is no session \(id)")
         }
         configuration.logger.notice(

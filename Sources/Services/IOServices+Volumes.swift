@@ -237,18 +237,38 @@ extension IOServices {
         return all.values.sorted { $0.session < $1.session }
     }
 
-    func delete(_ id: Identifier) async throws(ServiceError) {
+    func delete(_ id: Identifier, from name: String) async throws(ServiceError) {
+        guard let pool = state.withLock({ $0.directory.pools[name] }) else {
+            throw ServiceError(.driverFailed, "pool \(name) does not run: nothing of the volume is deleted")
+        }
+        let index = try await endUse(of: id, because: "deleted", in: pool)
+        try await onDriver(of: pool) { driver throws(DriverError) in try driver.deleteVolume(id) }
+        if index != nil { withDirectory { $0.unpublish(id) } }
+    }
+
+    func forget(_ id: Identifier) async throws(ServiceError) {
+        let pool = state.withLock { state in
+            state.directory.volumes[id].flatMap { state.directory.pools[$0.descriptor.pool] }
+        }
+        guard try await endUse(of: id, because: "forgotten", in: pool) != nil else { return }
+        withDirectory { $0.unpublish(id) }
+    }
+
+    /// Takes a volume away from all its users and closes it; its markers go.
+    ///
+    /// - Returns: its index; nil when it is not published.
+    private func endUse(
+        of id: Identifier, because word: String, in pool: Pool?
+    ) async throws(ServiceError) -> UInt32? {
         let known = state.withLock { state in
             state.directory.volumes[id]?.isGoing = true
             return state.directory.volumes[id]
         }
-        guard let known else { return }
+        guard let known else { return nil }
         let name = known.descriptor.name
-        configuration.logger.notice("volume deleted", metadata: ["volume": "\(name)", "id": "\(id)"])
-        await fence(.volume(id, keeping: nil), status: .revoked, reason: "volume \(name) was deleted")
-        guard let pool = state.withLock({ $0.directory.pools[known.descriptor.pool] }) else {
-            return withDirectory { $0.unpublish(id) }
-        }
+        configuration.logger.notice("volume \(word)", metadata: ["volume": "\(name)", "id": "\(id)"])
+        await fence(.volume(id, keeping: nil), status: .revoked, reason: "volume \(name) was \(word)")
+        guard let pool else { return known.index }
         try await pool.worker.run { [self] () throws(ServiceError) in
             let isOpen = state.withLock { $0.directory.volumes[id]?.geometry != nil }
             if isOpen { pool.driver.closeVolume(known.index) }
@@ -259,8 +279,7 @@ extension IOServices {
             done()
         }
         try await deleteMarkers(of: id, pool: pool)
-        try await onDriver(of: pool) { driver throws(DriverError) in try driver.deleteVolume(id) }
-        withDirectory { $0.unpublish(id) }
+        return known.index
     }
 
     // MARK: Helpers

@@ -38,6 +38,20 @@ public struct ServerEvent: Sendable, Hashable {
         case volumeGrown = "volume.grown"
         /// A volume was to be larger and cannot be; it is what it was.
         case volumeNotGrown = "volume.not-grown"
+        /// A volume was deleted while its pool did not run: what it held stays on its device.
+        case volumeForgotten = "volume.forgotten"
+        /// A pool was deleted while it did not run: what lies in its folder or on its device stays there.
+        case poolForgotten = "pool.forgotten"
+        /// A pool did not start with the server.
+        case poolNotStarted = "pool.not-started"
+        /// A node was removed, and its access with it.
+        case nodeRemoved = "node.removed"
+        /// The server takes requests.
+        case serverStarted = "server.started"
+        /// The server's run before this one did not end in order: it crashed, was killed, or the machine went down.
+        case serverCrashed = "server.crashed"
+        /// The server ends in order.
+        case serverStopped = "server.stopped"
         /// What a volume held was lost with the server's last run.
         case volumeEmptied = "volume.emptied"
         /// A reactor does not turn: the requests of all its channels, or the control API, wait.

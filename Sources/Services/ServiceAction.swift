@@ -153,8 +153,11 @@ public enum ServiceAction: Sendable {
     case fenceVolume(VolumeDescriptor, reason: String)
     /// Who may write to a volume now. → `writers`
     case volumeWriters(Identifier)
-    /// Ends all use of a volume and removes it from its device; repeating it is harmless.
-    case deleteVolume(Identifier)
+    /// Ends all use of a volume and removes it from its device, also one that is not published; repeating it is harmless.
+    /// Refused while its pool does not run.
+    case deleteVolume(Identifier, pool: String)
+    /// Ends all use of a volume and forgets it; what its device holds stays there. Repeating it is harmless.
+    case forgetVolume(Identifier)
     /// The volumes that exist on a pool's device, with their sizes. → `volumes`
     case volumesOnDevice(String)
     /// Adds a node, or changes its name or epoch.

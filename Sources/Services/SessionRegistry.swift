@@ -62,6 +62,10 @@ struct SessionRegistry {
         var spoiled: Set<UInt16> = []
         /// Set when the session was told to go: nobody may join any more.
         var isEnding = false
+        /// Why it was told to go.
+        var endReason: String?
+        /// When a server took it up that had not begun it; its last connection was lost before.
+        var restoredAt: Moment?
 
         /// Channels with a connection.
         var connectedCount: Int { channels.values.count { $0.isConnected } }
@@ -117,6 +121,7 @@ struct SessionRegistry {
         sessions[session.id] = session
         sessions[session.id]?.isRestored = true
         sessions[session.id]?.lostAt = lostAt
+        sessions[session.id]?.restoredAt = lostAt
         shares.began(session.id, of: session.node)
         return true
     }
@@ -198,12 +203,13 @@ struct SessionRegistry {
 
     /// Lets nobody join or resume `id` any more, and forgets it at once if it has no connection; nil when there is no
     /// such session.
-    mutating func end(_ id: Identifier) -> Departure? {
+    mutating func end(_ id: Identifier, why: String) -> Departure? {
         guard let session = sessions[id] else { return nil }
         if session.connectedCount == 0 { return Departure(endsSession: true, displaced: remove(id)) }
         var departure = Departure(endsSession: false, displaced: [])
         if !session.isEnding { ending += 1 }
         sessions[id]?.isEnding = true
+        sessions[id]?.endReason = why
         for (number, channel) in session.channels {
             switch channel {
             case .connected(let connection, let successor?):

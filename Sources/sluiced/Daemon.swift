@@ -22,6 +22,7 @@ struct Daemon {
     private let control: ControlServer
     private let data: DataServer
     private let watchdog: ReactorWatchdog
+    private let events: EventLog
     private let eventFile: EventFile
     private let certificates: Task<Void, Never>
     private let logger: Logger
@@ -47,6 +48,10 @@ struct Daemon {
             history: eventFile.load(now: SystemWallClock().now()), keeper: eventFile)
         try eventFile.follow { events.history }
         log.tell { events.append($0) }
+        if let words = crash(in: events.history.events) {
+            events.append(.serverCrashed, subject: "server", message: words)
+            logger.warning("\(words)")
+        }
         let drivers = DriverFactory(
             executable: try DriverFactory.executable(settings.driverHost), queues: settings.reactors,
             policy: settings.policy, events: events, logger: logger)
@@ -116,10 +121,15 @@ struct Daemon {
         if let remote = control.remote { watchdog.watch("control", remote) }
         let daemon = Daemon(
             lock: lock, folder: folder, catalog: catalog, services: services, plane: plane,
-            control: control, data: data, watchdog: watchdog, eventFile: eventFile,
+            control: control, data: data, watchdog: watchdog, events: events, eventFile: eventFile,
             certificates: lookAfterCertificates(plane), logger: logger,
             ending: Ending(services))
         try daemon.announce()
+        events.append(
+            .serverStarted, subject: "server",
+            message:
+                "process \(getpid()) takes requests at \(control.boundAddresses.first?.description ?? "no address")"
+        )
         ServiceManager.tellReady()
         return daemon
     }
@@ -128,6 +138,9 @@ struct Daemon {
     /// catalog.
     func stop() async {
         logger.notice("stopping")
+        // Before the end of the log of events, so that those who follow it hear of it.
+        events.append(
+            .serverStopped, subject: "server", message: "process \(getpid()) was told to end, and does so")
         certificates.cancel()
         ServiceManager.tellStopping()
         plane.drain()
@@ -190,6 +203,18 @@ struct Daemon {
                 await plane.lookAtCertificates()
             }
         }
+    }
+
+    /// What is to be said of the run before this one, if that did not end in order; nil when it did, or nothing is known
+    /// of it.
+    static func crash(in history: [ServerEvent]) -> String? {
+        let marks: Set<ServerEvent.Kind> = [.serverStarted, .serverStopped]
+        guard let last = history.last(where: { marks.contains($0.kind) }), last.kind == .serverStarted,
+            let end = history.last
+        else { return nil }
+        return
+            "the run that began at \(Timestamp.text(last.at)) did not end in order: it crashed, was killed, or the machine"
+            + " went down; its last event is of \(Timestamp.text(end.at)). See the log of then"
     }
 
     /// Of this run of the machine: what was written and not flushed outlives the server, but not the machine.

@@ -210,8 +210,8 @@ struct AuthorityTests {
             let client = try server.client(key)
             let bytes = try server.mint(server.claims(for: key)).bytes
             let handle = try client.open(bytes)
-            _ = try await server.services.perform(.deleteVolume(server.volume))
-            _ = try await server.services.perform(.deleteVolume(server.volume))
+            _ = try await server.services.perform(.deleteVolume(server.volume, pool: "default"))
+            _ = try await server.services.perform(.deleteVolume(server.volume, pool: "default"))
             #expect(try client.read(handle, at: 0, 512).status == .revoked)
             let again = VolumeDescriptor(
                 id: Identifier(high: 9, low: 9), name: "vol", pool: "default", size: 1 << 20,

@@ -341,7 +341,7 @@ struct MarkerTests {
     @Test func aDeletedVolumeLeavesNothingForTheNext() async throws {
         try await withMarkers { server, client, handle async throws in
             _ = try await mark(server, first)
-            _ = try await server.services.perform(.deleteVolume(server.volume))
+            _ = try await server.services.perform(.deleteVolume(server.volume, pool: "default"))
             // The same number at the driver.
             _ = try await server.services.perform(
                 .createVolume(

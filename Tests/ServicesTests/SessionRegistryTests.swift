@@ -82,9 +82,9 @@ import Testing
     @Test func nobodyJoinsASessionThatIsEnding() {
         var registry = SessionRegistry()
         _ = registry.create(session(1), by: connection(1))
-        let outcome11 = registry.end(session(1).id)
+        let outcome11 = registry.end(session(1).id, why: "test")
         #expect(outcome11?.endsSession == false)
-        let outcome12 = registry.end(session(2).id)
+        let outcome12 = registry.end(session(2).id, why: "test")
         #expect(outcome12 == nil)
         let result = registry.join(session(1).id, secret: secret, thumbprint: key, by: connection(9))
         #expect(throws: Refusal.self) { try result.get() }

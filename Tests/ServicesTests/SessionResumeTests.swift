@@ -115,7 +115,7 @@ extension Moment: ExpressibleByIntegerLiteral {
     @Test func anEndedSessionIsNobodysAndRefusesWhoWaits() {
         var registry = registry()
         _ = resume(&registry, by: 2)
-        let departure = registry.end(id)
+        let departure = registry.end(id, why: "test")
         #expect(departure == Departure(endsSession: false, displaced: [connection(2)]))
         guard case .gone(let last) = registry.keep(id, channel: 0, kept, now: 9) else {
             Issue.record("it was kept")
@@ -124,7 +124,7 @@ extension Moment: ExpressibleByIntegerLiteral {
         #expect(last.endsSession && registry.sessions.isEmpty)
         var lost = self.registry()
         _ = lost.keep(id, channel: 0, kept, now: 9)
-        let ended = lost.end(id)
+        let ended = lost.end(id, why: "test")
         #expect(ended?.endsSession == true && lost.sessions.isEmpty && lost.keptChannels == 0)
     }
 

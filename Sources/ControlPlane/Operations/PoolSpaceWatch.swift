@@ -45,6 +45,8 @@ struct WatchedSpace: Sendable {
     var since: UInt64
     /// Why its driver does not say.
     var fault: String?
+    /// Unix seconds, since when it does not.
+    var faultSince: UInt64?
 }
 
 /// When somebody began to look at a pool.
@@ -110,6 +112,7 @@ extension ControlPlane {
             silent.fault =
                 "its driver has not answered since \(Timestamp.text(began.wall)): 'sluice pool restart \(pool.name)' starts"
                 + " another, and the server does so in time"
+            silent.faultSince = known?.faultSince ?? began.wall
             live.spaces[pool.name] = silent
             return (known, silent)
         }
@@ -149,7 +152,10 @@ extension ControlPlane {
         let (known, current) = live.withLock { live in
             let known = live.spaces[pool.name]
             var current = found
-            if current.fault != nil { current.state = known?.state ?? .ok }
+            if current.fault != nil {
+                current.state = known?.state ?? .ok
+                current.faultSince = known?.faultSince ?? now
+            }
             if let known, known.state == current.state { current.since = known.since }
             live.spaces[pool.name] = current
             if known?.space?.used != current.space?.used { live.readyAnswers.removeAll() }

@@ -25,7 +25,7 @@ extension ControlPlane {
         }
         for stored in store.all(VolumeRecord.self, where: { $0.state != .deleting }) {
             let volume = stored.record
-            await publish(volume, poolFault: live.withLock { $0.poolFaults[volume.pool] })
+            await publish(volume, poolFault: live.withLock { $0.poolFaults[volume.pool]?.description })
         }
         for stored in store.all(IntentRecord.self) { await settle(stored) }
         let markers = Dictionary(grouping: store.all(MarkerRecord.self).map(\.record), by: \.volume)
@@ -69,7 +69,12 @@ extension ControlPlane {
         do throws(Problem) {
             try await perform(.addPool(descriptor(of: pool)))
         } catch {
-            live.withLock { $0.poolFaults[pool.name] = error.detail }
+            note(error.detail, ofPool: pool.name)
+            events.append(
+                .poolNotStarted, subject: "pool/\(pool.name)",
+                message:
+                    "it did not start with the server, and its volumes cannot be used: \(error.detail). When that is"
+                    + " mended: 'sluice pool restart \(pool.name)'")
             logger.error(
                 "pool did not start", metadata: ["pool": "\(pool.name)", "reason": "\(error.detail)"])
         }
@@ -80,7 +85,7 @@ extension ControlPlane {
         do throws(Problem) {
             try await perform(.addPool(descriptor(of: pool)))
         } catch {
-            live.withLock { $0.poolFaults[pool.name] = error.detail }
+            note(error.detail, ofPool: pool.name)
             throw error
         }
         let volumes = store.all(VolumeRecord.self) { $0.pool == pool.name && $0.state != .deleting }
@@ -89,7 +94,12 @@ extension ControlPlane {
             await publish(stored.record, poolFault: nil)
         }
         // Now that its volumes are there, what waits for it goes on.
-        live.withLock { $0.poolFaults[pool.name] = nil }
+        let fault = live.withLock { $0.poolFaults.removeValue(forKey: pool.name) }
+        if let fault {
+            events.append(
+                .poolWorks, subject: "pool/\(pool.name)",
+                message: "it was started; it had not run since \(Timestamp.text(fault.since))")
+        }
         for stored in store.all(IntentRecord.self, where: { $0.volume.pool == pool.name }) {
             await settle(stored)
         }
@@ -173,7 +183,7 @@ extension ControlPlane {
     private func settleRemoval(_ intent: Stored<IntentRecord>) async throws(Problem) {
         let volume = intent.record.volume
         try await perform(.publishVolume(descriptor(of: volume)))
-        try await perform(.deleteVolume(volume.id))
+        try await perform(.deleteVolume(volume.id, pool: volume.pool))
         var changes = RecordChanges()
         changes.delete(intent)
         if let stored = store.get(VolumeRecord.self, volume.name), stored.record.id == volume.id {

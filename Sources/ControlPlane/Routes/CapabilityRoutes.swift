@@ -119,11 +119,29 @@ extension ControlPlane {
                 // A repeat makes sure of it: the first answer may have been lost before it was in force.
                 try await enforce(stored.record)
             }
-            return ControlResponse(status: .ok, json: json(try capability(context).record))
+            let revoked = try capability(context).record
+            guard case .object(var members) = json(revoked) else {
+                throw Problem(.internalError, "a capability is not an object")
+            }
+            members["warning"] = remainder(of: revoked).map(JSONValue.string)
+            return ControlResponse(status: .ok, json: .object(members))
         }
     }
 
     // MARK: Steps
+
+    /// What a node can do after its capability was revoked; nil when that was its last right to the volume.
+    private func remainder(of record: CapabilityRecord) -> String? {
+        let now = wallClock.now()
+        let grants = store.all(GrantRecord.self, in: record.nodeID.hex) { grant in
+            grant.resourceID == record.resourceID && grant.expiresAt ?? .max > now
+        }.map(\.record.name)
+        guard !grants.isEmpty else { return nil }
+        return
+            "a grant remains, by which node \(record.nodeName) gets a new capability when it asks. To keep it out: "
+            + grants.prefix(3).map { "'sluice grant delete \($0)'" }.joined(separator: ", ")
+            + (grants.count > 3 ? " and \(grants.count - 3) more" : "")
+    }
 
     private func capability(_ context: RequestContext) throws(Problem) -> Stored<CapabilityRecord> {
         let text = context.parameters["id"] ?? ""
@@ -172,9 +190,12 @@ extension ControlPlane {
         }
         for stored in capabilities {
             counters.update { $0.capabilitiesRevoked += 1 }
+            // A node that gives its own back keeps its grant, as it should.
+            let remainder = caller?.node == nil ? remainder(of: stored.record) : nil
             events.append(
                 .capabilityRevoked, subject: "capability/\(stored.record.id.hex)",
-                message: "of node \(stored.record.nodeName): \(reason)",
+                message: "of node \(stored.record.nodeName): \(reason)"
+                    + (remainder.map { "; \($0)" } ?? ""),
                 by: caller?.node.map { "node:\($0.name)" })
         }
     }

@@ -14,6 +14,16 @@ struct PoolCondition: Sendable, Hashable {
     var state: State
     /// Why, or what else there is to know.
     var message: String?
+    /// Unix seconds since when; nil for one that is well.
+    var since: UInt64?
+}
+
+/// Why something does not work.
+struct Fault: Sendable, Hashable, CustomStringConvertible {
+    /// In words.
+    var description: String
+    /// Unix seconds.
+    var since: UInt64
 }
 
 extension PoolCondition.State {
@@ -90,7 +100,10 @@ extension ControlPlane {
     /// How a pool is, as far as that can be told without asking its driver.
     func condition(of pool: PoolRecord, _ hosts: [String: DriverHostReport?]) -> PoolCondition {
         if let fault = live.withLock({ $0.poolFaults[pool.name] }) {
-            return PoolCondition(state: .failed, message: fault)
+            return PoolCondition(
+                state: .failed,
+                message: "\(fault). When that is mended: 'sluice pool restart \(pool.name)'",
+                since: fault.since)
         }
         guard let host = hosts[pool.name] else {
             return PoolCondition(state: .failed, message: "its driver was not started")
@@ -99,9 +112,18 @@ extension ControlPlane {
         let change =
             isInForce ? nil : "runs \(host == nil ? "inline" : "isolated") until the server is started anew"
         guard let host else { return PoolCondition(state: .ready, message: change) }
+        let state = PoolCondition.State(host.state)
+        guard host.state == .quarantined else {
+            return PoolCondition(
+                state: state, message: host.state == .running ? change : host.lastEnd?.message ?? change,
+                since: host.state == .running ? nil : host.stateSince)
+        }
+        let why = host.reason ?? host.lastEnd?.message ?? "too many processes were lost"
         return PoolCondition(
-            state: PoolCondition.State(host.state),
-            message: host.state == .running ? change : host.lastEnd?.message ?? change)
+            state: state,
+            message:
+                "\(why). No other is started until somebody does so by 'sluice pool restart \(pool.name)'",
+            since: host.stateSince ?? host.lastEnd?.at)
     }
 
     private func driverPool(_ context: RequestContext) throws(Problem) -> PoolRecord {
@@ -128,6 +150,7 @@ extension ControlPlane {
             "lastEnd": .null, "lastPauseMilliseconds": .null,
         ]
         members["message"] = condition.message.map(JSONValue.string)
+        members["stateSince"] = condition.since.map { .string(Timestamp.text($0)) }
         if let end = host?.lastEnd {
             members["lastEnd"] = .object([
                 "cause": .string(end.cause.rawValue), "message": .string(end.message),

@@ -119,6 +119,11 @@ extension ControlPlane {
             try await perform(.removeNode(stored.record.id))
             await forgetEnded(in: stored.record.id.hex, everything: true)
             capabilitiesHaveEnded()
+            events.append(
+                .nodeRemoved, subject: "node/\(stored.record.name)",
+                message:
+                    "removed by \(context.caller.name), with \(grants.count) grant(s): its certificate and its"
+                    + " capabilities no longer count")
             audit(
                 "node removed, its access is revoked", context,
                 ["node": stored.record.name, "id": stored.record.id.hex, "grants": "\(grants.count)"])

@@ -123,9 +123,10 @@ extension ControlPlane {
     }
 
     /// `DELETE /v1/pools/{name}`: a pool without volumes; the driver first, then the record. A crash in between leaves a
-    /// pool that the next start starts.
+    /// pool that the next start starts. One that does not run is forgotten with `force` alone.
     func deletePool(_ context: RequestContext) async throws(Problem) -> ControlResponse {
-        try await locks.withLock("pool/\(context.name)") { () async throws(Problem) in
+        let isForced = try context.flag("force")
+        return try await locks.withLock("pool/\(context.name)") { () async throws(Problem) in
             let stored = try pool(context.name)
             try context.checkPrecondition(stored.record.entityTag)
             let volumes = store.page(VolumeRecord.self, limit: 1) { $0.pool == context.name }
@@ -136,13 +137,21 @@ extension ControlPlane {
                     .inUse, "pool \(context.name) has \(max(count, 1)) volume(s), such as \(name)",
                     expected: "delete its volumes first")
             }
+            let obstacle = try await obstacle(inPool: context.name)
+            if let obstacle, !isForced {
+                throw Problem(
+                    .conflict, "\(obstacle). Nothing was deleted",
+                    expected:
+                        "'sluice pool restart \(context.name)' first, or a deletion with force, which forgets the"
+                        + " pool and leaves what lies in its folder or on its device")
+            }
             var changes = RecordChanges()
             // Whoever makes a volume in it at the same time requires its record as it is.
             changes.delete(stored)
             try await perform(.removePool(context.name))
             do throws(Problem) { try await commit(changes) } catch {
                 do throws(Problem) { try await perform(.addPool(descriptor(of: stored.record))) } catch {
-                    live.withLock { $0.poolFaults[context.name] = error.detail }
+                    note(error.detail, ofPool: context.name)
                 }
                 throw error
             }
@@ -151,8 +160,27 @@ extension ControlPlane {
                 live.spaces[context.name] = nil
             }
             removeFolder(of: context.name)
-            audit("pool deleted", context, ["pool": context.name, "id": stored.record.id.hex])
-            return ControlResponse(status: .noContent)
+            var deletion = Deletion(resource: "pool/\(context.name)")
+            if let obstacle {
+                let words = "what lies in its folder or on its device stays: \(obstacle)"
+                deletion.note = words
+                events.append(
+                    .poolForgotten, subject: "pool/\(context.name)",
+                    message: "deleted with force by \(context.caller.name): \(words)")
+            }
+            audit(
+                obstacle == nil ? "pool deleted" : "pool forgotten, its data stays", context,
+                ["pool": context.name, "id": stored.record.id.hex, "forced": "\(isForced)"])
+            return ControlResponse(status: .ok, json: deletion.json)
+        }
+    }
+
+    /// Notes why a pool does not run; since when is kept while it does not.
+    func note(_ fault: String, ofPool name: String) {
+        let now = wallClock.now()
+        live.withLock { live in
+            live.poolFaults[name] = Fault(
+                description: fault, since: live.poolFaults[name]?.since ?? now)
         }
     }
 
@@ -236,10 +264,15 @@ extension ControlPlane {
                 members["notes"] = .strings(space.notes)
                 if seen.state != .ok { condition.message = words(pool.name, seen) }
             }
-            if let fault = seen.fault { condition = PoolCondition(state: .failed, message: fault) }
+            if let fault = seen.fault {
+                condition = PoolCondition(state: .failed, message: fault, since: seen.faultSince)
+            } else if seen.state != .ok, condition.state == .ready {
+                condition.since = seen.since
+            }
         }
         members["state"] = .string(condition.state.rawValue)
         members["message"] = condition.message.map(JSONValue.string)
+        members["since"] = condition.since.map { .string(Timestamp.text($0)) }
         return .object(members)
     }
 }

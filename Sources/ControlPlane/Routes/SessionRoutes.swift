@@ -20,8 +20,8 @@ extension ControlPlane {
     /// `POST /v1/sessions/{id}/disconnect`: ends its connections; its client may go on with it.
     func disconnectSession(_ context: RequestContext) async throws(Problem) -> ControlResponse {
         let fields = try context.fields(known: ["reason"])
-        let reason =
-            try fields.text("reason", bytesMax: Limits.reasonBytesMax) ?? "disconnected by an administrator"
+        let given = try fields.text("reason", bytesMax: Limits.reasonBytesMax)
+        let reason = "disconnected by \(context.caller.name)" + (given.map { ": \($0)" } ?? "")
         let session = try await session(context)
         try await perform(.disconnectSession(session.id, reason: reason))
         audit("session disconnected", context, ["session": session.id.hex, "reason": reason])
@@ -32,14 +32,15 @@ extension ControlPlane {
 
     /// `DELETE /v1/sessions/{id}`: ends it for good; its capabilities still count.
     func endSession(_ context: RequestContext) async throws(Problem) -> ControlResponse {
-        let reason = context.request.queryValue("reason") ?? "ended by an administrator"
-        guard reason.utf8.count <= Limits.reasonBytesMax, reason.unicodeScalars.allSatisfy(Fields.isPlain)
+        let given = context.request.queryValue("reason") ?? ""
+        guard given.utf8.count <= Limits.reasonBytesMax, given.unicodeScalars.allSatisfy(Fields.isPlain)
         else {
             throw Problem(
                 .invalidParameter, "reason is too long or holds control characters", field: "reason",
                 expected: "at most \(Limits.reasonBytesMax) bytes of text")
         }
         let session = try await session(context)
+        let reason = "ended by \(context.caller.name)" + (given.isEmpty ? "" : ": \(given)")
         try await perform(.endSession(session.id, reason: reason))
         audit("session ended", context, ["session": session.id.hex, "reason": reason])
         return ControlResponse(status: .noContent)

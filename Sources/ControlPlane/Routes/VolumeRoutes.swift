@@ -13,7 +13,9 @@ extension ControlPlane {
         let found = store.page(VolumeRecord.self, after: page.after, limit: page.limit + 1) { volume in
             (pool == nil || volume.pool == pool) && (granted?.contains(volume.id) ?? true)
         }
-        return page.answer(found.map { ($0.record.name, json($0.record)) })
+        let hosts = try await driverHosts()
+        return page.answer(
+            found.map { ($0.record.name, json($0.record, trouble: trouble(of: $0.record, hosts))) })
     }
 
     /// `GET /v1/volumes/{name}`
@@ -27,8 +29,9 @@ extension ControlPlane {
         guard case .writers(let writers) = try await perform(.volumeWriters(volume.id)) else {
             throw Problem(.internalError, "the services answered something else than writers")
         }
-        guard writers.isEmpty else {
-            return ControlResponse(status: .ok, json: json(volume, writers), tag: tag)
+        let trouble = trouble(of: volume, try await driverHosts())
+        guard writers.isEmpty, trouble == nil else {
+            return ControlResponse(status: .ok, json: json(volume, writers, trouble), tag: tag)
         }
         let ready = live.withLock { live -> ControlResponse? in
             guard isAtRest, let known = live.readyAnswers[volume.name], known.tag == tag else { return nil }
@@ -169,7 +172,8 @@ extension ControlPlane {
         }
     }
 
-    /// `DELETE /v1/volumes/{name}`: marked first, so that nothing new begins; then the device; then the record.
+    /// `DELETE /v1/volumes/{name}`: marked first, so that nothing new begins; then the device; then the record. Refused
+    /// while its pool does not run; with `force` its record goes then, and its data stays.
     func deleteVolume(_ context: RequestContext) async throws(Problem) -> ControlResponse {
         let isForced = try context.flag("force")
         return try await locks.withLock("volume/\(context.name)") { () async throws(Problem) in
@@ -182,21 +186,33 @@ extension ControlPlane {
                     "\(users.count) session(s) have it open, such as \(first.id) of \(first.nodeName ?? "no node")",
                     expected: "detach it first, or delete with ?force=true")
             }
-            try await remove(stored, for: context, isForced: isForced)
-            return ControlResponse(status: .noContent)
+            return ControlResponse(
+                status: .ok, json: try await remove(stored, for: context, isForced: isForced).json)
         }
     }
 
     /// Deletes a volume and what hangs on it, and ends what is under way on it. Its lock is held.
+    @discardableResult
     func remove(
         _ stored: Stored<VolumeRecord>, for context: RequestContext, isForced: Bool = false
-    ) async throws(Problem) {
+    ) async throws(Problem) -> Deletion {
+        let (name, pool) = (stored.record.name, stored.record.pool)
+        let obstacle = try await obstacle(inPool: pool)
+        if let obstacle, !isForced {
+            throw Problem(
+                .conflict, "\(obstacle). Nothing of volume \(name) was deleted",
+                expected:
+                    "'sluice pool restart \(pool)' first, or a deletion with force, which forgets the volume and"
+                    + " leaves what it holds where that is")
+        }
         let (marked, intent) = try await markDeleting(stored)
         if let operation = live.withLock({ $0.operations.underWay(on: marked.record.id) }) {
             end(operation, .cancelled)
         }
         do throws(Problem) {
-            try await perform(.deleteVolume(marked.record.id))
+            try await perform(
+                obstacle == nil
+                    ? .deleteVolume(marked.record.id, pool: pool) : .forgetVolume(marked.record.id))
         } catch {
             // The record stays in state `deleting`: repeat the request, or the next start goes on.
             guard error.code == .notFound else { throw error }
@@ -209,13 +225,37 @@ extension ControlPlane {
         for marker in markers(of: marked.record.id) { changes.delete(marker) }
         try await commit(changes)
         live.withLock { live in
-            live.readyAnswers[marked.record.name] = nil
+            live.readyAnswers[name] = nil
             live.volumeFaults[marked.record.id] = nil
         }
         capabilitiesHaveEnded()
+        var deletion = Deletion(resource: "volume/\(name)", grants: grants.count)
+        if let obstacle {
+            let words =
+                "its record is gone, what it held stays: \(obstacle). Its id there is \(marked.record.id.hex)"
+            deletion.note = words
+            events.append(
+                .volumeForgotten, subject: "volume/\(name)",
+                message: "deleted with force by \(context.caller.name): \(words)")
+        }
         audit(
-            "volume deleted", context,
-            ["volume": marked.record.name, "id": marked.record.id.hex, "forced": "\(isForced)"])
+            obstacle == nil ? "volume deleted" : "volume forgotten, its data stays", context,
+            [
+                "volume": name, "id": marked.record.id.hex, "forced": "\(isForced)",
+                "grants": "\(grants.count)",
+            ])
+        return deletion
+    }
+
+    /// Why a pool's driver cannot be asked to delete anything until somebody restarts the pool; nil when it can.
+    func obstacle(inPool name: String) async throws(Problem) -> String? {
+        let condition = condition(of: try pool(name).record, try await driverHosts())
+        let why = condition.message.map { ": \($0)" } ?? ""
+        return switch condition.state {
+        case .failed: "pool \(name) does not run\(why)"
+        case .quarantined: "pool \(name) is quarantined\(why)"
+        case .starting, .ready, .recovering, .upgrading: nil
+        }
     }
 
     /// `POST /v1/volumes/{name}/fence`: durable first, then in force on every reactor, then the answer.
@@ -266,8 +306,19 @@ extension ControlPlane {
         ])
     }
 
-    private func json(_ volume: VolumeRecord, _ writers: [WriterInfo]) -> JSONValue {
-        guard case .object(var members) = json(volume) else { return json(volume) }
+    /// Why a volume cannot be used, as far as that is its pool's fault; nil when it is not.
+    private func trouble(of volume: VolumeRecord, _ hosts: [String: DriverHostReport?]) -> String? {
+        guard let pool = store.get(PoolRecord.self, volume.pool)?.record else { return nil }
+        let condition = condition(of: pool, hosts)
+        guard condition.state == .quarantined else { return nil }
+        let since = condition.since.map { " since \(Timestamp.text($0))" } ?? ""
+        return "pool \(pool.name) is quarantined\(since): \(condition.message ?? "")"
+    }
+
+    private func json(
+        _ volume: VolumeRecord, _ writers: [WriterInfo], _ trouble: String? = nil
+    ) -> JSONValue {
+        guard case .object(var members) = json(volume, trouble: trouble) else { return json(volume) }
         members["writers"] = .array(
             writers.map { writer in
                 .object([
@@ -324,7 +375,8 @@ extension ControlPlane {
     private func undoCreate(_ intent: Stored<IntentRecord>) async {
         do throws(Problem) {
             do throws(Problem) {
-                try await perform(.deleteVolume(intent.record.volume.id))
+                try await perform(
+                    .deleteVolume(intent.record.volume.id, pool: intent.record.volume.pool))
             } catch {
                 guard error.code == .notFound else { throw error }
             }
@@ -396,9 +448,13 @@ extension ControlPlane {
 
     /// A volume as it is shown.
     ///
-    /// - Parameter beginning: what begins on it with the answer.
-    func json(_ volume: VolumeRecord, _ beginning: LongOperation? = nil) -> JSONValue {
-        let fault = live.withLock { $0.volumeFaults[volume.id] }
+    /// - Parameters:
+    ///   - beginning: what begins on it with the answer.
+    ///   - trouble: why its pool cannot serve it.
+    func json(
+        _ volume: VolumeRecord, _ beginning: LongOperation? = nil, trouble: String? = nil
+    ) -> JSONValue {
+        let fault = live.withLock { $0.volumeFaults[volume.id] } ?? trouble
         var members: [String: JSONValue] = [
             "id": .string(volume.id.hex), "name": .string(volume.name), "pool": .string(volume.pool),
             "size": .integer(volume.size), "accessMode": .string(volume.accessMode.rawValue),
@@ -417,6 +473,23 @@ extension ControlPlane {
         members["progress"] = operation?.progress
         members["state"] = .string(state)
         members["message"] = fault.map(JSONValue.string)
+        return .object(members)
+    }
+}
+
+/// What a deletion has come to.
+struct Deletion: Sendable, Hashable {
+    /// What is no more, such as `volume/disk-1`.
+    var resource: String
+    /// How many grants went with it; nil for what has none.
+    var grants: Int?
+    /// What stays, and why.
+    var note: String?
+
+    var json: JSONValue {
+        var members: [String: JSONValue] = ["resource": .string(resource)]
+        members["grants"] = grants.map { .integer(UInt64($0)) }
+        members["note"] = note.map(JSONValue.string)
         return .object(members)
     }
 }

@@ -20,7 +20,7 @@ public enum RouteTable {
         Route(.post, "/v1/pools", admin, idempotent: true, ControlPlane.createPool),
         Route(.get, "/v1/pools/{name}", readers, ControlPlane.showPool),
         Route(.patch, "/v1/pools/{name}", admin, ControlPlane.patchPool),
-        Route(.delete, "/v1/pools/{name}", admin, ControlPlane.deletePool),
+        Route(.delete, "/v1/pools/{name}", admin, query: ["force"], ControlPlane.deletePool),
         Route(.post, "/v1/pools/{name}/restart", admin, idempotent: true, ControlPlane.restartPool),
 
         Route(.get, "/v1/drivers", readers, query: page, ControlPlane.listDrivers),

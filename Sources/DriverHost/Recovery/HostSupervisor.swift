@@ -421,7 +421,9 @@ struct HostSupervisor: Sendable {
     }
 
     private mutating func enter(_ state: DriverHostReport.State, _ message: String) {
+        if report.state != state || report.stateSince == nil { report.stateSince = wallClock }
         report.state = state
+        report.reason = message
         if state != .running && state != .upgrading { report.since = nil }
         actions.append(.report(DriverHostEvent(state: state, message: message)))
     }

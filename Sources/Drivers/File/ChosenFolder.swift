@@ -54,7 +54,9 @@ enum ChosenFolder {
         let isFree = if found == nil || found == [id] { true } else { try folder.names() == [mark] }
         guard isFree else {
             throw DriverError(
-                .alreadyExists, "\(path) is the folder of another pool; a folder holds one pool")
+                .alreadyExists,
+                "\(path) is the folder of another pool, or of one that is no more and left its volumes there: a folder holds"
+                    + " one pool. Choose another folder, or move away what is in it")
         }
         if found != [id] { try folder.write([id], to: mark) }
         try pool.write([id], to: record)

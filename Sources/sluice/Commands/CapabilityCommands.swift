@@ -121,6 +121,9 @@ extension CapabilityCommand {
         static let configuration = CommandConfiguration(
             abstract: "Revoke a capability; in force when this command ends.",
             discussion: """
+                Its grant remains: the node gets a new capability when it asks. To keep a node out, take its grant away with
+                sluice grant delete, which revokes what was issued from it.
+
                 EXAMPLE:
                   sluice capability revoke 0123456789abcdef0123456789abcdef --reason "laptop lost"
                 """)
@@ -132,8 +135,10 @@ extension CapabilityCommand {
         func run() throws {
             let revoked: Answered<CapabilityRecord> = try ControlAPI(global).post(
                 "/v1/capabilities/\(id)/revoke", CapabilityRevocation(reason: reason))
+            let warning: Sentence = revoked.warning.map { "; \($0)" } ?? ""
             try global.output.show(
-                revoked, sentence: "capability \(id) on \(revoked.resource) is revoked, on every channel")
+                revoked,
+                sentence: "capability \(id) on \(revoked.resource) is revoked, on every channel" + warning)
         }
     }
 }

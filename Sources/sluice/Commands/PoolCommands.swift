@@ -139,7 +139,8 @@ extension PoolCommand {
         static let configuration = CommandConfiguration(
             abstract: "Delete a pool that has no volumes.",
             discussion: """
-                What lies in a folder of the operator's choice, or on a device, stays there.
+                What lies in a folder of the operator's choice, or on a device, stays there. A pool that does not run is
+                refused: restart it first. --force forgets it, and leaves all that is there.
 
                 EXAMPLE:
                   sluice pool delete raw
@@ -147,11 +148,16 @@ extension PoolCommand {
 
         @OptionGroup var global: GlobalOptions
         @Argument(help: "The pool's name.") var name: NameArgument
+        @Flag(help: "Forget it though it does not run; what lies in its folder or on its device stays.")
+        var force = false
 
         func run() throws {
-            try ControlAPI(global).delete("/v1/pools/\(name)")
+            let told = try ControlAPI(global).deletion(
+                "/v1/pools/\(name)", query: force ? [("force", "true")] : [])
+            let note: Sentence = told.note.map { "; \($0)" } ?? ""
             try global.output.show(
-                Deletion(resource: "pool/\(name)"), sentence: "pool \(name) deleted")
+                Deletion(resource: "pool/\(name)", told),
+                sentence: "pool \(name) \(told.note == nil ? "deleted" : "forgotten")" + note)
         }
     }
 }

@@ -44,8 +44,8 @@ extension SessionCommand {
             abstract: "End the connections of a session: its client connects again, and nothing fails.",
             discussion: """
                 With --end the session is ended for good: what its client has under way fails, and a file system that is
-                mounted from its volume finds failed writes. To keep a node out, revoke its capability, or fence the
-                volume.
+                mounted from its volume finds failed writes. Its node may begin a new session at once, and goes on writing in
+                that. To keep a node out, take its grant away: sluice grant delete.
 
                 EXAMPLES:
                   sluice session disconnect 0123456789abcdef0123456789abcdef --reason maintenance
@@ -75,7 +75,16 @@ extension SessionCommand {
             let session: Answered<Session> = try api.get("/v1/sessions/\(id)")
             try api.delete("/v1/sessions/\(id)", query: reason.map { [("reason", $0)] } ?? [])
             try global.output.show(
-                Deletion(resource: "session/\(id)"), sentence: "session \(id) ended\(cost(of: session))")
+                Deletion(resource: "session/\(id)"),
+                sentence: "session \(id) ended\(cost(of: session))\(sequel(of: session))")
+        }
+
+        /// What its node may do, and what keeps it from that.
+        private func sequel(of session: Answered<Session>) -> String {
+            guard let node = session.node else { return "" }
+            return
+                ". Node \(node) may begin a new session at once; to keep it out, take its grant away (sluice grant list "
+                + "--node \(node), sluice grant delete), or revoke a capability that was handed to it"
         }
 
         /// What ending it has cost, as far as the server knows.
@@ -89,8 +98,8 @@ extension SessionCommand {
                 ? "\(requests) requests under way have failed" : "what it had under way has failed"
             guard !volumes.isEmpty else { return ": \(lost)" }
             return
-                ": \(lost), and \(whose) no longer writes to \(volumes); who has that mounted there unmounts it, "
-                + "checks it, detaches and attaches again"
+                ": \(lost), and this session no longer writes to \(volumes); who has that mounted on \(whose) unmounts "
+                + "it, checks it, detaches and attaches again"
         }
     }
 }

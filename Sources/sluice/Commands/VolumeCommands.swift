@@ -226,7 +226,9 @@ extension VolumeCommand {
         static let configuration = CommandConfiguration(
             abstract: "Delete a volume and everything on it.",
             discussion: """
-                On a terminal the volume's name has to be typed again. Elsewhere --confirm repeats it.
+                On a terminal the volume's name has to be typed again. Elsewhere --confirm repeats it. Its grants go with it.
+                A volume whose pool does not run is refused: restart the pool first. --force forgets such a volume, and what
+                it holds stays where it is.
 
                 EXAMPLE:
                   sluice volume delete data --confirm data
@@ -242,8 +244,17 @@ extension VolumeCommand {
         func run() throws {
             let api = try ControlAPI(global)
             if !force { try ask(api) }
-            try api.delete("/v1/volumes/\(name)", query: force ? [("force", "true")] : [])
-            try global.output.show(Deletion(resource: "volume/\(name)"), sentence: "volume/\(name) deleted")
+            let told = try api.deletion("/v1/volumes/\(name)", query: force ? [("force", "true")] : [])
+            let grants =
+                switch told.grants ?? 0 {
+                case 0: ""
+                case 1: ", and the grant on it"
+                case let count: ", and the \(count) grants on it"
+                }
+            let note: Sentence = told.note.map { "; \($0)" } ?? ""
+            try global.output.show(
+                Deletion(resource: "volume/\(name)", told),
+                sentence: "volume/\(name) \(told.note == nil ? "deleted" : "forgotten")\(grants)" + note)
         }
 
         private func ask(_ api: ControlAPI) throws {

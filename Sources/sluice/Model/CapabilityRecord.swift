@@ -17,6 +17,8 @@ struct CapabilityRecord: Presentable {
     var expiresAt: String
     var revoked: Bool
     var revokedAt: String?
+    /// What its node can do after its revocation.
+    var warning: String?
     var reason: String?
     var token: String?
 

@@ -21,6 +21,8 @@ struct Driver: Presentable {
     /// The user that the host runs as.
     var user: UInt32?
     var since: String?
+    /// Since when it is in its state; nil when it serves.
+    var stateSince: String?
     var starts: UInt64?
     /// Hosts that ended, by cause.
     var ends: [String: UInt64]?
@@ -44,7 +46,7 @@ struct Driver: Presentable {
         var details: [(name: String, value: String)] = [
             ("Pool", pool), ("Driver", driver), ("Isolation", isolation ?? ""), ("State", state ?? ""),
             ("Message", message ?? ""), ("Process", pid.map(String.init) ?? ""),
-            ("User", user.map(String.init) ?? ""), ("Since", since ?? ""),
+            ("User", user.map(String.init) ?? ""), ("Since", since ?? stateSince ?? ""),
         ]
         guard !isInline else { return details }
         details += [

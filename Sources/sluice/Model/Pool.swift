@@ -36,6 +36,8 @@ struct Pool: Presentable {
     /// The number of its volumes.
     var volumes: Int?
     var state: String?
+    /// Since when it is in it; nil for one that is well.
+    var since: String?
     /// What there is to say about the state.
     var message: String?
     var createdAt: String
@@ -58,7 +60,8 @@ struct Pool: Presentable {
         let policy = whenFull.map { "writes \($0)" } ?? ""
         let remarks: [(name: String, value: String)] = (notes ?? []).map { ("Note", $0) }
         let facts: [(name: String, value: String)] = [
-            ("Name", name), ("ID", id), ("State", condition), ("Message", message ?? ""),
+            ("Name", name), ("ID", id), ("State", condition), ("Since", since ?? ""),
+            ("Message", message ?? ""),
             ("Driver", driver),
             ("Settings", labelText(settings)), ("Isolation", isolation ?? ""),
             ("When full", policy),

@@ -134,6 +134,12 @@ struct ControlAPI {
         _ = try send(.delete, path, query: query)
     }
 
+    /// DELETE of what may take other things with it, or leave something; a server that does not tell says nothing.
+    func deletion(_ path: String, query: [(String, String)] = []) throws -> Deleted {
+        let answer = try send(.delete, path, query: query)
+        return answer.body.isEmpty ? Deleted() : try decode(answer)
+    }
+
     // MARK: Details
 
     private func send(

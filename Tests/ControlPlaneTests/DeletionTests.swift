@@ -1,0 +1,110 @@
+import Core
+import DriverKit
+import Services
+import TestSupport
+import Testing
+
+@testable import ControlPlane
+
+/// What deletions answer where the driver cannot be asked, and what goes with what is deleted.
+@Suite(.timeLimit(.minutes(1)), .serialized, .blocking)
+struct DeletionTests {
+    private static let volume = #"{"name": "disk", "size": 1048576}"#
+
+    private func events(_ rig: ControlRig, _ kind: ServerEvent.Kind) -> [ServerEvent] {
+        rig.events.events(after: 0, limit: 1000).events.filter { $0.kind == kind }
+    }
+
+    private func text(_ value: JSONValue?) -> String {
+        if case .string(let text)? = value { text } else { "" }
+    }
+
+    @Test func nothingIsDeletedOfAPoolThatDoesNotRun() async throws {
+        let machine = try await ControlRig.Machine()
+        var rig = try await ControlRig(machine)
+        #expect(try await rig.ask(.post, "/v1/volumes", Self.volume).status == 201)
+        #expect(try await rig.ask(.post, "/v1/pools", #"{"name":"ram","driver":"memory"}"#).status == 201)
+        try await rig.stop()
+        machine.isBroken.withLock { $0 = true }
+        rig = try await ControlRig(machine)
+        #expect(events(rig, .poolNotStarted).map(\.subject).sorted() == ["pool/default", "pool/ram"])
+        let shown = try await rig.ask(.get, "/v1/pools/default")
+        #expect(text(shown.json["message"]).contains("sluice pool restart default"))
+        #expect(!text(shown.json["since"]).isEmpty)
+        for target in ["/v1/volumes/disk", "/v1/pools/ram"] {
+            let refused = try await rig.ask(.delete, target)
+            #expect(refused.code == "CONFLICT", "\(refused.text)")
+            #expect(refused.text.contains("does not run") && refused.text.contains("the disk is gone"))
+            #expect(refused.text.contains("sluice pool restart"))
+            let kept = try await rig.ask(.get, target)
+            #expect(kept.status == 200 && kept.json["state"] != .string("deleting"))
+        }
+        let forgotten = try await rig.ask(.delete, "/v1/volumes/disk?force=true")
+        #expect(
+            forgotten.status == 200 && text(forgotten.json["note"]).contains("stays"), "\(forgotten.text)")
+        #expect(events(rig, .volumeForgotten).map(\.subject) == ["volume/disk"])
+        #expect(try await rig.ask(.get, "/v1/volumes/disk").status == 404)
+        let pool = try await rig.ask(.delete, "/v1/pools/ram?force=true")
+        #expect(pool.status == 200 && text(pool.json["note"]).contains("stays"), "\(pool.text)")
+        #expect(events(rig, .poolForgotten).map(\.subject) == ["pool/ram"])
+        machine.isBroken.withLock { $0 = false }
+        #expect(try await rig.ask(.post, "/v1/pools/default/restart").status == 200)
+        #expect(events(rig, .poolWorks).map(\.subject) == ["pool/default"])
+        #expect(try await rig.ask(.post, "/v1/volumes", Self.volume).status == 201)
+        let deleted = try await rig.ask(.delete, "/v1/volumes/disk")
+        #expect(deleted.status == 200 && deleted.json["note"] == nil)
+        try await rig.stop()
+    }
+
+    @Test func aVolumeOfAQuarantinedPoolIsNotReadyAndNotDeleted() async throws {
+        try await withControlPlane { rig async throws in
+            #expect(try await rig.ask(.post, "/v1/volumes", Self.volume).status == 201)
+            _ = try await rig.ask(.get, "/v1/volumes/disk")
+            let host = try #require(rig.host("default"))
+            host.state.withLock { state in
+                state.report.state = .quarantined
+                state.report.stateSince = 1_795_838_400
+                state.report.reason = "8 processes were lost within 60 s, the last one: killed by signal 9"
+            }
+            for target in ["/v1/pools/default", "/v1/drivers/default", "/v1/volumes/disk"] {
+                let shown = try await rig.ask(.get, target)
+                let message = text(shown.json["message"])
+                #expect(message.contains("8 processes") && message.contains("sluice pool restart default"))
+            }
+            let since = Timestamp.text(1_795_838_400)
+            #expect(try await rig.ask(.get, "/v1/pools/default").json["since"] == .string(since))
+            #expect(try await rig.ask(.get, "/v1/drivers/default").json["stateSince"] == .string(since))
+            let list = try await rig.ask(.get, "/v1/volumes")
+            #expect(list.text.contains(#""state":"unavailable""#), "\(list.text)")
+            let refused = try await rig.ask(.delete, "/v1/volumes/disk")
+            #expect(refused.code == "CONFLICT" && refused.text.contains("quarantined"), "\(refused.text)")
+            host.state.withLock { $0.report = DriverHostReport(state: .running) }
+            #expect(try await rig.ask(.get, "/v1/volumes/disk").json["state"] == .string("ready"))
+        }
+    }
+
+    @Test func theEventOfAQuarantineSaysWhatToDo() {
+        let log = EventLog(wallClock: MovableClock())
+        log.append(pool: "fast", DriverHostEvent(state: .quarantined, message: "8 processes were lost"))
+        let message = log.events(after: 0, limit: 1).events.first?.message
+        #expect(message?.contains("8 processes") == true)
+        #expect(message?.contains("'sluice pool restart fast'") == true)
+    }
+
+    @Test func aDeletionSaysHowManyGrantsWentWithItAndANodesIsAnEvent() async throws {
+        try await withControlPlane { rig async throws in
+            #expect(try await rig.ask(.post, "/v1/volumes", Self.volume).status == 201)
+            for node in ["n1", "n2"] {
+                #expect(try await rig.ask(.post, "/v1/nodes", #"{"name":"\#(node)"}"#).status == 201)
+                let grant =
+                    #"{"name":"\#(node)-disk","node":"\#(node)","resource":"volume/disk","rights":["read"]}"#
+                #expect(try await rig.ask(.post, "/v1/grants", grant).status == 201)
+            }
+            #expect(try await rig.ask(.delete, "/v1/nodes/n1").status == 204)
+            #expect(events(rig, .nodeRemoved).map(\.subject) == ["node/n1"])
+            #expect(events(rig, .nodeRemoved).first?.message.contains("with 1 grant(s)") == true)
+            let deleted = try await rig.ask(.delete, "/v1/volumes/disk")
+            #expect(deleted.text == #"{"grants":1,"resource":"volume/disk"}"# + "\n")
+        }
+    }
+}
