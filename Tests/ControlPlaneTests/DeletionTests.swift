@@ -107,4 +107,36 @@ struct DeletionTests {
             #expect(deleted.text == #"{"grants":1,"resource":"volume/disk"}"# + "\n")
         }
     }
+
+    @Test func aFolderOfAnotherPoolIsRefusedWithItsName() async throws {
+        try await withControlPlane { rig async throws in
+            func pool(_ name: String, _ path: String) async throws -> ControlRig.Answer {
+                let body = #"{"name":"\#(name)","driver":"file","settings":{"path":"\#(path)"}}"#
+                return try await rig.ask(.post, "/v1/pools", body)
+            }
+            #expect(try await pool("small", "/srv/small").status == 201)
+            for path in ["/srv/small", "/srv//small/", "/srv/./small/sluice-pool"] {
+                let refused = try await pool("small2", path)
+                #expect(refused.code == "INVALID_FIELD", "\(refused.text)")
+                #expect(refused.text.contains("is that of pool small of this server"), "\(refused.text)")
+            }
+            #expect(try await pool("small2", "/srv/small2").status == 201)
+        }
+    }
+
+    @Test func aGrantBeyondItsVolumeIsSaidToBe() async throws {
+        try await withControlPlane { rig async throws in
+            #expect(try await rig.ask(.post, "/v1/volumes", Self.volume).status == 201)
+            #expect(try await rig.ask(.post, "/v1/nodes", #"{"name":"n1"}"#).status == 201)
+            for (name, length, isBeyond) in [("within", 1_048_576, false), ("beyond", 1_048_577, true)] {
+                let body =
+                    #"{"name":"\#(name)","node":"n1","resource":"volume/disk","rights":["read"],"#
+                    + #""range":{"offset":0,"length":\#(length)}}"#
+                let made = try await rig.ask(.post, "/v1/grants", body)
+                #expect(made.status == 201)
+                #expect(
+                    text(made.json["warning"]).contains("volume disk at 1MiB") == isBeyond, "\(made.text)")
+            }
+        }
+    }
 }

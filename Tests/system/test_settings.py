@@ -67,6 +67,12 @@ WRONG = [
     ("", {"SLUICE_CONTROLL": "127.0.0.1:0"}, ["did you mean SLUICE_CONTROL?"]),
     ("", {"SLUICE_CPUS": "0,,1"}, ["environment SLUICE_CPUS is"]),
     ("", {"SLUICE_SESSION_LINGER": "5m"}, ["environment SLUICE_SESSION_LINGER is"]),
+    # Two sockets cannot listen at one address, and no driver is started to find that out.
+    ("sluice: {control: ['127.0.0.1:41010'], channel: ['127.0.0.1:41010']}", {},
+     ["channel (FILE:1) is 127.0.0.1:41010, which control (FILE:1) has already; another address or port would be right"]),
+    ("sluice: {control: ['127.0.0.1:41010', '127.0.0.1:41010']}", {}, ["which control (FILE:1) has already"]),
+    ("sluice: {control: ['0.0.0.0:41010']}", {"SLUICE_CHANNEL": "127.0.0.1:41010"},
+     ["channel (environment SLUICE_CHANNEL) is 127.0.0.1:41010, which control (FILE:1) has already as 0.0.0.0:41010"]),
     # All that is wrong is said at once, and nothing of it reaches a terminal raw.
     ("sluice: {foo: 1, \"a\\e[2J\": 2}", {"SLUICE_POLL": "x\x1b]0;y"},
      ['no setting "foo"', 'no setting "a\\u{1b}[2J"', 'SLUICE_POLL is "x\\u{1b}]0;y"']),

@@ -197,8 +197,9 @@ extension ControlPlane {
         case .ok: figures
         case .nearFull: "nearly full: \(figures); make room, or delete or discard what is not needed"
         case .full:
-            "full: \(figures); writes that need space \(policy == .wait ? "wait" : "fail"). Make room, or delete or"
-                + " discard what is not needed"
+            "full: \(space.capacity.free == 0 ? "" : "a write found no space a moment ago, though ")\(figures);"
+                + " writes that need space \(policy == .wait ? "wait" : "fail, those that wait when they are tried again")."
+                + " Make room, or delete or discard what is not needed"
         }
     }
 

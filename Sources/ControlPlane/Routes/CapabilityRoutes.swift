@@ -342,7 +342,8 @@ private struct CapabilityWish {
         } else {
             guard let named else {
                 throw Problem(
-                    .missingField, "node is missing", field: "node",
+                    .missingField,
+                    "a capability is for a node's key, and \(context.caller.name) is no node", field: "node",
                     expected: "the node that the capability is for")
             }
             node = named

@@ -62,7 +62,11 @@ extension ControlPlane {
                 range: range, limits: limits,
                 lifetimeSecondsMax: lifetime ?? Limits.grantLifetimeSecondsDefault, expiresAt: expiry,
                 delegationDepth: UInt8(depth), labels: labels, createdAt: wallClock.now())
-            let body = json(grant)
+            var body = json(grant)
+            if let words = excess(of: range, over: volume.record), case .object(var members) = body {
+                members["warning"] = .string(words)
+                body = .object(members)
+            }
             let response = ControlResponse(
                 status: .created, json: body, tag: grant.entityTag, location: "/v1/grants/\(name)")
             var changes = RecordChanges()
@@ -124,6 +128,14 @@ extension ControlPlane {
     }
 
     // MARK: Steps
+
+    /// What there is to say of a range that goes beyond the volume; nil when it does not.
+    private func excess(of range: ByteRange?, over volume: VolumeRecord) -> String? {
+        guard let range, range.end > volume.size else { return nil }
+        return
+            "the range ends at \(ByteCount(range.end)), and volume \(volume.name) at \(ByteCount(volume.size)): what lies"
+            + " beyond counts when the volume has grown"
+    }
 
     private func apply(_ fields: Fields, to grant: inout GrantRecord) throws(Problem) {
         if fields.has("rights") { grant.rights = try fields.requiredRights() }

@@ -38,6 +38,7 @@ extension ControlPlane {
         try await requireRoom()
         return try await locks.withLock("pool/\(name)") { () async throws(Problem) in
             guard store.get(PoolRecord.self, name) == nil else { throw Problem.exists("pool", name) }
+            try requireOwnPath(settings["path"])
             let pool = PoolRecord(
                 id: .random(using: random), name: name, driver: driver, settings: settings,
                 isolation: isolation, whenFull: whenFull, labels: labels, createdAt: wallClock.now())
@@ -175,6 +176,19 @@ extension ControlPlane {
         }
     }
 
+    /// Refuses a folder or device that another pool of this server has: its driver could only say that somebody has it.
+    private func requireOwnPath(_ path: String?) throws(Problem) {
+        guard let path = path.map(PoolPath.plain) else { return }
+        let other = store.all(PoolRecord.self) { pool in
+            pool.settings["path"].map { PoolPath.areSame(path, PoolPath.plain($0)) } ?? false
+        }.first?.record
+        guard let other else { return }
+        throw Problem.invalid(
+            "settings.path",
+            "is that of pool \(other.name) of this server: a folder or device holds one pool",
+            expected: "another folder or device, or make the volume in pool \(other.name)")
+    }
+
     /// Notes why a pool does not run; since when is kept while it does not.
     func note(_ fault: String, ofPool name: String) {
         let now = wallClock.now()
@@ -274,5 +288,22 @@ extension ControlPlane {
         members["message"] = condition.message.map(JSONValue.string)
         members["since"] = condition.since.map { .string(Timestamp.text($0)) }
         return .object(members)
+    }
+}
+
+/// The folder or device of a pool, as an operator writes it.
+enum PoolPath {
+    /// What a pool calls its own folder in the operator's.
+    static let own = "sluice-pool"
+
+    /// The same path without what means nothing: doubled and last slashes, and `.`.
+    static func plain(_ path: String) -> String {
+        let parts = path.split(separator: "/").filter { $0 != "." }
+        return (path.hasPrefix("/") ? "/" : "") + parts.joined(separator: "/")
+    }
+
+    /// Whether they are the same, or one is the pool's own folder in the other.
+    static func areSame(_ first: String, _ second: String) -> Bool {
+        first == second || first == "\(second)/\(own)" || second == "\(first)/\(own)"
     }
 }

@@ -130,13 +130,20 @@ final class DeviceStore: FileStore {
                     + " and give a folder of that as path, or give each a device")
         }
         let room = try deviceSize()
-        if size > room { throw DriverError(.noSpace, "\(path) has \(room) bytes") }
+        if size > room { throw tooSmall(room, for: size) }
         if !mayErase, try !isBlank(room) {
             throw DriverError(
                 .alreadyExists,
                 "\(path) holds data; wipe it (wipefs, blkdiscard) or set erase=true in the pool's settings")
         }
         try write(Held(id: id, size: size, zeroed: 0))
+    }
+
+    private func tooSmall(_ room: UInt64, for size: UInt64) -> DriverError {
+        DriverError(
+            .noSpace,
+            "\(path) has \(ByteCount(room)), and the volume would have \(ByteCount(size)): take \(room) bytes or less, or"
+                + " another pool")
     }
 
     /// Whether the device reads as zeroes where it is looked at: all of its first and last MiB, where file systems,
@@ -167,7 +174,7 @@ final class DeviceStore: FileStore {
         var held = try held(id)
         guard held.zeroed < size else { return 0 }
         let room = try deviceSize()
-        if size > room { throw DriverError(.noSpace, "\(path) has \(room) bytes") }
+        if size > room { throw tooSmall(room, for: size) }
         let end = SystemClock.monotonic() + Limits.deviceZeroNanoseconds
         repeat {
             let count = min(Limits.deviceZeroPieceBytes, size - held.zeroed)
@@ -188,7 +195,7 @@ final class DeviceStore: FileStore {
             throw DriverError(.notSupported, "a volume cannot shrink: it has \(held.size) bytes")
         }
         let room = try deviceSize()
-        if size > room { throw DriverError(.noSpace, "\(path) has \(room) bytes") }
+        if size > room { throw tooSmall(room, for: size) }
         while try prepare(id, to: size) > 0 {}
         held = try self.held(id)
         held.size = size

@@ -43,7 +43,10 @@ final class PoolFolder: Sendable {
         }
         if !PoolFolder.lock(descriptor.raw) {
             if errno == EWOULDBLOCK {
-                throw DriverError(.busy, "another server uses the pool's folder \(path); stop it first")
+                throw DriverError(
+                    .busy,
+                    "another pool, of this server or of another one, uses the folder \(path): choose another folder"
+                )
             }
             throw PoolFolder.failure("the lock of the pool's folder \(path)", errno)
         }

@@ -200,6 +200,12 @@ final class FolderStore: FileStore {
 
     private func setSize(_ fd: Int32, _ id: Identifier, _ size: UInt64) throws(DriverError) {
         if ftruncate(fd, off_t(size)) != 0 || fsync(fd) != 0 {
+            if errno == EFBIG {
+                throw DriverError(
+                    .tooLarge,
+                    "the file system of \(folder.path) takes no file of \(ByteCount(size)) (ext4: at most 16 TiB): take less, or"
+                        + " a pool on a file system or device that has it")
+            }
             throw PoolFolder.failure("the volume \(id)", errno)
         }
     }

@@ -42,6 +42,13 @@ public final class MemoryDriver: PoolDriver {
         return needs
     }
 
+    /// Takes nothing while it runs; a setting that does not exist is said to be none.
+    public func configure(settings: [String: String]) throws(DriverError) {
+        _ = try DriverSettings(settings, driver: MemoryDriver.name, known: ["size"])
+        throw DriverError(
+            .notSupported, "the size of a memory pool cannot be changed while it runs: make another pool")
+    }
+
     /// What is in memory does not outlive the server.
     public var notes: [String] { ["The volumes of a memory pool are gone when the server stops."] }
 

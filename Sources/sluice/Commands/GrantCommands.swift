@@ -50,10 +50,11 @@ extension GrantCommand {
                 delegationDepth: delegationDepth,
                 labels: try PairArgument.dictionary(label, option: "--label"))
             let grant: Answered<Grant> = try ControlAPI(global).post("/v1/grants", creation)
+            let note: Sentence = grant.warning.map { "\nnote: \($0)" } ?? ""
             try global.output.show(
                 grant,
                 sentence: "grant \(grant.name) created: \(grant.node) may "
-                    + "\(grant.rights.joined(separator: ",")) \(grant.resource)")
+                    + "\(grant.rights.joined(separator: ",")) \(grant.resource)" + note)
         }
     }
 

@@ -9,6 +9,9 @@ extension VolumeCommand {
         static let configuration = CommandConfiguration(
             abstract: "Show which bytes of a volume hold data and which are holes; for nodes with a grant.",
             discussion: """
+                It takes a node's credentials, as that node has them after sluice join, or a capability; an administrator's
+                will not do, since the data channel knows nodes alone.
+
                 Asks the I/O server over the data channel, reads nothing, and does not disturb whoever uses the
                 volume. What is not a hole may be zeroes all the same.
 
@@ -60,6 +63,14 @@ extension VolumeCommand {
         /// Has a capability issued that allows reading, and nothing else.
         private func open() throws -> VolumeClientOptions {
             let server = try global.nodeServer()
+            let credentials = try ControlAPI.credentials(global)
+            if token.path == nil, credentials.certificate.organizationalUnit == "admin" {
+                throw Failure(
+                    .failure,
+                    "\(credentials.folder) has an administrator's credentials, and the data channel knows nodes alone: run "
+                        + "this on a node that has a grant on volume/\(name), or give that node's folder as --credentials"
+                )
+            }
             do throws(AttachError) {
                 var access = try VolumeAccess(
                     volume: name.name, credentialsFolder: global.folder, server: server)

@@ -12,6 +12,8 @@ struct Grant: Presentable {
     var expiresAt: String?
     var delegationDepth: Int?
     var labels: [String: String]?
+    /// What there is to know of a grant that was just made or changed.
+    var warning: String?
     var createdAt: String
     var updatedAt: String?
 

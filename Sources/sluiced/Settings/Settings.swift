@@ -63,9 +63,23 @@ struct Settings {
         } catch {
             problems.append("driver.host (\(table.place(.driverHost))): \(error.message)")
         }
+        let control = table.addresses(.control) ?? Self.everywhere(port: 7480)
+        let channel = table.addresses(.channel) ?? Self.everywhere(port: 7481)
+        let listeners =
+            control.map { (address: $0, key: SettingKey.control) }
+            + channel.map { (address: $0, key: SettingKey.channel) }
+        for (index, later) in listeners.enumerated() {
+            for earlier in listeners[..<index] where Self.collide(earlier.address, later.address) {
+                let places = [earlier, later].map { "\($0.key.name) (\(table.place($0.key)))" }
+                problems.append(
+                    "\(places[1]) is \(later.address), which \(places[0]) has already"
+                        + (earlier.address == later.address ? "" : " as \(earlier.address)")
+                        + "; another address or port would be right")
+            }
+        }
         guard problems.isEmpty else { throw SettingsError(problems: problems) }
-        control = table.addresses(.control) ?? Self.everywhere(port: 7480)
-        channel = table.addresses(.channel) ?? Self.everywhere(port: 7481)
+        self.control = control
+        self.channel = channel
         reactors = table.integer(.reactors) ?? 1
         cpus = table.integers(.cpus) ?? []
         pollMicroseconds = UInt64(table.integer(.poll) ?? Self.pollMicrosecondsDefault)
@@ -88,6 +102,16 @@ struct Settings {
 
     private static let pollMicrosecondsDefault = 50
     private static let watchdogSecondsDefault = 5
+
+    /// Whether two sockets cannot listen at these addresses at once. An address of all addresses takes every other's
+    /// port, of IPv4 as well where it is one of IPv6.
+    private static func collide(_ first: SocketAddress, _ second: SocketAddress) -> Bool {
+        guard first.port == second.port, first.port != 0 else { return false }
+        if first.host == second.host { return true }
+        return [(first.host, second.host), (second.host, first.host)].contains { all, other in
+            all == "::" || all == "0.0.0.0" && !other.contains(":")
+        }
+    }
 
     /// All addresses of this machine, of both families where the kernel has them.
     private static func everywhere(port: UInt16) -> [SocketAddress] {
