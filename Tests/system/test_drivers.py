@@ -213,7 +213,7 @@ def test_following_with_the_command_line_survives_a_restart_of_the_server(server
 
     def next_revocation():
         while (event := json.loads(follower.stdout.readline()))["kind"] != "capability.revoked":
-            assert event["kind"].startswith("driver."), event
+            assert event["kind"].startswith(("driver.", "server.")), event
         return event["subject"]
 
     try:

@@ -46,7 +46,8 @@ public final class MemoryDriver: PoolDriver {
     public func configure(settings: [String: String]) throws(DriverError) {
         _ = try DriverSettings(settings, driver: MemoryDriver.name, known: ["size"])
         throw DriverError(
-            .notSupported, "the size of a memory pool cannot be changed while it runs: make another pool")
+            .notSupported,
+            "its size cannot be changed while the pool runs: make another pool")
     }
 
     /// What is in memory does not outlive the server.
