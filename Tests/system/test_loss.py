@@ -93,6 +93,17 @@ def test_umount_fails_when_a_fence_has_lost_what_was_written(node):
     refuses_until_forced(node, failed)
 
 
+def test_umount_fails_when_a_revocation_has_lost_what_was_written(node):
+    sluice(node, "mount", "volume/disk", node.mount, "--mkfs", "ext4")
+    write(node)
+    for one in node.json("capability", "list"):
+        if not one["revoked"]:
+            node.cli("capability", "revoke", one["id"], "--reason", "the test says so")
+    failed = sluice(node, "umount", node.mount, check=False)
+    assert not os.path.ismount(node.mount)
+    refuses_until_forced(node, failed)
+
+
 def test_umount_fails_when_the_pool_had_no_space_for_what_was_written(node):
     node.cli("pool", "create", "small", "--driver", "memory", "--setting", f"size={24 << 20}")
     node.cli("pool", "set", "small", "--when-full", "fail")
