@@ -99,14 +99,21 @@ def test_a_session_that_is_disconnected_goes_on_and_one_that_is_ended_says_what_
     fio.finish()
     assert status(node)["state"] == "attached" and status(node)["failedRequests"] == 0
     assert "session.disconnected" in [event["kind"] for event in node.json("events")]
-    process = subprocess.Popen(["dd", "if=/dev/zero", f"of={node.device}", "bs=1M", "oflag=direct"],
-                               stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        ["bash", "-c", 'while :; do dd if=/dev/zero of="$0" bs=1M oflag=direct 2>/dev/null; done', node.device],
+        start_new_session=True)
     await_progress(node)
-    told = node.cli("session", "disconnect", session, "--end").stdout
-    assert "ended" in told and "no longer writes to volume/disk" in told, told
-    process.communicate(timeout=60)
-    failed = await_condition("the failure", lambda: next(
-        (entry for entry in [status(node)] if entry["state"] == "failed"), None))
+
+    def ended():
+        # Between two of its requests nothing is lost with the session.
+        for session in node.json("session", "list"):
+            told = node.cli("session", "disconnect", session["id"], "--end", check=False).stdout
+            assert not told or "ended" in told and "no longer writes to volume/disk" in told, told
+        return next((entry for entry in [status(node)] if entry["state"] == "failed"), None)
+
+    failed = await_condition("the failure", ended)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     assert failed["failedRequests"] > 0 and failed["failedSince"]
     assert "does not know the session" in failed["failure"] or "FENCED" in failed["failure"], failed
     assert "requests have failed" in failed["message"] or "1 request has failed" in failed["message"]

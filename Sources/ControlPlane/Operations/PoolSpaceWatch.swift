@@ -84,7 +84,7 @@ extension ControlPlane {
 
     /// What there is to know of a pool's space within a second; nil when nothing is.
     ///
-    /// A driver that hangs is asked once, however often somebody looks. What was known before counts until it has been
+    /// A driver that has hung for a second is not asked again, however often somebody looks. What was known before counts until it has been
     /// silent for a while; then its silence is what there is to know.
     func lookInTime(at pool: PoolRecord) async -> WatchedSpace? {
         let now = PoolLook(wall: wallClock.now(), life: lifeClock.now())
@@ -93,7 +93,7 @@ extension ControlPlane {
             if began == nil { live.looks[pool.name] = now }
             return began
         }
-        guard let began else {
+        guard let began, now.life >= began.life.adding(seconds: 1) else {
             let found = await ControlPlane.inTime(seconds: 1) { () -> WatchedSpace?? in
                 let seen = await self.lookAtSpace(pool)
                 self.live.withLock { $0.looks[pool.name] = nil }
