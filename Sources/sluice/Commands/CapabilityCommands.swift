@@ -121,8 +121,8 @@ extension CapabilityCommand {
         static let configuration = CommandConfiguration(
             abstract: "Revoke a capability; in force when this command ends.",
             discussion: """
-                Its grant remains: the node gets a new capability when it asks. To keep a node out, take its grant away with
-                sluice grant delete, which revokes what was issued from it.
+                Its grant remains: the node gets a new capability when it asks. To keep a node out, take its
+                grant away: 'sluice grant delete' revokes what was issued from it, too.
 
                 EXAMPLE:
                   sluice capability revoke 0123456789abcdef0123456789abcdef --reason "laptop lost"
