@@ -19,7 +19,7 @@ struct FileDriverTests {
         let error = try #require(throws: DriverError.self) {
             _ = try FileDriver(DriverEnvironment(settings: [:], folder: folder.path))
         }
-        #expect(error.status == .busy && error.message.contains("another server"))
+        #expect(error.status == .busy && error.message.contains("another pool"))
         _ = first
         first = nil
         _ = try FileDriver(DriverEnvironment(settings: [:], folder: folder.path))

@@ -38,14 +38,17 @@ import Wire
         try await test(harness)
     }
 
-    /// What the client says until a flush of it is answered, or it ends.
+    /// What the client says until flushes of it are answered, or it ends. What arrives together with an answer is told
+    /// after that, so that there are two.
     private func heard(_ harness: VolumeHarness) async -> [VolumeHarness.Said] {
-        harness.on { _ = unsafe $0.submit(.flush, tag: 77) }
         var all: [VolumeHarness.Said] = []
-        while let one = await harness.next() {
-            all.append(one)
-            if case .completed(let end) = one, end.tag == 77 { break }
-            if case .closed = one { break }
+        for tag in [76, 77] as [UInt64] {
+            harness.on { _ = unsafe $0.submit(.flush, tag: tag) }
+            while let one = await harness.next() {
+                if case .closed = one { return all + [one] }
+                if case .completed(let end) = one, end.tag == tag { break }
+                all.append(one)
+            }
         }
         return all
     }
