@@ -24,7 +24,7 @@ struct AttachingRecord: Codable, Sendable, Equatable {
             return
                 "process \(process.pid), which attaches it, is stopped until it goes on (kill -CONT \(process.pid))"
         }
-        return "since \(Timestamp.text(since)) it waits for \(reason)"
+        return "since \(Timestamp.text(since)) it waits: \(reason)"
     }
 }
 

@@ -202,7 +202,7 @@ import Testing
             try store.write(record)
             let attachment = try Attachments.find("volume/db", in: store)
             #expect(attachment.isAttaching && attachment.pid == getpid() && attachment.device.isEmpty)
-            #expect(attachment.message?.contains("it waits for the server") == true)
+            #expect(attachment.message?.contains("it waits: the server") == true)
             // It has its device.
             try store.write(Self.record("db@h_7480", process: process))
             #expect(Attachments.list(store).map(\.state) == ["stale"])

@@ -201,7 +201,7 @@ def test_an_interrupted_attach_says_what_it_waited_for_and_leaves_nothing(node):
     entry = await_condition("the status", lambda: next(iter(status(node)), None))
     assert entry["state"] == "attaching" and entry["device"] == "", entry
     await_condition("the reason", lambda: "quarantined" in only(node)["message"])
-    assert re.search("since .* it waits for .*sluice pool restart", only(node)["message"])
+    assert re.search("since .* it waits: .*sluice pool restart", only(node)["message"])
     assert attaching.stderr.readline().startswith("waiting: volume/late is being attached: since ")
     attaching.send_signal(signal.SIGINT)
     _, said = attaching.communicate(timeout=60)
