@@ -45,9 +45,9 @@ import Wire
         for tag in [76, 77] as [UInt64] {
             harness.on { _ = unsafe $0.submit(.flush, tag: tag) }
             while let one = await harness.next() {
-                if case .closed = one { return all + [one] }
-                if case .completed(let end) = one, end.tag == tag { break }
                 all.append(one)
+                if case .closed = one { return all }
+                if case .completed(let end) = one, end.tag == tag { break }
             }
         }
         return all
