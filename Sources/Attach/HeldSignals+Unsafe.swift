@@ -38,11 +38,10 @@ final class HeldSignals {
     func say(_ line: String) {
         let text = unsafe strdup("sluice: \(line)\n")
         unsafe LastWords.text = unsafe text
-        unsafe LastWords.count = unsafe text.map { unsafe strlen($0) } ?? 0
         for number in numbers {
             _ = signal(number) { number in
                 if let text = unsafe LastWords.text {
-                    _ = unsafe write(STDERR_FILENO, text, LastWords.count)
+                    _ = unsafe write(STDERR_FILENO, text, strlen(text))
                 }
                 _ = signal(number, SIG_DFL)
                 raise(number)
@@ -55,7 +54,5 @@ final class HeldSignals {
         // SAFETY: written by the one thread of a command before the handler is set that reads them, and then replaced
         // by a whole line while the old one stays.
         nonisolated(unsafe) static var text: UnsafeMutablePointer<CChar>? = nil
-        // SAFETY: as above; lines are replaced by longer and shorter ones, and what is read too far is another line's end.
-        nonisolated(unsafe) static var count = 0
     }
 }

@@ -46,7 +46,11 @@ extension DataShard {
 
     /// Ends connections that have opened nothing and send what nobody reads, those with the most first, until there is
     /// room for others of their kind.
+    ///
+    /// It looks at all connections, so at most every few milliseconds.
     fileprivate func endUnreadStrangers() {
+        guard reactor.now &- strangersSeenAt > Limits.makeRoomNanoseconds else { return }
+        strangersSeenAt = reactor.now
         let strangers = connections.values.filter { $0.unreadNoted > 0 && $0.rank != .opened }
             .sorted { $0.unreadNoted > $1.unreadNoted }
         var left = strangers.reduce(0) { $0 + $1.unreadNoted }

@@ -49,6 +49,8 @@ final class DataShard: BatchTarget {
     var roomMadeAt: UInt64 = 0
     /// Ciphertext that is kept for channels which the server does not read from now, in bytes.
     var unreadBytes = 0
+    /// When those that have opened nothing were looked through for what they have of it.
+    var strangersSeenAt: UInt64 = 0
     private var isStopping = false
     private var drained: (() -> Void)?
     private var finishTarget: TargetID?

@@ -150,7 +150,11 @@ extension ControlPlane {
                 if !changes.isEmpty { try await commit(changes) }
             } catch {
                 if let growth, !live.withLock({ $0.operations.isUnderWay(growth) }) {
-                    try? await withdraw(growth)
+                    do throws(Problem) { try await withdraw(growth) } catch let second {
+                        logger.error(
+                            "a growth that was refused is tried again at the next start",
+                            metadata: ["volume": "\(volume.name)", "reason": "\(second.detail)"])
+                    }
                 }
                 throw error
             }
