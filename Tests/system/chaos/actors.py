@@ -1,7 +1,7 @@
 """Clients that read and write at random whatever happens, and put down what they saw.
 
 No two changes of one block are under way at once from one client: who sends that has not said which is to remain, and
-after a loss a reader may see the one, the other and the one again (ARCHITECTURE.md, "What recovery promises").
+after a loss a reader may see the one, the other and the one again (docs/isolation.md, "What recovery promises").
 """
 import contextlib
 import random

@@ -2,7 +2,7 @@ import Core
 import DriverKit
 import Synchronization
 
-/// Markers: what of a volume was changed since one was set. `ARCHITECTURE.md`, "Changed since a marker".
+/// Markers: what of a volume was changed since one was set. `docs/markers.md`.
 extension IOServices {
     /// The markers of a volume, for shards.
     func markers(of volume: Identifier) -> [Marker] { state.withLock { $0.markers[volume] ?? [] } }
