@@ -8,12 +8,12 @@ public struct BlockFlags: OptionSet, Sendable, Hashable {
     @inlinable
     public init(rawValue: UInt32) { self.rawValue = rawValue }
 
-    /// The device has bytes of their own for them. Where it is not set, reading costs nothing; space may be
-    /// reserved all the same.
+    /// The device holds the bytes. Where the flag is not set, reading them costs nothing; the device may have
+    /// reserved space all the same.
     @inlinable public static var allocated: BlockFlags { BlockFlags(rawValue: 1 << 0) }
-    /// They read as zero. Where it is not set, they may all the same.
+    /// The bytes read as zero. Where the flag is not set, they may be zero all the same.
     @inlinable public static var zero: BlockFlags { BlockFlags(rawValue: 1 << 1) }
-    /// They were changed since the marker that was asked about, or may have been.
+    /// The bytes were changed since the marker that the client asked about, or may have been.
     @inlinable public static var changed: BlockFlags { BlockFlags(rawValue: 1 << 2) }
     /// What devices can say.
     @inlinable public static var ofDevices: BlockFlags { [.allocated, .zero] }

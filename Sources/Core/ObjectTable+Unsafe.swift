@@ -3,7 +3,7 @@
 public struct Borrowed<Object: AnyObject> {
     @usableFromInline let reference: Unmanaged<Object>
 
-    /// Does not keep `object` alive: the caller says who does.
+    /// Lends `object` without keeping it alive: the caller knows who does.
     @inlinable @inline(__always)
     public init(_ object: Object) {
         unsafe reference = .passUnretained(object)

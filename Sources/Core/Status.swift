@@ -42,7 +42,7 @@ public enum Status: UInt16, Sendable, CaseIterable, Hashable {
     case draining = 68
     case driverRecovering = 69
     case timedOut = 70
-    /// There is no space now, and the pool's setting is that writers wait for it: the same again, later.
+    /// The pool has no space now, and its setting has writers wait: the client sends the same again later.
     case noSpaceYet = 71
 
     // The device failed.

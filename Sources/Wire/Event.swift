@@ -10,7 +10,7 @@ public enum EventKind: UInt16, Sendable, CaseIterable, Hashable {
     case expiring = 3
     /// The server goes away soon.
     case draining = 4
-    /// The driver is being restarted, or works again.
+    /// The server restarts the driver, or the driver works again.
     case driverRecovering = 5
 
     /// The name in documents and logs, such as `DRIVER_RECOVERING`.

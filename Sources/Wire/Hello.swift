@@ -73,7 +73,7 @@ public struct Hello: Sendable, Hashable {
     /// Parses a payload.
     ///
     /// - Throws: `badFrame` for another magic, a length that is off or reserved bits; `versionMismatch` where
-    ///   the client   does not speak version 1; `badRequest` for a name or a secret that is not allowed.
+    ///   the client does not speak version 1; `badRequest` for a name or a secret that is not allowed.
     public init(bytes: [UInt8]) throws(WireError) {
         var reader = ByteReader(bytes)
         guard reader.read(count: Hello.magic.count) == Hello.magic else {

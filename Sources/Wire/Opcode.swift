@@ -26,7 +26,7 @@ public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
     case write = 0x101
     /// Makes bytes read as zero.
     case writeZeroes = 0x102
-    /// Gives the space of bytes back; until they are written again, what they read as is not defined.
+    /// Gives the space of bytes back: they read as zero from then on.
     case discard = 0x103
     /// Makes every write acknowledged in the session durable.
     case flush = 0x104
