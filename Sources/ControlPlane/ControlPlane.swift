@@ -10,7 +10,7 @@ import TLS
 /// What the control plane needs of the data side.
 public protocol ServicePort: Sendable {
     /// Performs an action; see `IOServices.perform`.
-    func perform(_ action: ServiceAction) async throws(ServiceError) -> ServiceOutcome
+    func perform(_ action: ServiceAction) async throws(StatusError) -> ServiceOutcome
 }
 
 extension IOServices: ServicePort {}

@@ -40,7 +40,7 @@ public struct Problem: Error, Sendable, Hashable {
     }
 
     /// What a service action failed with.
-    init(_ error: ServiceError) {
+    init(_ error: StatusError) {
         self.init(ProblemCode.of(error.status), error.message)
     }
 

@@ -180,12 +180,12 @@ public final class DataServer: Sendable {
         reactorOptions.receiveBufferCount = options.receiveBufferCount
         reactorOptions.pollNanoseconds = options.pollNanoseconds
         reactorOptions.cpu = number < options.cpus.count ? options.cpus[number] : nil
-        let (handOver, receive) = HandOver<Result<Held<DataShard>, ServiceError>>.pair()
+        let (handOver, receive) = HandOver<Result<Held<DataShard>, StatusError>>.pair()
         let (services, tls, options) = (services, running.withLock { $0.tls } ?? tls, options)
         let thread: ReactorThread
         do throws(ReactorError) {
             thread = try Reactor.start(reactorOptions) { reactor in
-                do throws(ServiceError) {
+                do throws(StatusError) {
                     let shard = DataShard(
                         reactor: reactor, services: try services.makeShard(reactor: reactor), tls: tls,
                         options: options, load: load, configuration: services.configuration)

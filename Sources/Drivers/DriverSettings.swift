@@ -6,9 +6,9 @@ struct DriverSettings {
     private let values: [String: String]
     private let driver: String
 
-    init(_ values: [String: String], driver: String, known: [String]) throws(DriverError) {
+    init(_ values: [String: String], driver: String, known: [String]) throws(StatusError) {
         if let stranger = values.keys.sorted().first(where: { !known.contains($0) }) {
-            throw DriverError(
+            throw StatusError(
                 .badRequest,
                 "the driver \(driver) has no setting \"\(stranger)\"; it has \(known.joined(separator: ", "))"
             )
@@ -17,20 +17,20 @@ struct DriverSettings {
         self.driver = driver
     }
 
-    func flag(_ name: String, default standard: Bool) throws(DriverError) -> Bool {
+    func flag(_ name: String, default standard: Bool) throws(StatusError) -> Bool {
         switch values[name] {
         case nil: return standard
         case "true": return true
         case "false": return false
         case .some(let other):
-            throw DriverError(.badRequest, "the setting \(name) is \"\(other)\"; write true or false")
+            throw StatusError(.badRequest, "the setting \(name) is \"\(other)\"; write true or false")
         }
     }
 
-    func bytes(_ name: String, default standard: UInt64) throws(DriverError) -> UInt64 {
+    func bytes(_ name: String, default standard: UInt64) throws(StatusError) -> UInt64 {
         guard let text = values[name] else { return standard }
         guard let count = ByteCount(text: text), count.bytes > 0 else {
-            throw DriverError(.badRequest, "the setting \(name) is \"\(text)\"; write \(ByteCount.rule)")
+            throw StatusError(.badRequest, "the setting \(name) is \"\(text)\"; write \(ByteCount.rule)")
         }
         return count.bytes
     }

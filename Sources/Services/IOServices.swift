@@ -20,7 +20,7 @@ public final class IOServices: Sendable {
         /// Checks signatures of capabilities.
         public var signatures: any SignatureVerifier
         /// Makes a pool's driver; called on the pool's own thread.
-        public var driverFactory: @Sendable (PoolDescriptor) throws(DriverError) -> any Driver
+        public var driverFactory: @Sendable (PoolDescriptor) throws(StatusError) -> any Driver
         /// The time that capabilities are held against.
         public var wallClock: any WallClock
         /// The time that lives are measured by once they have begun. It counts while the machine is suspended.
@@ -61,7 +61,7 @@ public final class IOServices: Sendable {
             cluster: Identifier, serverName: String, signatures: any SignatureVerifier,
             wallClock: any WallClock,
             random: any RandomSource, logger: Logger,
-            driverFactory: @escaping @Sendable (PoolDescriptor) throws(DriverError) -> any Driver
+            driverFactory: @escaping @Sendable (PoolDescriptor) throws(StatusError) -> any Driver
         ) {
             self.cluster = cluster
             self.serverName = serverName
@@ -126,7 +126,7 @@ public final class IOServices: Sendable {
     /// Makes the part that serves the channels of one reactor. On that reactor's thread.
     ///
     /// - Throws: what the driver of a pool says when it cannot serve a further reactor.
-    public func makeShard(reactor: Reactor) throws(ServiceError) -> ServiceShard {
+    public func makeShard(reactor: Reactor) throws(StatusError) -> ServiceShard {
         let shard = ServiceShard(services: self, reactor: reactor)
         sights.withLock { $0.append((reactor.remote, shard.sight)) }
         let pools = state.withLock { state in
@@ -149,33 +149,30 @@ public final class IOServices: Sendable {
 
     /// Has the driver open a volume, on the pool's thread; `completion` is called there.
     func openOnDriver(
-        _ admission: Admission, completion: @escaping @Sendable (Result<VolumeGeometry, ServiceError>) -> Void
+        _ admission: Admission, completion: @escaping @Sendable (Result<VolumeGeometry, StatusError>) -> Void
     ) {
         let id = admission.volume.id
         let pool = admission.pool
         let isQueued = pool.worker.post(isOfClient: true) { [self] in
-            do throws(ServiceError) {
+            do throws(StatusError) {
                 completion(.success(try open(id, in: pool)))
             } catch { completion(.failure(error)) }
         }
         if !isQueued {
-            completion(.failure(ServiceError(.busy, "too much work waits for the pool's driver")))
+            completion(.failure(StatusError(.busy, "too much work waits for the pool's driver")))
         }
     }
 
     /// Opens a volume unless it is open. On the pool's thread.
-    func open(_ id: Identifier, in pool: Pool) throws(ServiceError) -> VolumeGeometry {
+    func open(_ id: Identifier, in pool: Pool) throws(StatusError) -> VolumeGeometry {
         let known = state.withLock { $0.directory.volumes[id] }
-        guard let known, !known.isGoing else { throw ServiceError(.notFound, "there is no such volume") }
+        guard let known, !known.isGoing else { throw StatusError(.notFound, "there is no such volume") }
         if let geometry = known.geometry { return geometry }
-        var geometry: VolumeGeometry
-        do throws(DriverError) {
-            geometry = try pool.driver.openVolume(id, index: known.index)
-        } catch { throw ServiceError(error) }
+        var geometry = try pool.driver.openVolume(id, index: known.index)
         if let blockSize = known.descriptor.blockSize {
             guard geometry.blockSize <= blockSize else {
                 pool.driver.closeVolume(known.index)
-                throw ServiceError(
+                throw StatusError(
                     .notSupported,
                     "the volume has blocks of \(blockSize) bytes, and what its pool lies on takes none below"
                         + " \(geometry.blockSize)")
@@ -184,16 +181,5 @@ public final class IOServices: Sendable {
         }
         state.withLock { $0.directory.volumes[id]?.geometry = geometry }
         return geometry
-    }
-}
-
-extension ServiceError {
-    /// What a driver said.
-    init(_ error: DriverError) {
-        self.init(error.status, error.message)
-    }
-
-    init(_ refusal: Refusal) {
-        self.init(refusal.status, refusal.message)
     }
 }

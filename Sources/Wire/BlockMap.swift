@@ -18,10 +18,10 @@ public struct BlockMap: Sendable, Hashable {
     /// - Parameter covered: what the reply says that it covers, in bytes.
     /// - Throws: `badFrame` for a length that is off, unknown or reserved bits, an empty extent, and extents that
     ///   do not add up.
-    public init(bytes: [UInt8], covered: UInt64) throws(WireError) {
+    public init(bytes: [UInt8], covered: UInt64) throws(StatusError) {
         guard !bytes.isEmpty, bytes.count.isMultiple(of: BlockExtent.byteCount),
             bytes.count <= Limits.blockStatusBytesMax
-        else { throw WireError(.badFrame, "the reply to BLOCK_STATUS holds no whole extents") }
+        else { throw StatusError(.badFrame, "the reply to BLOCK_STATUS holds no whole extents") }
         var reader = ByteReader(bytes)
         var left = covered
         extents = []
@@ -30,13 +30,13 @@ public struct BlockMap: Sendable, Hashable {
         {
             let extent = BlockExtent(length: length, flags: BlockFlags(rawValue: flags))
             guard reserved == 0, extent.flags.isSubset(of: .all), length > 0, length <= left else {
-                throw WireError(.badFrame, "the reply to BLOCK_STATUS has an impossible extent")
+                throw StatusError(.badFrame, "the reply to BLOCK_STATUS has an impossible extent")
             }
             left -= length
             extents.append(extent)
         }
         guard left == 0 else {
-            throw WireError(.badFrame, "the reply to BLOCK_STATUS does not cover what it says")
+            throw StatusError(.badFrame, "the reply to BLOCK_STATUS does not cover what it says")
         }
     }
 

@@ -25,12 +25,12 @@ public struct CopySource: Sendable, Hashable {
     /// Parses a payload.
     ///
     /// - Throws: `badFrame` for a length that is off or reserved bits.
-    public init(bytes: [UInt8]) throws(WireError) {
+    public init(bytes: [UInt8]) throws(StatusError) {
         var reader = ByteReader(bytes)
         guard let handle = reader.read(UInt32.self), let reserved = reader.read(UInt32.self),
             let offset = reader.read(UInt64.self), reader.remaining == 0
-        else { throw WireError(.badFrame, "COPY_RANGE is shorter or longer than its fields") }
-        guard reserved == 0 else { throw WireError(.badFrame, "COPY_RANGE has reserved bits set") }
+        else { throw StatusError(.badFrame, "COPY_RANGE is shorter or longer than its fields") }
+        guard reserved == 0 else { throw StatusError(.badFrame, "COPY_RANGE has reserved bits set") }
         self.init(handle: handle, offset: offset)
     }
 

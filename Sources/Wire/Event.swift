@@ -100,28 +100,28 @@ public enum ChannelEvent: Sendable, Hashable {
     ///
     /// - Returns: nil for a kind that this version does not know, which a client ignores.
     /// - Throws: `badFrame` for a known kind with an impossible field.
-    public static func decode(_ header: ReplyHeader, payload: [UInt8]) throws(WireError) -> ChannelEvent? {
+    public static func decode(_ header: ReplyHeader, payload: [UInt8]) throws(StatusError) -> ChannelEvent? {
         guard let kind = EventKind(rawValue: header.opcode) else { return nil }
         guard let handle = UInt32(exactly: header.detail), let status = header.knownStatus else {
-            throw WireError(.badFrame, "an event holds an impossible handle or status")
+            throw StatusError(.badFrame, "an event holds an impossible handle or status")
         }
         switch kind {
         case .resized:
             guard header.value <= Limits.volumeBytesMax else {
-                throw WireError(.badFrame, "an event holds an impossible size")
+                throw StatusError(.badFrame, "an event holds an impossible size")
             }
             return .resized(handle: handle, size: header.value)
         case .revoked:
-            guard status != .ok else { throw WireError(.badFrame, "a revocation has no reason") }
+            guard status != .ok else { throw StatusError(.badFrame, "a revocation has no reason") }
             return .revoked(handle: handle, status: status, reason: ErrorMessage.decode(payload))
         case .expiring: return .expiring(handle: handle, expiry: header.value)
         case .draining:
             guard header.value <= Limits.drainSecondsMax else {
-                throw WireError(.badFrame, "an event holds an impossible time")
+                throw StatusError(.badFrame, "an event holds an impossible time")
             }
             return .draining(seconds: header.value, target: ErrorMessage.decode(payload))
         case .driverRecovering:
-            guard header.value <= 1 else { throw WireError(.badFrame, "an event holds an impossible flag") }
+            guard header.value <= 1 else { throw StatusError(.badFrame, "an event holds an impossible flag") }
             if status == .quarantined, header.value == 1 {
                 return .driverQuarantined(handle: handle, reason: ErrorMessage.decode(payload))
             }

@@ -74,10 +74,10 @@ public struct Hello: Sendable, Hashable {
     ///
     /// - Throws: `badFrame` for another magic, a length that is off or reserved bits; `versionMismatch` where
     ///   the client does not speak version 1; `badRequest` for a name or a secret that is not allowed.
-    public init(bytes: [UInt8]) throws(WireError) {
+    public init(bytes: [UInt8]) throws(StatusError) {
         var reader = ByteReader(bytes)
         guard reader.read(count: Hello.magic.count) == Hello.magic else {
-            throw WireError(.badFrame, "HELLO does not start with SLUICE/1")
+            throw StatusError(.badFrame, "HELLO does not start with SLUICE/1")
         }
         guard let versionMin = reader.read(UInt16.self), let versionMax = reader.read(UInt16.self),
             let payload = reader.read(UInt32.self), let features = reader.read(UInt64.self),
@@ -85,26 +85,26 @@ public struct Hello: Sendable, Hashable {
             let flags = reader.read(UInt16.self), let reserved = reader.read(UInt16.self),
             let session = reader.readIdentifier(), let secret = reader.read(count: Hello.secretByteCount),
             let instance = reader.readIdentifier()
-        else { throw WireError(.badFrame, "HELLO is shorter than its fields") }
+        else { throw StatusError(.badFrame, "HELLO is shorter than its fields") }
         guard versionMin <= versionMax, reserved == 0, flags & ~Hello.resumesFlag == 0 else {
-            throw WireError(.badFrame, "HELLO has reserved bits set or its versions reversed")
+            throw StatusError(.badFrame, "HELLO has reserved bits set or its versions reversed")
         }
         guard (versionMin...versionMax).contains(Hello.version) else {
-            throw WireError(.versionMismatch, "this server speaks version 1 only")
+            throw StatusError(.versionMismatch, "this server speaks version 1 only")
         }
         guard let name = reader.readText(maximum: Limits.peerNameBytesMax), reader.remaining == 0 else {
-            throw WireError(.badFrame, "HELLO's name is longer than 128 bytes, not UTF-8, or not its end")
+            throw StatusError(.badFrame, "HELLO's name is longer than 128 bytes, not UTF-8, or not its end")
         }
         guard ShownText.isPlain(name) else {
-            throw WireError(.badRequest, "HELLO's name holds a control or format character")
+            throw StatusError(.badRequest, "HELLO's name holds a control or format character")
         }
         guard session != .zero || secret.allSatisfy({ $0 == 0 }) else {
-            throw WireError(.badRequest, "HELLO has a secret and no session that it belongs to")
+            throw StatusError(.badRequest, "HELLO has a secret and no session that it belongs to")
         }
         let isResuming = flags & Hello.resumesFlag != 0
         let wantsResume = Features(rawValue: features).contains(.resume)
         guard isResuming ? wantsResume && session != .zero : channel == 0 else {
-            throw WireError(.badRequest, "HELLO names a channel without a session, or without RESUME")
+            throw StatusError(.badRequest, "HELLO names a channel without a session, or without RESUME")
         }
         resumes = isResuming ? channel : nil
         self.versionMin = versionMin

@@ -81,10 +81,10 @@ public struct HelloReply: Sendable, Hashable {
     /// Parses a payload; sizes outside the protocol's limits are refused.
     ///
     /// - Throws: `badFrame`, or `versionMismatch` for a version other than 1.
-    public init(bytes: [UInt8]) throws(WireError) {
+    public init(bytes: [UInt8]) throws(StatusError) {
         var reader = ByteReader(bytes)
         guard reader.read(count: Hello.magic.count) == Hello.magic else {
-            throw WireError(.badFrame, "the reply to HELLO does not start with SLUICE/1")
+            throw StatusError(.badFrame, "the reply to HELLO does not start with SLUICE/1")
         }
         guard let version = reader.read(UInt16.self), let slots = reader.read(UInt16.self),
             let payload = reader.read(UInt32.self), let features = reader.read(UInt64.self),
@@ -95,14 +95,14 @@ public struct HelloReply: Sendable, Hashable {
             let cluster = reader.readIdentifier(),
             let name = reader.readText(maximum: Limits.peerNameBytesMax),
             reader.remaining == 0, let resumption = Resumption(rawValue: kept), ShownText.isPlain(name)
-        else { throw WireError(.badFrame, "the reply to HELLO is malformed") }
+        else { throw StatusError(.badFrame, "the reply to HELLO is malformed") }
         guard version == Hello.version else {
-            throw WireError(
+            throw StatusError(
                 .versionMismatch, "the server chose version \(version), which this client does not speak")
         }
         guard (1...Limits.slotsPerChannelMax).contains(Int(slots)),
             (Limits.payloadBytesMin...Limits.payloadBytesMax).contains(Int(payload)), session != .zero
-        else { throw WireError(.badFrame, "the reply to HELLO grants sizes outside the protocol's limits") }
+        else { throw StatusError(.badFrame, "the reply to HELLO grants sizes outside the protocol's limits") }
         self.version = version
         self.slots = slots
         self.payloadBytesMax = payload

@@ -30,8 +30,8 @@ public struct JoinToken: Sendable, Equatable, CustomStringConvertible {
 
     /// Reads the text form; white space around it is ignored.
     ///
-    /// - Throws: `WireError` with `badRequest` and a message that says what is wrong.
-    public init(text: String) throws(WireError) {
+    /// - Throws: `StatusError` with `badRequest` and a message that says what is wrong.
+    public init(text: String) throws(StatusError) {
         let trimmed = text.drop(while: \.isWhitespace)
         let body = trimmed.prefix { !$0.isWhitespace }
         guard body.utf8.count <= Self.textBytesMax else { throw Self.error("is too long") }
@@ -58,7 +58,7 @@ public struct JoinToken: Sendable, Equatable, CustomStringConvertible {
     /// The name only: the rest is secret.
     public var description: String { "join token for node \(nodeName)" }
 
-    private static func error(_ what: String) -> WireError {
-        WireError(.badRequest, "the join token \(what)")
+    private static func error(_ what: String) -> StatusError {
+        StatusError(.badRequest, "the join token \(what)")
     }
 }

@@ -35,21 +35,21 @@ public struct OpenRequest: Sendable, Hashable {
     ///
     /// - Throws: `badFrame` for a length that is off or reserved bits, `badRequest` for an unknown kind or
     ///   right.
-    public init(bytes: [UInt8]) throws(WireError) {
+    public init(bytes: [UInt8]) throws(StatusError) {
         var reader = ByteReader(bytes)
         guard let kind = reader.read(UInt8.self), let flags = reader.read(UInt8.self),
             let reserved = reader.read(UInt16.self),
             let rights = reader.read(UInt32.self),
             let capability = reader.readCounted(maximum: Limits.capabilityBytesMax), reader.remaining == 0
-        else { throw WireError(.badFrame, "OPEN is shorter or longer than its fields") }
-        guard reserved == 0, flags <= 1 else { throw WireError(.badFrame, "OPEN has reserved bits set") }
+        else { throw StatusError(.badFrame, "OPEN is shorter or longer than its fields") }
+        guard reserved == 0, flags <= 1 else { throw StatusError(.badFrame, "OPEN has reserved bits set") }
         guard let known = ResourceKind(rawValue: kind) else {
-            throw WireError(.badRequest, "OPEN names an unknown kind of resource: \(kind)")
+            throw StatusError(.badRequest, "OPEN names an unknown kind of resource: \(kind)")
         }
         guard Rights(rawValue: rights).isSubset(of: .all) else {
-            throw WireError(.badRequest, "OPEN wants a right that does not exist")
+            throw StatusError(.badRequest, "OPEN wants a right that does not exist")
         }
-        guard !capability.isEmpty else { throw WireError(.badRequest, "OPEN has no capability") }
+        guard !capability.isEmpty else { throw StatusError(.badRequest, "OPEN has no capability") }
         self.kind = known
         takesOver = flags == 1
         self.rights = Rights(rawValue: rights)
@@ -85,13 +85,13 @@ public struct RenewRequest: Sendable, Hashable {
     /// Parses a payload.
     ///
     /// - Throws: `badFrame` for a length that is off, `badRequest` for an empty capability.
-    public init(bytes: [UInt8]) throws(WireError) {
+    public init(bytes: [UInt8]) throws(StatusError) {
         var reader = ByteReader(bytes)
         guard let capability = reader.readCounted(maximum: Limits.capabilityBytesMax), reader.remaining == 0
         else {
-            throw WireError(.badFrame, "RENEW is shorter or longer than its capability")
+            throw StatusError(.badFrame, "RENEW is shorter or longer than its capability")
         }
-        guard !capability.isEmpty else { throw WireError(.badRequest, "RENEW has no capability") }
+        guard !capability.isEmpty else { throw StatusError(.badRequest, "RENEW has no capability") }
         self.capability = capability
     }
 

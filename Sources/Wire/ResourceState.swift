@@ -75,7 +75,7 @@ public struct ResourceState: Sendable, Hashable {
     /// Parses a payload from a server, which a client does not trust to be well-formed.
     ///
     /// - Throws: `badFrame` for anything that no right server sends.
-    public init(bytes: [UInt8]) throws(WireError) {
+    public init(bytes: [UInt8]) throws(StatusError) {
         var reader = ByteReader(bytes)
         guard bytes.count == ResourceState.byteCount, let size = reader.read(UInt64.self),
             let block = reader.read(UInt32.self), let transfer = reader.read(UInt32.self),
@@ -86,17 +86,17 @@ public struct ResourceState: Sendable, Hashable {
             let capability = reader.readIdentifier(), let epoch = reader.read(UInt64.self),
             let iops = reader.read(UInt64.self), let bandwidth = reader.read(UInt64.self),
             let generation = reader.read(UInt64.self)
-        else { throw WireError(.badFrame, "the description of the resource is not 112 bytes long") }
+        else { throw StatusError(.badFrame, "the description of the resource is not 112 bytes long") }
         guard reserved == 0, size <= Limits.volumeBytesMax, let knownKind = ResourceKind(rawValue: kind),
             let knownMode = AccessMode(wire: mode), let range = ByteRange(offset: start, length: length)
-        else { throw WireError(.badFrame, "the description of the resource holds impossible values") }
+        else { throw StatusError(.badFrame, "the description of the resource holds impossible values") }
         guard Rights(rawValue: rights).isSubset(of: .all) else {
-            throw WireError(.badFrame, "the description of the resource names a right that does not exist")
+            throw StatusError(.badFrame, "the description of the resource names a right that does not exist")
         }
         guard block >= 1, block <= 65536, block & (block - 1) == 0, transfer >= block,
             transfer <= UInt32(Limits.payloadBytesMax),
             knownKind != .volume || size.isMultiple(of: UInt64(block))
-        else { throw WireError(.badFrame, "the resource's block size or largest transfer is impossible") }
+        else { throw StatusError(.badFrame, "the resource's block size or largest transfer is impossible") }
         self.init(
             size: size, blockSize: block, transferBytesMax: transfer, rights: Rights(rawValue: rights),
             kind: knownKind, accessMode: knownMode, range: range, expiry: expiry, resource: resource,

@@ -25,10 +25,10 @@ struct DriverFactory: Sendable {
 
     /// The program that is set, or the one beside this program. Looked up once: an upgrade replaces the file
     /// under the same path.
-    static func executable(_ setting: String?) throws(DriverError) -> String {
+    static func executable(_ setting: String?) throws(StatusError) -> String {
         let path = setting ?? besideOwn()
         guard path.hasPrefix("/"), unsafe access(path, X_OK) == 0 else {
-            throw DriverError(
+            throw StatusError(
                 .driverFailed,
                 "the program of driver hosts, \(path), cannot be run: install sluice-driver beside sluiced")
         }
@@ -43,10 +43,10 @@ struct DriverFactory: Sendable {
     }
 
     @Sendable
-    func make(_ pool: PoolDescriptor) throws(DriverError) -> any Driver {
+    func make(_ pool: PoolDescriptor) throws(StatusError) -> any Driver {
         guard let type = Self.drivers.first(where: { $0.name == pool.driver }) else {
             let names = Self.drivers.map { $0.name }.joined(separator: ", ")
-            throw DriverError(.notFound, "there is no driver '\(pool.driver)': there are \(names)")
+            throw StatusError(.notFound, "there is no driver '\(pool.driver)': there are \(names)")
         }
         switch pool.isolation {
         case .inline:

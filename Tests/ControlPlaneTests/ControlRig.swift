@@ -22,7 +22,7 @@ final class HostedDriver: SupervisedDriver {
         var isShutDown = false
         var observer: (@Sendable (DriverHostEvent) -> Void)?
         /// What the next restart or upgrade fails with.
-        var failure: DriverError?
+        var failure: StatusError?
     }
 
     static let pause: UInt64 = 18_250_999
@@ -41,7 +41,7 @@ final class HostedDriver: SupervisedDriver {
         state.withLock { $0.observer = observer }
     }
 
-    func restart() throws(DriverError) {
+    func restart() throws(StatusError) {
         try act { state in
             state.restarts += 1
             state.report.state = .running
@@ -49,18 +49,18 @@ final class HostedDriver: SupervisedDriver {
         }
     }
 
-    func upgrade() throws(DriverError) -> UInt64 {
+    func upgrade() throws(StatusError) -> UInt64 {
         try act { $0.upgrades += 1 }
         return HostedDriver.pause
     }
 
     /// Takes `delay`, refuses to change `direct` while it runs, and knows nothing else.
-    func configure(settings: [String: String]) throws(DriverError) {
+    func configure(settings: [String: String]) throws(StatusError) {
         if settings["direct"] != nil {
-            throw DriverError(.notSupported, "direct cannot be changed while the pool runs")
+            throw StatusError(.notSupported, "direct cannot be changed while the pool runs")
         }
         if let stranger = settings.keys.sorted().first(where: { $0 != "delay" }) {
-            throw DriverError(.badRequest, "there is no setting \(stranger)")
+            throw StatusError(.badRequest, "there is no setting \(stranger)")
         }
         state.withLock { $0.settings = settings }
     }
@@ -72,8 +72,8 @@ final class HostedDriver: SupervisedDriver {
         }
     }
 
-    private func act(_ body: (inout State) -> Void) throws(DriverError) {
-        try state.withLock { state throws(DriverError) in
+    private func act(_ body: (inout State) -> Void) throws(StatusError) {
+        try state.withLock { state throws(StatusError) in
             if let failure = state.failure { throw failure }
             body(&state)
         }
@@ -81,30 +81,30 @@ final class HostedDriver: SupervisedDriver {
 
     // MARK: The device
 
-    func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
+    func createVolume(_ id: Identifier, size: UInt64) throws(StatusError) {
         try memory.createVolume(id, size: size)
     }
-    func prepareVolume(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 {
+    func prepareVolume(_ id: Identifier, to size: UInt64) throws(StatusError) -> UInt64 {
         let (left, failure) = machine.preparation.withLock { $0 }
         if let failure { throw failure }
         // As a device would be busy with it.
         if left > 0 { _ = ThreadSemaphore().wait(milliseconds: 5) }
         return min(left, size)
     }
-    func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {
+    func resizeVolume(_ id: Identifier, to size: UInt64) throws(StatusError) {
         try memory.resizeVolume(id, to: size)
     }
-    func deleteVolume(_ id: Identifier) throws(DriverError) { try memory.deleteVolume(id) }
-    func volumes() throws(DriverError) -> [Identifier: UInt64] { try memory.volumes() }
-    func capacity() throws(DriverError) -> PoolCapacity { try memory.capacity() }
-    func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry {
+    func deleteVolume(_ id: Identifier) throws(StatusError) { try memory.deleteVolume(id) }
+    func volumes() throws(StatusError) -> [Identifier: UInt64] { try memory.volumes() }
+    func capacity() throws(StatusError) -> PoolCapacity { try memory.capacity() }
+    func openVolume(_ id: Identifier, index: UInt32) throws(StatusError) -> VolumeGeometry {
         try memory.openVolume(id, index: index)
     }
     func closeVolume(_ index: UInt32) { memory.closeVolume(index) }
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(DriverError) -> any DriverQueue {
+    ) throws(StatusError) -> any DriverQueue {
         try memory.makeQueue(
             reactor: reactor, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)
@@ -118,7 +118,7 @@ final class ControlRig: Sendable {
         let folder: DataFolder
         let isBroken = Mutex(false)
         /// Bytes that the devices of volumes still need before these are made or larger, and what stands against that.
-        let preparation = Mutex<(left: UInt64, failure: DriverError?)>((0, nil))
+        let preparation = Mutex<(left: UInt64, failure: StatusError?)>((0, nil))
 
         init() async throws {
             folder = DataFolder(NSTemporaryDirectory() + "sluice-rig-" + UUID().uuidString)
@@ -173,8 +173,8 @@ final class ControlRig: Sendable {
         var configuration = IOServices.Configuration(
             cluster: authority.clusterID, serverName: authority.name, signatures: OpenSSLSignatures(),
             wallClock: clock, random: SystemRandom(), logger: logger
-        ) { pool throws(DriverError) in
-            if machine.isBroken.withLock({ $0 }) { throw DriverError(.ioError, "the disk is gone") }
+        ) { pool throws(StatusError) in
+            if machine.isBroken.withLock({ $0 }) { throw StatusError(.ioError, "the disk is gone") }
             let memory = try MemoryDriver(
                 DriverEnvironment(settings: pool.settings.filter { $0.key == "size" }, folder: pool.folder))
             guard pool.isolation == .isolated else { return memory }

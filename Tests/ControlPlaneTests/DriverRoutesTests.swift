@@ -110,7 +110,7 @@ import Testing
     @Test func aRestartThatFailsSaysWhy() async throws {
         try await withControlPlane { rig async throws in
             let host = try #require(rig.host("default"))
-            host.state.withLock { $0.failure = DriverError(.quarantined, "the host ended 5 times") }
+            host.state.withLock { $0.failure = StatusError(.quarantined, "the host ended 5 times") }
             let refused = try await rig.ask(.post, "/v1/pools/default/restart", headers: key)
             #expect((refused.status, refused.code) == (503, "DEVICE_FAILED"))
             #expect(refused.json["detail"] == .string("the host ended 5 times"))
@@ -186,7 +186,7 @@ import Testing
         for pool in ["default", "second"] {
             #expect(rig.host(pool)?.state.withLock { $0.isShutDown } == true, "\(pool)")
         }
-        await #expect(throws: ServiceError.self) {
+        await #expect(throws: StatusError.self) {
             try await rig.services.perform(
                 .addPool(PoolDescriptor(name: "late", driver: "memory", settings: [:], folder: "")))
         }

@@ -112,7 +112,7 @@ struct OperationRoutesTests {
     private static let ram = #"{"name":"ram","driver":"memory"}"#
     private static let volume = #"{"name":"disk","size":"8MiB","pool":"ram"}"#
 
-    private func needs(_ left: UInt64, _ rig: ControlRig, failing: DriverError? = nil) {
+    private func needs(_ left: UInt64, _ rig: ControlRig, failing: StatusError? = nil) {
         rig.machine.preparation.withLock { $0 = (left, failing) }
     }
 
@@ -264,10 +264,10 @@ struct OperationRoutesTests {
         try await withControlPlane { rig async throws in
             let accepted = try await growing(rig)
             let id = accepted.json["operation"]
-            needs(0, rig, failing: DriverError(.busy, "the host is being replaced"))
+            needs(0, rig, failing: StatusError(.busy, "the host is being replaced"))
             let waiting = try await operation(rig, id, when: isIn("waiting"))
             #expect(waiting["message"] == .string("the host is being replaced"))
-            needs(0, rig, failing: DriverError(.ioError, "the disk is gone"))
+            needs(0, rig, failing: StatusError(.ioError, "the disk is gone"))
             let failed = try await operation(rig, id, when: isIn("failed"))
             #expect(failed["message"] == .string("the disk is gone") && failed["endedAt"] != .null)
             let volume = try await rig.ask(.get, "/v1/volumes/disk").json
@@ -284,7 +284,7 @@ struct OperationRoutesTests {
             #expect(try await rig.ask(.post, "/v1/pools", Self.ram).status == 201)
             needs(Self.mebibyte, rig)
             let made = try await rig.ask(.post, "/v1/volumes", Self.volume)
-            needs(0, rig, failing: DriverError(.ioError, "the disk is gone"))
+            needs(0, rig, failing: StatusError(.ioError, "the disk is gone"))
             let failed = try await operation(rig, made.json["operation"], when: isIn("failed"))
             #expect(text(failed["message"]).contains("when pool ram is restarted"))
             let volume = try await rig.ask(.get, "/v1/volumes/disk").json

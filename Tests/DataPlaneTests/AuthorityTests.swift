@@ -325,7 +325,7 @@ struct AuthorityTests {
             _ = try await server.services.perform(.resizeVolume(server.volume, size))
             #expect(try client.readEvent() == .resized(handle: handle, size: size))
             #expect(try client.write(handle, at: size - 512, pattern(512)) == .ok)
-            await #expect(throws: ServiceError.self) {
+            await #expect(throws: StatusError.self) {
                 try await server.services.perform(.resizeVolume(server.volume, 4096))
             }
         }
@@ -343,7 +343,7 @@ struct AuthorityTests {
                 return
             }
             #expect(sessions.isEmpty)
-            await #expect(throws: ServiceError.self) {
+            await #expect(throws: StatusError.self) {
                 try await server.services.perform(.endSession(session, reason: "test"))
             }
         }

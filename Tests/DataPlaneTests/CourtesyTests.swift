@@ -126,7 +126,7 @@ struct CourtesyTests {
             _ = try old.open(try token(server, keys.0))
             old.disconnect()
             try await server.waitForSessions { $0.first?.disconnectedSince != nil }
-            await #expect(throws: ServiceError.self) {
+            await #expect(throws: StatusError.self) {
                 try await server.services.perform(.updateVolume(server.descriptor(.multiReader)))
             }
             server.clock.advance(4000)

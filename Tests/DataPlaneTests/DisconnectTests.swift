@@ -62,7 +62,7 @@ struct DisconnectTests {
                 let isAnswered = Mutex(false)
                 async let answer: Bool = {
                     defer { isAnswered.withLock { $0 = true } }
-                    do throws(ServiceError) {
+                    do throws(StatusError) {
                         _ = try await server.services.perform(.endSession(session, reason: "test"))
                         return true
                     } catch {

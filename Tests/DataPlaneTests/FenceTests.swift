@@ -163,7 +163,7 @@ struct FenceTests {
             _ = try await fence(server)
             let handle = try client.open(try token(server, key, epoch: Self.epoch))
             let old = ServiceAction.fenceVolume(server.descriptor(), reason: "late")
-            await #expect(throws: ServiceError.self) { try await server.services.perform(old) }
+            await #expect(throws: StatusError.self) { try await server.services.perform(old) }
             #expect(try client.write(handle, at: 0, pattern(512)) == .ok)
         }
     }

@@ -195,7 +195,7 @@ struct MarkerTests {
             _ = try await mark(server, first)
             #expect(server.driver.executed.filter { $0 == .flush }.count == 1)
             server.driver.state.withLock { $0.failure = .ioError }
-            await #expect(throws: ServiceError.self) { try await mark(server, later) }
+            await #expect(throws: StatusError.self) { try await mark(server, later) }
             server.driver.state.withLock { $0.failure = nil }
             guard case .markers(let all) = try await server.services.perform(.volumeMarkers(server.volume))
             else { return }
@@ -331,7 +331,7 @@ struct MarkerTests {
             for number in 0..<UInt64(Limits.markersPerVolumeMax) {
                 _ = try await mark(server, Identifier(high: 0xB, low: number))
             }
-            await #expect(throws: ServiceError.self) { try await mark(server, first) }
+            await #expect(throws: StatusError.self) { try await mark(server, first) }
             _ = try await server.services.perform(
                 .deleteMarker(Identifier(high: 0xB, low: 3), volume: server.volume))
             _ = try await mark(server, first)
@@ -356,7 +356,7 @@ struct MarkerTests {
             #expect(
                 try next.request(.blockStatus, handle: own, count: 512, payload: first.bytes).status
                     == .notFound)
-            await #expect(throws: ServiceError.self) {
+            await #expect(throws: StatusError.self) {
                 try await server.services.perform(.volumeMarkers(server.volume))
             }
         }

@@ -44,7 +44,7 @@ final class TestDriver: Driver {
 
     init() {}
 
-    func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
+    func createVolume(_ id: Identifier, size: UInt64) throws(StatusError) {
         state.withLock { state in
             if state.volumes[id] == nil {
                 state.volumes[id] = Volume(bytes: Array(repeating: 0, count: Int(size)))
@@ -52,31 +52,31 @@ final class TestDriver: Driver {
         }
     }
 
-    func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {
+    func resizeVolume(_ id: Identifier, to size: UInt64) throws(StatusError) {
         state.withLock { state in
             let missing = Int(size) - (state.volumes[id]?.bytes.count ?? 0)
             state.volumes[id]?.bytes.append(contentsOf: Array(repeating: 0, count: max(missing, 0)))
         }
     }
 
-    func deleteVolume(_ id: Identifier) throws(DriverError) {
+    func deleteVolume(_ id: Identifier) throws(StatusError) {
         state.withLock { state in state.volumes[id] = nil }
     }
 
-    func volumes() throws(DriverError) -> [Identifier: UInt64] {
+    func volumes() throws(StatusError) -> [Identifier: UInt64] {
         state.withLock { $0.volumes.mapValues { UInt64($0.bytes.count) } }
     }
 
-    func capacity() throws(DriverError) -> PoolCapacity {
+    func capacity() throws(StatusError) -> PoolCapacity {
         PoolCapacity(total: 1 << 30, used: 0, free: 1 << 30)
     }
 
-    func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry {
+    func openVolume(_ id: Identifier, index: UInt32) throws(StatusError) -> VolumeGeometry {
         let size: Int? = state.withLock { state in
             state.indices[index] = id
             return state.volumes[id]?.bytes.count
         }
-        guard let size else { throw DriverError(.notFound, "there is no such volume") }
+        guard let size else { throw StatusError(.notFound, "there is no such volume") }
         return VolumeGeometry(size: UInt64(size), blockSize: 512, maximumTransfer: 1 << 20)
     }
 
@@ -87,7 +87,7 @@ final class TestDriver: Driver {
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(DriverError) -> any DriverQueue {
+    ) throws(StatusError) -> any DriverQueue {
         let queue = TestQueue(
             driver: self, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

@@ -43,7 +43,7 @@ struct HarmfulHostTests {
     @Test("what a host says of a failure is a failure, on one line")
     func words() throws {
         let rig = try IsolatedRig(settings: ["harm": Harm.speakInLines.rawValue])
-        #expect(throws: DriverError(.driverFailed, "one line another [2J")) { try rig.driver.capacity() }
+        #expect(throws: StatusError(.driverFailed, "one line another [2J")) { try rig.driver.capacity() }
         #expect(try rig.driver.capacity().total > 0)
     }
 
@@ -77,7 +77,7 @@ struct HarmfulHostTests {
     func hangsAtStart() throws {
         var policy = HostPolicy()
         policy.startDeadline = 200_000_000
-        let error = #expect(throws: DriverError.self) {
+        let error = #expect(throws: StatusError.self) {
             try IsolatedRig(settings: ["harm": Harm.hangAtStart.rawValue], policy: policy)
         }
         #expect(error?.message == "the driver host was lost: it did not start within 200 ms")
@@ -93,7 +93,7 @@ struct HarmfulHostTests {
             (HostileProgram.path, "nothing", Harm.ring, "there is no driver 'nothing'"),
         ])
     func cannotStart(executable: String, driver: String, harm: Harm, words: String) throws {
-        let error = #expect(throws: DriverError.self) {
+        let error = #expect(throws: StatusError.self) {
             try IsolatedRig(executable: executable, driver: driver, settings: ["harm": harm.rawValue])
         }
         #expect(error?.message.contains(words) == true, "\(error?.message ?? "")")

@@ -47,7 +47,7 @@ final class IsolatedRig {
             wallClock: SystemWallClock())
         options.policy = policy
         options.onEvent = { [events] in events.append($0) }
-        do throws(DriverError) { self.driver = try IsolatedDriver(options) } catch {
+        do throws(StatusError) { self.driver = try IsolatedDriver(options) } catch {
             IsolatedRig.remove(folder)
             throw error
         }
@@ -88,9 +88,9 @@ final class RequestRig: @unchecked Sendable {
     init(_ driver: IsolatedDriver) throws {
         let arena = try Arena(bytes: 1 << 20)
         let started = ThreadSemaphore()
-        let failure = Mutex<DriverError?>(nil)
+        let failure = Mutex<StatusError?>(nil)
         thread = try Reactor.start { [self] reactor in
-            do throws(DriverError) {
+            do throws(StatusError) {
                 parts.queue = try driver.makeQueue(
                     reactor: reactor, arena: arena, submissions: parts.submissions,
                     completions: parts.completions, onCompletions: { [unowned self] in collect() })

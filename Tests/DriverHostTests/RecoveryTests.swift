@@ -50,7 +50,7 @@ struct RecoveryTests {
     @Test("a volume that cannot be opened is not opened for the next host")
     func failedOpenIsForgotten() throws {
         let rig = try rig()
-        #expect(throws: DriverError.self) { try rig.driver.openVolume(id(9), index: 3) }
+        #expect(throws: StatusError.self) { try rig.driver.openVolume(id(9), index: 3) }
         #expect(!rig.driver.keeper.isOpen(3))
     }
 
@@ -69,7 +69,7 @@ struct RecoveryTests {
         requests.begin(.write, tag: 2)
         #expect(kill(host, SIGKILL) == 0)
         _ = try #require(rig.events.next(.quarantined))
-        let error = #expect(throws: DriverError.self) { try rig.driver.capacity() }
+        let error = #expect(throws: StatusError.self) { try rig.driver.capacity() }
         #expect(error?.status == .quarantined)
         requests.withdraw([2], status: .fenced)
         #expect(requests.result() == .fenced)
@@ -90,7 +90,7 @@ struct RecoveryTests {
         #expect(kill(try #require(rig.driver.report.processID), SIGKILL) == 0)
         _ = try #require(rig.events.next(.quarantined))
         requests.begin(.read, tag: 1)
-        #expect(throws: DriverError.self) { try rig.driver.configure(settings: ["quarantine": "never"]) }
+        #expect(throws: StatusError.self) { try rig.driver.configure(settings: ["quarantine": "never"]) }
         try rig.driver.configure(settings: ["quarantine": "fail"])
         #expect(requests.result() == .quarantined && rig.driver.failsInQuarantine)
         _ = try #require(rig.events.next(.quarantined))
@@ -111,7 +111,7 @@ struct RecoveryTests {
         try rig.driver.createVolume(id(1), size: 1 << 20)
         _ = try rig.driver.openVolume(id(1), index: 0)
         #expect(kill(try #require(rig.driver.report.processID), SIGKILL) == 0)
-        let error = #expect(throws: DriverError.self) { try rig.driver.capacity() }
+        let error = #expect(throws: StatusError.self) { try rig.driver.capacity() }
         #expect(error?.status == .quarantined)
         #expect(requests.status(.read) == .quarantined)
         #expect(rig.driver.keeper.shared.withLock { $0.waiting.count + $0.calls.count } == 0)

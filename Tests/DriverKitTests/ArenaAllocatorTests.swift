@@ -87,7 +87,7 @@ struct ArenaAllocatorTests {
         let other = try Arena(mapping: arena.descriptor(), bytes: 8192)
         unsafe arena.base.storeBytes(of: 42, toByteOffset: 5000, as: UInt8.self)
         #expect(unsafe other.base.load(fromByteOffset: 5000, as: UInt8.self) == 42)
-        #expect(throws: DriverError.self) { _ = try Arena(mapping: arena.descriptor(), bytes: 12288) }
-        #expect(throws: DriverError.self) { _ = try Arena(bytes: 0) }
+        #expect(throws: StatusError.self) { _ = try Arena(mapping: arena.descriptor(), bytes: 12288) }
+        #expect(throws: StatusError.self) { _ = try Arena(bytes: 0) }
     }
 }

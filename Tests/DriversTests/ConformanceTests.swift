@@ -186,8 +186,8 @@ struct ConformanceTests {
             let bytes = SeededBytes.make(1 << 16, seed: 4)
             let edge = Self.size - UInt64(bytes.count)
             #expect(try rig.write(bytes, at: edge) == .ok)
-            #expect(throws: DriverError.self) { try rig.driver.resizeVolume(Self.id, to: Self.size - 4096) }
-            #expect(throws: DriverError.self) { try rig.driver.resizeVolume(Self.id, to: Self.size + 512) }
+            #expect(throws: StatusError.self) { try rig.driver.resizeVolume(Self.id, to: Self.size - 4096) }
+            #expect(throws: StatusError.self) { try rig.driver.resizeVolume(Self.id, to: Self.size + 512) }
             #expect(try rig.range(.read, at: Self.size, 4096) == .outOfRange)
             let larger = Self.size + 5 * 4096
             try rig.driver.resizeVolume(Self.id, to: larger)
@@ -198,7 +198,7 @@ struct ConformanceTests {
             #expect(try rig.write(bytes, at: larger - UInt64(bytes.count)) == .ok)
             #expect(try rig.read(bytes.count, at: larger - UInt64(bytes.count)) == bytes)
             try rig.driver.resizeVolume(Self.id, to: larger)
-            #expect(throws: DriverError.self) { try rig.driver.resizeVolume(.test(99), to: larger) }
+            #expect(throws: StatusError.self) { try rig.driver.resizeVolume(.test(99), to: larger) }
         }
     }
 
@@ -397,9 +397,9 @@ struct ConformanceTests {
     func lifeCycle(configuration: DriverConfiguration) throws {
         try withVolume(configuration) { rig, _ throws in
             try rig.driver.createVolume(Self.id, size: Self.size)
-            #expect(throws: DriverError.self) { try rig.driver.createVolume(Self.id, size: Self.size * 2) }
-            #expect(throws: DriverError.self) { try rig.driver.createVolume(.test(2), size: 0) }
-            #expect(throws: DriverError.self) { try rig.driver.createVolume(.test(2), size: 1000) }
+            #expect(throws: StatusError.self) { try rig.driver.createVolume(Self.id, size: Self.size * 2) }
+            #expect(throws: StatusError.self) { try rig.driver.createVolume(.test(2), size: 0) }
+            #expect(throws: StatusError.self) { try rig.driver.createVolume(.test(2), size: 1000) }
             #expect(try rig.write([UInt8](repeating: 1, count: 4096), at: 0) == .ok)
             try rig.driver.createVolume(.test(2), size: 4096)
             #expect(try rig.driver.volumes() == [Self.id: Self.size, .test(2): 4096])
@@ -408,7 +408,7 @@ struct ConformanceTests {
             try rig.driver.deleteVolume(Self.id)
             try rig.driver.deleteVolume(Self.id)
             #expect(try rig.driver.volumes() == [.test(2): 4096])
-            #expect(throws: DriverError.self) { _ = try rig.driver.openVolume(Self.id, index: 0) }
+            #expect(throws: StatusError.self) { _ = try rig.driver.openVolume(Self.id, index: 0) }
             try rig.driver.createVolume(Self.id, size: Self.size)
             try rig.open(Self.id, index: 0)
             #expect(areAll(try rig.read(4096, at: 0), 0))

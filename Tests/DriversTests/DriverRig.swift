@@ -51,7 +51,7 @@ final class DriverRig: @unchecked Sendable {
         allocator = ArenaAllocator(arena: arena)
         let side = side
         let ready = TestSignal()
-        let failure = Mutex<DriverError?>(nil)
+        let failure = Mutex<StatusError?>(nil)
         // SAFETY: from here on only the reactor's thread touches it.
         nonisolated(unsafe) let confined = side
         var options = Reactor.Options()
@@ -60,7 +60,7 @@ final class DriverRig: @unchecked Sendable {
         options.receiveBufferBytes = 4096
         thread = try Reactor.start(options) { reactor in
             let side = unsafe confined
-            do throws(DriverError) {
+            do throws(StatusError) {
                 side.queue = try driver.makeQueue(
                     reactor: reactor, arena: arena, submissions: side.submissions,
                     completions: side.completions,

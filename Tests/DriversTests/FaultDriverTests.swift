@@ -50,7 +50,7 @@ struct FaultDriverTests {
         ] as [([String: String], String)])
     func settings(settings: [String: String], words: String) throws {
         let folder = try TestFolder()
-        let error = try #require(throws: DriverError.self) {
+        let error = try #require(throws: StatusError.self) {
             _ = try FaultDriver(DriverEnvironment(settings: settings, folder: folder.path))
         }
         #expect(error.message.contains(words), "\(error.message)")
@@ -72,7 +72,7 @@ struct FaultDriverTests {
         try driver.createVolume(id, size: size)
         #expect(try driver.prepareVolume(id, to: size) == 24 << 20)
         #expect(try driver.prepareVolume(id, to: size) == 8 << 20)
-        let error = try #require(throws: DriverError.self) { try driver.prepareVolume(id, to: size) }
+        let error = try #require(throws: StatusError.self) { try driver.prepareVolume(id, to: size) }
         #expect(error.status == .busy)
         #expect(try driver.prepareVolume(id, to: size) == 0)
     }
@@ -251,7 +251,7 @@ struct FaultDriverTests {
                 (["driver": "memory", "rules": "any: crash"], .notSupported),
                 (["driver": "memory", "inner.size": "1GiB"], .notSupported),
             ] {
-                let error = try #require(throws: DriverError.self) {
+                let error = try #require(throws: StatusError.self) {
                     try driver.configure(settings: settings)
                 }
                 #expect(error.status == status)

@@ -70,7 +70,7 @@ struct FaultRulesTests {
             (String(repeating: " ", count: 5000), "4096 bytes"),
         ])
     func invalid(text: String, words: String) throws {
-        let error = try #require(throws: DriverError.self) { _ = try FaultRules(text: text) }
+        let error = try #require(throws: StatusError.self) { _ = try FaultRules(text: text) }
         #expect(error.status == .badRequest)
         #expect(error.message.contains(words), "\(error.message)")
     }

@@ -16,7 +16,7 @@ struct FileDriverTests {
     func lock() throws {
         let folder = try TestFolder()
         var first: FileDriver? = try FileDriver(DriverEnvironment(settings: [:], folder: folder.path))
-        let error = try #require(throws: DriverError.self) {
+        let error = try #require(throws: StatusError.self) {
             _ = try FileDriver(DriverEnvironment(settings: [:], folder: folder.path))
         }
         #expect(error.status == .busy && error.message.contains("another pool"))
@@ -33,11 +33,11 @@ struct FileDriverTests {
         ])
     func settings(settings: [String: String], word: String) throws {
         let folder = try TestFolder()
-        let error = try #require(throws: DriverError.self) {
+        let error = try #require(throws: StatusError.self) {
             _ = try FileDriver(DriverEnvironment(settings: settings, folder: folder.path))
         }
         #expect(error.message.contains(word))
-        let memory = try #require(throws: DriverError.self) {
+        let memory = try #require(throws: StatusError.self) {
             _ = try MemoryDriver(DriverEnvironment(settings: ["size": "0"], folder: folder.path))
         }
         #expect(memory.status == .badRequest)
@@ -66,7 +66,7 @@ struct FileDriverTests {
         let folder = try TestFolder()
         let driver = try FileDriver(DriverEnvironment(settings: [:], folder: folder.path))
         try TestFileSystem.run(["/bin/ln", "-s", "/etc/passwd", folder.path + "/" + Self.id.hex])
-        #expect(throws: DriverError.self) { _ = try driver.openVolume(Self.id, index: 0) }
+        #expect(throws: StatusError.self) { _ = try driver.openVolume(Self.id, index: 0) }
     }
 
     @Test(
@@ -94,8 +94,8 @@ struct FileDriverTests {
         #expect(try driver.volumes() == [.test(2): 1 << 20])
         #expect(try driver.usage().keys.elementsEqual([.test(2)]))
         _ = try driver.capacity()
-        #expect(throws: DriverError.self) { _ = try driver.openVolume(Self.id, index: 0) }
-        #expect(throws: DriverError.self) { try driver.createVolume(Self.id, size: 4096) }
+        #expect(throws: StatusError.self) { _ = try driver.openVolume(Self.id, index: 0) }
+        #expect(throws: StatusError.self) { try driver.createVolume(Self.id, size: 4096) }
         _ = try driver.openVolume(.test(2), index: 0)
         #expect(try PoolFolder(place + "other", store: NoDescriptorStore()).words("nothing") == nil)
     }
@@ -108,7 +108,7 @@ struct FileDriverTests {
         let folder = try TestFolder()
         try TestFileSystem.run(["/usr/bin/mkfifo", folder.path + "/device-volume"])
         let driver = try FileDriver(DriverEnvironment(settings: ["path": device.path], folder: folder.path))
-        let error = #expect(throws: DriverError.self) { _ = try driver.volumes() }
+        let error = #expect(throws: StatusError.self) { _ = try driver.volumes() }
         #expect(error?.message.contains("device-volume") == true)
         _ = device.path
     }
@@ -131,11 +131,11 @@ struct FileDriverTests {
             try FileDriver.needs(settings: ["path": chosen.path]).folder == chosen.path + "/sluice-pool")
         // Another pool.
         let other = try TestFolder()
-        let second = #expect(throws: DriverError.self) { _ = try open(other.path) }
+        let second = #expect(throws: StatusError.self) { _ = try open(other.path) }
         #expect(second?.message.contains("another pool") == true, "\(second?.message ?? "")")
         // The file system is not mounted.
         try TestFileSystem.run(["/bin/mv", chosen.path + "/sluice-pool", chosen.path + "/away"])
-        let missing = #expect(throws: DriverError.self) { _ = try open(own.path) }
+        let missing = #expect(throws: StatusError.self) { _ = try open(own.path) }
         #expect(missing?.message.contains("mounted") == true, "\(missing?.message ?? "")")
         #expect(unsafe access(chosen.path + "/sluice-pool", F_OK) != 0)
         try TestFileSystem.run(["/bin/mv", chosen.path + "/away", chosen.path + "/sluice-pool"])
@@ -146,7 +146,7 @@ struct FileDriverTests {
         }
         // Without volumes it is the next one's who wants it, and not the first one's any more.
         _ = try open(other.path)
-        let late = #expect(throws: DriverError.self) { _ = try open(own.path) }
+        let late = #expect(throws: StatusError.self) { _ = try open(own.path) }
         #expect(late?.message.contains("another") == true, "\(late?.message ?? "")")
     }
 
@@ -280,9 +280,9 @@ struct FileDriverTests {
         let mounted = try TestFileSystem.tmpfs(bytes: 4 << 20)
         let driver = try FileDriver(DriverEnvironment(settings: [:], folder: mounted.path))
         try TestFileSystem.run(["/bin/mount", "-o", "remount,ro", mounted.path])
-        let error = try #require(throws: DriverError.self) { try driver.createVolume(Self.id, size: 4096) }
+        let error = try #require(throws: StatusError.self) { try driver.createVolume(Self.id, size: 4096) }
         #expect(error.status == .readOnly && error.message.contains("remount"))
-        let whole = try #require(throws: DriverError.self) {
+        let whole = try #require(throws: StatusError.self) {
             _ = try FileDriver(DriverEnvironment(settings: [:], folder: mounted.path + "/pool"))
         }
         #expect(whole.status == .readOnly)
@@ -303,7 +303,7 @@ struct FileDriverTests {
         do {
             let driver = try FileDriver(environment)
             try driver.createVolume(Self.id, size: size)
-            #expect(throws: DriverError.self) { try driver.openVolume(Self.id, index: 0) }
+            #expect(throws: StatusError.self) { try driver.openVolume(Self.id, index: 0) }
         }
         // Another process of the pool goes on.
         let rig = try DriverRig(FileDriver(environment))
@@ -340,7 +340,7 @@ struct FileDriverTests {
             "status=none",
         ])
         let driver = try FileDriver(DriverEnvironment(settings: ["path": device.path], folder: folder.path))
-        let error = #expect(throws: DriverError.self) { try driver.createVolume(Self.id, size: 4 << 20) }
+        let error = #expect(throws: StatusError.self) { try driver.createVolume(Self.id, size: 4 << 20) }
         #expect(error?.status == .alreadyExists)
         #expect(try driver.volumes().isEmpty)
         _ = device.path
@@ -361,9 +361,9 @@ struct FileDriverTests {
         ])
         #expect(unsafe truncate(truncated, 0) == 0)
         try TestFileSystem.run(["/sbin/losetup", "-c", device.path])
-        let error = #expect(throws: DriverError.self) { _ = try driver.capacity() }
+        let error = #expect(throws: StatusError.self) { _ = try driver.capacity() }
         #expect(error?.status == .driverFailed && error?.message.contains(device.path) == true)
-        #expect(throws: DriverError.self) { _ = try FileDriver(environment) }
+        #expect(throws: StatusError.self) { _ = try FileDriver(environment) }
         _ = device.path
     }
 
@@ -375,14 +375,14 @@ struct FileDriverTests {
         do {
             let rig = try DriverRig(
                 FileDriver(DriverEnvironment(settings: ["path": device.path], folder: folder.path)))
-            #expect(throws: DriverError.self) { try rig.driver.createVolume(Self.id, size: 32 << 20) }
+            #expect(throws: StatusError.self) { try rig.driver.createVolume(Self.id, size: 32 << 20) }
             try rig.driver.createVolume(Self.id, size: 8 << 20)
             try rig.driver.createVolume(Self.id, size: 8 << 20)
-            let second = #expect(throws: DriverError.self) {
+            let second = #expect(throws: StatusError.self) {
                 try rig.driver.createVolume(.test(2), size: 4096)
             }
             #expect(second?.status == .notSupported && second?.message.contains("holds one") == true)
-            let early = #expect(throws: DriverError.self) { try rig.open(Self.id, index: 0) }
+            let early = #expect(throws: StatusError.self) { try rig.open(Self.id, index: 0) }
             #expect(early?.status == .busy, "it is not zeroed yet")
             while try rig.driver.prepareVolume(Self.id, to: 8 << 20) > 0 {}
             while try rig.driver.prepareVolume(Self.id, to: 16 << 20) > 0 {}
@@ -406,7 +406,7 @@ struct FileDriverTests {
         try rig.close(0)
         try rig.driver.deleteVolume(Self.id)
         #expect(try rig.driver.volumes().isEmpty)
-        let error = try #require(throws: DriverError.self) {
+        let error = try #require(throws: StatusError.self) {
             try rig.driver.createVolume(.test(2), size: 4096)
         }
         #expect(error.message.contains("erase=true"))
@@ -445,7 +445,7 @@ struct MemoryDriverTests {
     @Test("a volume larger than an address space is refused")
     func tooLarge() throws {
         let driver = try MemoryDriver(DriverEnvironment(settings: [:], folder: ""))
-        let error = try #require(throws: DriverError.self) {
+        let error = try #require(throws: StatusError.self) {
             try driver.createVolume(.test(1), size: 1 << 60)
         }
         #expect(error.status == .tooLarge)

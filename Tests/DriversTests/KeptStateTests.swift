@@ -25,13 +25,13 @@ struct KeptStateTests {
         var second: FileDriver? = try FileDriver(environment)
         #expect(try second?.volumes() == [Self.id: 1 << 20])
         func stranger() throws { _ = try FileDriver(DriverEnvironment(settings: [:], folder: folder.path)) }
-        #expect(throws: DriverError.self) { try stranger() }
+        #expect(throws: StatusError.self) { try stranger() }
         first = nil
-        #expect(throws: DriverError.self) { try stranger() }
+        #expect(throws: StatusError.self) { try stranger() }
         _ = second
         second = nil
         // Between two processes of the pool, too.
-        #expect(throws: DriverError.self) { try stranger() }
+        #expect(throws: StatusError.self) { try stranger() }
         store.forget("lock")
         // A child that another test starts has every descriptor from fork to exec.
         let deadline = SystemClock().now() + 20_000_000_000
@@ -127,7 +127,7 @@ struct KeptStateTests {
             try rig.stop()
         }
         // Nobody has the device open but the store.
-        #expect(throws: DriverError.self) {
+        #expect(throws: StatusError.self) {
             let other = try TestFolder()
             _ = try FileDriver(DriverEnvironment(settings: ["path": device.path], folder: other.path))
         }
@@ -239,7 +239,7 @@ struct KeptStateTests {
         let memory = try store.require("memory/\(Identifier.test(2).hex)/0")
         var size: UInt64 = 1 << 40
         #expect(unsafe pwrite(memory.raw, &size, 8, 16) == 8)
-        let error = try #require(throws: DriverError.self) { _ = try self.memory(store) }
+        let error = try #require(throws: StatusError.self) { _ = try self.memory(store) }
         #expect(error.status == .driverFailed && error.message.contains("damaged"))
     }
 }

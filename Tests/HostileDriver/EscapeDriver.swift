@@ -21,9 +21,9 @@ final class EscapeDriver: PoolDriver {
     private let tcpSocket: FileDescriptor
     private let unixSocket: FileDescriptor
 
-    init(_ environment: DriverEnvironment) throws(DriverError) {
+    init(_ environment: DriverEnvironment) throws(StatusError) {
         guard let attempt = environment.settings["attempt"].flatMap(Attempt.init(rawValue:)) else {
-            throw DriverError(.badRequest, "the setting attempt names no attempt")
+            throw StatusError(.badRequest, "the setting attempt names no attempt")
         }
         settings = environment.settings
         self.attempt = attempt
@@ -31,19 +31,19 @@ final class EscapeDriver: PoolDriver {
         tcpSocket = FileDescriptor(owning: socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0))
         unixSocket = FileDescriptor(owning: socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0))
         if folder.raw < 0 || tcpSocket.raw < 0 || unixSocket.raw < 0 {
-            throw DriverError(.ioError, "the attempt could not be prepared")
+            throw StatusError(.ioError, "the attempt could not be prepared")
         }
     }
 
-    func capacity() throws(DriverError) -> PoolCapacity {
+    func capacity() throws(StatusError) -> PoolCapacity {
         let result = try perform()
         let outcome = result == 0 ? "escaped" : "stopped: \(EscapeDriver.name(errno: -result))"
-        throw DriverError(.denied, outcome)
+        throw StatusError(.denied, outcome)
     }
 
     static func name(errno: Int32) -> String { unsafe String(cString: hostile_error_name(errno)) }
 
-    private func perform() throws(DriverError) -> Int32 {
+    private func perform() throws(StatusError) -> Int32 {
         let outside = settings["outside"] ?? ""
         let server = getppid()
         switch attempt {
@@ -109,8 +109,8 @@ final class EscapeDriver: PoolDriver {
     func take(_ reactor: Reactor) { self.reactor.withLock { $0 = ReactorBox(reactor) } }
 
     /// Connects by io_uring, of which seccomp sees nothing.
-    private func connectOnRing() throws(DriverError) -> Int32 {
-        guard let box = reactor.withLock({ $0 }) else { throw DriverError(.badRequest, "there is no ring") }
+    private func connectOnRing() throws(StatusError) -> Int32 {
+        guard let box = reactor.withLock({ $0 }) else { throw StatusError(.badRequest, "there is no ring") }
         let outcome = Outcome()
         let fd = tcpSocket.raw
         let address: SocketAddress
@@ -122,7 +122,7 @@ final class EscapeDriver: PoolDriver {
                 let target = reactor.register(outcome)
                 reactor.connect(fd: fd, address: address, target: target, token: 0)
             }
-        } catch { throw DriverError(.ioError, "\(error)") }
+        } catch { throw StatusError(.ioError, "\(error)") }
         thread.join()
         return outcome.result.load(ordering: .acquiring)
     }
@@ -150,16 +150,16 @@ private final class Outcome: CompletionTarget, @unchecked Sendable {
 
 /// What a driver of volumes has and this one does not.
 extension EscapeDriver {
-    private var refusal: DriverError { DriverError(.notSupported, "this driver has no volumes") }
+    private var refusal: StatusError { StatusError(.notSupported, "this driver has no volumes") }
 
-    func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) { throw refusal }
-    func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) { throw refusal }
-    func deleteVolume(_ id: Identifier) throws(DriverError) {}
-    func volumes() throws(DriverError) -> [Identifier: UInt64] { [:] }
-    func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry { throw refusal }
+    func createVolume(_ id: Identifier, size: UInt64) throws(StatusError) { throw refusal }
+    func resizeVolume(_ id: Identifier, to size: UInt64) throws(StatusError) { throw refusal }
+    func deleteVolume(_ id: Identifier) throws(StatusError) {}
+    func volumes() throws(StatusError) -> [Identifier: UInt64] { [:] }
+    func openVolume(_ id: Identifier, index: UInt32) throws(StatusError) -> VolumeGeometry { throw refusal }
     func closeVolume(_ index: UInt32) {}
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(DriverError) -> any DriverQueue { throw refusal }
+    ) throws(StatusError) -> any DriverQueue { throw refusal }
 }

@@ -15,20 +15,20 @@ final class HarmfulDriver: PoolDriver {
     private let store: any DescriptorStore
     private let inner: FileDriver
 
-    init(_ environment: DriverEnvironment) throws(DriverError) {
+    init(_ environment: DriverEnvironment) throws(StatusError) {
         guard let harm = environment.settings["harm"].flatMap(Harm.init(rawValue:)) else {
-            throw DriverError(.badRequest, "the setting harm names no harm")
+            throw StatusError(.badRequest, "the setting harm names no harm")
         }
         self.harm = harm
         store = environment.store
         folder = FileDescriptor(owning: unsafe open(environment.folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC))
         if harm == .hangAtStart { while true { pause() } }
         if harm == .endAtStart { exit(3) }
-        if harm == .refuseToStart { throw DriverError(.noSpace, "this device is full") }
+        if harm == .refuseToStart { throw StatusError(.noSpace, "this device is full") }
         inner = try FileDriver(DriverEnvironment(settings: [:], folder: environment.folder, store: store))
     }
 
-    static func needs(settings: [String: String]) throws(DriverError) -> DriverNeeds {
+    static func needs(settings: [String: String]) throws(StatusError) -> DriverNeeds {
         var needs = DriverNeeds()
         needs.sharedMemory = true
         return needs
@@ -36,7 +36,7 @@ final class HarmfulDriver: PoolDriver {
 
     var notes: [String] { inner.notes }
 
-    func capacity() throws(DriverError) -> PoolCapacity {
+    func capacity() throws(StatusError) -> PoolCapacity {
         let marker = unsafe openat(folder.raw, "harmed", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         if marker >= 0 {
             _ = close(marker)
@@ -45,7 +45,7 @@ final class HarmfulDriver: PoolDriver {
         return try inner.capacity()
     }
 
-    private func harmServer() throws(DriverError) {
+    private func harmServer() throws(StatusError) {
         switch harm {
         case .holdLifeline: hostile_hold_lifeline(3, 4)
         case .keepPipe:
@@ -67,32 +67,32 @@ final class HarmfulDriver: PoolDriver {
             try store.keep(FileDescriptor(owning: hostile_growing_memory()), as: "memory")
             while true { pause() }
         case .ring: hostile_ring()
-        case .speakInLines: throw DriverError(.ok, "one line\nanother\u{1B}[2J")
+        case .speakInLines: throw StatusError(.ok, "one line\nanother\u{1B}[2J")
         case .hangAtStart, .endAtStart, .refuseToStart: break
         }
     }
 
-    private func keepMemory(_ number: Int) throws(DriverError) {
+    private func keepMemory(_ number: Int) throws(StatusError) {
         let memory: SharedMemory
         do throws(ReactorError) { memory = try SharedMemory(name: "unasked", bytes: 1 << 30) } catch {
-            throw DriverError(.driverFailed, "\(error)")
+            throw StatusError(.driverFailed, "\(error)")
         }
         try store.keep(memory.descriptor, as: "memory/\(number)")
     }
 
-    func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
+    func createVolume(_ id: Identifier, size: UInt64) throws(StatusError) {
         try inner.createVolume(id, size: size)
     }
 
-    func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {
+    func resizeVolume(_ id: Identifier, to size: UInt64) throws(StatusError) {
         try inner.resizeVolume(id, to: size)
     }
 
-    func deleteVolume(_ id: Identifier) throws(DriverError) { try inner.deleteVolume(id) }
+    func deleteVolume(_ id: Identifier) throws(StatusError) { try inner.deleteVolume(id) }
 
-    func volumes() throws(DriverError) -> [Identifier: UInt64] { try inner.volumes() }
+    func volumes() throws(StatusError) -> [Identifier: UInt64] { try inner.volumes() }
 
-    func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry {
+    func openVolume(_ id: Identifier, index: UInt32) throws(StatusError) -> VolumeGeometry {
         try inner.openVolume(id, index: index)
     }
 
@@ -101,7 +101,7 @@ final class HarmfulDriver: PoolDriver {
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(DriverError) -> any DriverQueue {
+    ) throws(StatusError) -> any DriverQueue {
         try inner.makeQueue(
             reactor: reactor, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

@@ -1,3 +1,4 @@
+import Core
 import DriverKit
 import Reactor
 import Synchronization
@@ -14,12 +15,12 @@ final class HeldDescriptors: DescriptorStore {
 
     var names: [String] { held.withLock { $0.keys.sorted() } }
 
-    func descriptor(_ name: String) throws(DriverError) -> FileDescriptor? {
+    func descriptor(_ name: String) throws(StatusError) -> FileDescriptor? {
         guard let one = held.withLock({ $0[name] }) else { return nil }
         return try HeldDescriptors.duplicate(one.descriptor)
     }
 
-    func keep(_ descriptor: borrowing FileDescriptor, as name: String) throws(DriverError) {
+    func keep(_ descriptor: borrowing FileDescriptor, as name: String) throws(StatusError) {
         let one = Held(try HeldDescriptors.duplicate(descriptor))
         held.withLock { $0[name] = one }
     }
@@ -28,9 +29,9 @@ final class HeldDescriptors: DescriptorStore {
 
     private static func duplicate(
         _ descriptor: borrowing FileDescriptor
-    ) throws(DriverError) -> FileDescriptor {
+    ) throws(StatusError) -> FileDescriptor {
         do throws(ReactorError) { return try descriptor.duplicate() } catch {
-            throw DriverError(.busy, "\(error)")
+            throw StatusError(.busy, "\(error)")
         }
     }
 }

@@ -59,7 +59,7 @@ struct SandboxedProgram {
             let driver = try EscapeDriver(DriverEnvironment(settings: settings, folder: folder))
             driver.take(try Reactor(options))
             _ = try enter()
-            do throws(DriverError) { _ = try driver.capacity() } catch { return error.message }
+            do throws(StatusError) { _ = try driver.capacity() } catch { return error.message }
             return "nothing was tried"
         case "work": return try work(Reactor(options))
         case "gaps": return try enter().joined(separator: " ")

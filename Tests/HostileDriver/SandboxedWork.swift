@@ -29,7 +29,7 @@ final class SandboxedWork: @unchecked Sendable {
 
     func start(_ reactor: Reactor) {
         remote = reactor.remote
-        do throws(DriverError) {
+        do throws(StatusError) {
             queue = try driver.makeQueue(
                 reactor: reactor, arena: arena, submissions: submissions, completions: completions,
                 onCompletions: { [unowned self] in collect() })

@@ -199,7 +199,7 @@ import Testing
 
             try FileManager.default.createDirectory(atPath: file(path), withIntermediateDirectories: false)
             // What can be neither used nor taken away must not be found by the next start.
-            #expect(throws: ServiceError.self) { try restore(path) }
+            #expect(throws: StatusError.self) { try restore(path) }
         }
     }
 

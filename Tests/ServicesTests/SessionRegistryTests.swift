@@ -31,14 +31,14 @@ import Testing
         var wrong = secret
         wrong[31] ^= 1
         let refused1 = registry.join(id, secret: wrong, thumbprint: key, by: connection(9))
-        #expect(throws: Refusal.self) { try refused1.get() }
+        #expect(throws: StatusError.self) { try refused1.get() }
         let refused2 = registry.join(id, secret: [], thumbprint: key, by: connection(9))
-        #expect(throws: Refusal.self) { try refused2.get() }
+        #expect(throws: StatusError.self) { try refused2.get() }
         let refused3 = registry.join(id, secret: secret, thumbprint: otherKey, by: connection(9))
-        #expect(throws: Refusal.self) { try refused3.get() }
+        #expect(throws: StatusError.self) { try refused3.get() }
         let unknown = registry.join(
             Identifier(high: 9, low: 9), secret: secret, thumbprint: key, by: connection(9))
-        #expect(throws: Refusal.self) { try unknown.get() }
+        #expect(throws: StatusError.self) { try unknown.get() }
     }
 
     @Test func aSessionEndsWithItsLastChannelAndReusesNumbers() throws {
@@ -87,6 +87,6 @@ import Testing
         let outcome12 = registry.end(session(2).id, why: "test")
         #expect(outcome12 == nil)
         let result = registry.join(session(1).id, secret: secret, thumbprint: key, by: connection(9))
-        #expect(throws: Refusal.self) { try result.get() }
+        #expect(throws: StatusError.self) { try result.get() }
     }
 }

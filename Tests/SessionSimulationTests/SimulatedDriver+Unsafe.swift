@@ -15,18 +15,18 @@ final class SimulatedDriver: Driver, @unchecked Sendable {
 
     init(world: SessionSimulator) { self.world = world }
 
-    func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {}
-    func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {}
-    func deleteVolume(_ id: Identifier) throws(DriverError) {}
-    func volumes() throws(DriverError) -> [Identifier: UInt64] { [:] }
-    func capacity() throws(DriverError) -> PoolCapacity { PoolCapacity(total: 4096, used: 4096, free: 0) }
-    func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry { geometry }
+    func createVolume(_ id: Identifier, size: UInt64) throws(StatusError) {}
+    func resizeVolume(_ id: Identifier, to size: UInt64) throws(StatusError) {}
+    func deleteVolume(_ id: Identifier) throws(StatusError) {}
+    func volumes() throws(StatusError) -> [Identifier: UInt64] { [:] }
+    func capacity() throws(StatusError) -> PoolCapacity { PoolCapacity(total: 4096, used: 4096, free: 0) }
+    func openVolume(_ id: Identifier, index: UInt32) throws(StatusError) -> VolumeGeometry { geometry }
     func closeVolume(_ index: UInt32) {}
 
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(DriverError) -> any DriverQueue {
+    ) throws(StatusError) -> any DriverQueue {
         let queue = SimulatedQueue(
             driver: self, world: world, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

@@ -79,16 +79,16 @@ final class SimulatedServer {
 
     /// Begins an action; `completion` is called in a later step.
     func perform(
-        _ action: ServiceAction, _ completion: @escaping (Result<ServiceOutcome, ServiceError>) -> Void
+        _ action: ServiceAction, _ completion: @escaping (Result<ServiceOutcome, StatusError>) -> Void
     ) {
         calls += 1
-        let end = Unshared { [self] (result: Result<ServiceOutcome, ServiceError>) in
+        let end = Unshared { [self] (result: Result<ServiceOutcome, StatusError>) in
             calls -= 1
             completion(result)
         }
         let services = services
         Task(executorPreference: jobs) {
-            do throws(ServiceError) {
+            do throws(StatusError) {
                 let outcome = try await services.perform(action)
                 end.value(.success(outcome))
             } catch { end.value(.failure(error)) }

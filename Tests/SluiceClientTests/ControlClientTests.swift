@@ -149,14 +149,14 @@ import Wire
         let token = try token()
         for count in 0..<token.text.count {
             let cut = String(token.text.prefix(count))
-            #expect(throws: WireError.self) {
+            #expect(throws: StatusError.self) {
                 let read = try JoinToken(text: cut)
                 // A cut inside the name gives another node's token, which no server has made.
-                if read.nodeName != token.nodeName { throw WireError(.badRequest, "another name") }
+                if read.nodeName != token.nodeName { throw StatusError(.badRequest, "another name") }
             }
         }
         for text in ["", "sljoin1_", "sljoin2_AAAA", "sljoin1_???", String(repeating: "A", count: 5000)] {
-            #expect(throws: WireError.self) { try JoinToken(text: text) }
+            #expect(throws: StatusError.self) { try JoinToken(text: text) }
         }
     }
 

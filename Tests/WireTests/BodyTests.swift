@@ -34,7 +34,7 @@ import Wire
 
     @Test func unknownKindsOfEventsAreIgnoredAndImpossibleFieldsRefused() throws {
         func decode(_ kind: UInt16, status: UInt16 = 0, value: UInt64 = 0, detail: UInt64 = 0)
-            throws(WireError)
+            throws(StatusError)
             -> ChannelEvent?
         {
             let header = ReplyHeader(
@@ -42,10 +42,10 @@ import Wire
             return try ChannelEvent.decode(header, payload: [])
         }
         #expect(try decode(99) == nil)
-        #expect(throws: WireError.self) { try decode(1, detail: 1 << 32) }
-        #expect(throws: WireError.self) { try decode(1, value: .max) }
-        #expect(throws: WireError.self) { try decode(2, status: 0) }
-        #expect(throws: WireError.self) { try decode(5, value: 2) }
+        #expect(throws: StatusError.self) { try decode(1, detail: 1 << 32) }
+        #expect(throws: StatusError.self) { try decode(1, value: .max) }
+        #expect(throws: StatusError.self) { try decode(2, status: 0) }
+        #expect(throws: StatusError.self) { try decode(5, value: 2) }
     }
 
     @Test func accessModesHaveDistinctNumbers() {
@@ -96,7 +96,7 @@ import Wire
     }
 
     private static func roundTrip(_ name: String, _ bytes: [UInt8]) -> [UInt8]? {
-        do throws(WireError) {
+        do throws(StatusError) {
             switch name {
             case "hello": return try Hello(bytes: bytes).bytes
             case "helloReply": return try HelloReply(bytes: bytes).bytes

@@ -154,7 +154,7 @@ import Wire
     }
 
     private static func status(of reject: Vectors.Reject) -> Status? {
-        do throws(WireError) {
+        do throws(StatusError) {
             switch reject.where {
             case "hello": _ = try Hello(bytes: reject.bytes)
             case "helloReply": _ = try HelloReply(bytes: reject.bytes)

@@ -1,4 +1,5 @@
 import Catalog
+import Core
 import Services
 
 extension Problem {
@@ -32,6 +33,6 @@ extension ControlPlane {
     /// Asks the services.
     @discardableResult
     func perform(_ action: ServiceAction) async throws(Problem) -> ServiceOutcome {
-        do throws(ServiceError) { return try await services.perform(action) } catch { throw Problem(error) }
+        do throws(StatusError) { return try await services.perform(action) } catch { throw Problem(error) }
     }
 }

@@ -42,7 +42,7 @@ extension ControlPlane {
             let pool = PoolRecord(
                 id: .random(using: random), name: name, driver: driver, settings: settings,
                 isolation: isolation, whenFull: whenFull, labels: labels, createdAt: wallClock.now())
-            do throws(ServiceError) {
+            do throws(StatusError) {
                 _ = try await services.perform(.addPool(descriptor(of: pool)))
             } catch {
                 // A wrong driver or setting is the caller's mistake; what the device says is its failure.
@@ -223,7 +223,7 @@ extension ControlPlane {
     /// Gives the running driver its new settings. A pool that does not run takes them when it is started.
     private func configure(_ pool: PoolRecord) async throws(Problem) {
         guard live.withLock({ $0.poolFaults[pool.name] }) == nil else { return }
-        do throws(ServiceError) {
+        do throws(StatusError) {
             _ = try await services.perform(.configurePool(pool.name, pool.settings))
         } catch {
             if error.status.kind == .caller, error.status != .notSupported {

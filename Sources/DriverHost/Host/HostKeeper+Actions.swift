@@ -19,7 +19,7 @@ extension HostKeeper {
             if !hasServed {
                 // Whoever makes a pool hears of what is wrong with it at once.
                 let words = supervisor.report.lastEnd?.message ?? "it was stopped"
-                firstStart.give(.failure(DriverError(.driverFailed, "the driver host was lost: \(words)")))
+                firstStart.give(.failure(StatusError(.driverFailed, "the driver host was lost: \(words)")))
                 endAll()
             }
         case .detachQueues: detachQueues()
@@ -64,7 +64,7 @@ extension HostKeeper {
         } catch {
             let words = "the driver host \(options.executable) cannot be started: \(error)"
             guard hasServed else {
-                firstStart.give(.failure(DriverError(.driverFailed, words)))
+                firstStart.give(.failure(StatusError(.driverFailed, words)))
                 return endAll()
             }
             feed(.startFailed(host: number, message: words))
@@ -246,7 +246,7 @@ extension HostKeeper {
                 .started(
                     host: host.number, processID: host.process.processID, user: options.user, gaps: gaps))
         case (.start, .failed(let status, let message)):
-            let error = DriverError(Status(ofCall: status), message.onOneLine)
+            let error = StatusError(Status(ofCall: status), message.onOneLine)
             if !hasServed { firstStart.give(.failure(error)) }
             return lose(host, .crash, error.message)
         case (.open, .done(.geometry)), (.addQueue, .done(.nothing)): break

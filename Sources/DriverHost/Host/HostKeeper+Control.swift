@@ -162,7 +162,7 @@ extension HostKeeper {
     // MARK: Calls, on the pool's thread
 
     /// Makes a call, again where its host is lost meanwhile: every call may be repeated.
-    func call(_ command: HostCommand) throws(DriverError) -> HostAnswer {
+    func call(_ command: HostCommand) throws(StatusError) -> HostAnswer {
         for _ in 0..<Limits.controlCallAttemptsMax {
             let (serving, id) = try awaitHost(command)
             do throws(ControlSocket.Failure) {
@@ -173,13 +173,13 @@ extension HostKeeper {
             switch serving.pending.wait(milliseconds: Limits.controlCallMillisecondsMax) {
             case .answered(.done(let answer)): return answer
             case .answered(.failed(let status, let message)):
-                throw DriverError(Status(ofCall: status), message.onOneLine)
+                throw StatusError(Status(ofCall: status), message.onOneLine)
             case .answered, .hostLost: continue
             case .timedOut:
                 lost(instance: serving.instance, cause: .hang, message: "a control call was not answered")
             }
         }
-        throw DriverError(.driverFailed, "the driver host was lost each time that it was asked")
+        throw StatusError(.driverFailed, "the driver host was lost each time that it was asked")
     }
 
     private struct Serving {
@@ -189,15 +189,15 @@ extension HostKeeper {
     }
 
     /// Waits until a host serves, and notes the call.
-    private func awaitHost(_ command: HostCommand) throws(DriverError) -> (Serving, UInt64) {
+    private func awaitHost(_ command: HostCommand) throws(StatusError) -> (Serving, UInt64) {
         let deadline = SystemClock.monotonic() + UInt64(Limits.recoveryWaitMillisecondsMax) * 1_000_000
         while true {
             let semaphore = ThreadSemaphore()
-            let found: Result<(Serving, UInt64), DriverError>? = shared.withLock { shared in
-                if shared.isOver { return .failure(DriverError(.driverFailed, "the pool was stopped")) }
+            let found: Result<(Serving, UInt64), StatusError>? = shared.withLock { shared in
+                if shared.isOver { return .failure(StatusError(.driverFailed, "the pool was stopped")) }
                 if shared.report.state == .quarantined {
                     return .failure(
-                        DriverError(
+                        StatusError(
                             .quarantined,
                             "the pool's driver was lost too often; see the driver's last end, then restart the pool"
                         ))
@@ -218,7 +218,7 @@ extension HostKeeper {
             guard now < deadline, semaphore.wait(milliseconds: Int64((deadline - now) / 1_000_000) + 1)
             else {
                 shared.withLock { $0.waiting.removeAll { $0 === semaphore } }
-                throw DriverError(.driverRecovering, "the pool's driver is being replaced; try again")
+                throw StatusError(.driverRecovering, "the pool's driver is being replaced; try again")
             }
         }
     }

@@ -27,10 +27,10 @@ final class HostKeeper: @unchecked Sendable {
 
     /// Where somebody waits for what the keeper does.
     final class Answer<Value: Sendable>: Sendable {
-        private let result = Mutex<Result<Value, DriverError>?>(nil)
+        private let result = Mutex<Result<Value, StatusError>?>(nil)
         private let semaphore = ThreadSemaphore()
 
-        func give(_ result: Result<Value, DriverError>) {
+        func give(_ result: Result<Value, StatusError>) {
             let isFirst = self.result.withLock { known in
                 guard known == nil else { return false }
                 known = result
@@ -40,10 +40,10 @@ final class HostKeeper: @unchecked Sendable {
         }
 
         /// Waits, with a limit where one is given: then what was asked for goes on all the same.
-        func wait(milliseconds: Int64? = nil) throws(DriverError) -> Value {
+        func wait(milliseconds: Int64? = nil) throws(StatusError) -> Value {
             if let milliseconds {
                 guard semaphore.wait(milliseconds: milliseconds) else {
-                    throw DriverError(.driverRecovering, "the pool's driver is still being replaced")
+                    throw StatusError(.driverRecovering, "the pool's driver is still being replaced")
                 }
             } else {
                 semaphore.wait()
@@ -129,13 +129,13 @@ final class HostKeeper: @unchecked Sendable {
     var restartAnswers: [Answer<Void>] = []
     var upgradeAnswers: [Answer<UInt64>] = []
 
-    init(options: IsolatedDriver.Options) throws(DriverError) {
+    init(options: IsolatedDriver.Options) throws(StatusError) {
         self.options = options
         deadlines = options.deadlines
         wallClock = options.wallClock
         supervisor = HostSupervisor(policy: options.policy)
         do throws(ReactorError) { wakeBell = try Doorbell() } catch {
-            throw DriverError(.driverFailed, "a driver host's keeper cannot start: \(error)")
+            throw StatusError(.driverFailed, "a driver host's keeper cannot start: \(error)")
         }
         shared.withLock { shared in
             shared.settings = options.settings
@@ -143,7 +143,7 @@ final class HostKeeper: @unchecked Sendable {
         }
         do throws(ReactorError) {
             try DetachedThread.start(name: "keeper") { [self] in run() }
-        } catch { throw DriverError(.driverFailed, "a driver host's keeper cannot start: \(error)") }
+        } catch { throw StatusError(.driverFailed, "a driver host's keeper cannot start: \(error)") }
     }
 
     // MARK: From other threads
@@ -158,7 +158,7 @@ final class HostKeeper: @unchecked Sendable {
     }
 
     private func refuse(_ event: Event) {
-        let error = DriverError(.driverFailed, "the pool was stopped")
+        let error = StatusError(.driverFailed, "the pool was stopped")
         switch event {
         case .restart(let answer): answer.give(.failure(error))
         case .upgrade(let answer): answer.give(.failure(error))
@@ -176,7 +176,7 @@ final class HostKeeper: @unchecked Sendable {
     }
 
     /// Takes a queue in; it is attached as soon as a host serves.
-    func add(_ make: (Int) -> IsolatedQueue) throws(DriverError) -> IsolatedQueue {
+    func add(_ make: (Int) -> IsolatedQueue) throws(StatusError) -> IsolatedQueue {
         let queue: IsolatedQueue? = shared.withLock { shared in
             guard shared.queuesAdded < options.queues else { return nil }
             let queue = make(shared.queuesAdded)
@@ -185,7 +185,7 @@ final class HostKeeper: @unchecked Sendable {
             return queue
         }
         guard let queue else {
-            throw DriverError(.busy, "a driver host serves at most \(options.queues) reactors")
+            throw StatusError(.busy, "a driver host serves at most \(options.queues) reactors")
         }
         post(.queueAdded(queue.number))
         return queue
@@ -238,7 +238,7 @@ final class HostKeeper: @unchecked Sendable {
             try PoolAtRest.wait(options.folder) { [self] in post(.atRest) }
         } catch {
             firstStart.give(
-                .failure(DriverError(.driverFailed, "the pool's lock cannot be waited for: \(error)")))
+                .failure(StatusError(.driverFailed, "the pool's lock cannot be waited for: \(error)")))
             return endAll()
         }
         awaitsRest = true
@@ -352,7 +352,7 @@ final class HostKeeper: @unchecked Sendable {
         host.process.signal(SIGKILL)
         guard hasServed else {
             // Whoever makes a pool hears of what is wrong with it at once.
-            firstStart.give(.failure(DriverError(.driverFailed, "the driver host was lost: \(message)")))
+            firstStart.give(.failure(StatusError(.driverFailed, "the driver host was lost: \(message)")))
             return endAll()
         }
         if host === current {
@@ -407,7 +407,7 @@ final class HostKeeper: @unchecked Sendable {
         for call in calls { call.hostLost() }
         for semaphore in waiting { semaphore.signal() }
         events.forEach(refuse)
-        let error = DriverError(.driverFailed, "the pool was stopped")
+        let error = StatusError(.driverFailed, "the pool was stopped")
         restartAnswers.forEach { $0.give(.failure(error)) }
         upgradeAnswers.forEach { $0.give(.failure(error)) }
         firstStart.give(.failure(error))

@@ -50,17 +50,17 @@ public final class IsolatedDriver: SupervisedDriver {
     /// Starts a host and returns when it serves. Blocks.
     ///
     /// - Throws: what the driver says about its settings and its device, or why no host can run here.
-    public init(_ options: Options) throws(DriverError) {
+    public init(_ options: Options) throws(StatusError) {
         if unsafe mkdir(options.folder, 0o700) != 0 && errno != EEXIST {
             let words = ReactorError.text(errno: errno)
-            throw DriverError(.driverFailed, "the pool's folder \(options.folder): \(words)")
+            throw StatusError(.driverFailed, "the pool's folder \(options.folder): \(words)")
         }
         let settings = try PoolSettings(options.settings)
         var options = options
         options.settings = settings.ofDriver
         options.policy.failsInQuarantine = settings.failsInQuarantine
         keeper = try HostKeeper(options: options)
-        do throws(DriverError) { try keeper.firstStart.wait() } catch {
+        do throws(StatusError) { try keeper.firstStart.wait() } catch {
             keeper.shutDown()
             throw error
         }
@@ -85,59 +85,59 @@ public final class IsolatedDriver: SupervisedDriver {
     }
 
     /// Makes a volume; durable.
-    public func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
+    public func createVolume(_ id: Identifier, size: UInt64) throws(StatusError) {
         _ = try keeper.call(.create(id, size: size))
     }
 
     /// Grows a volume; durable.
-    public func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {
+    public func resizeVolume(_ id: Identifier, to size: UInt64) throws(StatusError) {
         _ = try keeper.call(.resize(id, size: size))
     }
 
     /// Deletes a volume; durable.
-    public func deleteVolume(_ id: Identifier) throws(DriverError) {
+    public func deleteVolume(_ id: Identifier) throws(StatusError) {
         _ = try keeper.call(.delete(id))
     }
 
     /// The volumes and their sizes.
-    public func volumes() throws(DriverError) -> [Identifier: UInt64] {
+    public func volumes() throws(StatusError) -> [Identifier: UInt64] {
         try volumes(.volumes)
     }
 
     /// What the volumes take, as the host says.
-    public func usage() throws(DriverError) -> [Identifier: UInt64] { try volumes(.usage) }
+    public func usage() throws(StatusError) -> [Identifier: UInt64] { try volumes(.usage) }
 
-    private func volumes(_ command: HostCommand) throws(DriverError) -> [Identifier: UInt64] {
+    private func volumes(_ command: HostCommand) throws(StatusError) -> [Identifier: UInt64] {
         guard case .volumes(let volumes, _) = try keeper.call(command) else {
-            throw DriverError(.driverFailed, "the driver host does not say which volumes there are")
+            throw StatusError(.driverFailed, "the driver host does not say which volumes there are")
         }
         return volumes
     }
 
     /// Does a part of what a volume still needs.
-    public func prepareVolume(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 {
+    public func prepareVolume(_ id: Identifier, to size: UInt64) throws(StatusError) -> UInt64 {
         guard case .left(let bytes) = try keeper.call(.prepare(id, size: size)) else {
-            throw DriverError(.driverFailed, "the driver host does not say what it has left to do")
+            throw StatusError(.driverFailed, "the driver host does not say what it has left to do")
         }
         return min(bytes, size)
     }
 
     /// How full the pool is.
-    public func capacity() throws(DriverError) -> PoolCapacity {
+    public func capacity() throws(StatusError) -> PoolCapacity {
         guard case .capacity(let total, let used, let free) = try keeper.call(.capacity) else {
-            throw DriverError(.driverFailed, "the driver host does not say how full the pool is")
+            throw StatusError(.driverFailed, "the driver host does not say how full the pool is")
         }
         return PoolCapacity(total: total, used: used, free: free)
     }
 
     /// Opens a volume under an index; a failed flush is forgotten.
-    public func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry {
+    public func openVolume(_ id: Identifier, index: UInt32) throws(StatusError) -> VolumeGeometry {
         guard index < Limits.openVolumesPerPoolMax else {
-            throw DriverError(.busy, "too many open volumes in the pool")
+            throw StatusError(.busy, "too many open volumes in the pool")
         }
         let wasOpen = keeper.isOpen(index)
         let answer: HostAnswer
-        do throws(DriverError) { answer = try keeper.call(.open(id, index: index)) } catch {
+        do throws(StatusError) { answer = try keeper.call(.open(id, index: index)) } catch {
             // A host may have opened it before it was lost.
             if !wasOpen { keeper.closed(index) }
             throw error
@@ -147,7 +147,7 @@ public final class IsolatedDriver: SupervisedDriver {
             size <= Limits.volumeBytesMax, maximumTransfer > 0
         else {
             closeVolume(index)
-            throw DriverError(.driverFailed, "the driver host gives the volume an impossible shape")
+            throw StatusError(.driverFailed, "the driver host gives the volume an impossible shape")
         }
         return VolumeGeometry(
             size: size, blockSize: blockSize,
@@ -165,7 +165,7 @@ public final class IsolatedDriver: SupervisedDriver {
     public func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(DriverError) -> any DriverQueue {
+    ) throws(StatusError) -> any DriverQueue {
         let queue = try keeper.add { number in
             IsolatedQueue(
                 number: number, reactor: reactor, arena: arena, submissions: submissions,
@@ -176,21 +176,21 @@ public final class IsolatedDriver: SupervisedDriver {
     }
 
     /// Ends the host and starts another.
-    public func restart() throws(DriverError) {
+    public func restart() throws(StatusError) {
         let answer = HostKeeper.Answer<Void>()
         keeper.post(.restart(answer))
         try answer.wait(milliseconds: Limits.controlCallMillisecondsMax)
     }
 
     /// Hands over to a host of the program that is installed now.
-    public func upgrade() throws(DriverError) -> UInt64 {
+    public func upgrade() throws(StatusError) -> UInt64 {
         let answer = HostKeeper.Answer<UInt64>()
         keeper.post(.upgrade(answer))
         return try answer.wait(milliseconds: Limits.controlCallMillisecondsMax)
     }
 
     /// Takes over changed settings, now and at every start to come.
-    public func configure(settings: [String: String]) throws(DriverError) {
+    public func configure(settings: [String: String]) throws(StatusError) {
         let settings = try PoolSettings(settings)
         // What is not the driver's works without one.
         if settings.ofDriver != keeper.shared.withLock({ $0.settings }) {

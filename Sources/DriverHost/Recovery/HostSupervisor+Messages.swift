@@ -57,8 +57,8 @@ extension HostSupervisor {
         /// An administrator wants to hear of it.
         case report(DriverHostEvent)
         /// The answer to `restartRequested`; nil is success.
-        case answerRestart(DriverError?)
+        case answerRestart(StatusError?)
         /// The answer to `upgradeRequested`: the pause in nanoseconds.
-        case answerUpgrade(Result<UInt64, DriverError>)
+        case answerUpgrade(Result<UInt64, StatusError>)
     }
 }

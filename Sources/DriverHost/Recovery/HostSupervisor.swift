@@ -188,7 +188,7 @@ struct HostSupervisor: Sendable {
             }
             end(number, wasAttached: wasAttached, cause, message)
             count(servedSince: now)
-            fail(DriverError(.driverFailed, "the driver's process did not come up: \(message)"))
+            fail(StatusError(.driverFailed, "the driver's process did not come up: \(message)"))
             let kind = recovery.kind == .starting && !wasAttached ? DriverHostReport.State.starting : nil
             recover(.waiting(until: nextStart), message, kind: kind)
         case .idle, .running, .quarantined, .stopped: return
@@ -235,7 +235,7 @@ struct HostSupervisor: Sendable {
             let words = "\(losses.count) processes were lost within \(seconds) s, the last one: \(message)"
             quarantineReason = words
             quarantine()
-            fail(DriverError(.quarantined, words))
+            fail(StatusError(.quarantined, words))
             return
         }
         let kind = kind ?? .recovering
@@ -274,7 +274,7 @@ struct HostSupervisor: Sendable {
     private mutating func restart() {
         guard asked == nil else {
             actions.append(
-                .answerRestart(DriverError(.busy, "a restart or an upgrade of this pool is under way")))
+                .answerRestart(StatusError(.busy, "a restart or an upgrade of this pool is under way")))
             return
         }
         switch state {
@@ -294,22 +294,22 @@ struct HostSupervisor: Sendable {
             owedFailure = nil
             recover(.waiting(until: now), "an administrator asked for a restart")
         case .idle, .upgrading, .stopped:
-            actions.append(.answerRestart(DriverError(.busy, "the pool is not running")))
+            actions.append(.answerRestart(StatusError(.busy, "the pool is not running")))
         }
     }
 
     private mutating func upgrade() {
-        let refusal: DriverError
+        let refusal: StatusError
         switch state {
         case .running(let running) where asked == nil:
             asked = .upgrade
             state = .upgrading(Upgrade(old: running, next: .waiting(until: now), quiesceDeadline: nil))
             enter(.upgrading, "an administrator asked for an upgrade")
             return
-        case .quarantined: refusal = DriverError(.quarantined, "the pool is quarantined; restart it")
-        case .stopped, .idle: refusal = DriverError(.busy, "the pool is not running")
+        case .quarantined: refusal = StatusError(.quarantined, "the pool is quarantined; restart it")
+        case .stopped, .idle: refusal = StatusError(.busy, "the pool is not running")
         case .running, .recovering, .upgrading:
-            refusal = DriverError(.busy, "another process of this pool is being started; try again")
+            refusal = StatusError(.busy, "another process of this pool is being started; try again")
         }
         actions.append(.answerUpgrade(.failure(refusal)))
     }
@@ -319,7 +319,7 @@ struct HostSupervisor: Sendable {
         if upgrade.quiesceDeadline != nil { actions.append(.resumeQueues) }
         state = .running(upgrade.old)
         enter(.running, "the upgrade was refused, the old process serves on: \(message)")
-        fail(DriverError(.driverFailed, "the new process did not come up, the old one serves on: \(message)"))
+        fail(StatusError(.driverFailed, "the new process did not come up, the old one serves on: \(message)"))
     }
 
     private mutating func handOver(_ upgrade: Upgrade) {
@@ -342,11 +342,11 @@ struct HostSupervisor: Sendable {
         owedFailure = .draining
         report.state = .stopped
         report.since = nil
-        fail(DriverError(.busy, "the pool was stopped"))
+        fail(StatusError(.busy, "the pool was stopped"))
     }
 
     /// Answers who waits for a host that serves.
-    private mutating func fail(_ error: DriverError) {
+    private mutating func fail(_ error: StatusError) {
         switch asked {
         case .restart: actions.append(.answerRestart(error))
         case .upgrade: actions.append(.answerUpgrade(.failure(error)))

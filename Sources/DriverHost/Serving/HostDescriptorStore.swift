@@ -32,20 +32,20 @@ final class HostDescriptorStore: DescriptorStore {
 
     var names: [String] { received.withLock { $0.keys.sorted() } }
 
-    func descriptor(_ name: String) throws(DriverError) -> FileDescriptor? {
+    func descriptor(_ name: String) throws(StatusError) -> FileDescriptor? {
         guard let kept = received.withLock({ $0[name] }) else { return nil }
         do throws(ReactorError) { return try kept.descriptor.duplicate() } catch {
-            throw DriverError(.busy, "a kept descriptor cannot be used: \(error)")
+            throw StatusError(.busy, "a kept descriptor cannot be used: \(error)")
         }
     }
 
-    func keep(_ descriptor: borrowing FileDescriptor, as name: String) throws(DriverError) {
+    func keep(_ descriptor: borrowing FileDescriptor, as name: String) throws(StatusError) {
         precondition(name.utf8.count <= Limits.storedNameBytesMax, "a kept descriptor's name is too long")
         do throws(ControlSocket.Failure) {
             try control.send(HostMessage.keep(name: name).encoded(call: 0), descriptors: [descriptor.raw])
-        } catch { throw DriverError(.driverFailed, "the server does not keep a descriptor: \(error)") }
+        } catch { throw StatusError(.driverFailed, "the server does not keep a descriptor: \(error)") }
         do throws(ReactorError) { received(try descriptor.duplicate(), name) } catch {
-            throw DriverError(.busy, "a descriptor cannot be kept: \(error)")
+            throw StatusError(.busy, "a descriptor cannot be kept: \(error)")
         }
     }
 

@@ -32,7 +32,7 @@ final class HostQueue: PolledTarget, CompletionTarget {
     /// Requests that the driver left in the ring when it last looked: it takes them by itself later.
     private var leftBehind = 0
 
-    init(_ parts: Parts, reactor: Reactor) throws(DriverError) {
+    init(_ parts: Parts, reactor: Reactor) throws(StatusError) {
         self.parts = parts
         lane = parts.lane
         queue = try parts.driver.makeQueue(

@@ -48,16 +48,16 @@ final class HostReactor: Sendable {
     /// Starts to serve a lane; returns when it does.
     func serve(
         driver: any Driver, arena: Arena, lane: Lane, bell: consuming Doorbell, serverBell: consuming Doorbell
-    ) throws(DriverError) {
+    ) throws(StatusError) {
         let parts = HostQueue.Parts(
             driver: driver, arena: arena, lane: lane, bell: bell, serverBell: serverBell)
-        let failure = Mutex<DriverError?>(nil)
+        let failure = Mutex<StatusError?>(nil)
         onThread { side in
             guard let reactor = side.reactor, side.queue == nil else {
-                failure.withLock { $0 = DriverError(.badRequest, "the queue is served already") }
+                failure.withLock { $0 = StatusError(.badRequest, "the queue is served already") }
                 return
             }
-            do throws(DriverError) { side.queue = try HostQueue(parts, reactor: reactor) } catch {
+            do throws(StatusError) { side.queue = try HostQueue(parts, reactor: reactor) } catch {
                 failure.withLock { $0 = error }
             }
         }

@@ -54,7 +54,7 @@ final class HostServer {
     ) throws(ControlSocket.Failure) {
         if case .stored(let name) = command { return store.received(descriptors.take(), name) }
         let message: HostMessage
-        do throws(DriverError) {
+        do throws(StatusError) {
             message = .done(try answer(command, call, &descriptors))
         } catch {
             message = .failed(status: error.status.rawValue, message: error.message)
@@ -64,7 +64,7 @@ final class HostServer {
 
     private func answer(
         _ command: HostCommand, _ call: UInt64, _ descriptors: inout ControlSocket.Descriptors
-    ) throws(DriverError) -> HostAnswer {
+    ) throws(StatusError) -> HostAnswer {
         switch command {
         case .stored: return .nothing
         case .start(let start): return try self.start(start)
@@ -100,18 +100,18 @@ final class HostServer {
     private var openVolumes: [UInt32: Identifier] = [:]
 
     private var opened: any PoolDriver {
-        get throws(DriverError) {
-            guard let driver else { throw DriverError(.badRequest, "the host has not been started") }
+        get throws(StatusError) {
+            guard let driver else { throw StatusError(.badRequest, "the host has not been started") }
             return driver
         }
     }
 
     /// Opens the driver with the rights of the server, then gives them up for good.
-    private func start(_ start: HostStart) throws(DriverError) -> HostAnswer {
-        guard driver == nil else { throw DriverError(.badRequest, "the host was started already") }
+    private func start(_ start: HostStart) throws(StatusError) -> HostAnswer {
+        guard driver == nil else { throw StatusError(.badRequest, "the host was started already") }
         guard let type = drivers.first(where: { $0.name == start.driver }) else {
             let names = drivers.map { $0.name }.sorted().joined(separator: ", ")
-            throw DriverError(.notFound, "there is no driver '\(start.driver)': there are \(names)")
+            throw StatusError(.notFound, "there is no driver '\(start.driver)': there are \(names)")
         }
         let driver = try type.init(
             DriverEnvironment(
@@ -121,7 +121,7 @@ final class HostServer {
         let folder = FileDescriptor(
             owning: unsafe Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW))
         if folder.raw < 0 {
-            throw DriverError(.driverFailed, "\(path): \(ReactorError.text(errno: errno))")
+            throw StatusError(.driverFailed, "\(path): \(ReactorError.text(errno: errno))")
         }
         let policy = SandboxPolicy(
             folder: folder.raw, user: start.user, parent: parent, needs: needs)
@@ -137,20 +137,20 @@ final class HostServer {
             for one in prepared { reactors.append(try HostReactor(one)) }
             self.driver = driver
             return .started(gaps: gaps, notes: driver.notes)
-        } catch { throw DriverError(.driverFailed, "the driver host cannot start: \(error)") }
+        } catch { throw StatusError(.driverFailed, "the driver host cannot start: \(error)") }
     }
 
     private func addQueue(
         _ index: Int, _ arenaBytes: UInt64, _ capacity: Int, _ descriptors: inout ControlSocket.Descriptors
-    ) throws(DriverError) {
+    ) throws(StatusError) {
         let driver = try opened
         guard index < reactors.count, capacity.nonzeroBitCount == 1, capacity <= Limits.driverRingEntriesMax
-        else { throw DriverError(.badRequest, "the host has no queue \(index) of \(capacity) entries") }
+        else { throw StatusError(.badRequest, "the host has no queue \(index) of \(capacity) entries") }
         let arena = try Arena(mapping: descriptors.take(), bytes: Int(clamping: arenaBytes))
         let lane: Lane
         do throws(ReactorError) {
             lane = try Lane(mapping: descriptors.take(), capacity: capacity)
-        } catch { throw DriverError(.driverFailed, "a lane cannot be mapped: \(error)") }
+        } catch { throw StatusError(.driverFailed, "a lane cannot be mapped: \(error)") }
         let bell = Doorbell(descriptors.take())
         let serverBell = Doorbell(descriptors.take())
         try reactors[index].serve(
@@ -165,14 +165,14 @@ final class HostServer {
 
     private func volumes(
         _ call: UInt64, _ volumes: [Identifier: UInt64]
-    ) throws(DriverError) -> HostAnswer {
+    ) throws(StatusError) -> HostAnswer {
         var rest = Array(volumes)
         while rest.count > Limits.controlVolumesMax {
             let some = Dictionary(uniqueKeysWithValues: rest.suffix(Limits.controlVolumesMax))
             rest.removeLast(Limits.controlVolumesMax)
             do throws(ControlSocket.Failure) {
                 try control.send(HostMessage.done(.volumes(some, isLast: false)).encoded(call: call))
-            } catch { throw DriverError(.driverFailed, "the control socket: \(error)") }
+            } catch { throw StatusError(.driverFailed, "the control socket: \(error)") }
         }
         return .volumes(Dictionary(uniqueKeysWithValues: rest), isLast: true)
     }

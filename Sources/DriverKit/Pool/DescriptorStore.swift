@@ -1,3 +1,4 @@
+import Core
 import Reactor
 
 /// Descriptors that a driver gives into the server's keeping, so that its next process has them again.
@@ -9,11 +10,11 @@ public protocol DescriptorStore: AnyObject, Sendable {
     var names: [String] { get }
 
     /// A duplicate of what is kept under the name; nil when there is nothing.
-    func descriptor(_ name: String) throws(DriverError) -> FileDescriptor?
+    func descriptor(_ name: String) throws(StatusError) -> FileDescriptor?
 
     /// Keeps a duplicate under the name, in place of what was there. When it returns, it outlives this
     /// process.
-    func keep(_ descriptor: borrowing FileDescriptor, as name: String) throws(DriverError)
+    func keep(_ descriptor: borrowing FileDescriptor, as name: String) throws(StatusError)
 
     /// Lets go of what is kept under the name.
     func forget(_ name: String)
@@ -33,9 +34,9 @@ public final class NoDescriptorStore: DescriptorStore {
     /// None.
     public let names: [String] = []
     /// Nil.
-    public func descriptor(_ name: String) throws(DriverError) -> FileDescriptor? { nil }
+    public func descriptor(_ name: String) throws(StatusError) -> FileDescriptor? { nil }
     /// Does nothing.
-    public func keep(_ descriptor: borrowing FileDescriptor, as name: String) throws(DriverError) {}
+    public func keep(_ descriptor: borrowing FileDescriptor, as name: String) throws(StatusError) {}
     /// Does nothing.
     public func forget(_ name: String) {}
 }

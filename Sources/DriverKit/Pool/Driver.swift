@@ -1,28 +1,6 @@
 import Core
 import Reactor
 
-/// Why a driver's control operation failed.
-public struct DriverError: Error, Sendable, Equatable, CustomStringConvertible {
-    /// The code that the API and the wire show.
-    public var status: Status
-    /// What failed and what to do about it.
-    public var message: String
-
-    /// An error with a code and words.
-    public init(_ status: Status, _ message: String) {
-        self.status = status
-        self.message = message
-    }
-
-    /// An error with a code and words.
-    public init(status: Status, message: String) {
-        self.init(status, message)
-    }
-
-    /// Message and code.
-    public var description: String { "\(message) (\(status.name))" }
-}
-
 /// How much a pool holds, in bytes.
 public struct PoolCapacity: Sendable, Hashable {
     /// What the device has.
@@ -87,35 +65,35 @@ public protocol Driver: AnyObject, Sendable {
 
     /// Makes a volume that reads as zeroes; durable when it returns. Making it again with the same size
     /// changes nothing.
-    func createVolume(_ id: Identifier, size: UInt64) throws(DriverError)
+    func createVolume(_ id: Identifier, size: UInt64) throws(StatusError)
 
     /// Does a part of what a volume that was made still needs before it can be opened, or before it can grow to `size`,
     /// such as zeroing a device: as much as takes about a second. Called again and again, also after a loss or a
     /// restart, until nothing is left; other calls may come in between.
     ///
     /// - Returns: how many bytes are left; 0 when it is ready.
-    func prepareVolume(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64
+    func prepareVolume(_ id: Identifier, to size: UInt64) throws(StatusError) -> UInt64
 
     /// Grows a volume; durable when it returns. What is added reads as zeroes.
-    func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError)
+    func resizeVolume(_ id: Identifier, to size: UInt64) throws(StatusError)
 
     /// Deletes a volume; durable when it returns. Deleting what is not there changes nothing.
-    func deleteVolume(_ id: Identifier) throws(DriverError)
+    func deleteVolume(_ id: Identifier) throws(StatusError)
 
     /// The volumes of the pool and their sizes in bytes.
-    func volumes() throws(DriverError) -> [Identifier: UInt64]
+    func volumes() throws(StatusError) -> [Identifier: UInt64]
 
     /// How full the pool is.
     ///
     /// - Throws: `driverFailed` when its device is gone.
-    func capacity() throws(DriverError) -> PoolCapacity
+    func capacity() throws(StatusError) -> PoolCapacity
 
     /// What the volumes take of the pool's space, in bytes.
-    func usage() throws(DriverError) -> [Identifier: UInt64]
+    func usage() throws(StatusError) -> [Identifier: UInt64]
 
     /// Opens a volume for requests that name it by `index`, below `Limits.openVolumesPerPoolMax`. Opening it
     /// anew under its index forgets a failed flush.
-    func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry
+    func openVolume(_ id: Identifier, index: UInt32) throws(StatusError) -> VolumeGeometry
 
     /// Ends the use of an index. Requests that are running complete.
     func closeVolume(_ index: UInt32)
@@ -128,7 +106,7 @@ public protocol Driver: AnyObject, Sendable {
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(DriverError) -> any DriverQueue
+    ) throws(StatusError) -> any DriverQueue
 }
 
 extension Driver {
@@ -136,10 +114,10 @@ extension Driver {
     public var notes: [String] { [] }
 
     /// Nothing is left to do.
-    public func prepareVolume(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 { 0 }
+    public func prepareVolume(_ id: Identifier, to size: UInt64) throws(StatusError) -> UInt64 { 0 }
 
     /// Not known.
-    public func usage() throws(DriverError) -> [Identifier: UInt64] { [:] }
+    public func usage() throws(StatusError) -> [Identifier: UInt64] { [:] }
 }
 
 /// A driver that pools can name.
@@ -150,24 +128,24 @@ public protocol PoolDriver: Driver {
     /// What the sandbox of a driver host must leave to this driver, beside the pool's folder.
     ///
     /// - Throws: when the settings are not valid.
-    static func needs(settings: [String: String]) throws(DriverError) -> DriverNeeds
+    static func needs(settings: [String: String]) throws(StatusError) -> DriverNeeds
 
     /// Opens the pool.
-    init(_ environment: DriverEnvironment) throws(DriverError)
+    init(_ environment: DriverEnvironment) throws(StatusError)
 
     /// Takes over settings that can be changed while the pool runs.
     ///
     /// - Throws: `notSupported` when a setting that differs needs a restart, `badRequest` when it is not valid.
-    func configure(settings: [String: String]) throws(DriverError)
+    func configure(settings: [String: String]) throws(StatusError)
 }
 
 extension PoolDriver {
     /// Nothing beside the folder.
-    public static func needs(settings: [String: String]) throws(DriverError) -> DriverNeeds { DriverNeeds() }
+    public static func needs(settings: [String: String]) throws(StatusError) -> DriverNeeds { DriverNeeds() }
 
     /// No setting can be changed while the pool runs.
-    public func configure(settings: [String: String]) throws(DriverError) {
-        throw DriverError(.notSupported, "the settings of this driver cannot be changed while the pool runs")
+    public func configure(settings: [String: String]) throws(StatusError) {
+        throw StatusError(.notSupported, "the settings of this driver cannot be changed while the pool runs")
     }
 }
 

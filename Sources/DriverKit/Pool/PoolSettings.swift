@@ -13,13 +13,13 @@ public struct PoolSettings: Sendable, Hashable {
     /// Takes them apart.
     ///
     /// - Throws: `badRequest` for a value that a setting cannot have.
-    public init(_ settings: [String: String]) throws(DriverError) {
+    public init(_ settings: [String: String]) throws(StatusError) {
         ofDriver = settings
         switch ofDriver.removeValue(forKey: PoolSettings.quarantineKey) {
         case nil, "wait": break
         case "fail": failsInQuarantine = true
         case .some(let other):
-            throw DriverError(
+            throw StatusError(
                 .badRequest, "the setting \(PoolSettings.quarantineKey) is \"\(other)\"; write wait or fail")
         }
     }

@@ -112,14 +112,14 @@ public protocol SupervisedDriver: Driver {
     func observe(_ observer: @escaping @Sendable (DriverHostEvent) -> Void)
 
     /// Ends the host and starts another, also out of quarantine; returns when it serves.
-    func restart() throws(DriverError)
+    func restart() throws(StatusError)
 
     /// Starts a host from the program that is installed now and hands over to it; returns the pause in
     /// nanoseconds.
-    func upgrade() throws(DriverError) -> UInt64
+    func upgrade() throws(StatusError) -> UInt64
 
     /// Takes over settings that can be changed while the pool runs.
-    func configure(settings: [String: String]) throws(DriverError)
+    func configure(settings: [String: String]) throws(StatusError)
 
     /// Ends the host for good.
     func shutDown()

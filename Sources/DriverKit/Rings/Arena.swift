@@ -14,20 +14,20 @@ public struct Arena: @unchecked Sendable {
     private let memory: ArenaMemory
 
     /// Makes an arena of at least this size. Its pages take memory when they are first used.
-    public init(bytes: Int) throws(DriverError) {
+    public init(bytes: Int) throws(StatusError) {
         guard bytes > 0, bytes <= Limits.arenaBytesMax else {
-            throw DriverError(.badRequest, "an arena has between 1 and \(Limits.arenaBytesMax) bytes")
+            throw StatusError(.badRequest, "an arena has between 1 and \(Limits.arenaBytesMax) bytes")
         }
         do throws(ReactorError) {
             try self.init(ArenaMemory(SharedMemory(name: "sluice-arena", bytes: bytes)))
-        } catch { throw DriverError(.driverFailed, "no memory for a buffer arena: \(error)") }
+        } catch { throw StatusError(.driverFailed, "no memory for a buffer arena: \(error)") }
     }
 
     /// Maps an arena that another process made.
-    public init(mapping descriptor: consuming FileDescriptor, bytes: Int) throws(DriverError) {
+    public init(mapping descriptor: consuming FileDescriptor, bytes: Int) throws(StatusError) {
         do throws(ReactorError) {
             try self.init(ArenaMemory(SharedMemory(mapping: descriptor, bytes: bytes)))
-        } catch { throw DriverError(.driverFailed, "the buffer arena cannot be mapped: \(error)") }
+        } catch { throw StatusError(.driverFailed, "the buffer arena cannot be mapped: \(error)") }
     }
 
     private init(_ memory: ArenaMemory) {
@@ -37,9 +37,9 @@ public struct Arena: @unchecked Sendable {
     }
 
     /// A descriptor of the arena, for another process to map.
-    public func descriptor() throws(DriverError) -> FileDescriptor {
+    public func descriptor() throws(StatusError) -> FileDescriptor {
         do throws(ReactorError) { return try memory.shared.descriptor.duplicate() } catch {
-            throw DriverError(.driverFailed, "the buffer arena cannot be handed over: \(error)")
+            throw StatusError(.driverFailed, "the buffer arena cannot be handed over: \(error)")
         }
     }
 }

@@ -51,7 +51,7 @@ public final class FaultDriver: PoolDriver {
     /// Opens the inner driver's pool.
     ///
     /// - Throws: also when rules would end the server, because the driver runs inline.
-    public init(_ environment: DriverEnvironment) throws(DriverError) {
+    public init(_ environment: DriverEnvironment) throws(StatusError) {
         let configuration = try FaultDriver.parse(environment.settings)
         isolation = environment.isolation
         try FaultDriver.check(configuration.rules, isolation)
@@ -69,7 +69,7 @@ public final class FaultDriver: PoolDriver {
         schedule = Mutex(FaultSchedule(seed: configuration.seed, rules: configuration.rules))
     }
 
-    private static func parse(_ settings: [String: String]) throws(DriverError) -> Configuration {
+    private static func parse(_ settings: [String: String]) throws(StatusError) -> Configuration {
         let prefix = "inner."
         var inside: [String: String] = [:]
         var own: [String: String] = [:]
@@ -82,7 +82,7 @@ public final class FaultDriver: PoolDriver {
         }
         let known = ["driver", "record", "rules", "seed"]
         if let stranger = own.keys.sorted().first(where: { !known.contains($0) }) {
-            throw DriverError(
+            throw StatusError(
                 .badRequest,
                 "the driver fault has no setting \"\(stranger)\"; it has \(known.joined(separator: ", ")), "
                     + "and the wrapped driver's with inner. before their names")
@@ -90,14 +90,14 @@ public final class FaultDriver: PoolDriver {
         let names = wrapped.map { $0.name }
         guard let name = own["driver"], let type = wrapped.first(where: { $0.name == name }) else {
             let said = own["driver"].map { "is \"\($0)\"" } ?? "is missing"
-            throw DriverError(
+            throw StatusError(
                 .badRequest,
                 "the setting driver \(said); name the driver to wrap: \(names.joined(separator: " or "))")
         }
         var seed: UInt64 = 1
         if let text = own["seed"] {
             guard let value = UInt64(text) else {
-                throw DriverError(
+                throw StatusError(
                     .badRequest, "the setting seed is \"\(text)\"; write a whole number below 2^64")
             }
             seed = value
@@ -107,9 +107,9 @@ public final class FaultDriver: PoolDriver {
             record: own["record"])
     }
 
-    private static func check(_ rules: FaultRules, _ isolation: DriverIsolation) throws(DriverError) {
+    private static func check(_ rules: FaultRules, _ isolation: DriverIsolation) throws(StatusError) {
         if isolation == .inline && rules.endsProcess {
-            throw DriverError(
+            throw StatusError(
                 .notSupported,
                 "a rule crashes the driver, which runs inline, in the server itself; "
                     + "make the pool with isolation=isolated")
@@ -117,19 +117,19 @@ public final class FaultDriver: PoolDriver {
     }
 
     /// What the wrapped driver needs.
-    public static func needs(settings: [String: String]) throws(DriverError) -> DriverNeeds {
+    public static func needs(settings: [String: String]) throws(StatusError) -> DriverNeeds {
         let configuration = try parse(settings)
         return try configuration.driver.needs(settings: configuration.inner)
     }
 
     /// Takes over `rules` and `seed`, which begin anew unless both are as before; requests that hang go on.
     /// The wrapped driver is asked about its own settings.
-    public func configure(settings new: [String: String]) throws(DriverError) {
+    public func configure(settings new: [String: String]) throws(StatusError) {
         let configuration = try FaultDriver.parse(new)
         try FaultDriver.check(configuration.rules, isolation)
         let before = try FaultDriver.parse(settings.withLock { $0 })
         if before.driver.name != configuration.driver.name || before.record != configuration.record {
-            throw DriverError(
+            throw StatusError(
                 .notSupported, "driver and record of a fault pool cannot be changed while it runs")
         }
         if before.inner != configuration.inner { try inner.configure(settings: configuration.inner) }
@@ -152,12 +152,12 @@ public final class FaultDriver: PoolDriver {
     }
 
     /// Makes a volume of the wrapped driver.
-    public func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
+    public func createVolume(_ id: Identifier, size: UInt64) throws(StatusError) {
         try inner.createVolume(id, size: size)
     }
 
     /// Prepares a volume of the wrapped driver; what a rule delays is done in pieces, as on a slow device.
-    public func prepareVolume(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 {
+    public func prepareVolume(_ id: Identifier, to size: UInt64) throws(StatusError) -> UInt64 {
         switch schedule.withLock({ $0.next(.prepare) })?.fault {
         case .delay(let nanoseconds):
             _ = ThreadSemaphore().wait(milliseconds: Int64(clamping: nanoseconds / 1_000_000))
@@ -167,16 +167,16 @@ public final class FaultDriver: PoolDriver {
             prepared.withLock { $0[id] = end }
             return size - end
         case .error(let status):
-            throw DriverError(status, "the pool's rules let the preparation of its device fail")
+            throw StatusError(status, "the pool's rules let the preparation of its device fail")
         default: return try inner.prepareVolume(id, to: size)
         }
     }
 
     /// What the wrapped driver's volumes take.
-    public func usage() throws(DriverError) -> [Identifier: UInt64] { try inner.usage() }
+    public func usage() throws(StatusError) -> [Identifier: UInt64] { try inner.usage() }
 
     /// Grows a volume of the wrapped driver.
-    public func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {
+    public func resizeVolume(_ id: Identifier, to size: UInt64) throws(StatusError) {
         try inner.resizeVolume(id, to: size)
         open.withLock { volumes in
             for index in volumes.keys where volumes[index]?.id == id { volumes[index]?.geometry.size = size }
@@ -184,23 +184,23 @@ public final class FaultDriver: PoolDriver {
     }
 
     /// Deletes a volume of the wrapped driver.
-    public func deleteVolume(_ id: Identifier) throws(DriverError) {
+    public func deleteVolume(_ id: Identifier) throws(StatusError) {
         _ = prepared.withLock { $0.removeValue(forKey: id) }
         try inner.deleteVolume(id)
     }
 
     /// The wrapped driver's volumes.
-    public func volumes() throws(DriverError) -> [Identifier: UInt64] { try inner.volumes() }
+    public func volumes() throws(StatusError) -> [Identifier: UInt64] { try inner.volumes() }
 
     /// The wrapped driver's capacity.
-    public func capacity() throws(DriverError) -> PoolCapacity { try inner.capacity() }
+    public func capacity() throws(StatusError) -> PoolCapacity { try inner.capacity() }
 
     /// Opens a volume; after a power cut this is what gives it its power back.
     ///
     /// - Throws: also `busy`, for the moment in which a power cut is under way.
-    public func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry {
+    public func openVolume(_ id: Identifier, index: UInt32) throws(StatusError) -> VolumeGeometry {
         if unflushed.isCutUnderWay {
-            throw DriverError(.busy, "a power cut is under way in the pool; try again")
+            throw StatusError(.busy, "a power cut is under way in the pool; try again")
         }
         let cuts = self.cuts
         unflushed.settle(index: index)
@@ -220,7 +220,7 @@ public final class FaultDriver: PoolDriver {
     public func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(DriverError) -> any DriverQueue {
+    ) throws(StatusError) -> any DriverQueue {
         let queue = FaultQueue(
             driver: self, reactor: reactor, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

@@ -12,7 +12,7 @@ final class FaultLane {
 
     func open(
         _ driver: any PoolDriver, reactor: Reactor, arena: Arena, onCompletions: @escaping () -> Void
-    ) throws(DriverError) {
+    ) throws(StatusError) {
         queue = try driver.makeQueue(
             reactor: reactor, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

@@ -55,7 +55,7 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
         }
     }
 
-    func start() throws(DriverError) {
+    func start() throws(StatusError) {
         let pump = { [weak self] () -> Void in self?.pump() }
         try inner.open(driver.inner, reactor: reactor, arena: arena, onCompletions: pump)
         try undo.open(driver.inner, reactor: reactor, arena: driver.unflushed.arena, onCompletions: pump)

@@ -6,16 +6,16 @@ extension FaultRules {
     /// Rules from text.
     ///
     /// - Throws: `badRequest` with the rule's number, what is wrong and what would be right.
-    init(text: String) throws(DriverError) {
+    init(text: String) throws(StatusError) {
         if text.utf8.count > Limits.faultRulesBytesMax {
-            throw DriverError(.badRequest, "the rules have more than \(Limits.faultRulesBytesMax) bytes")
+            throw StatusError(.badRequest, "the rules have more than \(Limits.faultRulesBytesMax) bytes")
         }
         var number = 0
         for part in text.split(separator: ";", omittingEmptySubsequences: false) {
             if part.allSatisfy(\.isWhitespace) { continue }
             number += 1
             if number > Limits.faultRulesMax {
-                throw DriverError(.badRequest, "there are more than \(Limits.faultRulesMax) rules")
+                throw StatusError(.badRequest, "there are more than \(Limits.faultRulesMax) rules")
             }
             var parser = FaultRuleParser(number: number)
             rules.append(try parser.rule(part))
@@ -34,7 +34,7 @@ private struct FaultRuleParser {
 
     init(number: Int) { self.number = number }
 
-    mutating func rule(_ text: Substring) throws(DriverError) -> FaultRule {
+    mutating func rule(_ text: Substring) throws(StatusError) -> FaultRule {
         let halves = text.split(separator: ":", omittingEmptySubsequences: false)
         if halves.count > 2 { throw wrong("it has more than one colon; rules are separated by semicolons") }
         let target = halves.count == 2 ? try words(halves[0]) : ["any"]
@@ -54,7 +54,7 @@ private struct FaultRuleParser {
     }
 
     /// Splits into words and takes the conditions out.
-    private mutating func words(_ text: Substring) throws(DriverError) -> [String] {
+    private mutating func words(_ text: Substring) throws(StatusError) -> [String] {
         var rest: [String] = []
         for word in text.split(whereSeparator: \.isWhitespace) {
             if let equals = word.firstIndex(of: "=") {
@@ -66,7 +66,7 @@ private struct FaultRuleParser {
         return rest
     }
 
-    private mutating func condition(_ name: String, _ value: Substring) throws(DriverError) {
+    private mutating func condition(_ name: String, _ value: Substring) throws(StatusError) {
         switch name {
         case "after": after = try once(after, name, number(name, value, least: 0))
         case "every": every = try once(every, name, number(name, value, least: 1))
@@ -83,7 +83,7 @@ private struct FaultRuleParser {
         }
     }
 
-    private func once<Value>(_ before: Value?, _ name: String, _ value: Value) throws(DriverError) -> Value {
+    private func once<Value>(_ before: Value?, _ name: String, _ value: Value) throws(StatusError) -> Value {
         if before != nil { throw wrong("\(name) is said twice") }
         return value
     }
@@ -92,7 +92,7 @@ private struct FaultRuleParser {
         text.allSatisfy { $0.isASCII && $0.isNumber } ? UInt64(text) : nil
     }
 
-    private func number(_ name: String, _ text: Substring, least: UInt64) throws(DriverError) -> UInt64 {
+    private func number(_ name: String, _ text: Substring, least: UInt64) throws(StatusError) -> UInt64 {
         guard let value = digits(text), value >= least else {
             throw wrong("\(name) is \"\(text)\"; write a whole number, at least \(least)")
         }
@@ -105,7 +105,7 @@ private struct FaultRuleParser {
         ("busy", .busy), ("failed", .driverFailed),
     ]
 
-    private func fault(_ words: [String]) throws(DriverError) -> Fault {
+    private func fault(_ words: [String]) throws(StatusError) -> Fault {
         if words.count > 2 { throw wrong("\"\(words[2])\" is one word too many after \(words[0])") }
         let argument = words.count == 2 ? words[1] : nil
         switch words[0] {
@@ -119,7 +119,7 @@ private struct FaultRuleParser {
         case "delay":
             guard let argument else { throw wrong("delay wants a time, such as delay 20ms") }
             return .delay(try duration(argument))
-        case "spin": return .spin(try argument.map { text throws(DriverError) in try duration(text) } ?? .max)
+        case "spin": return .spin(try argument.map { text throws(StatusError) in try duration(text) } ?? .max)
         case "torn": return .torn(crash: try crashes(words[0], argument))
         case "powercut": return .powerCut(crash: try crashes(words[0], argument))
         case "nospace", "hang", "crash", "bitflip":
@@ -135,7 +135,7 @@ private struct FaultRuleParser {
         }
     }
 
-    private func crashes(_ fault: String, _ argument: String?) throws(DriverError) -> Bool {
+    private func crashes(_ fault: String, _ argument: String?) throws(StatusError) -> Bool {
         switch argument {
         case nil: return false
         case "crash": return true
@@ -144,7 +144,7 @@ private struct FaultRuleParser {
         }
     }
 
-    private func duration(_ text: String) throws(DriverError) -> UInt64 {
+    private func duration(_ text: String) throws(StatusError) -> UInt64 {
         let scales: [(unit: String, nanoseconds: UInt64)] = [
             ("us", 1000), ("ms", 1_000_000), ("s", 1_000_000_000),
         ]
@@ -160,7 +160,7 @@ private struct FaultRuleParser {
 
     private var operationWords: String { OperationSet.words.map(\.word).joined(separator: ", ") }
 
-    private func operations(_ words: [String], _ fault: Fault) throws(DriverError) -> OperationSet {
+    private func operations(_ words: [String], _ fault: Fault) throws(StatusError) -> OperationSet {
         if words == ["any"] { return fault.operations.intersection(.all) }
         var set: OperationSet = []
         for word in words.flatMap({ $0.split(separator: ",", omittingEmptySubsequences: false) }) {
@@ -176,7 +176,7 @@ private struct FaultRuleParser {
         return set
     }
 
-    private func wrong(_ message: String) -> DriverError {
-        DriverError(.badRequest, "rule \(number) of the setting rules: \(message)")
+    private func wrong(_ message: String) -> StatusError {
+        StatusError(.badRequest, "rule \(number) of the setting rules: \(message)")
     }
 }

@@ -33,13 +33,13 @@ final class RequestLog: Sendable {
 
     /// Opens the log in a folder or makes it; what a crash left incomplete at its end is cut off before more is
     /// written.
-    init(folder: String, name: String) throws(DriverError) {
+    init(folder: String, name: String) throws(StatusError) {
         let allowed = name.utf8.allSatisfy { byte in
             UInt8(ascii: "a")...UInt8(ascii: "z") ~= byte || UInt8(ascii: "0")...UInt8(ascii: "9") ~= byte
                 || byte == UInt8(ascii: "-") || byte == UInt8(ascii: ".")
         }
         guard allowed, name.hasSuffix(RequestLog.suffix), !name.hasPrefix("."), name.utf8.count <= 64 else {
-            throw DriverError(
+            throw StatusError(
                 .badRequest,
                 "the setting record is \"\(name)\"; write a file name of at most 64 small letters, digits, "
                     + "hyphens and dots that ends with \(RequestLog.suffix)")

@@ -71,7 +71,7 @@ final class UnflushedWrites: @unchecked Sendable {
     private let lock = Mutex(())
     private let state: State
 
-    init() throws(DriverError) {
+    init() throws(StatusError) {
         arena = try Arena(bytes: Limits.faultUnflushedBytesMax)
         state = State(arena: arena)
     }

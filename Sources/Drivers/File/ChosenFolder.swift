@@ -23,7 +23,7 @@ enum ChosenFolder {
     /// Opens the pool's folder in the operator's, and makes it the first time.
     static func open(
         in parent: String, pool: PoolFolder, store: any DescriptorStore
-    ) throws(DriverError) -> PoolFolder {
+    ) throws(StatusError) -> PoolFolder {
         let path = path(in: parent)
         let known = try pool.words(record)
         guard let known, let id = known.first else {
@@ -33,27 +33,27 @@ enum ChosenFolder {
         }
         if known.last == unfinished { return try finish(path, id, pool, store) }
         guard isFolder(path) else {
-            throw DriverError(
+            throw StatusError(
                 .driverFailed,
                 "the pool's folder \(path) is not there; is its file system mounted? Mount it, then restart the pool"
             )
         }
         let folder = try PoolFolder(path, store: store, lock: "folder")
         guard try folder.words(mark) == [id] else {
-            throw DriverError(.driverFailed, "\(path) is not the folder of this pool, but of another one")
+            throw StatusError(.driverFailed, "\(path) is not the folder of this pool, but of another one")
         }
         return folder
     }
 
     private static func finish(
         _ path: String, _ id: String, _ pool: PoolFolder, _ store: any DescriptorStore
-    ) throws(DriverError) -> PoolFolder {
+    ) throws(StatusError) -> PoolFolder {
         let folder = try PoolFolder(path, store: store, lock: "folder")
         let found = try folder.words(mark)
         // A pool that was deleted leaves its mark, and nothing else.
         let isFree = if found == nil || found == [id] { true } else { try folder.names() == [mark] }
         guard isFree else {
-            throw DriverError(
+            throw StatusError(
                 .alreadyExists,
                 "\(path) is the folder of another pool, or of one that is no more and left its volumes there: a folder holds"
                     + " one pool. Choose another folder, or move away what is in it")

@@ -20,7 +20,7 @@ final class DeviceStore: FileStore {
 
     init(
         folder: PoolFolder, path: String, direct: Bool, erase: Bool, store: any DescriptorStore
-    ) throws(DriverError) {
+    ) throws(StatusError) {
         self.folder = folder
         self.path = path
         wantsDirect = direct
@@ -29,14 +29,14 @@ final class DeviceStore: FileStore {
             try store.descriptor(DeviceStore.device), path,
             O_RDWR | O_EXCL | (direct ? BlockDevices.openDirect : 0))
         guard BlockDevices.isBlockDevice(fd: descriptor.raw) else {
-            throw DriverError(.badRequest, "the setting path names \(path), which is not a block device")
+            throw StatusError(.badRequest, "the setting path names \(path), which is not a block device")
         }
         if !PoolFolder.lock(descriptor.raw) {
-            throw DriverError(.busy, "another program uses \(path); stop it first")
+            throw StatusError(.busy, "another program uses \(path); stop it first")
         }
         do throws(ReactorError) {
             blockSize = max(512, try BlockDevices.logicalBlockSize(fd: descriptor.raw))
-        } catch { throw DriverError(.ioError, "\(path): \(error)") }
+        } catch { throw StatusError(.ioError, "\(path): \(error)") }
         unsynced = try DeviceStore.openDevice(path, O_RDONLY)
         try store.keep(descriptor, as: DeviceStore.device)
         _ = try deviceSize()
@@ -56,10 +56,10 @@ final class DeviceStore: FileStore {
     /// behind it is opened anew, since the path may name the disk's successor.
     private static func device(
         _ kept: consuming FileDescriptor?, _ path: String, _ flags: Int32
-    ) throws(DriverError) -> FileDescriptor {
+    ) throws(StatusError) -> FileDescriptor {
         guard let kept, isOpen(kept, path) else { return try openDevice(path, flags) }
         if hasBytes(kept) { return kept }
-        do throws(DriverError) { return try openDevice(path, flags) } catch { return kept }
+        do throws(StatusError) { return try openDevice(path, flags) } catch { return kept }
     }
 
     private static func hasBytes(_ descriptor: borrowing FileDescriptor) -> Bool {
@@ -68,7 +68,7 @@ final class DeviceStore: FileStore {
         }
     }
 
-    private static func openDevice(_ path: String, _ flags: Int32) throws(DriverError) -> FileDescriptor {
+    private static func openDevice(_ path: String, _ flags: Int32) throws(StatusError) -> FileDescriptor {
         var fd = unsafe Glibc.open(path, O_CLOEXEC | flags)
         // The last process to have it may be gone, and its file not yet.
         for _ in 0..<Limits.poolLockAttemptsMax where fd < 0 && errno == EBUSY {
@@ -77,20 +77,20 @@ final class DeviceStore: FileStore {
         }
         if fd < 0 {
             if errno == EBUSY {
-                throw DriverError(.busy, "\(path) is in use, perhaps mounted; unmount it first")
+                throw StatusError(.busy, "\(path) is in use, perhaps mounted; unmount it first")
             }
             throw PoolFolder.failure(path, errno)
         }
         return FileDescriptor(owning: fd)
     }
 
-    private func deviceSize() throws(DriverError) -> UInt64 {
+    private func deviceSize() throws(StatusError) -> UInt64 {
         let size: UInt64
         do throws(ReactorError) { size = try BlockDevices.size(fd: descriptor.raw) } catch {
-            throw DriverError(.ioError, "\(path): \(error)")
+            throw StatusError(.ioError, "\(path): \(error)")
         }
         if size == 0 {
-            throw DriverError(
+            throw StatusError(
                 .driverFailed,
                 "\(path) has no bytes: its disk is gone, or the device is bound to none; bring it back, then restart"
                     + " the pool")
@@ -106,25 +106,25 @@ final class DeviceStore: FileStore {
         var zeroed: UInt64
     }
 
-    private func read() throws(DriverError) -> Held? {
+    private func read() throws(StatusError) -> Held? {
         guard let words = try folder.words(DeviceStore.record) else { return nil }
         guard (2...3).contains(words.count), let id = Identifier(hex: words[0]), let size = UInt64(words[1]),
             // Earlier versions zeroed the whole device at once.
             let zeroed = words.count == 3 ? UInt64(words[2]) : UInt64.max
         else {
-            throw DriverError(.ioError, "the file \(DeviceStore.record) in \(folder.path) is damaged")
+            throw StatusError(.ioError, "the file \(DeviceStore.record) in \(folder.path) is damaged")
         }
         return Held(id: id, size: size, zeroed: zeroed)
     }
 
-    private func write(_ held: Held) throws(DriverError) {
+    private func write(_ held: Held) throws(StatusError) {
         try folder.write([held.id.hex, "\(held.size)", "\(held.zeroed)"], to: DeviceStore.record)
     }
 
-    func create(_ id: Identifier, size: UInt64) throws(DriverError) {
+    func create(_ id: Identifier, size: UInt64) throws(StatusError) {
         if let held = try read() {
             if held.id == id && held.size == size { return }
-            throw DriverError(
+            throw StatusError(
                 .notSupported,
                 "\(path) holds a volume already, and a block device holds one. For several, make a file system on it"
                     + " and give a folder of that as path, or give each a device")
@@ -132,15 +132,15 @@ final class DeviceStore: FileStore {
         let room = try deviceSize()
         if size > room { throw tooSmall(room, for: size) }
         if !mayErase, try !isBlank(room) {
-            throw DriverError(
+            throw StatusError(
                 .alreadyExists,
                 "\(path) holds data; wipe it (wipefs, blkdiscard) or set erase=true in the pool's settings")
         }
         try write(Held(id: id, size: size, zeroed: 0))
     }
 
-    private func tooSmall(_ room: UInt64, for size: UInt64) -> DriverError {
-        DriverError(
+    private func tooSmall(_ room: UInt64, for size: UInt64) -> StatusError {
+        StatusError(
             .noSpace,
             "\(path) has \(ByteCount(room)), and the volume would have \(ByteCount(size)): take \(room) bytes or less, or"
                 + " another pool")
@@ -148,7 +148,7 @@ final class DeviceStore: FileStore {
 
     /// Whether the device reads as zeroes where it is looked at: all of its first and last MiB, where file systems,
     /// partition tables and RAIDs have their marks, and places in between.
-    private func isBlank(_ room: UInt64) throws(DriverError) -> Bool {
+    private func isBlank(_ room: UInt64) throws(StatusError) -> Bool {
         let end = room / 4096 * 4096
         let edge = min(end, 1 << 20)
         if try !isBlank(at: 0, Int(edge)) { return false }
@@ -160,17 +160,17 @@ final class DeviceStore: FileStore {
         return true
     }
 
-    private func isBlank(at offset: UInt64, _ count: Int) throws(DriverError) -> Bool {
+    private func isBlank(at offset: UInt64, _ count: Int) throws(StatusError) -> Bool {
         if count == 0 { return true }
         let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 4096)
         defer { unsafe memory.deallocate() }
         let found = unsafe pread(descriptor.raw, memory.baseAddress, count, off_t(offset))
         if found < 0 { throw PoolFolder.failure(path, errno) }
-        guard found == count else { throw DriverError(.ioError, "\(path) cannot be read at \(offset)") }
+        guard found == count else { throw StatusError(.ioError, "\(path) cannot be read at \(offset)") }
         return unsafe memory.allSatisfy { $0 == 0 }
     }
 
-    func prepare(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 {
+    func prepare(_ id: Identifier, to size: UInt64) throws(StatusError) -> UInt64 {
         var held = try held(id)
         guard held.zeroed < size else { return 0 }
         let room = try deviceSize()
@@ -180,7 +180,7 @@ final class DeviceStore: FileStore {
             let count = min(Limits.deviceZeroPieceBytes, size - held.zeroed)
             do throws(ReactorError) {
                 try BlockDevices.zeroOut(fd: descriptor.raw, offset: held.zeroed, length: count)
-            } catch { throw DriverError(.ioError, "\(path): \(error)") }
+            } catch { throw StatusError(.ioError, "\(path): \(error)") }
             held.zeroed += count
         } while held.zeroed < size && SystemClock.monotonic() < end
         // Zeroes that a power failure takes back must not count.
@@ -189,10 +189,10 @@ final class DeviceStore: FileStore {
         return size - held.zeroed
     }
 
-    func resize(_ id: Identifier, to size: UInt64) throws(DriverError) {
+    func resize(_ id: Identifier, to size: UInt64) throws(StatusError) {
         var held = try held(id)
         if size < held.size {
-            throw DriverError(.notSupported, "a volume cannot shrink: it has \(held.size) bytes")
+            throw StatusError(.notSupported, "a volume cannot shrink: it has \(held.size) bytes")
         }
         let room = try deviceSize()
         if size > room { throw tooSmall(room, for: size) }
@@ -202,33 +202,33 @@ final class DeviceStore: FileStore {
         try write(held)
     }
 
-    func delete(_ id: Identifier) throws(DriverError) {
+    func delete(_ id: Identifier) throws(StatusError) {
         guard let held = try read(), held.id == id else { return }
         try folder.remove(DeviceStore.record)
         try folder.sync()
     }
 
-    func volumes() throws(DriverError) -> [Identifier: UInt64] {
+    func volumes() throws(StatusError) -> [Identifier: UInt64] {
         guard let held = try read() else { return [:] }
         return [held.id: held.size]
     }
 
-    func capacity() throws(DriverError) -> PoolCapacity {
+    func capacity() throws(StatusError) -> PoolCapacity {
         let total = try deviceSize()
         let used = min(total, try read()?.size ?? 0)
         return PoolCapacity(total: total, used: used, free: total - used)
     }
 
-    func usage() throws(DriverError) -> [Identifier: UInt64] { try volumes() }
+    func usage() throws(StatusError) -> [Identifier: UInt64] { try volumes() }
 
     /// The volume has its device for itself.
     func freeBytes() -> UInt64? { nil }
 
-    func open(_ id: Identifier) throws(DriverError) -> OpenVolume {
+    func open(_ id: Identifier) throws(StatusError) -> OpenVolume {
         let held = try held(id)
         _ = try deviceSize()
         guard held.zeroed >= held.size else {
-            throw DriverError(
+            throw StatusError(
                 .busy, "the volume is being made: \(held.zeroed) of \(held.size) bytes of \(path) are zeroed")
         }
         let own = try DeviceStore.duplicate(descriptor)
@@ -236,21 +236,21 @@ final class DeviceStore: FileStore {
             id: id, descriptor: own, size: held.size, blockSize: blockSize, isDirect: wantsDirect)
     }
 
-    func witness(_ id: Identifier) throws(DriverError) -> FileDescriptor {
+    func witness(_ id: Identifier) throws(StatusError) -> FileDescriptor {
         try DeviceStore.duplicate(unsynced)
     }
 
     private static func duplicate(
         _ descriptor: borrowing FileDescriptor
-    ) throws(DriverError) -> FileDescriptor {
+    ) throws(StatusError) -> FileDescriptor {
         do throws(ReactorError) { return try descriptor.duplicate() } catch {
-            throw DriverError(.busy, "\(error)")
+            throw StatusError(.busy, "\(error)")
         }
     }
 
-    private func held(_ id: Identifier) throws(DriverError) -> Held {
+    private func held(_ id: Identifier) throws(StatusError) -> Held {
         guard let held = try read(), held.id == id else {
-            throw DriverError(.notFound, "there is no volume \(id) on \(path)")
+            throw StatusError(.notFound, "there is no volume \(id) on \(path)")
         }
         return held
     }

@@ -17,7 +17,7 @@ public final class FileDriver: PoolDriver {
     private let open = Mutex<[UInt32: OpenVolume]>([:])
 
     /// Opens the pool and locks its folder against other servers.
-    public init(_ environment: DriverEnvironment) throws(DriverError) {
+    public init(_ environment: DriverEnvironment) throws(StatusError) {
         let settings = try FileDriver.parse(environment.settings)
         let direct = try settings.flag("direct", default: true)
         let erase = try settings.flag("erase", default: false)
@@ -25,7 +25,7 @@ public final class FileDriver: PoolDriver {
         var folder = try PoolFolder(environment.folder, store: kept)
         if let path = settings.text("path") {
             guard path.hasPrefix("/") else {
-                throw DriverError(.badRequest, "the setting path is \"\(path)\"; write an absolute path")
+                throw StatusError(.badRequest, "the setting path is \"\(path)\"; write an absolute path")
             }
             guard ChosenFolder.isFolder(path) else {
                 store = try DeviceStore(folder: folder, path: path, direct: direct, erase: erase, store: kept)
@@ -37,12 +37,12 @@ public final class FileDriver: PoolDriver {
             folder: folder, direct: direct, locksVolumes: environment.isolation == .inline)
     }
 
-    private static func parse(_ settings: [String: String]) throws(DriverError) -> DriverSettings {
+    private static func parse(_ settings: [String: String]) throws(StatusError) -> DriverSettings {
         try DriverSettings(settings, driver: FileDriver.name, known: ["direct", "erase", "path"])
     }
 
     /// The block device or the folder, if there is one.
-    public static func needs(settings: [String: String]) throws(DriverError) -> DriverNeeds {
+    public static func needs(settings: [String: String]) throws(StatusError) -> DriverNeeds {
         var needs = DriverNeeds()
         guard let path = try parse(settings).text("path") else { return needs }
         if ChosenFolder.isFolder(path) {
@@ -57,13 +57,13 @@ public final class FileDriver: PoolDriver {
     public var notes: [String] { store.notes }
 
     /// Makes a thin volume; durable.
-    public func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
+    public func createVolume(_ id: Identifier, size: UInt64) throws(StatusError) {
         try check(size)
         try store.create(id, size: size)
     }
 
     /// Grows a volume; durable.
-    public func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {
+    public func resizeVolume(_ id: Identifier, to size: UInt64) throws(StatusError) {
         try check(size)
         try store.resize(id, to: size)
         open.withLock { volumes in
@@ -72,32 +72,32 @@ public final class FileDriver: PoolDriver {
     }
 
     /// Deletes a volume; durable. Its space is free when no reactor has it open.
-    public func deleteVolume(_ id: Identifier) throws(DriverError) {
+    public func deleteVolume(_ id: Identifier) throws(StatusError) {
         try store.delete(id)
     }
 
     /// The volumes and their sizes.
-    public func volumes() throws(DriverError) -> [Identifier: UInt64] { try store.volumes() }
+    public func volumes() throws(StatusError) -> [Identifier: UInt64] { try store.volumes() }
 
     /// How full the file system or device is.
-    public func capacity() throws(DriverError) -> PoolCapacity { try store.capacity() }
+    public func capacity() throws(StatusError) -> PoolCapacity { try store.capacity() }
 
     /// Zeroes a part of a device that a volume was made on.
-    public func prepareVolume(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 {
+    public func prepareVolume(_ id: Identifier, to size: UInt64) throws(StatusError) -> UInt64 {
         try store.prepare(id, to: size)
     }
 
     /// The blocks that the volumes' files have.
-    public func usage() throws(DriverError) -> [Identifier: UInt64] { try store.usage() }
+    public func usage() throws(StatusError) -> [Identifier: UInt64] { try store.usage() }
 
     /// Opens a volume under an index, anew if it was open: a failed flush is forgotten.
     ///
     /// Linux reports a write-back that failed to files that were open then. So a second open file, which
     /// nobody syncs, is kept as `witness/INDEX` for as long as the volume is open: whoever looks at it after
     /// this process has ended (`BlockDevices.takeWriteBackError(fd:)`) hears of every failure since.
-    public func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry {
+    public func openVolume(_ id: Identifier, index: UInt32) throws(StatusError) -> VolumeGeometry {
         guard index < Limits.openVolumesPerPoolMax else {
-            throw DriverError(.busy, "too many open volumes in the pool")
+            throw StatusError(.busy, "too many open volumes in the pool")
         }
         let volume = try store.open(id)
         if !(kept is NoDescriptorStore) {
@@ -119,7 +119,7 @@ public final class FileDriver: PoolDriver {
     public func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(DriverError) -> any DriverQueue {
+    ) throws(StatusError) -> any DriverQueue {
         let queue = FileQueue(
             driver: self, reactor: reactor, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)
@@ -133,13 +133,13 @@ public final class FileDriver: PoolDriver {
     /// What writes may still take, in bytes; nil where that does not matter.
     func freeBytes() -> UInt64? { store.freeBytes() }
 
-    private func check(_ size: UInt64) throws(DriverError) {
+    private func check(_ size: UInt64) throws(StatusError) {
         if size == 0 || size % Limits.volumeSizeGranule != 0 {
-            throw DriverError(
+            throw StatusError(
                 .badRequest, "a volume's size is a multiple of \(Limits.volumeSizeGranule) bytes")
         }
         if size > Limits.volumeBytesMax {
-            throw DriverError(.tooLarge, "a volume has at most \(Limits.volumeBytesMax) bytes")
+            throw StatusError(.tooLarge, "a volume has at most \(Limits.volumeBytesMax) bytes")
         }
     }
 }

@@ -7,18 +7,18 @@ import Reactor
 protocol FileStore: AnyObject, Sendable {
     /// What an operator should know.
     var notes: [String] { get }
-    func create(_ id: Identifier, size: UInt64) throws(DriverError)
-    func resize(_ id: Identifier, to size: UInt64) throws(DriverError)
-    func delete(_ id: Identifier) throws(DriverError)
-    func volumes() throws(DriverError) -> [Identifier: UInt64]
-    func capacity() throws(DriverError) -> PoolCapacity
-    func open(_ id: Identifier) throws(DriverError) -> OpenVolume
+    func create(_ id: Identifier, size: UInt64) throws(StatusError)
+    func resize(_ id: Identifier, to size: UInt64) throws(StatusError)
+    func delete(_ id: Identifier) throws(StatusError)
+    func volumes() throws(StatusError) -> [Identifier: UInt64]
+    func capacity() throws(StatusError) -> PoolCapacity
+    func open(_ id: Identifier) throws(StatusError) -> OpenVolume
     /// A second open file of the volume's, which is never synced.
-    func witness(_ id: Identifier) throws(DriverError) -> FileDescriptor
+    func witness(_ id: Identifier) throws(StatusError) -> FileDescriptor
     /// Does a second's worth of what a volume of this size still needs; how many bytes that leaves.
-    func prepare(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64
+    func prepare(_ id: Identifier, to size: UInt64) throws(StatusError) -> UInt64
     /// What each volume takes, in bytes.
-    func usage() throws(DriverError) -> [Identifier: UInt64]
+    func usage() throws(StatusError) -> [Identifier: UInt64]
     /// What writes may still take, in bytes; nil where every volume has its space for good. Any thread.
     func freeBytes() -> UInt64?
 }
@@ -34,7 +34,7 @@ final class PoolFolder: Sendable {
     /// `flock(2)` belongs to the open file, whoever has it.
     ///
     /// - Parameter lock: the name under which the store keeps the open folder.
-    init(_ path: String, store: any DescriptorStore, lock: String = "lock") throws(DriverError) {
+    init(_ path: String, store: any DescriptorStore, lock: String = "lock") throws(StatusError) {
         self.path = path
         if let kept = try store.descriptor(lock) {
             descriptor = kept
@@ -43,7 +43,7 @@ final class PoolFolder: Sendable {
         }
         if !PoolFolder.lock(descriptor.raw) {
             if errno == EWOULDBLOCK {
-                throw DriverError(
+                throw StatusError(
                     .busy,
                     "another pool, of this server or of another one, uses the folder \(path): choose another folder"
                 )
@@ -65,7 +65,7 @@ final class PoolFolder: Sendable {
         return false
     }
 
-    private static func make(_ path: String) throws(DriverError) -> FileDescriptor {
+    private static func make(_ path: String) throws(StatusError) -> FileDescriptor {
         if unsafe mkdir(path, 0o700) != 0 && errno != EEXIST {
             throw PoolFolder.failure("the pool's folder \(path)", errno)
         }
@@ -81,7 +81,7 @@ final class PoolFolder: Sendable {
     }
 
     /// Opens a file of the folder. What is not the pool's own is not opened, since opening a FIFO waits for ever.
-    func open(_ name: String, _ flags: Int32, mode: mode_t = 0o600) throws(DriverError) -> FileDescriptor {
+    func open(_ name: String, _ flags: Int32, mode: mode_t = 0o600) throws(StatusError) -> FileDescriptor {
         if let status = try status(name), !PoolFolder.isOwn(status) { throw strange(name) }
         let file = try openAnything(name, flags, mode: mode)
         var status = stat()
@@ -92,8 +92,8 @@ final class PoolFolder: Sendable {
         return file
     }
 
-    private func strange(_ name: String) -> DriverError {
-        DriverError(
+    private func strange(_ name: String) -> StatusError {
+        StatusError(
             .ioError,
             "\(name) in \(path) is not a file, or has a second name: the pool did not make it so, and leaves it alone"
         )
@@ -101,14 +101,14 @@ final class PoolFolder: Sendable {
 
     private func openAnything(
         _ name: String, _ flags: Int32, mode: mode_t = 0
-    ) throws(DriverError) -> FileDescriptor {
+    ) throws(StatusError) -> FileDescriptor {
         let fd = unsafe openat(descriptor.raw, name, flags | O_CLOEXEC | O_NOFOLLOW, mode)
         if fd < 0 { throw PoolFolder.failure("the file \(name) in \(path)", errno) }
         return FileDescriptor(owning: fd)
     }
 
     /// The words of a small file; nil when there is none.
-    func words(_ name: String) throws(DriverError) -> [String]? {
+    func words(_ name: String) throws(StatusError) -> [String]? {
         guard try status(name) != nil else { return nil }
         let file = try open(name, O_RDONLY)
         var bytes = [UInt8](repeating: 0, count: 128)
@@ -121,7 +121,7 @@ final class PoolFolder: Sendable {
     }
 
     /// Puts words into a small file, in place of what was there; durable.
-    func write(_ words: [String], to name: String) throws(DriverError) {
+    func write(_ words: [String], to name: String) throws(StatusError) {
         let new = name + ".new"
         let file = try open(new, O_RDWR | O_CREAT | O_TRUNC)
         let text = [UInt8]((words.joined(separator: " ") + "\n").utf8)
@@ -134,26 +134,26 @@ final class PoolFolder: Sendable {
         try sync()
     }
 
-    func rename(_ old: String, to new: String) throws(DriverError) {
+    func rename(_ old: String, to new: String) throws(StatusError) {
         if unsafe renameat(descriptor.raw, old, descriptor.raw, new) != 0 {
             throw PoolFolder.failure("the file \(new) in \(path)", errno)
         }
     }
 
     /// Removes a file; one that is not there is no error.
-    func remove(_ name: String) throws(DriverError) {
+    func remove(_ name: String) throws(StatusError) {
         if unsafe unlinkat(descriptor.raw, name, 0) != 0 && errno != ENOENT {
             throw PoolFolder.failure("the file \(name) in \(path)", errno)
         }
     }
 
     /// Makes names durable.
-    func sync() throws(DriverError) {
+    func sync() throws(StatusError) {
         if fsync(descriptor.raw) != 0 { throw PoolFolder.failure("the pool's folder \(path)", errno) }
     }
 
     /// The names in the folder.
-    func names() throws(DriverError) -> [String] {
+    func names() throws(StatusError) -> [String] {
         // A listing has a position: it needs an open folder of its own.
         let own = try openAnything(".", O_RDONLY | O_DIRECTORY).take()
         guard let listing = unsafe fdopendir(own) else {
@@ -178,7 +178,7 @@ final class PoolFolder: Sendable {
     }
 
     /// What has the name, links not followed; nil when nothing has.
-    func status(_ name: String) throws(DriverError) -> stat? {
+    func status(_ name: String) throws(StatusError) -> stat? {
         var status = stat()
         if unsafe fstatat(descriptor.raw, name, &status, AT_SYMLINK_NOFOLLOW) == 0 { return status }
         if errno == ENOENT { return nil }
@@ -187,7 +187,7 @@ final class PoolFolder: Sendable {
 
     /// Total bytes of the file system, and what the pool may still take of it: a margin is left to others, the server's
     /// catalog among them where both are on one file system.
-    func space() throws(DriverError) -> (total: UInt64, free: UInt64) {
+    func space() throws(StatusError) -> (total: UInt64, free: UInt64) {
         var space = statvfs()
         if unsafe fstatvfs(descriptor.raw, &space) != 0 {
             throw PoolFolder.failure("the pool's folder \(path)", errno)
@@ -208,7 +208,7 @@ final class PoolFolder: Sendable {
     }
 
     /// A failed system call in words.
-    static func failure(_ what: String, _ errno: Int32) -> DriverError {
+    static func failure(_ what: String, _ errno: Int32) -> StatusError {
         let advice =
             switch errno {
             case EROFS: "; the file system is read-only, remount it writable"
@@ -222,6 +222,6 @@ final class PoolFolder: Sendable {
             case EACCES, EPERM: .denied
             default: Status.fromDevice(errno: errno)
             }
-        return DriverError(status, "\(what): \(ReactorError.text(errno: errno))\(advice)")
+        return StatusError(status, "\(what): \(ReactorError.text(errno: errno))\(advice)")
     }
 }

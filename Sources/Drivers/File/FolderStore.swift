@@ -15,7 +15,7 @@ final class FolderStore: FileStore {
 
     /// - Parameter locksVolumes: whether each open volume is locked too: in the server itself, nothing else holds a
     ///   lock for as long as I/O goes on that a killed server has left in the kernel.
-    init(folder: PoolFolder, direct: Bool, locksVolumes: Bool) throws(DriverError) {
+    init(folder: PoolFolder, direct: Bool, locksVolumes: Bool) throws(StatusError) {
         self.folder = folder
         self.locksVolumes = locksVolumes
         wantsDirect = direct
@@ -38,7 +38,7 @@ final class FolderStore: FileStore {
     private static let probe = "probe" + unfinished
 
     /// Removes what a crash left; returns the names of what is where a file of the pool would be and is none.
-    private static func clean(_ folder: PoolFolder) throws(DriverError) -> [String] {
+    private static func clean(_ folder: PoolFolder) throws(StatusError) -> [String] {
         var strange: [String] = []
         for name in try folder.names() {
             let isUnfinished = name.hasSuffix(unfinished)
@@ -55,8 +55,8 @@ final class FolderStore: FileStore {
 
     /// Whether the file system has no direct I/O. One without room for a file cannot be asked, and must be started from
     /// all the same: it is the pool whose volumes have to be deleted.
-    private static func lacksDirect(_ folder: PoolFolder) throws(DriverError) -> Bool {
-        do throws(DriverError) {
+    private static func lacksDirect(_ folder: PoolFolder) throws(StatusError) -> Bool {
+        do throws(StatusError) {
             _ = try folder.open(probe, O_RDWR | O_CREAT | O_TRUNC)
         } catch {
             if error.status == .noSpace { return false }
@@ -82,16 +82,16 @@ final class FolderStore: FileStore {
         return size.nonzeroBitCount == 1 && size <= 4096 ? size : nil
     }
 
-    func create(_ id: Identifier, size: UInt64) throws(DriverError) {
+    func create(_ id: Identifier, size: UInt64) throws(StatusError) {
         if let existing = try folder.status(id.hex) {
             guard PoolFolder.isOwn(existing) else {
-                throw DriverError(.alreadyExists, "\(id) in \(folder.path) is no file of the pool")
+                throw StatusError(.alreadyExists, "\(id) in \(folder.path) is no file of the pool")
             }
             if UInt64(existing.st_size) == size { return }
-            throw DriverError(.alreadyExists, "the volume \(id) exists with \(existing.st_size) bytes")
+            throw StatusError(.alreadyExists, "the volume \(id) exists with \(existing.st_size) bytes")
         }
         let name = id.hex + FolderStore.unfinished
-        do throws(DriverError) {
+        do throws(StatusError) {
             let file = try folder.open(name, O_RDWR | O_CREAT | O_TRUNC)
             try setSize(file.raw, id, size)
             try folder.rename(name, to: id.hex)
@@ -102,24 +102,24 @@ final class FolderStore: FileStore {
         }
     }
 
-    func resize(_ id: Identifier, to size: UInt64) throws(DriverError) {
+    func resize(_ id: Identifier, to size: UInt64) throws(StatusError) {
         let file = try existing(id, O_RDWR)
         let now = try sizeOf(file.raw, id)
-        if size < now { throw DriverError(.notSupported, "a volume cannot shrink: it has \(now) bytes") }
+        if size < now { throw StatusError(.notSupported, "a volume cannot shrink: it has \(now) bytes") }
         try setSize(file.raw, id, size)
     }
 
-    func delete(_ id: Identifier) throws(DriverError) {
+    func delete(_ id: Identifier) throws(StatusError) {
         try folder.remove(id.hex)
         try folder.sync()
     }
 
-    func volumes() throws(DriverError) -> [Identifier: UInt64] {
+    func volumes() throws(StatusError) -> [Identifier: UInt64] {
         try files().mapValues { UInt64($0.st_size) }
     }
 
     /// The volumes' files.
-    private func files() throws(DriverError) -> [Identifier: stat] {
+    private func files() throws(StatusError) -> [Identifier: stat] {
         var found: [Identifier: stat] = [:]
         for name in try folder.names() {
             guard let id = Identifier(hex: name), id.hex == name, let status = try folder.status(name),
@@ -130,17 +130,17 @@ final class FolderStore: FileStore {
         return found
     }
 
-    func capacity() throws(DriverError) -> PoolCapacity {
+    func capacity() throws(StatusError) -> PoolCapacity {
         let space = try folder.space()
         let used = try usage().values.reduce(0, +)
         return PoolCapacity(total: space.total, used: used, free: space.free)
     }
 
-    func usage() throws(DriverError) -> [Identifier: UInt64] {
+    func usage() throws(StatusError) -> [Identifier: UInt64] {
         try files().mapValues { UInt64($0.st_blocks) * 512 }
     }
 
-    func prepare(_ id: Identifier, to size: UInt64) throws(DriverError) -> UInt64 { 0 }
+    func prepare(_ id: Identifier, to size: UInt64) throws(StatusError) -> UInt64 { 0 }
 
     /// A file system that does not say how full it is says so when it is written to.
     func freeBytes() -> UInt64? {
@@ -148,9 +148,9 @@ final class FolderStore: FileStore {
         return space.free
     }
 
-    func open(_ id: Identifier) throws(DriverError) -> OpenVolume {
+    func open(_ id: Identifier) throws(StatusError) -> OpenVolume {
         if wantsDirect {
-            do throws(DriverError) {
+            do throws(StatusError) {
                 let file = try existing(id, O_RDWR | BlockDevices.openDirect)
                 try lock(file.raw, id)
                 if let block = FolderStore.blockSize(file.raw) {
@@ -170,38 +170,38 @@ final class FolderStore: FileStore {
 
     /// Holds a lock for as long as the open file, or I/O on it, is there; the first time, once nobody else holds it. This
     /// process may have several open files of a volume.
-    private func lock(_ fd: Int32, _ id: Identifier) throws(DriverError) {
+    private func lock(_ fd: Int32, _ id: Identifier) throws(StatusError) {
         guard locksVolumes else { return }
         if !(atRest.withLock { $0.contains(id) }) {
             guard PoolFolder.lock(fd) else {
-                throw DriverError(.busy, "I/O of the server before this one goes on in the volume; try again")
+                throw StatusError(.busy, "I/O of the server before this one goes on in the volume; try again")
             }
             _ = atRest.withLock { $0.insert(id) }
         }
         if flock(fd, LOCK_SH) != 0 { throw PoolFolder.failure("the lock of volume \(id)", errno) }
     }
 
-    func witness(_ id: Identifier) throws(DriverError) -> FileDescriptor { try existing(id, O_RDONLY) }
+    func witness(_ id: Identifier) throws(StatusError) -> FileDescriptor { try existing(id, O_RDONLY) }
 
-    private func existing(_ id: Identifier, _ flags: Int32) throws(DriverError) -> FileDescriptor {
-        do throws(DriverError) { return try folder.open(id.hex, flags) } catch {
+    private func existing(_ id: Identifier, _ flags: Int32) throws(StatusError) -> FileDescriptor {
+        do throws(StatusError) { return try folder.open(id.hex, flags) } catch {
             if error.status == .notFound {
-                throw DriverError(.notFound, "there is no volume \(id) in \(folder.path)")
+                throw StatusError(.notFound, "there is no volume \(id) in \(folder.path)")
             }
             throw error
         }
     }
 
-    private func sizeOf(_ fd: Int32, _ id: Identifier) throws(DriverError) -> UInt64 {
+    private func sizeOf(_ fd: Int32, _ id: Identifier) throws(StatusError) -> UInt64 {
         var status = stat()
         if unsafe fstat(fd, &status) != 0 { throw PoolFolder.failure("the volume \(id)", errno) }
         return UInt64(status.st_size)
     }
 
-    private func setSize(_ fd: Int32, _ id: Identifier, _ size: UInt64) throws(DriverError) {
+    private func setSize(_ fd: Int32, _ id: Identifier, _ size: UInt64) throws(StatusError) {
         if ftruncate(fd, off_t(size)) != 0 || fsync(fd) != 0 {
             if errno == EFBIG {
-                throw DriverError(
+                throw StatusError(
                     .tooLarge,
                     "the file system of \(folder.path) takes no file of \(ByteCount(size)) (ext4: at most 16 TiB): take less, or"
                         + " a pool on a file system or device that has it")

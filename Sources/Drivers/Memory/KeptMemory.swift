@@ -21,12 +21,12 @@ final class KeptSegment: @unchecked Sendable {
     private static let magic: UInt64 = 0x6D65_6D6F_7279_3031
 
     /// Zeroed memory.
-    init(making wanted: Int) throws(DriverError) {
+    init(making wanted: Int) throws(StatusError) {
         let (bytes, wordBytes) = MemorySegment.layout(wanted)
         do throws(ReactorError) {
             memory = try SharedMemory(
                 name: "sluice-volume", bytes: KeptSegment.headerBytes + wordBytes + bytes)
-        } catch { throw DriverError(.noSpace, "no memory for a volume of \(bytes) bytes: \(error)") }
+        } catch { throw StatusError(.noSpace, "no memory for a volume of \(bytes) bytes: \(error)") }
         self.bytes = bytes
         unsafe words = unsafe memory.base + KeptSegment.headerBytes
         unsafe base = unsafe words + wordBytes
@@ -35,14 +35,14 @@ final class KeptSegment: @unchecked Sendable {
     }
 
     /// What an earlier process of the pool made; nil when it is nothing of the kind.
-    init?(mapping descriptor: consuming FileDescriptor) throws(DriverError) {
+    init?(mapping descriptor: consuming FileDescriptor) throws(StatusError) {
         var status = stat()
         guard unsafe fstat(descriptor.raw, &status) == 0, status.st_size > KeptSegment.headerBytes else {
             return nil
         }
         do throws(ReactorError) {
             memory = try SharedMemory(mapping: descriptor, bytes: Int(status.st_size))
-        } catch { throw DriverError(.driverFailed, "a volume's memory cannot be mapped: \(error)") }
+        } catch { throw StatusError(.driverFailed, "a volume's memory cannot be mapped: \(error)") }
         let magic = unsafe memory.base.load(as: UInt64.self)
         let bytes = Int(clamping: unsafe memory.base.load(fromByteOffset: 8, as: UInt64.self))
         guard magic == KeptSegment.magic, bytes > 0, bytes <= memory.bytes,
@@ -61,7 +61,7 @@ final class KeptSegment: @unchecked Sendable {
         set { unsafe memory.base.storeBytes(of: newValue, toByteOffset: 16, as: UInt64.self) }
     }
 
-    func keep(in store: any DescriptorStore, as name: String) throws(DriverError) {
+    func keep(in store: any DescriptorStore, as name: String) throws(StatusError) {
         try store.keep(memory.descriptor, as: name)
     }
 }
@@ -77,7 +77,7 @@ final class KeptMemory: Sendable {
     private static func name(_ id: Identifier, _ number: Int) -> String { "\(prefix)/\(id.hex)/\(number)" }
 
     /// What earlier processes of the pool left.
-    func volumes(budget: MemoryBudget) throws(DriverError) -> [Identifier: MemoryVolume] {
+    func volumes(budget: MemoryBudget) throws(StatusError) -> [Identifier: MemoryVolume] {
         var counts: [Identifier: Int] = [:]
         for name in store.names {
             let parts = name.split(separator: "/")
@@ -100,7 +100,7 @@ final class KeptMemory: Sendable {
 
     private func volume(
         _ id: Identifier, segments count: Int, budget: MemoryBudget
-    ) throws(DriverError) -> MemoryVolume? {
+    ) throws(StatusError) -> MemoryVolume? {
         guard let first = try store.descriptor(KeptMemory.name(id, 0)) else { return nil }
         var kept: [KeptSegment] = []
         if let segment = try KeptSegment(mapping: first) { kept.append(segment) }
@@ -113,14 +113,14 @@ final class KeptMemory: Sendable {
         let room = kept.reduce(UInt64(0)) { $0 + UInt64($1.bytes) }
         guard let size = kept.first?.volumeSize, size > 0, size % Limits.volumeSizeGranule == 0, size <= room
         else {
-            throw DriverError(
+            throw StatusError(
                 .driverFailed, "the memory of the volume \(id) is damaged; delete the pool and make it anew")
         }
         return MemoryVolume(size: size, segments: kept.map { MemorySegment($0, budget: budget) })
     }
 
     /// Makes a volume and has it kept.
-    func make(_ id: Identifier, size: UInt64, budget: MemoryBudget) throws(DriverError) -> MemoryVolume {
+    func make(_ id: Identifier, size: UInt64, budget: MemoryBudget) throws(StatusError) -> MemoryVolume {
         let kept = try KeptSegment(making: Int(size))
         kept.volumeSize = size
         try kept.keep(in: store, as: KeptMemory.name(id, 0))
@@ -130,9 +130,9 @@ final class KeptMemory: Sendable {
     /// The same volume with more room: first the memory is kept, then the size says that it counts.
     func grow(
         _ volume: MemoryVolume, _ id: Identifier, to size: UInt64, budget: MemoryBudget
-    ) throws(DriverError) -> MemoryVolume {
+    ) throws(StatusError) -> MemoryVolume {
         guard let first = volume.segments.first?.shared else {
-            throw DriverError(.internalError, "the volume \(id) is in private memory")
+            throw StatusError(.internalError, "the volume \(id) is in private memory")
         }
         var segments = volume.segments
         let have = segments.reduce(UInt64(0)) { $0 + UInt64($1.bytes) }

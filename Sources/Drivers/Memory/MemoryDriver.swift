@@ -22,11 +22,11 @@ public final class MemoryDriver: PoolDriver {
     private let state = Mutex(State())
 
     /// A pool with the volumes that the store keeps. The folder is not used.
-    public init(_ environment: DriverEnvironment) throws(DriverError) {
+    public init(_ environment: DriverEnvironment) throws(StatusError) {
         let settings = try DriverSettings(environment.settings, driver: MemoryDriver.name, known: ["size"])
         budget = MemoryBudget(bytes: try settings.bytes("size", default: Limits.memoryPoolBytesDefault))
         if budget.chunksMax == 0 {
-            throw DriverError(.badRequest, "a memory pool has at least \(Limits.memoryChunkBytes) bytes")
+            throw StatusError(.badRequest, "a memory pool has at least \(Limits.memoryChunkBytes) bytes")
         }
         kept = environment.store is NoDescriptorStore ? nil : KeptMemory(environment.store)
         if let kept {
@@ -36,16 +36,16 @@ public final class MemoryDriver: PoolDriver {
     }
 
     /// Shared memory.
-    public static func needs(settings: [String: String]) throws(DriverError) -> DriverNeeds {
+    public static func needs(settings: [String: String]) throws(StatusError) -> DriverNeeds {
         var needs = DriverNeeds()
         needs.sharedMemory = true
         return needs
     }
 
     /// Takes nothing while it runs; a setting that does not exist is said to be none.
-    public func configure(settings: [String: String]) throws(DriverError) {
+    public func configure(settings: [String: String]) throws(StatusError) {
         _ = try DriverSettings(settings, driver: MemoryDriver.name, known: ["size"])
-        throw DriverError(
+        throw StatusError(
             .notSupported,
             "its size cannot be changed while the pool runs: make another pool")
     }
@@ -54,11 +54,11 @@ public final class MemoryDriver: PoolDriver {
     public var notes: [String] { ["The volumes of a memory pool are gone when the server stops."] }
 
     /// Makes a volume; takes no memory yet.
-    public func createVolume(_ id: Identifier, size: UInt64) throws(DriverError) {
+    public func createVolume(_ id: Identifier, size: UInt64) throws(StatusError) {
         try check(size)
         if let existing = state.withLock({ $0.volumes[id] }) {
             if existing.size == size { return }
-            throw DriverError(.alreadyExists, "the volume \(id) exists with \(existing.size) bytes")
+            throw StatusError(.alreadyExists, "the volume \(id) exists with \(existing.size) bytes")
         }
         let volume =
             if let kept { try kept.make(id, size: size, budget: budget) } else {
@@ -68,11 +68,11 @@ public final class MemoryDriver: PoolDriver {
     }
 
     /// Grows a volume.
-    public func resizeVolume(_ id: Identifier, to size: UInt64) throws(DriverError) {
+    public func resizeVolume(_ id: Identifier, to size: UInt64) throws(StatusError) {
         try check(size)
         let volume = try volume(id)
         if size < volume.size {
-            throw DriverError(.notSupported, "a volume cannot shrink: it has \(volume.size) bytes")
+            throw StatusError(.notSupported, "a volume cannot shrink: it has \(volume.size) bytes")
         }
         let larger =
             if let kept { try kept.grow(volume, id, to: size, budget: budget) } else {
@@ -82,18 +82,18 @@ public final class MemoryDriver: PoolDriver {
     }
 
     /// Deletes a volume; its memory is free when no reactor has it open.
-    public func deleteVolume(_ id: Identifier) throws(DriverError) {
+    public func deleteVolume(_ id: Identifier) throws(StatusError) {
         kept?.delete(id)
         _ = state.withLock { $0.volumes.removeValue(forKey: id) }
     }
 
     /// The volumes and their sizes.
-    public func volumes() throws(DriverError) -> [Identifier: UInt64] {
+    public func volumes() throws(StatusError) -> [Identifier: UInt64] {
         state.withLock { $0.volumes.mapValues(\.size) }
     }
 
     /// How full the pool is.
-    public func capacity() throws(DriverError) -> PoolCapacity {
+    public func capacity() throws(StatusError) -> PoolCapacity {
         let chunk = UInt64(Limits.memoryChunkBytes)
         let total = UInt64(budget.chunksMax) * chunk
         let used = min(total, UInt64(max(0, budget.chunksTaken)) * chunk)
@@ -101,7 +101,7 @@ public final class MemoryDriver: PoolDriver {
     }
 
     /// What the volumes' chunks take.
-    public func usage() throws(DriverError) -> [Identifier: UInt64] {
+    public func usage() throws(StatusError) -> [Identifier: UInt64] {
         state.withLock { $0.volumes }.mapValues { volume in
             let chunks = volume.segments.reduce(0) { $0 + $1.chunksPresent }
             return UInt64(chunks * Limits.memoryChunkBytes)
@@ -109,9 +109,9 @@ public final class MemoryDriver: PoolDriver {
     }
 
     /// Opens a volume under an index.
-    public func openVolume(_ id: Identifier, index: UInt32) throws(DriverError) -> VolumeGeometry {
+    public func openVolume(_ id: Identifier, index: UInt32) throws(StatusError) -> VolumeGeometry {
         guard index < Limits.openVolumesPerPoolMax else {
-            throw DriverError(.busy, "too many open volumes in the pool")
+            throw StatusError(.busy, "too many open volumes in the pool")
         }
         let volume = try volume(id)
         // By now, no other process works on the volume.
@@ -129,7 +129,7 @@ public final class MemoryDriver: PoolDriver {
     public func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(DriverError) -> any DriverQueue {
+    ) throws(StatusError) -> any DriverQueue {
         MemoryQueue(
             driver: self, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)
@@ -140,21 +140,21 @@ public final class MemoryDriver: PoolDriver {
         state.withLock { state in state.open[index].flatMap { state.volumes[$0] } }
     }
 
-    private func volume(_ id: Identifier) throws(DriverError) -> MemoryVolume {
+    private func volume(_ id: Identifier) throws(StatusError) -> MemoryVolume {
         guard let volume = state.withLock({ $0.volumes[id] }) else {
-            throw DriverError(
+            throw StatusError(
                 .notFound, "there is no volume \(id) in the pool; what is in memory ends with the server")
         }
         return volume
     }
 
-    private func check(_ size: UInt64) throws(DriverError) {
+    private func check(_ size: UInt64) throws(StatusError) {
         if size == 0 || size % Limits.volumeSizeGranule != 0 {
-            throw DriverError(
+            throw StatusError(
                 .badRequest, "a volume's size is a multiple of \(Limits.volumeSizeGranule) bytes")
         }
         if size > Limits.memoryVolumeBytesMax {
-            throw DriverError(.tooLarge, "a memory volume has at most \(Limits.memoryVolumeBytesMax) bytes")
+            throw StatusError(.tooLarge, "a memory volume has at most \(Limits.memoryVolumeBytesMax) bytes")
         }
     }
 }

@@ -36,7 +36,7 @@ final class MemorySegment: @unchecked Sendable {
     }
 
     /// Private memory, all absent.
-    init(bytes: Int, budget: MemoryBudget) throws(DriverError) {
+    init(bytes: Int, budget: MemoryBudget) throws(StatusError) {
         (self.bytes, wordBytes) = MemorySegment.layout(bytes)
         self.budget = budget
         shared = nil
@@ -44,7 +44,7 @@ final class MemorySegment: @unchecked Sendable {
         found = Atomic(-1)
         let chunks = self.bytes / Limits.memoryChunkBytes
         unsafe base = try unsafe MemorySegment.map(self.bytes)
-        do throws(DriverError) {
+        do throws(StatusError) {
             unsafe words = try unsafe MemorySegment.map(wordBytes).bindMemory(
                 to: Atomic<UInt32>.self, capacity: chunks)
         } catch {
@@ -105,12 +105,12 @@ final class MemorySegment: @unchecked Sendable {
         budget.takeFound(present)
     }
 
-    private static func map(_ bytes: Int) throws(DriverError) -> UnsafeMutableRawPointer {
+    private static func map(_ bytes: Int) throws(StatusError) -> UnsafeMutableRawPointer {
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
         guard let memory = unsafe mmap(nil, bytes, PROT_READ | PROT_WRITE, flags, -1, 0),
             unsafe memory != MAP_FAILED
         else {
-            throw DriverError(.noSpace, "no address space for a memory volume of \(bytes) bytes")
+            throw StatusError(.noSpace, "no address space for a memory volume of \(bytes) bytes")
         }
         return unsafe memory
     }

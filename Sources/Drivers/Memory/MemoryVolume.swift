@@ -36,12 +36,12 @@ final class MemoryVolume: Sendable {
         self.segments = segments
     }
 
-    static func make(size: UInt64, budget: MemoryBudget) throws(DriverError) -> MemoryVolume {
+    static func make(size: UInt64, budget: MemoryBudget) throws(StatusError) -> MemoryVolume {
         MemoryVolume(size: size, segments: [try MemorySegment(bytes: Int(size), budget: budget)])
     }
 
     /// The same volume with more room, in private memory.
-    func grown(to larger: UInt64, budget: MemoryBudget) throws(DriverError) -> MemoryVolume {
+    func grown(to larger: UInt64, budget: MemoryBudget) throws(StatusError) -> MemoryVolume {
         let have = segments.reduce(UInt64(0)) { $0 + UInt64($1.bytes) }
         if larger <= have { return MemoryVolume(size: larger, segments: segments) }
         let more = try MemorySegment(bytes: Int(larger - have), budget: budget)

@@ -6,7 +6,7 @@ import Synchronization
 /// What the control plane asks for.
 extension IOServices {
     /// Performs an action. Never blocks the calling thread; drivers are called on their pool's thread.
-    public func perform(_ action: ServiceAction) async throws(ServiceError) -> ServiceOutcome {
+    public func perform(_ action: ServiceAction) async throws(StatusError) -> ServiceOutcome {
         switch action {
         case .trust(let keys): trust(keys)
         case .addPool(let descriptor): try await addPool(descriptor)
@@ -78,7 +78,7 @@ extension IOServices {
         await fence(.node(id, keeping: nil), status: .revoked, reason: "node \(name) was removed")
     }
 
-    private func revoke(_ ends: [(id: Identifier, expiry: UInt64)], reason: String) async throws(ServiceError)
+    private func revoke(_ ends: [(id: Identifier, expiry: UInt64)], reason: String) async throws(StatusError)
     {
         let now = self.now
         let isHeld = state.withLock { state in
@@ -102,13 +102,13 @@ extension IOServices {
             await fence(.capabilities(Set(ends.map(\.id))), status: .revoked, reason: reason)
         }
         guard isHeld else {
-            throw ServiceError(.busy, "the server remembers its most revocations: bump epochs instead")
+            throw StatusError(.busy, "the server remembers its most revocations: bump epochs instead")
         }
     }
 
-    private func disconnect(_ id: Identifier, reason: String) async throws(ServiceError) {
+    private func disconnect(_ id: Identifier, reason: String) async throws(StatusError) {
         guard state.withLock({ $0.directory.sessions.sessions[id] != nil }) else {
-            throw ServiceError(.notFound, "there is no session \(id)")
+            throw StatusError(.notFound, "there is no session \(id)")
         }
         configuration.logger.notice(
             "session disconnected", metadata: ["session": "\(id)", "reason": "\(reason)"])
@@ -121,18 +121,18 @@ extension IOServices {
         }
     }
 
-    private func endSession(_ id: Identifier, reason: String) async throws(ServiceError) {
+    private func endSession(_ id: Identifier, reason: String) async throws(StatusError) {
         let words =
             "\(reason). Its node may begin a new one at once: 'sluice grant delete' keeps it out"
         guard withDirectory({ $0.endSession(id, why: words) }) else {
-            throw ServiceError(.notFound, "there is no session \(id)")
+            throw StatusError(.notFound, "there is no session \(id)")
         }
         configuration.logger.notice(
             "session ended", metadata: ["session": "\(id)", "reason": "\(reason)"])
         await onEveryShard { shard, done in shard.endSession(id, reason: reason, done: done) }
         // Or the next start of the server would bring it back.
         guard await isSaved() else {
-            throw ServiceError(
+            throw StatusError(
                 .internalError,
                 "the session has ended, but that cannot be written down: it comes back when the server is started "
                     + "again; see the server's log")

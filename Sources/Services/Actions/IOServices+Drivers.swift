@@ -9,27 +9,27 @@ extension IOServices {
         return pools.mapValues { ($0.driver as? any SupervisedDriver)?.report }
     }
 
-    func restartDriver(of name: String) async throws(ServiceError) {
+    func restartDriver(of name: String) async throws(StatusError) {
         let pool = try pool(name)
-        try await onSupervised(pool, "restarted") { driver throws(DriverError) in try driver.restart() }
+        try await onSupervised(pool, "restarted") { driver throws(StatusError) in try driver.restart() }
     }
 
-    func upgradeDriver(of name: String) async throws(ServiceError) -> UInt64 {
+    func upgradeDriver(of name: String) async throws(StatusError) -> UInt64 {
         let pool = try pool(name)
-        return try await onSupervised(pool, "upgraded") { driver throws(DriverError) in
+        return try await onSupervised(pool, "upgraded") { driver throws(StatusError) in
             try driver.upgrade()
         }
     }
 
-    func configure(_ name: String, settings: [String: String]) async throws(ServiceError) {
+    func configure(_ name: String, settings: [String: String]) async throws(StatusError) {
         let pool = try pool(name)
-        try await onDriver(of: pool) { driver throws(DriverError) in
+        try await onDriver(of: pool) { driver throws(StatusError) in
             switch driver {
             case let driver as any SupervisedDriver: try driver.configure(settings: settings)
             case let driver as any PoolDriver:
                 try driver.configure(settings: try PoolSettings(settings).ofDriver)
             default:
-                throw DriverError(
+                throw StatusError(
                     .notSupported, "the settings of this driver cannot be changed while the pool runs")
             }
         }
@@ -69,8 +69,8 @@ extension IOServices {
     /// Ends a pool's host, after what the pool's thread was asked to do before, and that thread.
     func end(_ pool: Pool) async {
         if let driver = pool.driver as? any SupervisedDriver {
-            do throws(ServiceError) {
-                try await pool.worker.run { () throws(ServiceError) in driver.shutDown() }
+            do throws(StatusError) {
+                try await pool.worker.run { () throws(StatusError) in driver.shutDown() }
             } catch {
                 configuration.logger.error(
                     "a driver host was not ended in order",
@@ -83,14 +83,14 @@ extension IOServices {
 
     private func onSupervised<Value: Sendable>(
         _ pool: Pool, _ verb: String,
-        _ body: @escaping @Sendable (any SupervisedDriver) throws(DriverError) -> Value
-    ) async throws(ServiceError) -> Value {
+        _ body: @escaping @Sendable (any SupervisedDriver) throws(StatusError) -> Value
+    ) async throws(StatusError) -> Value {
         guard let driver = pool.driver as? any SupervisedDriver else {
-            throw ServiceError(
+            throw StatusError(
                 .notSupported,
                 "pool \(pool.descriptor.name) runs inline, in the server itself: there is no driver host that could be "
                     + "\(verb); restart the server")
         }
-        return try await onDriver(of: pool) { _ throws(DriverError) in try body(driver) }
+        return try await onDriver(of: pool) { _ throws(StatusError) in try body(driver) }
     }
 }

@@ -18,7 +18,7 @@ extension IOServices {
     /// What a HELLO comes to.
     enum HelloOutcome {
         case accepted(Membership)
-        case refused(Refusal)
+        case refused(StatusError)
         /// `ServiceShard.answerGreeting` is called when the channel's old connection has ended.
         case undecided
     }
@@ -62,7 +62,8 @@ extension IOServices {
         state.withLock { state in state.shards.first { $0.number == number } }
     }
 
-    private func deliver(_ answer: Result<KeptSlots, Refusal>, to connection: SessionRegistry.Connection) {
+    private func deliver(_ answer: Result<KeptSlots, StatusError>, to connection: SessionRegistry.Connection)
+    {
         // A reactor that has ended has no connection that waits, and its server nobody to keep the channel for.
         guard let link = link(connection.shard) else { return }
         _ = link.remote.post { link.shard.value.answerGreeting(connection.number, answer) }
@@ -81,7 +82,7 @@ extension IOServices {
     ) -> HelloOutcome {
         if let drain {
             let place = drain.target.isEmpty ? "try again later" : "go to \(drain.target)"
-            return .refused(Refusal(.draining, "the server is being drained: \(place)"))
+            return .refused(StatusError(.draining, "the server is being drained: \(place)"))
         }
         let now = self.now
         let id = Identifier.random(using: configuration.random)
@@ -93,7 +94,7 @@ extension IOServices {
         session.isResumable = hello.features.contains(.resume)
         let status = withDirectory { [session] in $0.startSession(session, by: connection, now: now) }
         guard status == .ok else {
-            return .refused(Refusal(status, "the server has its most sessions"))
+            return .refused(StatusError(status, "the server has its most sessions"))
         }
         return .accepted(Membership(session: id, channel: 0, secret: secret))
     }
@@ -184,11 +185,11 @@ extension IOServices {
     func admit(
         _ capability: EffectiveCapability, wanted: Rights, session: Identifier, channel: UInt16,
         takesOver: Bool, now: Moment
-    ) -> Result<Admission, Refusal> {
+    ) -> Result<Admission, StatusError> {
         return withDirectory { directory in
             if directory.sessions.sessions[session]?.spoiled.contains(channel) == true {
                 return .failure(
-                    Refusal(
+                    StatusError(
                         .expired,
                         "the authority that the channel was resumed with has ended: start a new session"))
             }
@@ -202,7 +203,7 @@ extension IOServices {
         withDirectory { $0.claimIsHeld(on: volume, session: session, channel: channel) }
     }
 
-    func standing(_ capability: EffectiveCapability) -> Refusal? {
+    func standing(_ capability: EffectiveCapability) -> StatusError? {
         state.withLock { $0.directory.standing(capability) }
     }
 
@@ -217,7 +218,7 @@ extension IOServices {
     func renewClaim(
         of volume: Identifier, session: Identifier, channel: UInt16, by authority: WriteAuthority,
         claims: Bool
-    ) -> Result<Renewal, Refusal> {
+    ) -> Result<Renewal, StatusError> {
         let now = self.now
         return withDirectory { directory in
             if claims,
@@ -243,13 +244,13 @@ extension IOServices {
     /// Calls `body`, on any thread, when a claim and who the volume's writer is outlive the server, or cannot.
     func afterSaving(
         claimOf session: Identifier, on volume: Identifier, generation: UInt64,
-        _ body: @escaping @Sendable (ServiceError?) -> Void
+        _ body: @escaping @Sendable (StatusError?) -> Void
     ) {
         guard let store = configuration.sessionStore else { return body(nil) }
         store.afterSaving { [self] isSaved in
             guard isSaved else {
                 return body(
-                    ServiceError(
+                    StatusError(
                         .internalError,
                         "the claim of the session cannot be written down: see the server's log"))
             }
@@ -278,7 +279,7 @@ extension IOServices {
     /// thread.
     func prepare(
         _ admission: Admission, session: Identifier,
-        completion: @escaping @Sendable (Result<VolumeGeometry, ServiceError>) -> Void
+        completion: @escaping @Sendable (Result<VolumeGeometry, StatusError>) -> Void
     ) {
         guard admission.needsSaving else { return open(admission, completion: completion) }
         afterSaving(
@@ -290,7 +291,7 @@ extension IOServices {
     }
 
     private func open(
-        _ admission: Admission, completion: @escaping @Sendable (Result<VolumeGeometry, ServiceError>) -> Void
+        _ admission: Admission, completion: @escaping @Sendable (Result<VolumeGeometry, StatusError>) -> Void
     ) {
         if let geometry = admission.geometry { return completion(.success(geometry)) }
         openOnDriver(admission, completion: completion)

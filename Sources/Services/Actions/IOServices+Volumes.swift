@@ -3,18 +3,15 @@ import DriverKit
 
 /// Pools and volumes. Drivers are called on their pool's thread, in the order of the actions.
 extension IOServices {
-    func addPool(_ descriptor: PoolDescriptor) async throws(ServiceError) {
+    func addPool(_ descriptor: PoolDescriptor) async throws(StatusError) {
         let number: UInt8 = try reserve(descriptor.name)
         let factory = configuration.driverFactory
         let worker = PoolWorker(executor: configuration.poolExecutor)
         let pool: Pool
-        do throws(ServiceError) {
-            pool = try await worker.run { () throws(ServiceError) in
-                do throws(DriverError) {
-                    return Pool(
-                        descriptor: descriptor, number: number, driver: try factory(descriptor),
-                        worker: worker)
-                } catch { throw ServiceError(error) }
+        do throws(StatusError) {
+            pool = try await worker.run { () throws(StatusError) in
+                Pool(
+                    descriptor: descriptor, number: number, driver: try factory(descriptor), worker: worker)
             }
         } catch {
             worker.stop()
@@ -22,7 +19,7 @@ extension IOServices {
                 state.poolsStarting.remove(descriptor.name)
                 state.poolNumbersFree.append(number)
             }
-            throw ServiceError(error.status, "pool \(descriptor.name): \(error.message)")
+            throw StatusError(error.status, "pool \(descriptor.name): \(error.message)")
         }
         let isStopped = state.withLock { state in
             state.poolsStarting.remove(descriptor.name)
@@ -31,10 +28,10 @@ extension IOServices {
         }
         if isStopped {
             await end(pool)
-            throw ServiceError(.busy, "the server is stopping")
+            throw StatusError(.busy, "the server is stopping")
         }
-        let errors = await fromEveryShard { shard -> ServiceError? in
-            do throws(ServiceError) { try shard.addPort(pool) } catch { return error }
+        let errors = await fromEveryShard { shard -> StatusError? in
+            do throws(StatusError) { try shard.addPort(pool) } catch { return error }
             return nil
         }
         if let error = errors.compactMap({ $0 }).first { throw error }
@@ -43,10 +40,10 @@ extension IOServices {
             "pool started", metadata: ["pool": "\(descriptor.name)", "driver": "\(descriptor.driver)"])
     }
 
-    private func reserve(_ name: String) throws(ServiceError) -> UInt8 {
-        let number: UInt8? = try locked { state throws(ServiceError) in
+    private func reserve(_ name: String) throws(StatusError) -> UInt8 {
+        let number: UInt8? = try locked { state throws(StatusError) in
             guard state.directory.pools[name] == nil, !state.poolsStarting.contains(name) else {
-                throw ServiceError(.alreadyExists, "there is a pool \(name) already")
+                throw StatusError(.alreadyExists, "there is a pool \(name) already")
             }
             if let number = state.poolNumbersFree.popLast() {
                 state.poolsStarting.insert(name)
@@ -58,14 +55,14 @@ extension IOServices {
             return state.poolCount - 1
         }
         guard let number else {
-            throw ServiceError(.busy, "the server has its most pools, \(Limits.poolsMax)")
+            throw StatusError(.busy, "the server has its most pools, \(Limits.poolsMax)")
         }
         return number
     }
 
-    func space(of name: String) async throws(ServiceError) -> PoolSpace {
+    func space(of name: String) async throws(StatusError) -> PoolSpace {
         let pool = try pool(name)
-        return try await onDriver(of: pool) { driver throws(DriverError) in
+        return try await onDriver(of: pool) { driver throws(StatusError) in
             let refusals = pool.refusals
             return PoolSpace(
                 capacity: try driver.capacity(), used: try driver.usage(), notes: driver.notes,
@@ -74,10 +71,10 @@ extension IOServices {
     }
 
     /// Stops a pool that has no volumes. Nothing of it is under way then but answers that clients have yet to read.
-    func removePool(_ name: String) async throws(ServiceError) {
-        let pool = try locked { state throws(ServiceError) -> Pool? in
+    func removePool(_ name: String) async throws(StatusError) {
+        let pool = try locked { state throws(StatusError) -> Pool? in
             if state.directory.volumes.values.contains(where: { $0.descriptor.pool == name }) {
-                throw ServiceError(.busy, "pool \(name) has volumes; delete them first")
+                throw StatusError(.busy, "pool \(name) has volumes; delete them first")
             }
             return state.directory.pools.removeValue(forKey: name)
         }
@@ -86,26 +83,26 @@ extension IOServices {
         if gone.contains(false) {
             // Shards that have let go of it take it up again.
             state.withLock { $0.directory.pools[name] = pool }
-            _ = await fromEveryShard { shard -> ServiceError? in
-                do throws(ServiceError) { try shard.addPort(pool) } catch { return error }
+            _ = await fromEveryShard { shard -> StatusError? in
+                do throws(StatusError) { try shard.addPort(pool) } catch { return error }
                 return nil
             }
-            throw ServiceError(.busy, "clients still read what was pool \(name)'s; try again")
+            throw StatusError(.busy, "clients still read what was pool \(name)'s; try again")
         }
         await end(pool)
         state.withLock { $0.poolNumbersFree.append(pool.number) }
         configuration.logger.notice("pool removed", metadata: ["pool": "\(name)"])
     }
 
-    func volumesOnDevice(of name: String) async throws(ServiceError) -> [Identifier: UInt64] {
+    func volumesOnDevice(of name: String) async throws(StatusError) -> [Identifier: UInt64] {
         let pool = try pool(name)
-        return try await onDriver(of: pool) { driver throws(DriverError) in try driver.volumes() }
+        return try await onDriver(of: pool) { driver throws(StatusError) in try driver.volumes() }
     }
 
-    func create(_ descriptor: VolumeDescriptor) async throws(ServiceError) -> ServiceOutcome {
+    func create(_ descriptor: VolumeDescriptor) async throws(StatusError) -> ServiceOutcome {
         try check(descriptor.size)
         let pool = try pool(descriptor.pool)
-        try await onDriver(of: pool) { driver throws(DriverError) in
+        try await onDriver(of: pool) { driver throws(StatusError) in
             try driver.createVolume(descriptor.id, size: descriptor.size)
         }
         try publish(descriptor)
@@ -118,55 +115,51 @@ extension IOServices {
         return try await prepare(descriptor.id, to: descriptor.size)
     }
 
-    private func check(_ size: UInt64) throws(ServiceError) {
+    private func check(_ size: UInt64) throws(StatusError) {
         guard size > 0, size <= Limits.volumeBytesMax, size % Limits.volumeSizeGranule == 0 else {
-            throw ServiceError(
+            throw StatusError(
                 .badRequest, "a volume's size is a multiple of \(Limits.volumeSizeGranule) bytes")
         }
     }
 
     /// Has the driver do a part of what the volume still needs to have so many bytes, and opens a volume that is made when
     /// nothing is left.
-    func prepare(_ id: Identifier, to size: UInt64) async throws(ServiceError) -> ServiceOutcome {
+    func prepare(_ id: Identifier, to size: UInt64) async throws(StatusError) -> ServiceOutcome {
         try check(size)
         let volume = try volume(id)
         let pool = try pool(volume.descriptor.pool)
-        return try await pool.worker.run { [self] () throws(ServiceError) -> ServiceOutcome in
+        return try await pool.worker.run { [self] () throws(StatusError) -> ServiceOutcome in
             // Whoever deleted it meanwhile waits for this thread.
             guard state.withLock({ $0.directory.volumes[id]?.isGoing }) == false else {
-                throw ServiceError(.notFound, "the volume is being deleted")
+                throw StatusError(.notFound, "the volume is being deleted")
             }
-            do throws(DriverError) {
-                let left = try pool.driver.prepareVolume(id, to: size)
-                if left > 0 || size > volume.descriptor.size { return .preparing(left: left) }
-            } catch { throw ServiceError(error) }
+            let left = try pool.driver.prepareVolume(id, to: size)
+            if left > 0 || size > volume.descriptor.size { return .preparing(left: left) }
             return .geometry(try open(id, in: pool))
         }
     }
 
-    func publish(_ descriptor: VolumeDescriptor) throws(ServiceError) {
-        if let refusal = state.withLock({ $0.directory.publish(descriptor) }) { throw ServiceError(refusal) }
+    func publish(_ descriptor: VolumeDescriptor) throws(StatusError) {
+        if let refusal = state.withLock({ $0.directory.publish(descriptor) }) { throw refusal }
     }
 
-    func resize(_ id: Identifier, to size: UInt64) async throws(ServiceError) -> VolumeGeometry {
+    func resize(_ id: Identifier, to size: UInt64) async throws(StatusError) -> VolumeGeometry {
         let volume = try volume(id)
         try check(size)
         let pool = try pool(volume.descriptor.pool)
         // Piece by piece, so that others have their turn.
         while try await onDriver(
             of: pool,
-            { driver throws(DriverError) in
+            { driver throws(StatusError) in
                 try driver.prepareVolume(id, to: size)
             }) > 0
         {}
-        let geometry = try await pool.worker.run { [self] () throws(ServiceError) in
+        let geometry = try await pool.worker.run { [self] () throws(StatusError) in
             let before = try open(id, in: pool)
             guard size >= before.size else {
-                throw ServiceError(.notSupported, "a volume cannot shrink: it has \(before.size) bytes")
+                throw StatusError(.notSupported, "a volume cannot shrink: it has \(before.size) bytes")
             }
-            do throws(DriverError) { try pool.driver.resizeVolume(id, to: size) } catch {
-                throw ServiceError(error)
-            }
+            try pool.driver.resizeVolume(id, to: size)
             var after = before
             after.size = size
             let grown = after
@@ -183,11 +176,11 @@ extension IOServices {
         return geometry
     }
 
-    func update(_ descriptor: VolumeDescriptor) async throws(ServiceError) {
+    func update(_ descriptor: VolumeDescriptor) async throws(StatusError) {
         let known = state.withLock { $0.directory.volumes[descriptor.id]?.descriptor.accessMode }
         let now = self.now
         if known != descriptor.accessMode { withDirectory { $0.endCourtesies(on: descriptor.id, now: now) } }
-        let (epochBefore, limitsBefore) = try locked { state throws(ServiceError) in
+        let (epochBefore, limitsBefore) = try locked { state throws(StatusError) in
             let limits = state.directory.volumes[descriptor.id]?.descriptor.limits
             return (try state.directory.update(descriptor), limits)
         }
@@ -204,8 +197,8 @@ extension IOServices {
     }
 
     /// Cuts off everybody who has the volume open; returns who that was.
-    func fence(_ descriptor: VolumeDescriptor, reason: String) async throws(ServiceError) -> [FencedSession] {
-        _ = try locked { state throws(ServiceError) in try state.directory.update(descriptor) }
+    func fence(_ descriptor: VolumeDescriptor, reason: String) async throws(StatusError) -> [FencedSession] {
+        _ = try locked { state throws(StatusError) in try state.directory.update(descriptor) }
         configuration.logger.notice(
             "volume fenced",
             metadata: [
@@ -237,16 +230,16 @@ extension IOServices {
         return all.values.sorted { $0.session < $1.session }
     }
 
-    func delete(_ id: Identifier, from name: String) async throws(ServiceError) {
+    func delete(_ id: Identifier, from name: String) async throws(StatusError) {
         guard let pool = state.withLock({ $0.directory.pools[name] }) else {
-            throw ServiceError(.driverFailed, "pool \(name) does not run: nothing of the volume is deleted")
+            throw StatusError(.driverFailed, "pool \(name) does not run: nothing of the volume is deleted")
         }
         let index = try await endUse(of: id, because: "deleted", in: pool)
-        try await onDriver(of: pool) { driver throws(DriverError) in try driver.deleteVolume(id) }
+        try await onDriver(of: pool) { driver throws(StatusError) in try driver.deleteVolume(id) }
         if index != nil { withDirectory { $0.unpublish(id) } }
     }
 
-    func forget(_ id: Identifier) async throws(ServiceError) {
+    func forget(_ id: Identifier) async throws(StatusError) {
         let pool = state.withLock { state in
             state.directory.volumes[id].flatMap { state.directory.pools[$0.descriptor.pool] }
         }
@@ -259,7 +252,7 @@ extension IOServices {
     /// - Returns: its index; nil when it is not published.
     private func endUse(
         of id: Identifier, because word: String, in pool: Pool?
-    ) async throws(ServiceError) -> UInt32? {
+    ) async throws(StatusError) -> UInt32? {
         let known = state.withLock { state in
             state.directory.volumes[id]?.isGoing = true
             return state.directory.volumes[id]
@@ -269,7 +262,7 @@ extension IOServices {
         configuration.logger.notice("volume \(word)", metadata: ["volume": "\(name)", "id": "\(id)"])
         await fence(.volume(id, keeping: nil), status: .revoked, reason: "volume \(name) was \(word)")
         guard let pool else { return known.index }
-        try await pool.worker.run { [self] () throws(ServiceError) in
+        try await pool.worker.run { [self] () throws(StatusError) in
             let isOpen = state.withLock { $0.directory.volumes[id]?.geometry != nil }
             if isOpen { pool.driver.closeVolume(known.index) }
             state.withLock { $0.directory.volumes[id]?.geometry = nil }
@@ -284,46 +277,46 @@ extension IOServices {
 
     // MARK: Helpers
 
-    func pool(_ name: String) throws(ServiceError) -> Pool {
+    func pool(_ name: String) throws(StatusError) -> Pool {
         guard let pool = state.withLock({ $0.directory.pools[name] }) else {
-            throw ServiceError(.notFound, "there is no pool \(name)")
+            throw StatusError(.notFound, "there is no pool \(name)")
         }
         return pool
     }
 
-    func volume(_ id: Identifier) throws(ServiceError) -> Directory.Volume {
+    func volume(_ id: Identifier) throws(StatusError) -> Directory.Volume {
         guard let volume = state.withLock({ $0.directory.volumes[id] }), !volume.isGoing else {
-            throw ServiceError(.notFound, "there is no volume \(id)")
+            throw StatusError(.notFound, "there is no volume \(id)")
         }
         return volume
     }
 
     func onDriver<Value: Sendable>(
-        of pool: Pool, _ body: @escaping @Sendable (any Driver) throws(DriverError) -> Value
-    ) async throws(ServiceError) -> Value {
-        try await pool.worker.run { () throws(ServiceError) in
-            do throws(DriverError) { return try body(pool.driver) } catch { throw ServiceError(error) }
+        of pool: Pool, _ body: @escaping @Sendable (any Driver) throws(StatusError) -> Value
+    ) async throws(StatusError) -> Value {
+        try await pool.worker.run { () throws(StatusError) in
+            try body(pool.driver)
         }
     }
 
     private func locked<Value: Sendable>(
-        _ body: (inout State) throws(ServiceError) -> Value
-    ) throws(ServiceError) -> Value {
-        try state.withLock { state throws(ServiceError) in try body(&state) }
+        _ body: (inout State) throws(StatusError) -> Value
+    ) throws(StatusError) -> Value {
+        try state.withLock { state throws(StatusError) in try body(&state) }
     }
 }
 
 extension Directory {
     /// Changes name, access mode, limits and epoch of a volume; returns the epoch that it had.
-    mutating func update(_ descriptor: VolumeDescriptor) throws(ServiceError) -> UInt64 {
+    mutating func update(_ descriptor: VolumeDescriptor) throws(StatusError) -> UInt64 {
         guard let known = volumes[descriptor.id], !known.isGoing else {
-            throw ServiceError(.notFound, "there is no volume \(descriptor.id)")
+            throw StatusError(.notFound, "there is no volume \(descriptor.id)")
         }
         guard known.descriptor.pool == descriptor.pool else {
-            throw ServiceError(.badRequest, "a volume stays in its pool")
+            throw StatusError(.badRequest, "a volume stays in its pool")
         }
         guard descriptor.epoch >= known.descriptor.epoch else {
-            throw ServiceError(.staleEpoch, "the volume's epoch is \(known.descriptor.epoch) already")
+            throw StatusError(.staleEpoch, "the volume's epoch is \(known.descriptor.epoch) already")
         }
         let writersAllowed =
             switch descriptor.accessMode {
@@ -334,7 +327,7 @@ extension Directory {
         // A new epoch ends every handle, so that whoever writes now is no obstacle.
         let isFenced = descriptor.epoch > known.descriptor.epoch
         guard isFenced || known.writers.count <= writersAllowed else {
-            throw ServiceError(
+            throw StatusError(
                 .busy,
                 "\(known.writers.count) sessions write to the volume: detach it there, or end them with "
                     + "'sluice session disconnect --end'")

@@ -52,7 +52,7 @@ final class DriverPort: BatchTarget {
     private var isScheduled = false
     private var hasSubmissions = false
 
-    init(pool: Pool, shard: ServiceShard, reactor: Reactor, arenaBytes: Int) throws(DriverError) {
+    init(pool: Pool, shard: ServiceShard, reactor: Reactor, arenaBytes: Int) throws(StatusError) {
         self.pool = pool
         self.shard = shard
         self.reactor = reactor

@@ -60,17 +60,17 @@ final class PoolWorker: Sendable {
 
     /// Runs `body` on the thread and returns what it returned.
     func run<Value: Sendable>(
-        _ body: @escaping @Sendable () throws(ServiceError) -> Value
-    ) async throws(ServiceError) -> Value {
-        let result: Result<Value, ServiceError> = await withCheckedContinuation { continuation in
+        _ body: @escaping @Sendable () throws(StatusError) -> Value
+    ) async throws(StatusError) -> Value {
+        let result: Result<Value, StatusError> = await withCheckedContinuation { continuation in
             let isQueued = post {
-                let outcome: Result<Value, ServiceError>
-                do throws(ServiceError) { outcome = .success(try body()) } catch { outcome = .failure(error) }
+                let outcome: Result<Value, StatusError>
+                do throws(StatusError) { outcome = .success(try body()) } catch { outcome = .failure(error) }
                 continuation.resume(returning: outcome)
             }
             if !isQueued {
                 continuation.resume(
-                    returning: .failure(ServiceError(.busy, "too much work waits for the pool's driver")))
+                    returning: .failure(StatusError(.busy, "too much work waits for the pool's driver")))
             }
         }
         return try result.get()

@@ -34,13 +34,13 @@ extension Directory {
     mutating func claimWriter(
         of id: Identifier, session: Identifier, by authority: WriteAuthority, takesOver: Bool = false,
         now: Moment
-    ) -> Refusal? {
-        guard let volume = volumes[id] else { return Refusal(.notFound, "there is no such volume") }
+    ) -> StatusError? {
+        guard let volume = volumes[id] else { return StatusError(.notFound, "there is no such volume") }
         if volume.descriptor.accessMode == .singleWriter {
             endCourtesies(on: id, besides: session, now: now)
             if takesOver { endLostWriters(of: id, likeKeyOf: session) }
             if let other = writers(of: id).first(where: { $0.session != session }) {
-                return Refusal(.writerConflict, conflict(volume.descriptor.name, other))
+                return StatusError(.writerConflict, conflict(volume.descriptor.name, other))
             }
         }
         if volume.writers[session] == nil { noteWriter(session, of: id) }

@@ -7,7 +7,7 @@ extension Directory {
         /// What administrators hear.
         var events: [(kind: ServerEvent.Kind, session: Identifier, message: String, by: String)] = []
         /// What connections hear that have waited for a channel.
-        var answers: [(connection: SessionRegistry.Connection, answer: Result<KeptSlots, Refusal>)] = []
+        var answers: [(connection: SessionRegistry.Connection, answer: Result<KeptSlots, StatusError>)] = []
         /// Connections that have nothing to go on with.
         var spoiled: [SessionRegistry.Connection] = []
         /// Connections of sessions that can do nothing and make room for others.
@@ -47,7 +47,7 @@ extension Directory {
         case .granted: noteConnection(id, lostAt: lostAt)
         case .waits(_, let displaced):
             if let displaced {
-                let refusal = Refusal(.busy, "a later connection resumes the channel")
+                let refusal = StatusError(.busy, "a later connection resumes the channel")
                 effects.answers.append((displaced, .failure(refusal)))
             }
         case .refused: break
@@ -156,7 +156,7 @@ extension Directory {
 
     private mutating func refuse(_ displaced: [SessionRegistry.Connection]) {
         for connection in displaced {
-            let refusal = Refusal(.notFound, "the session has ended: start a new one")
+            let refusal = StatusError(.notFound, "the session has ended: start a new one")
             effects.answers.append((connection, .failure(refusal)))
         }
     }

@@ -73,29 +73,30 @@ extension Rights {
 
 extension Directory {
     /// Whether the holder of a verified capability still has its authority.
-    func standing(_ capability: EffectiveCapability) -> Refusal? {
+    func standing(_ capability: EffectiveCapability) -> StatusError? {
         if let reason = revocations.reason(capability.id) {
-            return Refusal(.revoked, "the capability was revoked: \(reason)")
+            return StatusError(.revoked, "the capability was revoked: \(reason)")
         }
         guard let node = nodes[capability.subject] else {
-            return Refusal(.staleEpoch, "the node that the capability was issued to is not enrolled")
+            return StatusError(.staleEpoch, "the node that the capability was issued to is not enrolled")
         }
         // The control plane issues by the catalog, which this side follows.
         guard node.epoch >= capability.nodeEpoch else {
-            return Refusal(.busy, "the server has yet to hear of the node's new epoch: try again")
+            return StatusError(.busy, "the server has yet to hear of the node's new epoch: try again")
         }
         guard node.epoch == capability.nodeEpoch else {
-            return Refusal(.staleEpoch, "the capability was issued before the node was enrolled anew")
+            return StatusError(.staleEpoch, "the capability was issued before the node was enrolled anew")
         }
         guard capability.kind == .volume, let volume = volumes[capability.resource], !volume.isGoing else {
-            return Refusal(.notFound, "there is no such resource any more, or not here")
+            return StatusError(.notFound, "there is no such resource any more, or not here")
         }
         guard volume.descriptor.epoch >= capability.resourceEpoch else {
-            return Refusal(.busy, "the server has yet to hear of the volume's new epoch: try again")
+            return StatusError(.busy, "the server has yet to hear of the volume's new epoch: try again")
         }
         guard volume.descriptor.epoch == capability.resourceEpoch else {
             let why = volume.descriptor.epochReason.map { ": \($0)" } ?? ""
-            return Refusal(.staleEpoch, "the capability was issued before the volume's epoch changed\(why)")
+            return StatusError(
+                .staleEpoch, "the capability was issued before the volume's epoch changed\(why)")
         }
         return nil
     }
@@ -103,31 +104,33 @@ extension Directory {
     /// Decides on an OPEN (wanted rights empty: all there are) and takes the writer's place where that is needed.
     mutating func admit(
         _ capability: EffectiveCapability, wanted: Rights, session: Identifier, takesOver: Bool, now: Moment
-    ) -> Result<Admission, Refusal> {
+    ) -> Result<Admission, StatusError> {
         if let refusal = standing(capability) { return .failure(refusal) }
         guard let volume = volumes[capability.resource] else {
-            return .failure(Refusal(.notFound, "there is no such resource here"))
+            return .failure(StatusError(.notFound, "there is no such resource here"))
         }
         guard let pool = pools[volume.descriptor.pool] else {
             return .failure(
-                Refusal(.driverFailed, "pool \(volume.descriptor.pool), which holds the volume, does not run")
+                StatusError(
+                    .driverFailed, "pool \(volume.descriptor.pool), which holds the volume, does not run")
             )
         }
         var rights = wanted.isEmpty ? capability.rights : wanted
         guard capability.rights.isSuperset(of: rights) else {
             let missing = rights.subtracting(capability.rights).names.joined(separator: ", ")
-            return .failure(Refusal(.denied, "the capability does not give: \(missing)"))
+            return .failure(StatusError(.denied, "the capability does not give: \(missing)"))
         }
         if volume.descriptor.accessMode == .multiReader {
             guard wanted.isDisjoint(with: .mutating) else {
-                return .failure(Refusal(.readOnly, "the volume is in mode multi-reader: nobody may write"))
+                return .failure(
+                    StatusError(.readOnly, "the volume is in mode multi-reader: nobody may write"))
             }
             rights.subtract(.mutating)
         }
         guard sessions.bind(session, node: capability.subject) else {
             let count = sessions.shares.sessions(of: capability.subject)
             return .failure(
-                Refusal(
+                StatusError(
                     .busy,
                     "node \(nodes[capability.subject]?.name ?? "") has \(count) sessions, as many as it leaves to others"
                 ))
@@ -156,13 +159,13 @@ extension Directory {
 
     /// Adds a volume, or says why not; a volume that is known already stays as it is. One whose pool does not run cannot
     /// be opened, but who may write to it goes on to have it.
-    mutating func publish(_ descriptor: VolumeDescriptor) -> Refusal? {
+    mutating func publish(_ descriptor: VolumeDescriptor) -> StatusError? {
         if let known = volumes[descriptor.id] {
             return known.descriptor.pool == descriptor.pool && !known.isGoing
-                ? nil : Refusal(.alreadyExists, "a volume with this id exists already")
+                ? nil : StatusError(.alreadyExists, "a volume with this id exists already")
         }
         guard volumes.count < Limits.volumesMax else {
-            return Refusal(.busy, "the server has its most volumes, \(Limits.volumesMax)")
+            return StatusError(.busy, "the server has its most volumes, \(Limits.volumesMax)")
         }
         let index: UInt32
         if let free = freeIndices[descriptor.pool]?.popLast() {

@@ -6,7 +6,7 @@ enum ResumeDecision {
     case granted(KeptSlots)
     /// The channel's old connection has to end first; another connection that waited for it has lost.
     case waits(for: SessionRegistry.Connection, displaced: SessionRegistry.Connection?)
-    case refused(Refusal)
+    case refused(StatusError)
 }
 
 /// What becomes of a channel whose lost connection has nothing in flight any more.
@@ -38,7 +38,8 @@ extension SessionRegistry {
             guard let session = sessions[id], session.isRestored, !session.forgotten.contains(channel),
                 Int(channel) < Limits.channelsPerSessionMax
             else {
-                return .refused(Refusal(.notFound, "the session has no such channel: start a new session"))
+                return .refused(
+                    StatusError(.notFound, "the session has no such channel: start a new session"))
             }
             connect(id, channel, by: connection)
             return .granted(.ofRestartedServer)

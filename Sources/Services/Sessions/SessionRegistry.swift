@@ -129,7 +129,7 @@ struct SessionRegistry {
     /// Adds a channel to a session and returns its number.
     mutating func join(
         _ id: Identifier, secret: [UInt8], thumbprint: Digest32, by connection: Connection
-    ) -> Result<UInt16, Refusal> {
+    ) -> Result<UInt16, StatusError> {
         if let refusal = refusal(id, secret: secret, thumbprint: thumbprint) { return .failure(refusal) }
         guard let session = sessions[id] else { preconditionFailure("it was just looked up") }
         let numbers = Array(0..<UInt16(Limits.channelsPerSessionMax))
@@ -139,7 +139,7 @@ struct SessionRegistry {
         // Who still asks for one that was forgotten is not to find another's.
         guard let number = free.first(where: { !session.forgotten.contains($0) }) ?? free.first else {
             return .failure(
-                Refusal(
+                StatusError(
                     .tooManyChannels, "a session has at most \(Limits.channelsPerSessionMax) channels"))
         }
         sessions[id]?.channels[number] = .connected(connection, successor: nil)
@@ -225,12 +225,12 @@ struct SessionRegistry {
     }
 
     /// Why this client may not have to do with a session; nil when it may.
-    func refusal(_ id: Identifier, secret: [UInt8], thumbprint: Digest32) -> Refusal? {
+    func refusal(_ id: Identifier, secret: [UInt8], thumbprint: Digest32) -> StatusError? {
         guard let session = sessions[id], !session.isEnding else {
-            return Refusal(.notFound, "there is no such session: start a new one")
+            return StatusError(.notFound, "there is no such session: start a new one")
         }
         guard session.secret.equals(secret), session.thumbprint == thumbprint else {
-            return Refusal(.denied, "the session has another secret, or another key began it")
+            return StatusError(.denied, "the session has another secret, or another key began it")
         }
         return nil
     }
@@ -247,15 +247,4 @@ struct Departure: Equatable {
     var endsSession: Bool
     /// Connections that waited for something that is not there any more.
     var displaced: [SessionRegistry.Connection]
-}
-
-/// Why a client's control request was refused: the status and one sentence for it.
-struct Refusal: Error, Hashable {
-    let status: Status
-    let message: String
-
-    init(_ status: Status, _ message: String) {
-        self.status = status
-        self.message = message
-    }
 }

@@ -40,13 +40,13 @@ extension ServiceShard {
     }
 
     private func refuse(
-        _ what: Logger.Message, _ channel: ServiceChannel, _ header: RequestHeader, _ refusal: Refusal
+        _ what: Logger.Message, _ channel: ServiceChannel, _ header: RequestHeader, _ refusal: StatusError
     ) {
         logRefusal(what, channel, refusal)
         answerControl(channel, header, refusal.status, payload: ErrorMessage.encode(refusal.message))
     }
 
-    func logRefusal(_ what: Logger.Message, _ channel: ServiceChannel, _ refusal: Refusal) {
+    func logRefusal(_ what: Logger.Message, _ channel: ServiceChannel, _ refusal: StatusError) {
         accessLog.warning(
             what,
             [
@@ -61,12 +61,12 @@ extension ServiceShard {
     private func open(_ channel: ServiceChannel, _ header: RequestHeader, _ body: [UInt8]) {
         guard let session = channel.session else { return answerControl(channel, header, .protocolViolation) }
         let admission: Admission
-        do throws(Refusal) {
-            let request = try parsed { () throws(WireError) in try OpenRequest(bytes: body) }
+        do throws(StatusError) {
+            let request = try OpenRequest(bytes: body)
             let now = services.now
             let capability = try verified(request.capability, holder: channel.thumbprint, now: now)
             guard capability.kind == request.kind else {
-                throw Refusal(.denied, "the capability is for a \(capability.kind.name)")
+                throw StatusError(.denied, "the capability is for a \(capability.kind.name)")
             }
             admission = try services.admit(
                 capability, wanted: request.rights, session: session, channel: channel.sessionChannel,
@@ -96,7 +96,7 @@ extension ServiceShard {
     /// Goes on with an OPEN that waited for the driver.
     private func opened(
         _ channel: ServiceChannel, _ header: RequestHeader, _ admission: Admission,
-        _ result: Result<VolumeGeometry, ServiceError>
+        _ result: Result<VolumeGeometry, StatusError>
     ) {
         switch result {
         case .success(let geometry) where !channel.isDetached:
@@ -108,7 +108,7 @@ extension ServiceShard {
             }
         case .failure(let error) where !channel.isDetached:
             giveUp(channel, admission)
-            refuse("open failed", channel, header, Refusal(error.status, error.message))
+            refuse("open failed", channel, header, error)
         default:
             giveUp(channel, admission)
             channel.slots.abandon(header.slot)
@@ -131,7 +131,7 @@ extension ServiceShard {
             giveUp(channel, admission)
             return refuse(
                 "open failed", channel, header,
-                Refusal(.driverFailed, "the pool does not run on this reactor"))
+                StatusError(.driverFailed, "the pool does not run on this reactor"))
         }
         port.queue?.volumeChanged(admission.index)
         markersChanged(of: admission.volume.id, index: admission.index, port: port.number)
@@ -154,7 +154,7 @@ extension ServiceShard {
             let most = Limits.handlesPerChannelMax
             return refuse(
                 "open refused", channel, header,
-                Refusal(.tooManyHandles, "a channel has at most \(most) handles"))
+                StatusError(.tooManyHandles, "a channel has at most \(most) handles"))
         }
         sight.opened(
             channel, position, admission.volume.id, name: "\(admission.volume.name)", port.number,
@@ -197,16 +197,16 @@ extension ServiceShard {
         guard handle.denial == .ok || handle.denial == .expired else {
             return answerControl(channel, header, handle.denial)
         }
-        do throws(Refusal) {
-            let request = try parsed { () throws(WireError) in try RenewRequest(bytes: body) }
+        do throws(StatusError) {
+            let request = try RenewRequest(bytes: body)
             let now = services.now
             let capability = try verified(request.capability, holder: channel.thumbprint, now: now)
             let authority = WriteAuthority(capability, now: now)
             guard capability.resource == handle.volume, capability.kind == .volume else {
-                throw Refusal(.denied, "the capability is for another resource")
+                throw StatusError(.denied, "the capability is for another resource")
             }
             guard capability.rights.isSuperset(of: handle.rights) else {
-                throw Refusal(.denied, "the capability lacks a right that the handle has")
+                throw StatusError(.denied, "the capability lacks a right that the handle has")
             }
             if let refusal = services.standing(capability) { throw refusal }
             if !handle.rights.isDisjoint(with: .mutating) {
@@ -250,7 +250,7 @@ extension ServiceShard {
     }
 
     private func renewed(
-        _ channel: ServiceChannel, _ header: RequestHeader, _ body: [UInt8], _ error: ServiceError?
+        _ channel: ServiceChannel, _ header: RequestHeader, _ body: [UInt8], _ error: StatusError?
     ) {
         guard !channel.isDetached else {
             channel.slots.abandon(header.slot)
@@ -262,7 +262,7 @@ extension ServiceShard {
         {
             releaseClaim(channel, position)
         }
-        refuse("renew failed", channel, header, Refusal(error.status, error.message))
+        refuse("renew failed", channel, header, error)
     }
 
     private func close(_ channel: ServiceChannel, _ header: RequestHeader) {
@@ -277,19 +277,15 @@ extension ServiceShard {
 
     // MARK: Parsing
 
-    private func parsed<Value>(_ body: () throws(WireError) -> Value) throws(Refusal) -> Value {
-        do throws(WireError) { return try body() } catch { throw Refusal(error.status, error.message) }
-    }
-
     /// The authority that a capability gives to `holder` now.
     private func verified(
         _ bytes: [UInt8], holder: Digest32, now: Moment
-    ) throws(Refusal) -> EffectiveCapability {
+    ) throws(StatusError) -> EffectiveCapability {
         do throws(CapabilityError) {
             let capability = try Capability(bytes: bytes)
             return try services.verifier.verify(
                 capability, now: now.wall, clockSkewSeconds: Limits.clockSkewSeconds, holder: holder)
-        } catch { throw Refusal(error.status, error.description) }
+        } catch { throw StatusError(error.status, error.description) }
     }
 }
 

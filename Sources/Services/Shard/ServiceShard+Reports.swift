@@ -13,17 +13,17 @@ struct SessionPart: Sendable {
 
 extension ServiceShard {
     /// Starts serving a pool on this reactor; repeating it is harmless.
-    func addPort(_ pool: Pool) throws(ServiceError) {
+    func addPort(_ pool: Pool) throws(StatusError) {
         let number = Int(pool.number)
         while ports.count <= number { ports.append(nil) }
         guard ports[number] == nil else { return }
-        do throws(DriverError) {
+        do throws(StatusError) {
             let port = try DriverPort(
                 pool: pool, shard: self, reactor: reactor, arenaBytes: services.configuration.arenaBytes)
             if flows.used > 0 { port.prepare(flow: flows.used - 1, share: flows.usedShares - 1) }
             ports[number] = port
         } catch {
-            throw ServiceError(error.status, "pool \(pool.descriptor.name): \(error.message)")
+            throw StatusError(error.status, "pool \(pool.descriptor.name): \(error.message)")
         }
     }
 

@@ -16,12 +16,14 @@ extension ServiceShard {
     /// Answers HELLO, the first request of a connection, or says that it is answered later.
     public func hello(_ channel: ServiceChannel, _ header: RequestHeader, body: [UInt8]) -> Greeting {
         let hello: Hello
-        do throws(WireError) {
+        do throws(StatusError) {
             let validity = header.validate(.greeting)
-            guard validity == .ok else { throw WireError(validity, "the first request is not a valid HELLO") }
+            guard validity == .ok else {
+                throw StatusError(validity, "the first request is not a valid HELLO")
+            }
             hello = try Hello(bytes: body)
         } catch {
-            refuseHello(channel, header, Refusal(error.status, error.message))
+            refuseHello(channel, header, error)
             return .refused
         }
         switch services.greet(hello, channel, on: self) {
@@ -69,7 +71,7 @@ extension ServiceShard {
         if let drain = services.drain { tell(channel, of: drain) }
     }
 
-    private func refuseHello(_ channel: ServiceChannel, _ header: RequestHeader, _ refusal: Refusal) {
+    private func refuseHello(_ channel: ServiceChannel, _ header: RequestHeader, _ refusal: StatusError) {
         logRefusal("hello refused", channel, refusal)
         let version = refusal.status == .versionMismatch ? UInt64(Hello.version) : 0
         channel.push(
@@ -78,7 +80,7 @@ extension ServiceShard {
     }
 
     /// Answers a HELLO that had to wait.
-    func answerGreeting(_ connection: UInt64, _ answer: Result<KeptSlots, Refusal>) {
+    func answerGreeting(_ connection: UInt64, _ answer: Result<KeptSlots, StatusError>) {
         guard let greeting = greetings.removeValue(forKey: connection) else { return }
         let channel = greeting.channel
         let session = greeting.hello.session

@@ -74,7 +74,7 @@ extension ServiceShard {
 
     /// Takes in a COPY_RANGE whose payload is complete.
     func copy(_ channel: ServiceChannel, _ header: RequestHeader, _ body: [UInt8]) {
-        do throws(WireError) {
+        do throws(StatusError) {
             let source = try CopySource(bytes: body)
             channel.slots[header.slot].source = source.handle
             channel.slots[header.slot].sourceOffset = source.offset

@@ -455,7 +455,7 @@ final class ChannelCore {
                 throw .violation("the server gave an impossible handle")
             }
             let state: ResourceState
-            do throws(WireError) {
+            do throws(StatusError) {
                 state = try ResourceState(bytes: smallBytes())
             } catch {
                 throw .violation(error.message)
@@ -475,7 +475,7 @@ final class ChannelCore {
                 .hello, header.knownStatus ?? .internalError, message: ErrorMessage.decode(smallBytes()))
         }
         let reply: HelloReply
-        do throws(WireError) {
+        do throws(StatusError) {
             reply = try HelloReply(bytes: smallBytes())
         } catch {
             throw .violation(error.message)
@@ -503,7 +503,7 @@ final class ChannelCore {
     }
 
     private func finishEvent() throws(ChannelError) {
-        do throws(WireError) {
+        do throws(StatusError) {
             if let event = try ChannelEvent.decode(header, payload: smallBytes()) {
                 notices.append(.event(event))
             }

@@ -7,18 +7,18 @@ extension IOServices {
     /// The markers of a volume, for shards.
     func markers(of volume: Identifier) -> [Marker] { state.withLock { $0.markers[volume] ?? [] } }
 
-    func markerInfos(of id: Identifier) throws(ServiceError) -> [MarkerInfo] {
+    func markerInfos(of id: Identifier) throws(StatusError) -> [MarkerInfo] {
         let volume = try volume(id)
         return markers(of: id).map { MarkerInfo($0, size: volume.descriptor.size) }
     }
 
     /// Sets a marker: when it returns, every change that is not done yet is noted, and what was acknowledged before
     /// is durable.
-    func createMarker(_ id: Identifier, of volumeID: Identifier) async throws(ServiceError) -> MarkerInfo {
+    func createMarker(_ id: Identifier, of volumeID: Identifier) async throws(StatusError) -> MarkerInfo {
         let folder = try markerFolder()
         let volume = try volume(volumeID)
         let pool = try pool(volume.descriptor.pool)
-        let bitmap = try await pool.worker.run { [self] () throws(ServiceError) in
+        let bitmap = try await pool.worker.run { [self] () throws(StatusError) in
             try folder.create(id, of: volumeID, size: try open(volumeID, in: pool).size)
         }
         let isAdded = state.withLock { state in
@@ -30,27 +30,27 @@ extension IOServices {
         }
         guard isAdded else {
             try folder.remove(id, of: volumeID)
-            throw ServiceError(.busy, "a volume has at most \(Limits.markersPerVolumeMax) markers")
+            throw StatusError(.busy, "a volume has at most \(Limits.markersPerVolumeMax) markers")
         }
         await takeUpMarkers(of: volumeID, index: volume.index, pool: pool)
         let status = await flush(volume.index, of: pool)
         guard status == .ok else {
             try await deleteMarker(id, of: volumeID)
-            throw ServiceError(
+            throw StatusError(
                 status, "what was written before the marker cannot be made durable (\(status.name))")
         }
         return MarkerInfo(Marker(id: id, bitmap: bitmap), size: volume.descriptor.size)
     }
 
     /// Removes a marker; repeating it is harmless.
-    func deleteMarker(_ id: Identifier, of volumeID: Identifier) async throws(ServiceError) {
+    func deleteMarker(_ id: Identifier, of volumeID: Identifier) async throws(StatusError) {
         let folder = try markerFolder()
         state.withLock { $0.markers[volumeID]?.removeAll { $0.id == id } }
         if let volume = state.withLock({ $0.directory.volumes[volumeID] }),
             let pool = state.withLock({ $0.directory.pools[volume.descriptor.pool] })
         {
             await takeUpMarkers(of: volumeID, index: volume.index, pool: pool)
-            return try await pool.worker.run { () throws(ServiceError) in
+            return try await pool.worker.run { () throws(StatusError) in
                 try folder.remove(id, of: volumeID)
             }
         }
@@ -60,10 +60,10 @@ extension IOServices {
     /// Takes markers of before the server's start into use, before anybody can change their volume.
     func restoreMarkers(
         _ ids: [Identifier], of descriptor: VolumeDescriptor, contentsLost: Bool
-    ) async throws(ServiceError) {
+    ) async throws(StatusError) {
         guard !ids.isEmpty, state.withLock({ $0.markers[descriptor.id] == nil }) else { return }
         let folder = try markerFolder()
-        let restore: @Sendable () throws(ServiceError) -> [Marker] = { () throws(ServiceError) in
+        let restore: @Sendable () throws(StatusError) -> [Marker] = { () throws(StatusError) in
             var markers: [Marker] = []
             for id in ids {
                 let bitmap = try folder.restore(
@@ -79,10 +79,10 @@ extension IOServices {
     }
 
     /// Forgets the markers of a volume that is deleted.
-    func deleteMarkers(of volume: Identifier, pool: Pool) async throws(ServiceError) {
+    func deleteMarkers(of volume: Identifier, pool: Pool) async throws(StatusError) {
         let markers = state.withLock { $0.markers.removeValue(forKey: volume) }
         guard let markers, let folder = configuration.markers else { return }
-        try await pool.worker.run { () throws(ServiceError) in
+        try await pool.worker.run { () throws(StatusError) in
             for marker in markers { try folder.remove(marker.id, of: volume) }
         }
     }
@@ -124,9 +124,9 @@ extension IOServices {
         }
     }
 
-    private func markerFolder() throws(ServiceError) -> MarkerFolder {
+    private func markerFolder() throws(StatusError) -> MarkerFolder {
         guard let folder = configuration.markers else {
-            throw ServiceError(.notSupported, "this server keeps no markers")
+            throw StatusError(.notSupported, "this server keeps no markers")
         }
         return folder
     }

@@ -28,7 +28,7 @@ public struct MarkerFolder: Sendable {
     }
 
     /// Makes the file of a new marker of a volume that has `size` bytes.
-    func create(_ marker: Identifier, of volume: Identifier, size: UInt64) throws(ServiceError)
+    func create(_ marker: Identifier, of volume: Identifier, size: UInt64) throws(StatusError)
         -> MarkerBitmap
     {
         let header = MarkerHeader(volume: volume, marker: marker, size: size, boot: boot)
@@ -40,7 +40,7 @@ public struct MarkerFolder: Sendable {
         case .success(let fd):
             guard let bitmap = MarkerBitmap(fd: fd, header: header) else {
                 _ = MarkerFile.remove(file)
-                throw ServiceError(.internalError, "the marker's file cannot be mapped")
+                throw StatusError(.internalError, "the marker's file cannot be mapped")
             }
             return bitmap
         }
@@ -54,7 +54,7 @@ public struct MarkerFolder: Sendable {
     /// - Throws: when a file that cannot be relied on cannot be removed: the next start would rely on it.
     func restore(
         _ marker: Identifier, of volume: Identifier, size: UInt64, isLost: Bool
-    ) throws(ServiceError) -> MarkerBitmap? {
+    ) throws(StatusError) -> MarkerBitmap? {
         let file = file(volume, marker)
         if !isLost, let bitmap = trusted(file, marker, volume, size) { return bitmap }
         logger.warning(
@@ -82,7 +82,7 @@ public struct MarkerFolder: Sendable {
     }
 
     /// Removes a marker's file.
-    func remove(_ marker: Identifier, of volume: Identifier) throws(ServiceError) {
+    func remove(_ marker: Identifier, of volume: Identifier) throws(StatusError) {
         let code = MarkerFile.remove(file(volume, marker))
         guard code == 0 else { throw failure("removed", MarkerFileError(errno: code)) }
     }
@@ -109,8 +109,8 @@ public struct MarkerFolder: Sendable {
         }
     }
 
-    private func failure(_ verb: String, _ error: MarkerFileError) -> ServiceError {
-        ServiceError(
+    private func failure(_ verb: String, _ error: MarkerFileError) -> StatusError {
+        StatusError(
             error.isFull ? .noSpace : .internalError,
             "the marker's file cannot be \(verb) in \(path): \(MarkerFileError.text(error.errno))")
     }

@@ -142,7 +142,7 @@ extension NodeCommand {
 
     /// The token, which is to be copied into a command line.
     static func checked(_ token: String) throws -> String {
-        do throws(WireError) {
+        do throws(StatusError) {
             return try JoinToken(text: token).text
         } catch { throw Failure(.failure, "the server gave a token that is none: \(error.message)") }
     }
