@@ -99,15 +99,14 @@ public final class DataServer: Sendable {
         let options = options
         let logger = services.configuration.logger
         let first = shards[0].remote
-        let (handOver, receive) = HandOver<Held<Acceptor>>.pair()
-        _ = first.postWithReactor { reactor in
+        let acceptor = first.call { reactor in
             let acceptor = Acceptor(
                 reactor: reactor, listeners: listeners, destinations: destinations,
                 connectionsMax: options.connectionsMax, logger: logger)
             acceptor.start()
-            handOver(Held(acceptor))
+            return Held(acceptor)
         }
-        let acceptor = receive()
+        guard let acceptor else { return }
         running.withLock { $0.acceptor = (first, acceptor) }
         logger.info(
             "data channel listens",
@@ -180,7 +179,7 @@ public final class DataServer: Sendable {
         reactorOptions.receiveBufferCount = options.receiveBufferCount
         reactorOptions.pollNanoseconds = options.pollNanoseconds
         reactorOptions.cpu = number < options.cpus.count ? options.cpus[number] : nil
-        let (handOver, receive) = HandOver<Result<Held<DataShard>, StatusError>>.pair()
+        let answer = OneShot<Result<Held<DataShard>, StatusError>>()
         let (services, tls, options) = (services, running.withLock { $0.tls } ?? tls, options)
         let thread: ReactorThread
         do throws(ReactorError) {
@@ -189,11 +188,11 @@ public final class DataServer: Sendable {
                     let shard = DataShard(
                         reactor: reactor, services: try services.makeShard(reactor: reactor), tls: tls,
                         options: options, load: load, configuration: services.configuration)
-                    handOver(.success(Held(shard)))
-                } catch { handOver(.failure(error)) }
+                    answer.give(.success(Held(shard)))
+                } catch { answer.give(.failure(error)) }
             }
         } catch { throw DataServerError(message: "\(error)") }
-        let result = receive()
+        let result = answer.take()
         running.withLock { $0.threads.append(thread) }
         switch result {
         case .success(let shard): running.withLock { $0.shards.append((thread.remote, shard)) }

@@ -1,4 +1,5 @@
 import Core
+import Reactor
 import SluiceClient
 import TestSupport
 import Testing

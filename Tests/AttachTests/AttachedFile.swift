@@ -87,7 +87,7 @@ final class AttachedFile: Sendable {
         shape.allowsDiscard = allowsDiscard
         let geometry = shape
         let backing = backing
-        let outcome = Mailbox<AttachError?>()
+        let outcome = OneShot<AttachError?>()
         var options = Reactor.Options()
         options.takesCommands = true
         thread = try Reactor.start(options) { reactor in
@@ -100,9 +100,9 @@ final class AttachedFile: Sendable {
             parts.volume = volume
             do throws(AttachError) {
                 try volume.serve(at: mount)
-                outcome.post(nil)
+                outcome.give(nil)
             } catch {
-                outcome.post(error)
+                outcome.give(error)
             }
         }
         if let error = outcome.take() { throw error }
@@ -173,9 +173,7 @@ final class AttachedFile: Sendable {
     }
 
     private func onReactor<Value: Sendable>(_ body: @escaping @Sendable (Parts) -> Value) -> Value {
-        let outcome = Mailbox<Value>()
         let parts = parts
-        _ = thread.remote.post { outcome.post(body(parts)) }
-        return outcome.take()
+        return thread.remote.call { _ in body(parts) }!
     }
 }

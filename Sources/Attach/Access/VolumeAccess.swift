@@ -239,10 +239,12 @@ public struct VolumeAccess: Sendable {
                 addresses: addresses, serverName: server.host, tls: try Self.context(credentials),
                 capability: capability.bytes, rights: rights)
             options.channels = channels
-            options.lookUp = { answer in _ = BackgroundThread { answer(find(places)) } }
+            options.lookUp = { answer in
+                inBackground("look-up") { answer(find(places)) } otherwise: { _ in answer([]) }
+            }
             options.resolve = { place, answer in
                 guard let address = try? ServerAddress(text: "https://\(place)") else { return answer([]) }
-                _ = BackgroundThread { answer(Self.resolve([address])) }
+                inBackground("look-up") { answer(Self.resolve([address])) } otherwise: { _ in answer([]) }
             }
             return options
         } catch {

@@ -44,7 +44,7 @@ final class SuccessionChannel: Sendable {
         } catch {
             throw AttachError(.system, "cannot listen for a successor in \(folder): \(error)")
         }
-        _ = BackgroundThread {
+        try BackgroundThread.start("successor") {
             while let client = try? Sockets.accept(fd: socket) {
                 // The folder keeps others out; this does so if somebody opens it.
                 guard Sockets.peerUser(fd: client.raw) == geteuid() else { continue }

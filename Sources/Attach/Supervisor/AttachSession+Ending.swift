@@ -52,7 +52,7 @@ extension AttachSession {
         isReleasing = true
         ending?.next = .max
         let isForced = givesUp || !record.state.isServing
-        _ = BackgroundThread { [inbox] in
+        inBackground("release") { [inbox] in
             do throws(AttachError) {
                 let helper = try LoopHelper.release(record.loop, isForced: isForced)
                 while try helper.answer(within: -1) == nil {}
@@ -60,6 +60,8 @@ extension AttachSession {
             } catch {
                 inbox.post(.released(error, isForced: isForced))
             }
+        } otherwise: { [inbox] error in
+            inbox.post(.released(error, isForced: isForced))
         }
     }
 

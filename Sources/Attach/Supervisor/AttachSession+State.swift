@@ -207,13 +207,15 @@ extension AttachSession {
         guard let record, !isReleasing else { return }
         guard !isResizing else { return isResizeOwed = true }
         isResizing = true
-        _ = BackgroundThread { [inbox] in
+        inBackground("resize") { [inbox] in
             do throws(AttachError) {
                 let size = try LoopHelper.resize(record.loop, file: "\(record.folder)/\(record.volume)")
                 inbox.post(.resized(.success(size)))
             } catch {
                 inbox.post(.resized(.failure(error)))
             }
+        } otherwise: { [inbox] error in
+            inbox.post(.resized(.failure(error)))
         }
     }
 

@@ -218,7 +218,7 @@ final class AttachSession {
 
     /// The device is there: from now on it can be renewed, and handed over.
     func beginServing(_ capability: IssuedCapability, _ rights: Rights) throws(AttachError) {
-        renewer = CapabilityRenewer(
+        renewer = try CapabilityRenewer(
             access: access, rights: rights, lifetimeSeconds: options.lifetimeSeconds, inbox: inbox)
         scheduleRenewal(capability)
         try SuccessionChannel.listen(in: store.folder) { [inbox] request, channel in
@@ -321,20 +321,19 @@ final class AttachSession {
     func serve(
         on thread: ReactorThread, folder: String, isReadOnly: Bool, adopting adoption: VolumeServer.Adoption?
     ) throws(AttachError) -> BlockGeometry {
-        let answer = Mailbox<Result<BlockGeometry, AttachError>>()
         let name = options.volume.text
-        _ = thread.remote.postWithReactor { [server] reactor in
+        let answer = thread.remote.call { [server] reactor -> Result<BlockGeometry, AttachError> in
             do throws(AttachError) {
-                answer.post(
-                    .success(
-                        try server.serve(
-                            fileName: name, folder: folder, isReadOnly: isReadOnly, adopting: adoption,
-                            reactor: reactor)))
+                return .success(
+                    try server.serve(
+                        fileName: name, folder: folder, isReadOnly: isReadOnly, adopting: adoption,
+                        reactor: reactor))
             } catch {
-                answer.post(.failure(error))
+                return .failure(error)
             }
         }
-        let geometry = try answer.take().get()
+        guard let answer else { throw AttachError(.system, "the thread that serves the volume has ended") }
+        let geometry = try answer.get()
         hasMount = true
         return geometry
     }

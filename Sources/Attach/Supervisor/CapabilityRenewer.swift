@@ -5,12 +5,13 @@ import Reactor
 /// certificate from expiring.
 final class CapabilityRenewer: Sendable {
     private let requests = Mailbox<Bool>()
-    private let thread: BackgroundThread
 
     /// Answers go to `inbox`.
-    init(access: VolumeAccess, rights: Rights, lifetimeSeconds: UInt64, inbox: Mailbox<AttachNotice>) {
+    init(
+        access: VolumeAccess, rights: Rights, lifetimeSeconds: UInt64, inbox: Mailbox<AttachNotice>
+    ) throws(AttachError) {
         let requests = requests
-        thread = BackgroundThread {
+        try BackgroundThread.start("renewer") {
             var access = access
             // What came of asking for the first capability.
             let start = access.certificate

@@ -81,12 +81,12 @@ extension HostKeeper {
         }
         for call in calls { call.hostLost() }
         for queue in queues {
-            let done = ThreadSemaphore()
+            let done = OneShot<Void>()
             let isPosted = queue.post { queue in
                 queue.detach()
-                done.signal()
+                done.give(())
             }
-            if isPosted { done.wait() }
+            if isPosted { done.take() }
         }
     }
 
@@ -132,7 +132,7 @@ extension HostKeeper {
             defer { shared.waiting = [] }
             return shared.waiting
         }
-        for semaphore in waiting { semaphore.signal() }
+        for one in waiting { one.give(()) }
     }
 
     /// Has the new host open volumes and queues; `serve` goes on when it has.
@@ -290,7 +290,7 @@ extension HostKeeper {
             defer { shared.waiting = [] }
             return shared.waiting
         }
-        for semaphore in waiting { semaphore.signal() }
+        for one in waiting { one.give(()) }
     }
 
     private func failRequests(_ status: Status) {

@@ -13,59 +13,42 @@ final class PendingCall: Sendable {
         case timedOut
     }
 
-    private struct State {
-        var volumes: [Identifier: UInt64] = [:]
-        var outcome: Outcome?
-    }
-
     let instance: Int
     let command: HostCommand
-    private let state = Mutex(State())
-    private let semaphore = ThreadSemaphore()
+    private let volumes = Mutex([Identifier: UInt64]())
+    private let outcome = OneShot<Outcome>()
 
     init(instance: Int, command: HostCommand) {
         self.instance = instance
         self.command = command
     }
 
-    func hostLost() { end(.hostLost) }
+    func hostLost() { outcome.give(.hostLost) }
 
     /// Takes a packet of the answer; false when it does not fit the question.
     func take(_ message: HostMessage) -> Bool {
         switch (command, message) {
-        case (_, .failed): end(.answered(message))
+        case (_, .failed): outcome.give(.answered(message))
         case (.volumes, .done(.volumes(let some, let isLast))),
             (.usage, .done(.volumes(let some, let isLast))):
-            let count = state.withLock { state in
-                state.volumes.merge(some) { $1 }
-                return state.volumes.count
+            let count = volumes.withLock { volumes in
+                volumes.merge(some) { $1 }
+                return volumes.count
             }
             if count > Limits.volumesPerPoolMax { return false }
-            if isLast {
-                end(.answered(.done(.volumes(state.withLock { $0.volumes }, isLast: true))))
-            }
+            if isLast { outcome.give(.answered(.done(.volumes(volumes.withLock { $0 }, isLast: true)))) }
         case (.capacity, .done(.capacity)), (.open, .done(.geometry)), (.prepare, .done(.left)):
-            end(.answered(message))
+            outcome.give(.answered(message))
         case (.create, .done(.nothing)), (.resize, .done(.nothing)), (.delete, .done(.nothing)),
             (.close, .done(.nothing)), (.configure, .done(.nothing)):
-            end(.answered(message))
+            outcome.give(.answered(message))
         default: return false
         }
         return true
     }
 
-    private func end(_ outcome: Outcome) {
-        let isFirst = state.withLock { state in
-            guard state.outcome == nil else { return false }
-            state.outcome = outcome
-            return true
-        }
-        if isFirst { semaphore.signal() }
-    }
-
     func wait(milliseconds: Int64) -> Outcome {
-        guard semaphore.wait(milliseconds: milliseconds) else { return .timedOut }
-        return state.withLock { $0.outcome } ?? .timedOut
+        outcome.take(milliseconds: milliseconds) ?? .timedOut
     }
 }
 
@@ -192,7 +175,7 @@ extension HostKeeper {
     private func awaitHost(_ command: HostCommand) throws(StatusError) -> (Serving, UInt64) {
         let deadline = SystemClock.monotonic() + UInt64(Limits.recoveryWaitMillisecondsMax) * 1_000_000
         while true {
-            let semaphore = ThreadSemaphore()
+            let turn = OneShot<Void>()
             let found: Result<(Serving, UInt64), StatusError>? = shared.withLock { shared in
                 if shared.isOver { return .failure(StatusError(.driverFailed, "the pool was stopped")) }
                 if shared.report.state == .quarantined {
@@ -203,7 +186,7 @@ extension HostKeeper {
                         ))
                 }
                 guard let (instance, control) = shared.serving else {
-                    shared.waiting.append(semaphore)
+                    shared.waiting.append(turn)
                     return nil
                 }
                 shared.callsMade += 1
@@ -215,9 +198,8 @@ extension HostKeeper {
             }
             if let found { return try found.get() }
             let now = SystemClock.monotonic()
-            guard now < deadline, semaphore.wait(milliseconds: Int64((deadline - now) / 1_000_000) + 1)
-            else {
-                shared.withLock { $0.waiting.removeAll { $0 === semaphore } }
+            guard now < deadline, turn.take(milliseconds: Int64((deadline - now) / 1_000_000) + 1) != nil else {
+                shared.withLock { $0.waiting.removeAll { $0 === turn } }
                 throw StatusError(.driverRecovering, "the pool's driver is being replaced; try again")
             }
         }

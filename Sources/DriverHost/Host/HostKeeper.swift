@@ -26,35 +26,7 @@ final class HostKeeper: @unchecked Sendable {
     }
 
     /// Where somebody waits for what the keeper does.
-    final class Answer<Value: Sendable>: Sendable {
-        private let result = Mutex<Result<Value, StatusError>?>(nil)
-        private let semaphore = ThreadSemaphore()
-
-        func give(_ result: Result<Value, StatusError>) {
-            let isFirst = self.result.withLock { known in
-                guard known == nil else { return false }
-                known = result
-                return true
-            }
-            if isFirst { semaphore.signal() }
-        }
-
-        /// Waits, with a limit where one is given: then what was asked for goes on all the same.
-        func wait(milliseconds: Int64? = nil) throws(StatusError) -> Value {
-            if let milliseconds {
-                guard semaphore.wait(milliseconds: milliseconds) else {
-                    throw StatusError(.driverRecovering, "the pool's driver is still being replaced")
-                }
-            } else {
-                semaphore.wait()
-            }
-            semaphore.signal()
-            guard let result = result.withLock({ $0 }) else {
-                preconditionFailure("signalled without a result")
-            }
-            return try result.get()
-        }
-    }
+    typealias Answer<Value: Sendable> = OneShot<Result<Value, StatusError>>
 
     /// What a volume explains of the memory that hosts have kept.
     struct ExplainedVolume {
@@ -77,7 +49,7 @@ final class HostKeeper: @unchecked Sendable {
         var calls: [UInt64: PendingCall] = [:]
         var callsMade: UInt64 = 0
         /// Callers that wait for a host.
-        var waiting: [ThreadSemaphore] = []
+        var waiting: [OneShot<Void>] = []
         var queues: [Int: IsolatedQueue] = [:]
         var queuesAdded = 0
         /// Volumes that are open, by index.
@@ -405,7 +377,7 @@ final class HostKeeper: @unchecked Sendable {
         }
         for queue in queues { _ = queue.post { $0.fail(with: .driverFailed) } }
         for call in calls { call.hostLost() }
-        for semaphore in waiting { semaphore.signal() }
+        for one in waiting { one.give(()) }
         events.forEach(refuse)
         let error = StatusError(.driverFailed, "the pool was stopped")
         restartAnswers.forEach { $0.give(.failure(error)) }

@@ -60,7 +60,7 @@ public final class IsolatedDriver: SupervisedDriver {
         options.settings = settings.ofDriver
         options.policy.failsInQuarantine = settings.failsInQuarantine
         keeper = try HostKeeper(options: options)
-        do throws(StatusError) { try keeper.firstStart.wait() } catch {
+        do throws(StatusError) { try keeper.firstStart.take().get() } catch {
             keeper.shutDown()
             throw error
         }
@@ -179,14 +179,22 @@ public final class IsolatedDriver: SupervisedDriver {
     public func restart() throws(StatusError) {
         let answer = HostKeeper.Answer<Void>()
         keeper.post(.restart(answer))
-        try answer.wait(milliseconds: Limits.controlCallMillisecondsMax)
+        try Self.outcome(answer)
     }
 
     /// Hands over to a host of the program that is installed now.
     public func upgrade() throws(StatusError) -> UInt64 {
         let answer = HostKeeper.Answer<UInt64>()
         keeper.post(.upgrade(answer))
-        return try answer.wait(milliseconds: Limits.controlCallMillisecondsMax)
+        return try Self.outcome(answer)
+    }
+
+    /// What came of it; what was asked for goes on all the same when that takes too long.
+    private static func outcome<Value>(_ answer: HostKeeper.Answer<Value>) throws(StatusError) -> Value {
+        guard let result = answer.take(milliseconds: Limits.controlCallMillisecondsMax) else {
+            throw StatusError(.driverRecovering, "the pool's driver is still being replaced")
+        }
+        return try result.get()
     }
 
     /// Takes over changed settings, now and at every start to come.

@@ -2,7 +2,6 @@ import Core
 import DriverKit
 import Glibc
 import Reactor
-import Synchronization
 
 /// A reactor that was made before the sandbox was entered, and has no thread yet.
 struct PreparedReactor {
@@ -25,7 +24,6 @@ struct PreparedReactor {
 final class HostReactor: Sendable {
     /// What lives on the thread.
     private final class Side {
-        var reactor: Reactor?
         var queue: HostQueue?
     }
 
@@ -38,11 +36,8 @@ final class HostReactor: Sendable {
     private let confined: Confined
 
     init(_ prepared: PreparedReactor) throws(ReactorError) {
-        let confined = Confined()
-        self.confined = confined
-        thread = try prepared.reactor.launch { reactor in
-            confined.side.reactor = reactor
-        }
+        confined = Confined()
+        thread = try prepared.reactor.launch { _ in }
     }
 
     /// Starts to serve a lane; returns when it does.
@@ -51,33 +46,30 @@ final class HostReactor: Sendable {
     ) throws(StatusError) {
         let parts = HostQueue.Parts(
             driver: driver, arena: arena, lane: lane, bell: bell, serverBell: serverBell)
-        let failure = Mutex<StatusError?>(nil)
-        onThread { side in
-            guard let reactor = side.reactor, side.queue == nil else {
-                failure.withLock { $0 = StatusError(.badRequest, "the queue is served already") }
-                return
+        let served = onThread { side, reactor -> Result<Void, StatusError> in
+            guard side.queue == nil else {
+                return .failure(StatusError(.badRequest, "the queue is served already"))
             }
             do throws(StatusError) { side.queue = try HostQueue(parts, reactor: reactor) } catch {
-                failure.withLock { $0 = error }
+                return .failure(error)
             }
+            return .success(())
         }
-        if let error = failure.withLock({ $0 }) { throw error }
+        guard let served else { throw StatusError(.driverFailed, "the queue's thread has ended") }
+        try served.get()
     }
 
     /// Tells the queue that volumes were opened, resized or closed; returns when it knows.
     func volumesChanged(_ indices: [UInt32]) {
-        onThread { side in
+        _ = onThread { side, _ in
             for index in indices { side.queue?.volumeChanged(index) }
         }
     }
 
-    private func onThread(_ body: @escaping @Sendable (Side) -> Void) {
-        let done = ThreadSemaphore()
+    private func onThread<Value: Sendable>(
+        _ body: @escaping @Sendable (Side, Reactor) -> Value
+    ) -> Value? {
         let confined = confined
-        thread.remote.post {
-            body(confined.side)
-            done.signal()
-        }
-        done.wait()
+        return thread.remote.call { reactor in body(confined.side, reactor) }
     }
 }

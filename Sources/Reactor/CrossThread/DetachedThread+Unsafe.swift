@@ -3,34 +3,51 @@ import Glibc
 
 /// A thread that nobody joins.
 public enum DetachedThread {
-    /// Starts a thread that runs the body and ends. Its name is cut to 15 bytes.
+    /// Starts a thread that runs the body and ends.
+    ///
+    /// - Parameters:
+    ///   - name: what tools show; cut to 15 bytes.
+    ///   - stackBytes: its stack; the process's default if nil.
+    /// - Throws: `system` when the kernel or a limit (RLIMIT_NPROC, memory) gives no thread: whoever serves others says
+    ///   so and goes on.
     public static func start(
-        name: String, _ body: @escaping @Sendable () -> Void
+        name: String, stackBytes: Int? = nil, _ body: @escaping @Sendable () -> Void
     ) throws(ReactorError) {
-        let box = unsafe Unmanaged.passRetained(Body(name: name, body: body))
+        pthread_detach(
+            try SystemThread.start(stackBytes: stackBytes) {
+                unsafe sluice_name_thread(name)
+                body()
+            })
+    }
+}
+
+/// The one place that makes threads.
+enum SystemThread {
+    /// What the new thread runs; not `Sendable`, since it is handed over once.
+    private final class Body {
+        let run: () -> Void
+        init(_ run: @escaping () -> Void) { self.run = run }
+    }
+
+    /// Starts a thread, which is to be joined or detached by the caller.
+    static func start(stackBytes: Int? = nil, _ body: @escaping () -> Void) throws(ReactorError) -> pthread_t {
+        var attributes = pthread_attr_t()
+        unsafe pthread_attr_init(&attributes)
+        defer { unsafe pthread_attr_destroy(&attributes) }
+        if let stackBytes { unsafe pthread_attr_setstacksize(&attributes, stackBytes) }
         var thread = pthread_t()
+        let box = unsafe Unmanaged.passRetained(Body(body))
         let result = unsafe pthread_create(
-            &thread, nil,
+            &thread, &attributes,
             { argument in
                 guard let argument = unsafe argument else { return nil }
-                let body = unsafe Unmanaged<Body>.fromOpaque(argument).takeRetainedValue()
-                unsafe sluice_name_thread(body.name)
-                body.body()
+                unsafe Unmanaged<Body>.fromOpaque(argument).takeRetainedValue().run()
                 return nil
             }, unsafe box.toOpaque())
-        if result != 0 {
+        guard result == 0 else {
             unsafe box.release()
             throw .system(call: "pthread_create", errno: result)
         }
-        pthread_detach(thread)
-    }
-
-    private final class Body: Sendable {
-        let name: String
-        let body: @Sendable () -> Void
-        init(name: String, body: @escaping @Sendable () -> Void) {
-            self.name = name
-            self.body = body
-        }
+        return thread
     }
 }

@@ -48,6 +48,15 @@ public final class ReactorRemote: Sendable {
         add(.callWithReactor(work))
     }
 
+    /// Runs the work on the reactor's thread and returns what it returned; nil when the reactor has ended. Blocks; from
+    /// any thread but the reactor's own.
+    public func call<Value: Sendable>(_ work: @Sendable @escaping (Reactor) -> Value) -> Value? {
+        precondition(!isCurrentThread, "the reactor would wait for itself")
+        let answer = OneShot<Value>()
+        guard postWithReactor({ reactor in answer.give(work(reactor)) }) else { return nil }
+        return answer.take()
+    }
+
     /// Asks the reactor to end: `run()` cancels all operations, delivers their completions and returns.
     public func stop() {
         stopRequested.store(true, ordering: .sequentiallyConsistent)

@@ -23,18 +23,7 @@ public final class ReactorThread: @unchecked Sendable {
     }
 
     fileprivate func launch(_ start: ThreadStart) throws(ReactorError) {
-        let box = unsafe Unmanaged.passRetained(start)
-        let result = unsafe pthread_create(
-            &thread, nil,
-            { argument in
-                guard let argument = unsafe argument else { return nil }
-                unsafe Unmanaged<ThreadStart>.fromOpaque(argument).takeRetainedValue().run()
-                return nil
-            }, unsafe box.toOpaque())
-        if result != 0 {
-            unsafe box.release()
-            throw .system(call: "pthread_create", errno: result)
-        }
+        thread = try SystemThread.start { start.run() }
     }
 }
 

@@ -6,15 +6,17 @@ extension IOServices {
     func addPool(_ descriptor: PoolDescriptor) async throws(StatusError) {
         let number: UInt8 = try reserve(descriptor.name)
         let factory = configuration.driverFactory
-        let worker = PoolWorker(executor: configuration.poolExecutor)
         let pool: Pool
+        var started: PoolWorker?
         do throws(StatusError) {
+            let worker = try PoolWorker(executor: configuration.poolExecutor)
+            started = worker
             pool = try await worker.run { () throws(StatusError) in
                 Pool(
                     descriptor: descriptor, number: number, driver: try factory(descriptor), worker: worker)
             }
         } catch {
-            worker.stop()
+            started?.stop()
             state.withLock { state in
                 state.poolsStarting.remove(descriptor.name)
                 state.poolNumbersFree.append(number)
@@ -34,7 +36,13 @@ extension IOServices {
             do throws(StatusError) { try shard.addPort(pool) } catch { return error }
             return nil
         }
-        if let error = errors.compactMap({ $0 }).first { throw error }
+        if let error = errors.compactMap({ $0 }).first {
+            state.withLock { $0.directory.pools[descriptor.name] = nil }
+            let gone = await fromEveryShard { shard in shard.removePort(number) }
+            await end(pool)
+            if !gone.contains(false) { state.withLock { $0.poolNumbersFree.append(number) } }
+            throw error
+        }
         watch(pool)
         configuration.logger.info(
             "pool started", metadata: ["pool": "\(descriptor.name)", "driver": "\(descriptor.driver)"])

@@ -49,7 +49,7 @@ public enum VolumeMapper {
     }
 }
 
-// SAFETY: everything but `outcome` and `done` is touched on the reactor's thread only: by `start`, which the reactor
+// SAFETY: everything but `outcome` is touched on the reactor's thread only: by `start`, which the reactor
 // calls, and by the volume client.
 /// One map in the making.
 @safe
@@ -57,8 +57,7 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
     private let options: VolumeClientOptions
     private let range: ByteRange?
     private let marker: Identifier?
-    private let done = ThreadSemaphore()
-    private let outcome = Mutex<Result<[VolumeExtent], ChannelError>?>(nil)
+    private let outcome = OneShot<Result<[VolumeExtent], ChannelError>>()
     private var volume: VolumeClient?
     private var remote: ReactorRemote?
     private var extents: [VolumeExtent] = []
@@ -93,8 +92,7 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
     }
 
     func wait() -> Result<[VolumeExtent], ChannelError> {
-        done.wait()
-        return outcome.withLock { $0 } ?? .failure(.closed)
+        outcome.take()
     }
 
     func volumeReady(_ volume: VolumeClient) {
@@ -183,7 +181,6 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
         let isOwnDoing = if case .closed = error { true } else { false }
         let final = isOwnDoing ? failure ?? error : error
         let found = extents
-        outcome.withLock { $0 = isWhole ? .success(found) : .failure(final) }
-        done.signal()
+        outcome.give(isWhole ? .success(found) : .failure(final))
     }
 }

@@ -19,28 +19,20 @@ final class PoolWorker: Sendable {
 
     private let state = Mutex(State())
     /// Counts the queue's entries, and one more for the stop.
-    private let available: ThreadSemaphore
+    private let available = ThreadSemaphore()
     /// Runs the work in place of a thread.
     private let executor: Executor?
 
     /// Starts the thread, unless `executor` takes its place; it ends after `stop`, when what was posted before has
     /// run.
-    init(executor: Executor? = nil) {
-        available = ThreadSemaphore()
+    ///
+    /// - Throws: `busy` when there is no thread to be had.
+    init(executor: Executor? = nil) throws(StatusError) {
         self.executor = executor
         guard executor == nil else { return }
-        let worker = unsafe Unmanaged.passRetained(self).toOpaque()
-        var thread = pthread_t()
-        let started = unsafe pthread_create(
-            &thread, nil,
-            { argument -> UnsafeMutableRawPointer? in
-                guard let argument = unsafe argument else { return nil }
-                let worker = unsafe Unmanaged<PoolWorker>.fromOpaque(argument).takeRetainedValue()
-                worker.loop()
-                return nil
-            }, worker)
-        guard started == 0 else { preconditionFailure("a thread cannot be started: errno \(started)") }
-        pthread_detach(thread)
+        do throws(ReactorError) {
+            try DetachedThread.start(name: "pool") { [self] in loop() }
+        } catch { throw StatusError(.busy, "no thread for a pool's work: \(error)") }
     }
 
     /// Queues `work`; false when the queue is full or the worker is stopping.

@@ -1,13 +1,14 @@
 import Glibc
 
 /// Messages from any thread to one that waits for them.
-@safe final class Mailbox<Message: Sendable>: @unchecked Sendable {
+@safe public final class Mailbox<Message: Sendable>: @unchecked Sendable {
     // SAFETY: `messages` is touched only with `mutex` held.
     private var messages: [Message] = []
     private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
     private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
 
-    init() {
+    /// An empty one.
+    public init() {
         unsafe pthread_mutex_init(mutex, nil)
         var attributes = pthread_condattr_t()
         unsafe pthread_condattr_init(&attributes)
@@ -24,10 +25,10 @@ import Glibc
     }
 
     /// Leaves a message. Any thread; never waits long.
-    func post(_ message: Message) { post(message) { _ in false } }
+    public func post(_ message: Message) { post(message) { _ in false } }
 
     /// Leaves a message, in the place of those that wait and are old then. Any thread; never waits long.
-    func post(_ message: Message, inPlaceOf isOld: (Message) -> Bool) {
+    public func post(_ message: Message, inPlaceOf isOld: (Message) -> Bool) {
         unsafe pthread_mutex_lock(mutex)
         messages.removeAll(where: isOld)
         messages.append(message)
@@ -36,21 +37,21 @@ import Glibc
     }
 
     /// Messages that wait.
-    var count: Int {
+    public var count: Int {
         unsafe pthread_mutex_lock(mutex)
         defer { unsafe pthread_mutex_unlock(mutex) }
         return messages.count
     }
 
-    /// The oldest message; waits for one.
-    func take() -> Message {
+    /// The oldest message; waits for one. Blocks.
+    public func take() -> Message {
         while true {
             if let message = take(until: .max) { return message }
         }
     }
 
-    /// The oldest message; nil when none has come before the monotonic time in nanoseconds.
-    func take(until deadline: UInt64) -> Message? {
+    /// The oldest message; nil when none has come before the monotonic time in nanoseconds. Blocks until then.
+    public func take(until deadline: UInt64) -> Message? {
         unsafe pthread_mutex_lock(mutex)
         defer { unsafe pthread_mutex_unlock(mutex) }
         var time = timespec(
