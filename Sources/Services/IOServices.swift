@@ -20,7 +20,7 @@ public final class IOServices: Sendable {
         /// Checks signatures of capabilities.
         public var signatures: any SignatureVerifier
         /// Makes a pool's driver; called on the pool's own thread.
-        public var driverFactory: @Sendable (PoolDescriptor) throws(StatusError) -> any Driver
+        public var driverFactory: @Sendable (PoolDescriptor) throws(StatusError) -> any VolumeDriver
         /// The time that capabilities are held against.
         public var wallClock: any WallClock
         /// The time that lives are measured by once they have begun. It counts while the machine is suspended.
@@ -61,7 +61,7 @@ public final class IOServices: Sendable {
             cluster: Identifier, serverName: String, signatures: any SignatureVerifier,
             wallClock: any WallClock,
             random: any RandomSource, logger: Logger,
-            driverFactory: @escaping @Sendable (PoolDescriptor) throws(StatusError) -> any Driver
+            driverFactory: @escaping @Sendable (PoolDescriptor) throws(StatusError) -> any VolumeDriver
         ) {
             self.cluster = cluster
             self.serverName = serverName

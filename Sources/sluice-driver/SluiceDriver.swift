@@ -6,6 +6,6 @@ import Glibc
 @main
 struct SluiceDriver {
     static func main() {
-        exit(DriverHostProcess.run(drivers: [FileDriver.self, MemoryDriver.self, FaultDriver.self]))
+        exit(DriverHostProcess.run(drivers: InstalledDrivers.all))
     }
 }

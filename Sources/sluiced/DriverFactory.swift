@@ -20,9 +20,6 @@ struct DriverFactory: Sendable {
     let events: EventLog
     let logger: Logger
 
-    /// The drivers that can run inline; `sluice-driver` has the same.
-    static let drivers: [any PoolDriver.Type] = [FileDriver.self, MemoryDriver.self, FaultDriver.self]
-
     /// The program that is set, or the one beside this program. Looked up once: an upgrade replaces the file
     /// under the same path.
     static func executable(_ setting: String?) throws(StatusError) -> String {
@@ -43,11 +40,8 @@ struct DriverFactory: Sendable {
     }
 
     @Sendable
-    func make(_ pool: PoolDescriptor) throws(StatusError) -> any Driver {
-        guard let type = Self.drivers.first(where: { $0.name == pool.driver }) else {
-            let names = Self.drivers.map { $0.name }.joined(separator: ", ")
-            throw StatusError(.notFound, "there is no driver '\(pool.driver)': there are \(names)")
-        }
+    func make(_ pool: PoolDescriptor) throws(StatusError) -> any VolumeDriver {
+        let type = try InstalledDrivers.named(pool.driver)
         switch pool.isolation {
         case .inline:
             let settings = try PoolSettings(pool.settings).ofDriver

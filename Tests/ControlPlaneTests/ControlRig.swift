@@ -104,7 +104,7 @@ final class HostedDriver: SupervisedDriver {
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any DriverQueue {
+    ) throws(StatusError) -> any VolumeQueue {
         try memory.makeQueue(
             reactor: reactor, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

@@ -5,7 +5,7 @@ import Reactor
 import Synchronization
 
 /// Volumes in memory, whose requests a test can hold back and let go.
-final class TestDriver: Driver {
+final class TestDriver: VolumeDriver {
     struct Volume {
         var bytes: [UInt8]
         var flushes = 0
@@ -87,7 +87,7 @@ final class TestDriver: Driver {
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any DriverQueue {
+    ) throws(StatusError) -> any VolumeQueue {
         let queue = TestQueue(
             driver: self, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)
@@ -156,7 +156,7 @@ final class TestDriver: Driver {
     }
 }
 
-final class TestQueue: DriverQueue {
+final class TestQueue: VolumeQueue {
     private let driver: TestDriver
     private let arena: Arena
     private let submissions: SubmissionRing

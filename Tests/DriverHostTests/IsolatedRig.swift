@@ -77,7 +77,7 @@ final class RequestRig: @unchecked Sendable {
     private final class Parts {
         let submissions = SubmissionRing(capacity: 16)
         let completions = CompletionRing(capacity: 16)
-        var queue: (any DriverQueue)?
+        var queue: (any VolumeQueue)?
     }
 
     private let parts = Parts()

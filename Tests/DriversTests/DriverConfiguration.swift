@@ -32,7 +32,7 @@ struct DriverConfiguration: Sendable, CustomTestStringConvertible {
     var smallSettings: [String: String] = [:]
     /// How the settings name a block device.
     var devicePath = "path"
-    var type: any PoolDriver.Type
+    var type: any InstalledVolumeDriver.Type
     /// Whether it runs in a driver host of its own.
     var isIsolated = false
 
@@ -137,7 +137,7 @@ struct DriverConfiguration: Sendable, CustomTestStringConvertible {
         try body(rig)
     }
 
-    private func open(_ settings: [String: String], _ folder: String) throws -> any Driver {
+    private func open(_ settings: [String: String], _ folder: String) throws -> any VolumeDriver {
         if !isIsolated { return try type.init(DriverEnvironment(settings: settings, folder: folder)) }
         var options = IsolatedDriver.Options(
             executable: Self.hostProgram, driver: type.name, settings: settings, folder: folder,

@@ -16,7 +16,7 @@ final class DriverRig: @unchecked Sendable {
     private final class Side {
         let submissions = SubmissionRing(capacity: 512)
         let completions = CompletionRing(capacity: 512)
-        var queue: (any DriverQueue)?
+        var queue: (any VolumeQueue)?
         var waiting: [DriverRequest] = []
         var batch: Batch?
     }
@@ -38,13 +38,13 @@ final class DriverRig: @unchecked Sendable {
         }
     }
 
-    let driver: any Driver
+    let driver: any VolumeDriver
     let arena: Arena
     let allocator: ArenaAllocator
     private let thread: ReactorThread
     private let side = Side()
 
-    init(_ driver: any Driver, arenaBytes: Int = 16 << 20) throws {
+    init(_ driver: any VolumeDriver, arenaBytes: Int = 16 << 20) throws {
         self.driver = driver
         let arena = try Arena(bytes: arenaBytes)
         self.arena = arena

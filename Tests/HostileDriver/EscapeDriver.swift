@@ -11,7 +11,7 @@ import Synchronization
 /// Settings: `attempt`; `outside`, a folder of the server with the file `secret` and the socket `socket`;
 /// `port`, where someone listens; `abstract`, the name of an abstract socket; `address`, of a word in the
 /// server's memory.
-final class EscapeDriver: PoolDriver {
+final class EscapeDriver: InstalledVolumeDriver {
     static let name = "escape"
 
     private let settings: [String: String]
@@ -161,5 +161,5 @@ extension EscapeDriver {
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any DriverQueue { throw refusal }
+    ) throws(StatusError) -> any VolumeQueue { throw refusal }
 }

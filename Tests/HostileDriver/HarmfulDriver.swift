@@ -7,7 +7,7 @@ import Reactor
 
 /// A `file` driver that does harm once in a pool's life, in the way that the setting `harm` names: when its
 /// capacity is asked for, or when it is opened. Afterwards it is honest.
-final class HarmfulDriver: PoolDriver {
+final class HarmfulDriver: InstalledVolumeDriver {
     static let name = "harmful"
 
     private let harm: Harm
@@ -101,7 +101,7 @@ final class HarmfulDriver: PoolDriver {
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any DriverQueue {
+    ) throws(StatusError) -> any VolumeQueue {
         try inner.makeQueue(
             reactor: reactor, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

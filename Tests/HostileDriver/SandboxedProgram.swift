@@ -124,7 +124,7 @@ struct SandboxedProgram {
     /// Opens a driver before the sandbox and uses all of it within.
     private func work(_ reactor: Reactor) throws -> String {
         let environment = DriverEnvironment(settings: [:], folder: folder, store: HeldDescriptors())
-        let driver: any PoolDriver =
+        let driver: any InstalledVolumeDriver =
             object == MemoryDriver.name ? try MemoryDriver(environment) : try FileDriver(environment)
         let arena = try Arena(bytes: 1 << 20)
         let gaps = try enter()

@@ -6,11 +6,11 @@ import Reactor
 // SAFETY: used on the reactor's thread, and by the main thread when that has ended.
 /// Requests of each kind, one after the other, on a reactor in the sandbox.
 final class SandboxedWork: @unchecked Sendable {
-    private let driver: any Driver
+    private let driver: any VolumeDriver
     private let arena: Arena
     private let submissions = SubmissionRing(capacity: 16)
     private let completions = CompletionRing(capacity: 16)
-    private var queue: (any DriverQueue)?
+    private var queue: (any VolumeQueue)?
     private var remote: ReactorRemote?
     private var step = 0
     /// `worked`, or what did not.
@@ -22,7 +22,7 @@ final class SandboxedWork: @unchecked Sendable {
         (.flush, [], 0),
     ]
 
-    init(driver: any Driver, arena: Arena) {
+    init(driver: any VolumeDriver, arena: Arena) {
         self.driver = driver
         self.arena = arena
     }

@@ -5,7 +5,7 @@ import Simulation
 
 // SAFETY: it is used on the simulation's only thread.
 /// A pool's driver: it does what it is given in any order and a block at a time, when the simulation says so.
-final class SimulatedDriver: Driver, @unchecked Sendable {
+final class SimulatedDriver: VolumeDriver, @unchecked Sendable {
     private unowned let world: SessionSimulator
     private(set) var queues: [SimulatedQueue] = []
     private let geometry = VolumeGeometry(
@@ -26,7 +26,7 @@ final class SimulatedDriver: Driver, @unchecked Sendable {
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any DriverQueue {
+    ) throws(StatusError) -> any VolumeQueue {
         let queue = SimulatedQueue(
             driver: self, world: world, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)
@@ -41,7 +41,7 @@ final class SimulatedDriver: Driver, @unchecked Sendable {
 // SAFETY: `arena` lives as long as the queue, and the buffers of its requests are its own until they complete.
 /// A driver's end of one reactor's rings.
 @safe
-final class SimulatedQueue: DriverQueue {
+final class SimulatedQueue: VolumeQueue {
     /// A request that the driver has.
     struct Operation {
         var request: DriverRequest

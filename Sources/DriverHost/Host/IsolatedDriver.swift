@@ -165,7 +165,7 @@ public final class IsolatedDriver: SupervisedDriver {
     public func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any DriverQueue {
+    ) throws(StatusError) -> any VolumeQueue {
         let queue = try keeper.add { number in
             IsolatedQueue(
                 number: number, reactor: reactor, arena: arena, submissions: submissions,

@@ -8,7 +8,7 @@ import Synchronization
 // posted there.
 /// The request side of an isolated driver on one reactor: from the consumer's rings through the ledger to the
 /// lane of whichever host there is, and back. Requests wait here while there is none.
-final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @unchecked Sendable {
+final class IsolatedQueue: VolumeQueue, PolledTarget, CompletionTarget, @unchecked Sendable {
     private enum State {
         /// No host: requests wait.
         case detached

@@ -8,14 +8,14 @@ final class HostQueue: PolledTarget, CompletionTarget {
     // SAFETY: handed over once, to the reactor's thread.
     /// What a queue is made of.
     final class Parts: @unchecked Sendable {
-        let driver: any Driver
+        let driver: any VolumeDriver
         let arena: Arena
         let lane: Lane
         let bell: Doorbell
         let serverBell: Doorbell
 
         init(
-            driver: any Driver, arena: Arena, lane: Lane, bell: consuming Doorbell,
+            driver: any VolumeDriver, arena: Arena, lane: Lane, bell: consuming Doorbell,
             serverBell: consuming Doorbell
         ) {
             self.driver = driver
@@ -28,7 +28,7 @@ final class HostQueue: PolledTarget, CompletionTarget {
 
     private let parts: Parts
     private let lane: Lane
-    private var queue: (any DriverQueue)?
+    private var queue: (any VolumeQueue)?
     /// Requests that the driver left in the ring when it last looked: it takes them by itself later.
     private var leftBehind = 0
 

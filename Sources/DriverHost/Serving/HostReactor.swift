@@ -42,7 +42,8 @@ final class HostReactor: Sendable {
 
     /// Starts to serve a lane; returns when it does.
     func serve(
-        driver: any Driver, arena: Arena, lane: Lane, bell: consuming Doorbell, serverBell: consuming Doorbell
+        driver: any VolumeDriver, arena: Arena, lane: Lane, bell: consuming Doorbell,
+        serverBell: consuming Doorbell
     ) throws(StatusError) {
         let parts = HostQueue.Parts(
             driver: driver, arena: arena, lane: lane, bell: bell, serverBell: serverBell)

@@ -9,14 +9,14 @@ final class HostServer {
     private let lifeline: FileDescriptor
     /// The server, which this process must not outlive.
     private let parent: Int32
-    private let drivers: [any PoolDriver.Type]
+    private let drivers: [any InstalledVolumeDriver.Type]
     private let store: HostDescriptorStore
-    private var driver: (any PoolDriver)?
+    private var driver: (any InstalledVolumeDriver)?
     private var reactors: [HostReactor] = []
 
     init(
         control: ControlSocket, lifeline: consuming FileDescriptor, parent: Int32,
-        drivers: [any PoolDriver.Type]
+        drivers: [any InstalledVolumeDriver.Type]
     ) {
         self.parent = parent
         self.control = control
@@ -99,7 +99,7 @@ final class HostServer {
     /// Volumes by the index under which they are open.
     private var openVolumes: [UInt32: Identifier] = [:]
 
-    private var opened: any PoolDriver {
+    private var opened: any InstalledVolumeDriver {
         get throws(StatusError) {
             guard let driver else { throw StatusError(.badRequest, "the host has not been started") }
             return driver

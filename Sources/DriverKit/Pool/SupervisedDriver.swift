@@ -100,8 +100,8 @@ public struct DriverHostEvent: Sendable, Hashable {
     }
 }
 
-/// A driver in a process of its own. The blocking calls are made on the pool's thread, as those of `Driver`.
-public protocol SupervisedDriver: Driver {
+/// A driver in a process of its own. The blocking calls are made on the pool's thread, as those of `VolumeDriver`.
+public protocol SupervisedDriver: VolumeDriver {
     /// How its host is. Any thread; never blocks long.
     var report: DriverHostReport { get }
 
@@ -117,9 +117,6 @@ public protocol SupervisedDriver: Driver {
     /// Starts a host from the program that is installed now and hands over to it; returns the pause in
     /// nanoseconds.
     func upgrade() throws(StatusError) -> UInt64
-
-    /// Takes over settings that can be changed while the pool runs.
-    func configure(settings: [String: String]) throws(StatusError)
 
     /// Ends the host for good.
     func shutDown()

@@ -8,11 +8,11 @@ import Synchronization
 /// Settings: `driver` (`file` or `memory`, with its own settings as `inner.…`), `rules` and `seed` (both can be
 /// changed while the pool runs), `record` (the name of a log of what reaches the device, in the pool's
 /// folder). `README.md` beside this file has the grammar of the rules and the format of the log.
-public final class FaultDriver: PoolDriver {
+public final class FaultDriver: InstalledVolumeDriver {
     /// `fault`.
     public static let name = "fault"
     /// What it can wrap.
-    static let wrapped: [any PoolDriver.Type] = [FileDriver.self, MemoryDriver.self]
+    static let wrapped: [any InstalledVolumeDriver.Type] = [FileDriver.self, MemoryDriver.self]
 
     /// What a queue must know about an open volume.
     struct OpenVolume {
@@ -24,7 +24,7 @@ public final class FaultDriver: PoolDriver {
 
     /// The settings in a form that cannot be wrong.
     private struct Configuration {
-        let driver: any PoolDriver.Type
+        let driver: any InstalledVolumeDriver.Type
         let inner: [String: String]
         let rules: FaultRules
         let seed: UInt64
@@ -36,7 +36,7 @@ public final class FaultDriver: PoolDriver {
         let remote: ReactorRemote
     }
 
-    let inner: any PoolDriver
+    let inner: any InstalledVolumeDriver
     let log: RequestLog?
     let unflushed: UnflushedWrites
     private let isolation: DriverIsolation
@@ -69,7 +69,16 @@ public final class FaultDriver: PoolDriver {
         schedule = Mutex(FaultSchedule(seed: configuration.seed, rules: configuration.rules))
     }
 
-    private static func parse(_ settings: [String: String]) throws(StatusError) -> Configuration {
+    /// As of the wrapped driver.
+    public static func isVolatile(settings: [String: String]) -> Bool {
+        let (own, inside) = split(settings)
+        return wrapped.first { $0.name == own["driver"] }?.isVolatile(settings: inside) ?? false
+    }
+
+    /// The settings of this driver and those of the wrapped one.
+    private static func split(_ settings: [String: String]) -> (
+        own: [String: String], inside: [String: String]
+    ) {
         let prefix = "inner."
         var inside: [String: String] = [:]
         var own: [String: String] = [:]
@@ -80,6 +89,11 @@ public final class FaultDriver: PoolDriver {
                 own[key] = value
             }
         }
+        return (own, inside)
+    }
+
+    private static func parse(_ settings: [String: String]) throws(StatusError) -> Configuration {
+        let (own, inside) = split(settings)
         let known = ["driver", "record", "rules", "seed"]
         if let stranger = own.keys.sorted().first(where: { !known.contains($0) }) {
             throw StatusError(
@@ -220,7 +234,7 @@ public final class FaultDriver: PoolDriver {
     public func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any DriverQueue {
+    ) throws(StatusError) -> any VolumeQueue {
         let queue = FaultQueue(
             driver: self, reactor: reactor, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

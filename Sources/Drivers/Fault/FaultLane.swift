@@ -7,11 +7,12 @@ final class FaultLane {
     /// Room for every operation and every restore, so that neither ring is ever full.
     private let submissions = SubmissionRing(capacity: 2048)
     let completions = CompletionRing(capacity: 2048)
-    private(set) var queue: (any DriverQueue)?
+    private(set) var queue: (any VolumeQueue)?
     private var hasSubmissions = false
 
     func open(
-        _ driver: any PoolDriver, reactor: Reactor, arena: Arena, onCompletions: @escaping () -> Void
+        _ driver: any InstalledVolumeDriver, reactor: Reactor, arena: Arena,
+        onCompletions: @escaping () -> Void
     ) throws(StatusError) {
         queue = try driver.makeQueue(
             reactor: reactor, arena: arena, submissions: submissions, completions: completions,

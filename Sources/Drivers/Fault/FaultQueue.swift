@@ -7,7 +7,7 @@ import Reactor
 /// Requests of one reactor to a fault pool: each is judged by the rules and handed on to the wrapped driver's
 /// queue, or not.
 @safe
-final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked Sendable {
+final class FaultQueue: VolumeQueue, CompletionTarget, BatchTarget, @unchecked Sendable {
     /// A piece that is being put back after a power cut.
     private struct RunningRestore {
         var piece: UnflushedWrites.Restore
@@ -17,16 +17,14 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
 
     private let driver: FaultDriver
     private let reactor: Reactor
-    private let arena: Arena
-    private let submissions: SubmissionRing
-    private let completions: CompletionRing
+    private let queue: CheckedQueue
     private let onCompletions: () -> Void
     /// To the wrapped driver, with the buffers of the requests.
     private let inner = FaultLane()
     /// To the wrapped driver, with the buffers of `UnflushedWrites`.
     private let undo = FaultLane()
     private var operations: [FaultOperation]
-    private var volumes: [FaultDriver.OpenVolume?] = []
+    private var volumes = OpenVolumes<FaultDriver.OpenVolume>()
     private var freeHead: Int32 = 0
     private var inFlight = 0
     private var waitingRestores: [(piece: UnflushedWrites.Restore, operation: Int32)] = []
@@ -46,9 +44,7 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
     ) {
         self.driver = driver
         self.reactor = reactor
-        self.arena = arena
-        self.submissions = submissions
-        self.completions = completions
+        queue = CheckedQueue(arena: arena, submissions: submissions, completions: completions)
         self.onCompletions = onCompletions
         operations = (1...Limits.faultOperationsMax).map { next in
             FaultOperation(nextFree: next < Limits.faultOperationsMax ? Int32(next) : -1)
@@ -57,7 +53,7 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
 
     func start() throws(StatusError) {
         let pump = { [weak self] () -> Void in self?.pump() }
-        try inner.open(driver.inner, reactor: reactor, arena: arena, onCompletions: pump)
+        try inner.open(driver.inner, reactor: reactor, arena: queue.arena, onCompletions: pump)
         try undo.open(driver.inner, reactor: reactor, arena: driver.unflushed.arena, onCompletions: pump)
         target = reactor.register(self)
     }
@@ -72,12 +68,7 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
     func volumeChanged(_ index: UInt32) {
         inner.queue?.volumeChanged(index)
         undo.queue?.volumeChanged(index)
-        let volume = driver.openVolume(index)
-        if Int(index) >= volumes.count {
-            guard volume != nil, index < Limits.openVolumesPerPoolMax else { return }
-            volumes.append(contentsOf: repeatElement(nil, count: Int(index) + 1 - volumes.count))
-        }
-        volumes[Int(index)] = volume
+        volumes.set(index, driver.openVolume(index))
     }
 
     func process() { pump() }
@@ -96,8 +87,11 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
         repeat {
             while let completion = inner.completions.pop() { innerCompleted(completion) }
             while let completion = undo.completions.pop() { undoCompleted(completion) }
-            while freeHead >= 0, completions.room > inFlight, let request = submissions.pop() {
-                admit(request)
+            while freeHead >= 0, queue.room > inFlight, let next = queue.next({ volumes[$0]?.geometry }) {
+                switch next {
+                case .valid(let request, let opcode): admit(request, opcode)
+                case .refused(let tag, let status): complete(tag, status, 0)
+                }
             }
             startRestores()
         } while inner.run() || undo.run()
@@ -106,12 +100,8 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
 
     // MARK: Requests
 
-    private func admit(_ request: DriverRequest) {
-        guard Int(request.volume) < volumes.count, let volume = volumes[Int(request.volume)] else {
-            return complete(request.tag, .badHandle, 0)
-        }
-        let status = volume.geometry.check(request, arenaBytes: arena.bytes)
-        guard status == .ok, let opcode = request.opcode else { return complete(request.tag, status, 0) }
+    private func admit(_ request: DriverRequest, _ opcode: DriverOpcode) {
+        guard let volume = volumes[request.volume] else { return complete(request.tag, .badHandle, 0) }
         if volume.openedAtCut != driver.cuts { return complete(request.tag, .ioError, 0) }
         let decision = driver.decide(opcode)
         let index = freeHead
@@ -187,7 +177,7 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
         let request = operations[slot].forwarded(tag: UInt64(index))
         operations[slot].phase = .inner
         if let log = driver.log, request.opcode != .read, request.opcode != .blockStatus {
-            let memory = unsafe request.opcode == .write ? arena.base + Int(request.buffer) : nil
+            let memory = unsafe request.opcode == .write ? queue.arena.base + Int(request.buffer) : nil
             let payload = unsafe memory.map {
                 unsafe UnsafeRawBufferPointer(start: $0, count: Int(request.length))
             }
@@ -240,7 +230,7 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
 
     private func flipBit(_ operation: FaultOperation) {
         let (byte, mask) = operation.flippedBit
-        let place = unsafe (arena.base + Int(operation.request.buffer + byte)).assumingMemoryBound(
+        let place = unsafe (queue.arena.base + Int(operation.request.buffer + byte)).assumingMemoryBound(
             to: UInt8.self)
         unsafe place.pointee ^= mask
     }
@@ -263,11 +253,7 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
     }
 
     private func complete(_ tag: UInt64, _ status: Status, _ length: UInt64, mapBytes: UInt32 = 0) {
-        let isOK = status == .ok
-        let pushed = completions.push(
-            DriverCompletion(
-                tag: tag, status: status.rawValue, value: isOK ? length : 0, mapBytes: isOK ? mapBytes : 0))
-        precondition(pushed || completions.isBroken, "a request was taken without room for its completion")
+        queue.complete(tag, status, length, mapBytes: mapBytes)
         if !isScheduled {
             isScheduled = true
             reactor.atBatchEnd(self)
@@ -277,7 +263,7 @@ final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked S
     func batchEnded() {
         isScheduled = false
         onCompletions()
-        if submissions.count > 0 { pump() }
+        if queue.hasRequests { pump() }
     }
 
     /// A delay is over.

@@ -8,7 +8,7 @@ import Synchronization
 /// Settings: `direct` (true by default: past the page cache), `path` (a block device that holds one volume, or a
 /// folder in which the pool makes one of its own; without it, each volume is a sparse file in the pool's folder),
 /// `erase` (true: a volume may be made on a device that holds data).
-public final class FileDriver: PoolDriver {
+public final class FileDriver: InstalledVolumeDriver {
     /// `file`.
     public static let name = "file"
 
@@ -119,7 +119,7 @@ public final class FileDriver: PoolDriver {
     public func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any DriverQueue {
+    ) throws(StatusError) -> any VolumeQueue {
         let queue = FileQueue(
             driver: self, reactor: reactor, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

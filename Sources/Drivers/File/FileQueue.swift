@@ -4,15 +4,13 @@ import Glibc
 import Reactor
 
 // SAFETY: the tables are allocated by init and freed by deinit, which comes only after the reactor has let go
-// of this target: no operation is in the kernel then. Buffers were judged by `VolumeGeometry.check`.
+// of this target: no operation is in the kernel then. Buffers were judged by `CheckedQueue`.
 /// Requests of one reactor to a file pool, each a chain of operations on the reactor's ring.
 @safe
-final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
+final class FileQueue: VolumeQueue, CompletionTarget, BatchTarget {
     private let driver: FileDriver
     private let reactor: Reactor
-    private let arena: Arena
-    private let submissions: SubmissionRing
-    private let completions: CompletionRing
+    private let queue: CheckedQueue
     private let onCompletions: () -> Void
     private let operations: UnsafeMutablePointer<FileOperation>
     private var table = FileVolumeTable()
@@ -30,9 +28,7 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
     ) {
         self.driver = driver
         self.reactor = reactor
-        self.arena = arena
-        self.submissions = submissions
-        self.completions = completions
+        queue = CheckedQueue(arena: arena, submissions: submissions, completions: completions)
         self.onCompletions = onCompletions
         fixed = FixedArena(arena, reactor: reactor)
         unsafe operations = UnsafeMutablePointer<FileOperation>.allocate(capacity: Limits.fileOperationsMax)
@@ -62,17 +58,13 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
 
     func process() {
         guard let target else { return }
-        while freeHead >= 0, completions.room > inFlight, let request = submissions.pop() {
-            guard let slot = table.slot(request.volume) else {
-                complete(request.tag, .badHandle, 0)
-                continue
+        while freeHead >= 0, queue.room > inFlight, let next = queue.next({ table.geometry($0) }) {
+            switch next {
+            case .valid(let request, let opcode):
+                guard let slot = table.slot(request.volume) else { continue }
+                begin(request, opcode, slot, target)
+            case .refused(let tag, let status): complete(tag, status, 0)
             }
-            let status = table[slot].geometry.check(request, arenaBytes: arena.bytes)
-            guard status == .ok, let opcode = request.opcode else {
-                complete(request.tag, status, 0)
-                continue
-            }
-            begin(request, opcode, slot, target)
         }
     }
 
@@ -142,12 +134,12 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
         }
         switch unsafe operation.pointee.phase {
         case .read:
-            let memory = unsafe arena.base + Int(operation.pointee.buffer + operation.pointee.done)
+            let memory = unsafe queue.arena.base + Int(operation.pointee.buffer + operation.pointee.done)
             unsafe reactor.read(
                 fd: fd, into: UnsafeMutableRawBufferPointer(start: memory, count: Int(length)), at: offset,
                 fixed: fixedBuffer(operation), target: target, token: token)
         case .write:
-            let memory = unsafe arena.base + Int(operation.pointee.buffer + operation.pointee.done)
+            let memory = unsafe queue.arena.base + Int(operation.pointee.buffer + operation.pointee.done)
             unsafe reactor.write(
                 fd: fd, from: UnsafeRawBufferPointer(start: memory, count: Int(length)), at: offset,
                 dataSync: operation.pointee.isDurable, fixed: fixedBuffer(operation), target: target,
@@ -213,7 +205,8 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
     /// that all counts as data then.
     private func map(_ request: DriverRequest, _ slot: Int) {
         let file = table[slot]
-        var map = unsafe BlockMapWriter(buffer: arena.base + Int(request.buffer), length: request.length)
+        var map = unsafe BlockMapWriter(
+            buffer: queue.arena.base + Int(request.buffer), length: request.length)
         if file.volume.mapChangesNow {
             unsafe map.append(request.length, .allocated)
         } else {
@@ -225,10 +218,7 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
     }
 
     private func complete(_ tag: UInt64, _ status: Status, _ length: UInt64, mapBytes: UInt32 = 0) {
-        let value = status == .ok ? length : 0
-        let pushed = completions.push(
-            DriverCompletion(tag: tag, status: status.rawValue, value: value, mapBytes: mapBytes))
-        precondition(pushed || completions.isBroken, "a request was taken without room for its completion")
+        queue.complete(tag, status, length, mapBytes: mapBytes)
         if !isScheduled {
             isScheduled = true
             reactor.atBatchEnd(self)
@@ -238,7 +228,7 @@ final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
     func batchEnded() {
         isScheduled = false
         onCompletions()
-        if submissions.count > 0 { process() }
+        if queue.hasRequests { process() }
     }
 
     /// Zeroes to write from; made when a file system first needs them.

@@ -42,6 +42,10 @@ struct FileVolumeTable {
         return volume
     }
 
+    /// The geometry of the volume that the index names; nil where none is open.
+    @inline(__always)
+    func geometry(_ index: UInt32) -> VolumeGeometry? { slot(index).map { self[$0].geometry } }
+
     mutating func begin(_ slot: Int) { slots[slot]?.inFlight += 1 }
 
     mutating func end(_ slot: Int) {

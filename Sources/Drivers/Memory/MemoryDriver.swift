@@ -8,7 +8,7 @@ import Synchronization
 /// With a store that keeps descriptors, they are in shared memory and outlive the driver's process.
 ///
 /// Setting `size`: how much all volumes together may hold, such as `4GiB`; it is taken in chunks of 2 MiB.
-public final class MemoryDriver: PoolDriver {
+public final class MemoryDriver: InstalledVolumeDriver {
     /// `memory`.
     public static let name = "memory"
 
@@ -41,6 +41,9 @@ public final class MemoryDriver: PoolDriver {
         needs.sharedMemory = true
         return needs
     }
+
+    /// It is gone.
+    public static func isVolatile(settings: [String: String]) -> Bool { true }
 
     /// Takes nothing while it runs; a setting that does not exist is said to be none.
     public func configure(settings: [String: String]) throws(StatusError) {
@@ -129,7 +132,7 @@ public final class MemoryDriver: PoolDriver {
     public func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any DriverQueue {
+    ) throws(StatusError) -> any VolumeQueue {
         MemoryQueue(
             driver: self, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

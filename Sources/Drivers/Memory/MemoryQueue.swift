@@ -2,69 +2,52 @@ import Core
 import DriverKit
 
 /// Requests of one reactor to a memory pool: copies, done at once.
-final class MemoryQueue: DriverQueue {
+final class MemoryQueue: VolumeQueue {
     private let driver: MemoryDriver
-    private let arena: Arena
-    private let submissions: SubmissionRing
-    private let completions: CompletionRing
+    private let queue: CheckedQueue
     private let onCompletions: () -> Void
-    /// By volume index.
-    private var volumes: [MemoryVolume?] = []
+    private var volumes = OpenVolumes<MemoryVolume>()
 
     init(
         driver: MemoryDriver, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
     ) {
         self.driver = driver
-        self.arena = arena
-        self.submissions = submissions
-        self.completions = completions
+        queue = CheckedQueue(arena: arena, submissions: submissions, completions: completions)
         self.onCompletions = onCompletions
     }
 
     func process() {
-        var room = completions.room
+        var room = queue.room
         let hadRoom = room
-        while room > 0, let request = submissions.pop() {
-            var done = DriverCompletion(tag: request.tag, status: 0, value: request.length)
-            let status = perform(request, &done)
-            if status != .ok {
-                done = DriverCompletion(tag: request.tag, status: status.rawValue, value: 0)
+        while room > 0, let next = queue.next({ volumes[$0]?.geometry }) {
+            switch next {
+            case .valid(let request, let opcode): perform(request, opcode)
+            case .refused(let tag, let status): queue.complete(tag, status, 0)
             }
-            let pushed = completions.push(done)
-            precondition(pushed || completions.isBroken, "the completion ring had room")
             room -= 1
         }
         if room != hadRoom { onCompletions() }
     }
 
     @inline(__always)
-    private func perform(_ request: DriverRequest, _ done: inout DriverCompletion) -> Status {
-        let index = Int(request.volume)
-        guard index < volumes.count, let volume = volumes[index] else { return .badHandle }
-        let status = volume.geometry.check(request, arenaBytes: arena.bytes)
-        guard status == .ok, let opcode = request.opcode else { return status }
+    private func perform(_ request: DriverRequest, _ opcode: DriverOpcode) {
+        guard let volume = volumes[request.volume] else { return queue.complete(request.tag, .badHandle, 0) }
         // The check vouches for the buffers of these; other operations have none.
         if opcode == .blockStatus {
             var map = unsafe BlockMapWriter(
-                buffer: arena.base + Int(request.buffer), length: request.length)
+                buffer: queue.arena.base + Int(request.buffer), length: request.length)
             unsafe volume.map(request, &map)
-            done.value = unsafe map.covered
-            done.mapBytes = unsafe UInt32(map.bytes)
-            return .ok
+            return unsafe queue.complete(request.tag, .ok, map.covered, mapBytes: UInt32(map.bytes))
         }
         let hasBuffer = opcode == .read || opcode == .write
-        return unsafe volume.perform(
-            opcode, request, buffer: arena.base + (hasBuffer ? Int(request.buffer) : 0))
+        let status = unsafe volume.perform(
+            opcode, request, buffer: queue.arena.base + (hasBuffer ? Int(request.buffer) : 0))
+        queue.complete(request.tag, status, request.length)
     }
 
     func volumeChanged(_ index: UInt32) {
-        let volume = driver.openVolume(index)
-        if Int(index) >= volumes.count {
-            guard volume != nil, index < Limits.openVolumesPerPoolMax else { return }
-            volumes.append(contentsOf: repeatElement(nil, count: Int(index) + 1 - volumes.count))
-        }
-        volumes[Int(index)] = volume
+        volumes.set(index, driver.openVolume(index))
     }
 
     func stop() {

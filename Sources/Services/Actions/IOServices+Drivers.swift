@@ -24,14 +24,8 @@ extension IOServices {
     func configure(_ name: String, settings: [String: String]) async throws(StatusError) {
         let pool = try pool(name)
         try await onDriver(of: pool) { driver throws(StatusError) in
-            switch driver {
-            case let driver as any SupervisedDriver: try driver.configure(settings: settings)
-            case let driver as any PoolDriver:
-                try driver.configure(settings: try PoolSettings(settings).ofDriver)
-            default:
-                throw StatusError(
-                    .notSupported, "the settings of this driver cannot be changed while the pool runs")
-            }
+            let isSupervised = driver is any SupervisedDriver
+            try driver.configure(settings: isSupervised ? settings : try PoolSettings(settings).ofDriver)
         }
         configuration.logger.notice("pool configured", metadata: ["pool": "\(name)"])
     }

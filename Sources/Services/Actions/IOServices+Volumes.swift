@@ -300,7 +300,7 @@ extension IOServices {
     }
 
     func onDriver<Value: Sendable>(
-        of pool: Pool, _ body: @escaping @Sendable (any Driver) throws(StatusError) -> Value
+        of pool: Pool, _ body: @escaping @Sendable (any VolumeDriver) throws(StatusError) -> Value
     ) async throws(StatusError) -> Value {
         try await pool.worker.run { () throws(StatusError) in
             try body(pool.driver)

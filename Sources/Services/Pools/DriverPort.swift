@@ -32,7 +32,7 @@ final class DriverPort: BatchTarget {
     let allocator: ArenaAllocator
     let submissions: SubmissionRing
     let completions: CompletionRing
-    private(set) var queue: (any DriverQueue)?
+    private(set) var queue: (any VolumeQueue)?
     /// What sessions want of the driver and it does not have yet.
     private var fair = FairQueue()
     /// What nodes have of the arena.
