@@ -240,11 +240,19 @@ public struct VolumeAccess: Sendable {
                 capability: capability.bytes, rights: rights)
             options.channels = channels
             options.lookUp = { answer in
-                inBackground("look-up") { answer(find(places)) } otherwise: { _ in answer([]) }
+                inBackground("look-up") {
+                    answer(find(places))
+                } otherwise: { _ in
+                    answer([])
+                }
             }
             options.resolve = { place, answer in
                 guard let address = try? ServerAddress(text: "https://\(place)") else { return answer([]) }
-                inBackground("look-up") { answer(Self.resolve([address])) } otherwise: { _ in answer([]) }
+                inBackground("look-up") {
+                    answer(Self.resolve([address]))
+                } otherwise: { _ in
+                    answer([])
+                }
             }
             return options
         } catch {

@@ -198,7 +198,8 @@ extension HostKeeper {
             }
             if let found { return try found.get() }
             let now = SystemClock.monotonic()
-            guard now < deadline, turn.take(milliseconds: Int64((deadline - now) / 1_000_000) + 1) != nil else {
+            guard now < deadline, turn.take(milliseconds: Int64((deadline - now) / 1_000_000) + 1) != nil
+            else {
                 shared.withLock { $0.waiting.removeAll { $0 === turn } }
                 throw StatusError(.driverRecovering, "the pool's driver is being replaced; try again")
             }

@@ -54,7 +54,7 @@ extension VolumeDriver {
 }
 
 /// The request side of a driver of volumes on one reactor; confined to its thread.
-public protocol VolumeQueue: VolumeQueue {
+public protocol VolumeQueue: DriverQueue {
     /// Tells that the driver has opened, resized or closed the volume of this index.
     func volumeChanged(_ index: UInt32)
 }

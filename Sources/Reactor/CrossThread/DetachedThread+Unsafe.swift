@@ -30,7 +30,8 @@ enum SystemThread {
     }
 
     /// Starts a thread, which is to be joined or detached by the caller.
-    static func start(stackBytes: Int? = nil, _ body: @escaping () -> Void) throws(ReactorError) -> pthread_t {
+    static func start(stackBytes: Int? = nil, _ body: @escaping () -> Void) throws(ReactorError) -> pthread_t
+    {
         var attributes = pthread_attr_t()
         unsafe pthread_attr_init(&attributes)
         defer { unsafe pthread_attr_destroy(&attributes) }
