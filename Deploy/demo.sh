@@ -36,7 +36,8 @@ clean_up() {
     set +e
     [ -n "$writer_pid" ] && kill "$writer_pid" 2>/dev/null && wait "$writer_pid" 2>/dev/null
     mountpoint -q "$mount" && umount -l "$mount"
-    [ -x "$bin/sluice" ] && timeout 30 "$bin/sluice" detach volume/demo >/dev/null 2>&1
+    # By force: what the writer lost when its capability was revoked is nothing to keep.
+    [ -x "$bin/sluice" ] && timeout 30 "$bin/sluice" detach --force volume/demo </dev/null >/dev/null 2>&1
     if [ -n "$server_pid" ]; then
         kill "$server_pid" 2>/dev/null
         timeout 20 tail --pid="$server_pid" -f /dev/null
@@ -46,6 +47,10 @@ clean_up() {
         printf '\nthe demo failed (exit %s). The end of the server log:\n' "$status" >&2
         tail -n 15 "$work/server.log" >&2
         cat "$SLUICE_RUN"/*.log >&2 2>/dev/null | tail -n 15
+    fi
+    if grep -q "$work" /proc/self/mounts; then
+        printf '\nthe demo left something mounted below %s\n' "$work" >&2
+        [ "$status" -ne 0 ] || status=1
     fi
     rm -rf --one-file-system "$work"
     exit "$status"

@@ -366,10 +366,10 @@ def test_what_a_crash_left_of_a_marker_is_taken_away(marked):
     assert [path.name.split("-")[1] for path in files(server)] == [f"{kept['id']}.marker"]
 
 
-def test_what_the_readme_says_of_incremental_backups_works(marked):
+def test_what_the_documents_say_of_incremental_backups_works(marked):
     server = marked
     volume(server, "db")
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs/using.md").read_text()
     block = re.search(r"```\n(sluice volume mark db monday .*?)```", text, re.DOTALL).group(1)
     lines = block.strip().replace("https://192.0.2.10:7480", server.url).splitlines()
     assert len(lines) == 5

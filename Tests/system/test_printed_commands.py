@@ -1,4 +1,4 @@
-"""Every command line that is printed anywhere runs as it stands: README, the help of each command, and advice in messages."""
+"""Every command line that is printed anywhere runs as it stands: documents, the help of each command, advice in messages."""
 import json
 import os
 import re
@@ -170,67 +170,82 @@ def world(tmp_path):
     made.close()
 
 
-def readme_blocks():
-    """The command lines of README's code blocks that are about sluice, in order."""
-    text = (ROOT / "README.md").read_text()
-    for block in re.findall(r"^```\n(.*?)^```", text, re.M | re.S):
-        for line in block.splitlines():
-            line = re.sub(r"\s+#.*$", "", line).strip()
-            if line:
-                yield line
+# The documents that print command lines, in the order of the story that they tell: each goes on from the README.
+STORY = ["README.md", "docs/using.md", "docs/operating.md"]
+# Building, and a switch of the whole machine: other tests do these.
+RUN_ELSEWHERE = {"make", "swift", "echo"}
+NODE = {"SLUICE_CREDENTIALS": "/etc/sluice"}
+
+
+def documents():
+    """Those of the story, and behind them whatever else is printed for people."""
+    others = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/*.md"))]
+    return STORY + [name for name in others if name not in STORY]
+
+
+def code_blocks(name):
+    """The language of each code block, "" where it has none, with its lines."""
+    text = (ROOT / name).read_text()
+    return [(language, block.splitlines()) for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)]
+
+
+def command_lines(name):
+    """The lines of the blocks without a language, without their remarks, in order."""
+    lines = [line for language, block in code_blocks(name) if not language for line in block]
+    return [line for line in (re.sub(r"\s+#.*$", "", line).strip() for line in lines) if line]
 
 
 def until_it_answers(world):
     await_condition("sluiced", lambda: world.run("sluice server show >&2; echo $?", check=False).strip() == "0")
 
 
+def test_no_command_line_is_printed_where_none_is_run():
+    for name in documents():
+        for language, block in code_blocks(name):
+            hidden = [line for line in block if language and re.match(r"\s*(\$ )?sluiced? [a-z]", line)]
+            assert not hidden, f"{name}: a block of {language} is not run: {hidden}"
+
+
 @needs_root
-def test_the_readme_runs_as_it_stands(world):
-    token = identifier = None
-    admin = "/var/lib/sluice/admin"
-    for line in readme_blocks():
-        words = line.split()
-        node = {"SLUICE_CREDENTIALS": "/etc/sluice"}
-        if words[0] in ("make", "echo"):
-            continue  # Building, and a switch of the whole machine: other tests do these.
-        elif line.startswith("sluiced serve"):
-            world.start(line)
-            world.environment["SLUICE_CREDENTIALS"] = admin
-            until_it_answers(world)
-        elif line.startswith("sluice node add"):
-            token = re.search(r"sljoin1_\S+", world.run(line))[0]
-        elif "sljoin1_" in line:
-            world.run(re.sub(r"sljoin1_\S+", token, line), **node)
-        elif words[:2] == ["sluice", "join"]:
-            world.run(f"echo {token} | {line}", **node)
-        elif words[1] in ("attach", "mount", "bench", "status", "umount", "detach") or words[1:3] in (
-                ["volume", "map"], ["capability", "issue"], ["capability", "attenuate"]):
-            world.run(line, **node)
-            if line.startswith("sluice attach volume/db") and "--take-over" not in line:
-                world.run("sluice detach volume/db", **node)
-            if line.startswith("sluice umount"):
-                # What follows in the text speaks of a device that is in use.
-                world.run("sluice attach volume/db", **node)
-        elif words[:3] == ["sluice", "capability", "revoke"]:
-            identifier = json.loads(world.run("sluice capability list -o json"))[0]["id"]
-            world.run(line.replace(" ID ", f" {identifier} "))
-        elif "--follow" in line:
-            following = world.popen("exec " + line)
-            assert following.stdout.readline()
-            following.send_signal(signal.SIGINT)
-            following.communicate(timeout=PATIENCE)
-        elif words[:3] == ["sluice", "node", "remove"]:
-            world.run("sluice detach --force volume/db; true", **node)
-            world.run(line)
-            # It comes back, for what the text shows next.
-            world.run("rm -rf /etc/sluice/*")
-            token = re.search(r"sljoin1_\S+", world.run("sluice node add compute-1"))[0]
-            world.run(f"sluice join --server https://192.0.2.10:7480 --token {token}", **node)
-            world.run("sluice grant create compute-1-db --node compute-1 --resource volume/db "
-                      "--rights read,write,discard,flush")
-        else:
-            world.run(line)
-    world.run("sluice detach --force volume/db; true", SLUICE_CREDENTIALS="/etc/sluice")
+def test_the_documents_run_as_they_stand(world):
+    token, count = None, 0
+    for name in documents():
+        # What goes on from the README finds no device.
+        world.run("sluice detach --force volume/db; true", **NODE)
+        for line in command_lines(name):
+            count += 1
+            token = play(world, line, token)
+    world.run("sluice detach --force volume/db; true", **NODE)
+    assert count > 40
+
+
+def play(world, line, token):
+    """Runs a line as whoever would type it; returns the newest token of a node."""
+    words = line.split()
+    if words[0] in RUN_ELSEWHERE:
+        return token
+    if line.startswith("sluiced serve"):
+        world.start(line)
+        world.environment["SLUICE_CREDENTIALS"] = "/var/lib/sluice/admin"
+        until_it_answers(world)
+    elif line.startswith("sluice node add"):
+        return re.search(r"sljoin1_\S+", world.run(line))[0]
+    elif words[:2] == ["sluice", "join"]:
+        world.run(f"echo {token} | {line}", **NODE)
+    elif words[1] in ("attach", "mount", "bench", "status", "umount", "detach") or words[1:3] in (
+            ["volume", "map"], ["capability", "issue"], ["capability", "attenuate"]):
+        world.run(line, **NODE)
+    elif words[:3] == ["sluice", "capability", "revoke"]:
+        identifier = json.loads(world.run("sluice capability list -o json"))[0]["id"]
+        world.run(line.replace(" ID ", f" {identifier} "))
+    elif "--follow" in line:
+        following = world.popen("exec " + line)
+        assert following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+        following.communicate(timeout=PATIENCE)
+    else:
+        world.run(line)
+    return token
 
 
 # The examples of every help, in an order in which they work. A line without a mark is printed, and runs as it stands;
