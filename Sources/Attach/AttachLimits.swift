@@ -55,6 +55,8 @@ enum AttachLimits {
     /// Open files that an attachment needs besides its connections, and how many it asks for.
     static let openFilesNeeded = 48
     static let openFilesWanted: UInt64 = 4096
+    /// Buffers that what arrives is received into, of 64 KiB; a power of two.
+    static let receiveBuffers = 32
     /// Bytes of a thread's stack that waits, asks the control API, or looks up names.
     static let stackBytes = 1 << 20
     /// How long a serving process may take to end once its device is gone.

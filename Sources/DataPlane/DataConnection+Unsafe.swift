@@ -127,7 +127,10 @@ final class DataConnection: CompletionTarget, ChannelOwner {
             isCancellingReceive = false
         }
         if flags.hasBuffer {
-            if result > 0 { unsafe take(reactor.receiveBuffer(flags, count: Int(result))) }
+            if result > 0 {
+                unsafe take(
+                    reactor.receiveBuffer(flags, count: Int(result)), headroom: Limits.receiveHeadroomBytes)
+            }
             reactor.recycle(flags)
         }
         if phase == .closed { return }
@@ -211,10 +214,10 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     }
 
     /// Decrypts and executes what has arrived.
-    private func take(_ ciphertext: UnsafeRawBufferPointer) {
+    private func take(_ ciphertext: UnsafeRawBufferPointer, headroom: Int = 0) {
         guard phase != .closing, phase != .lingering, phase != .closed else { return }
         heardAt = reactor.now
-        unsafe tls.feed(ciphertext)
+        unsafe tls.feed(ciphertext, headroom: headroom)
         if isInputPutOff || (phase == .open && reader.part != .waiting && !shard.hasTimeForInput) {
             putInputOff()
         } else if reader.part != .waiting, !isFinishing {

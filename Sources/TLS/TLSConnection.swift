@@ -68,8 +68,11 @@ public final class TLSConnection {
 
     /// Lends ciphertext that has arrived. The memory must stay valid until `endInput`, the next `feed`, or
     /// until `read` or `handshake` has said that it wants input; `withInput` does that by itself.
-    public func feed(_ ciphertext: UnsafeRawBufferPointer) {
-        unsafe transport.input.lend(ciphertext)
+    ///
+    /// - Parameter headroom: how many bytes before them may be written to for as long; with enough of it, a record that began
+    ///   in what arrived before is not copied as a whole.
+    public func feed(_ ciphertext: UnsafeRawBufferPointer, headroom: Int = 0) {
+        unsafe transport.input.lend(ciphertext, headroom: headroom)
     }
 
     /// Ends the loan of the last `feed`: what was not used yet is copied. Needed only when `read` was not

@@ -258,6 +258,8 @@ final class AttachSession {
         var reactorOptions = Reactor.Options()
         reactorOptions.pollNanoseconds = options.pollMicroseconds * 1000
         reactorOptions.takesCommands = true
+        // The few channels of one device; what is mapped counts as locked memory.
+        reactorOptions.receiveBufferCount = AttachLimits.receiveBuffers
         do {
             return try Reactor.start(reactorOptions) { [server, inbox, clientOptions] reactor in
                 do {

@@ -9,6 +9,9 @@ extension Limits {
     public static let reactorEntriesMax: UInt32 = 32768
     /// The most receive buffers of one reactor, what the kernel's buffer rings allow.
     public static let receiveBuffersMax = 32768
+    /// Bytes before each receive buffer that who receives may write to, whole pages: the longest TLS record
+    /// (RFC 8446 §5.2) finds room.
+    public static let receiveHeadroomBytes = 5 << 12
     /// The most memory of one registered buffer in bytes, what the kernel takes.
     public static let fixedBufferBytesMax = 1 << 30
     /// The most registered buffers of one reactor at a time; the table costs 11 ns a place when it is made.

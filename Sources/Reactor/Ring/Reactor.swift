@@ -177,7 +177,8 @@ import Glibc
         unsafe state.pointee.timers.cancel(id)
     }
 
-    /// The bytes that a multishot receive brought. Valid until `recycle(_:)`; at most `count` of them.
+    /// The bytes that a multishot receive brought. Valid until `recycle(_:)`; at most `count` of them. The
+    /// `Limits.receiveHeadroomBytes` before them are the caller's to write to until then.
     public func receiveBuffer(_ flags: CompletionFlags, count: Int) -> UnsafeRawBufferPointer {
         unsafe precondition(
             count >= 0 && count <= state.pointee.buffers.bufferBytes, "more bytes than a receive buffer has")

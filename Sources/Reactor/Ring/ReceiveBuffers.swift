@@ -4,7 +4,9 @@ import Glibc
 
 // SAFETY: the mappings live as long as the reactor, and every buffer number is checked before it becomes an
 // address.
-/// The buffers that multishot receives fill: one region, lent to the kernel through a provided-buffer ring.
+/// The buffers that multishot receives fill: one region, lent to the kernel through a provided-buffer ring. Before each lies
+/// room that the kernel never fills: whoever has kept the beginning of something puts it there, so that it is in one piece
+/// with what has arrived.
 @safe struct ReceiveBuffers {
     static let group: UInt16 = 1
 
@@ -12,17 +14,20 @@ import Glibc
     private let ringBytes: Int
     private let base: UnsafeMutableRawPointer
     let bufferBytes: Int
+    /// From one buffer to the next.
+    private let stride: Int
     let bufferCount: Int
     /// Buffers that the kernel may take now.
     private(set) var available: Int
 
     init(ring io: UnsafeMutablePointer<io_uring>, bytes: Int, count: Int) throws(ReactorError) {
         bufferBytes = bytes
+        stride = Limits.receiveHeadroomBytes + bytes
         bufferCount = count
         ringBytes = (count * MemoryLayout<io_uring_buf>.stride + 4095) & ~4095
         unsafe ring = try unsafe ReceiveBuffers.map(ringBytes)
         do {
-            unsafe base = try unsafe ReceiveBuffers.map(bytes * count)
+            unsafe base = try unsafe ReceiveBuffers.map(stride * count)
         } catch {
             unsafe munmap(ring, ringBytes)
             throw error
@@ -52,7 +57,7 @@ import Glibc
 
     /// Gives the memory back to the system; only when the kernel's ring is gone.
     func unmap() {
-        unsafe munmap(base, bufferBytes * bufferCount)
+        unsafe munmap(base, stride * bufferCount)
         unsafe munmap(ring, ringBytes)
     }
 
@@ -70,6 +75,6 @@ import Glibc
     @inline(__always)
     func address(_ id: UInt16) -> UnsafeMutableRawPointer {
         precondition(Int(id) < bufferCount, "not a receive buffer of this reactor")
-        return unsafe base + Int(id) * bufferBytes
+        return unsafe base + Int(id) * stride + Limits.receiveHeadroomBytes
     }
 }

@@ -86,7 +86,8 @@ extension DataChannel {
         hasHeard = true
         if unansweredSince != nil { isAnswered() }
         var failure: ChannelError?
-        unsafe outgoing.tls.feed(reactor.receiveBuffer(flags, count: Int(result)))
+        unsafe outgoing.tls.feed(
+            reactor.receiveBuffer(flags, count: Int(result)), headroom: Limits.receiveHeadroomBytes)
         do throws(ChannelError) {
             try takeIn()
         } catch {

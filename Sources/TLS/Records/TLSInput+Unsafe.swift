@@ -11,12 +11,16 @@ enum NextRecord {
 /// that the owner lent.
 ///
 /// The lent region belongs to somebody else (a receive buffer of a reactor), and is only looked at between
-/// `lend` and `endLoan`; what is left of it then is copied into memory of our own.
+/// `lend` and `endLoan`; what is left of it then is copied into memory of our own. A record that begins in there and ends in the
+/// next region is made one piece by copying the smaller part of it to the other: its beginning into the headroom of that
+/// region, or its end behind the beginning.
 @safe
 final class TLSInput {
     private let pool: TLSBufferPool
     private var lent = unsafe UnsafeRawBufferPointer(start: nil, count: 0)
     private var lentStart = 0
+    /// Bytes before the lent region that may be written to.
+    private var headroom = 0
     private var carry = unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0)
     private var carryStart = 0
     private var carryEnd = 0
@@ -32,11 +36,12 @@ final class TLSInput {
     /// How many bytes have not been used yet.
     var count: Int { unsafe carryEnd - carryStart + lent.count - lentStart }
 
-    /// Borrows `bytes` until `endLoan`.
-    func lend(_ bytes: UnsafeRawBufferPointer) {
+    /// Borrows `bytes` until `endLoan`, and the `headroom` before them, to write to.
+    func lend(_ bytes: UnsafeRawBufferPointer, headroom: Int = 0) {
         endLoan()
         unsafe lent = unsafe bytes
         lentStart = 0
+        self.headroom = headroom
     }
 
     /// Copies what is left of the borrowed bytes, and forgets them.
@@ -45,6 +50,7 @@ final class TLSInput {
         if left > 0 { carryOver(left) }
         unsafe lent = unsafe UnsafeRawBufferPointer(start: nil, count: 0)
         lentStart = 0
+        headroom = 0
     }
 
     /// Forgets everything that was not used: nothing of it will be looked at.
@@ -95,11 +101,30 @@ final class TLSInput {
         guard topUp(to: RecordCipher.headerBytes) else { return .incomplete }
         let body = unsafe Int(carry[carryStart + 3]) << 8 | Int(carry[carryStart + 4])
         guard body <= bodyBytesMax else { return .tooLong }
-        guard topUp(to: RecordCipher.headerBytes + body), let base = unsafe carry.baseAddress else {
-            return .incomplete
-        }
+        let whole = RecordCipher.headerBytes + body
+        if let record = unsafe prepend(toBe: whole) { return unsafe .complete(record, bodyBytes: body) }
+        guard topUp(to: whole), let base = unsafe carry.baseAddress else { return .incomplete }
         let record = unsafe UnsafePointer((base + carryStart).assumingMemoryBound(to: UInt8.self))
         return unsafe .complete(record, bodyBytes: body)
+    }
+
+    /// Moves what is carried before the borrowed bytes, if that is less to copy than what lacks of the record, there is room, and
+    /// the record is whole then.
+    private func prepend(toBe whole: Int) -> UnsafePointer<UInt8>? {
+        let carried = carryEnd - carryStart
+        let missing = whole - carried
+        guard unsafe carried < missing && missing <= lent.count - lentStart && carried <= headroom,
+            let base = unsafe lent.baseAddress
+        else { return nil }
+        // SAFETY: the owner has lent the headroom to write to, and what was used of the region lies behind it.
+        let start = unsafe UnsafeMutableRawPointer(mutating: base) + lentStart - carried
+        unsafe start.copyMemory(from: carry.baseAddress! + carryStart, byteCount: carried)
+        let count = unsafe lent.count - lentStart + carried
+        headroom += lentStart - carried
+        unsafe lent = unsafe UnsafeRawBufferPointer(start: start, count: count)
+        lentStart = 0
+        useCarried(carried)
+        return unsafe UnsafePointer(start.assumingMemoryBound(to: UInt8.self))
     }
 
     /// Carries borrowed bytes over until `count` are carried; false when there are not enough.
