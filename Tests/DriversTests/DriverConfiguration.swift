@@ -21,6 +21,8 @@ struct DriverConfiguration: Sendable, CustomTestStringConvertible {
         case bareDevice
         /// A file system without holes and fallocate(2).
         case ramfs
+        /// Nowhere: the driver's own memory, all of a volume at once.
+        case process
 
         var isDevice: Bool { self == .device || self == .largeSectors || self == .bareDevice }
     }
@@ -65,6 +67,7 @@ struct DriverConfiguration: Sendable, CustomTestStringConvertible {
                     "driver": "memory", "inner.size": "256MiB", "rules": "powercut nth=1000000000",
                 ],
                 smallSettings: ["inner.size": "24MiB"], type: fault),
+            DriverConfiguration(name: "smallest", place: .process, type: SmallestDriver.self),
         ]
         if TestFileSystem.isAllowed {
             all += [
@@ -81,8 +84,8 @@ struct DriverConfiguration: Sendable, CustomTestStringConvertible {
         return all
     }()
 
-    /// Every way, each in a driver host of its own.
-    static let isolated = inline.map { configuration in
+    /// Every way of the drivers that `sluice-driver` has, each in a driver host of its own.
+    static let isolated = inline.filter { $0.place != .process }.map { configuration in
         var isolated = configuration
         isolated.isIsolated = true
         return isolated
