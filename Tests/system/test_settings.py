@@ -153,3 +153,18 @@ def test_init_that_fails_on_the_way_takes_back_what_it_made(tmp_path):
     assert sluiced("init", "--data", there, "--name", "io.example").returncode == 0
     missing = sluiced("init", "--data", tmp_path / "a/b", "--name", "io.example")
     assert missing.returncode == 1 and "make the folder above it first" in missing.stderr
+
+
+def test_the_documented_presets_are_those_that_hold():
+    text = (ROOT / "docs/operating.md").read_text()
+    if not socket.has_ipv6:
+        text = text.replace("[::]", "0.0.0.0")
+    rows = re.findall(r"^\| `([a-z.]+)` \| (?:`(.*?)`|not set) \|", text, re.M)
+
+    def flat(settings, above=""):
+        for name, value in settings.items():
+            yield from flat(value, f"{above}{name}.") if isinstance(value, dict) else [(above + name, value)]
+
+    preset = dict(flat(yaml.safe_load(sluiced("check-config").stdout)["sluice"]))
+    assert {name: yaml.safe_load(value) for name, value in rows if value} == preset
+    assert [name for name, value in rows if not value] == ["driver.host"]
