@@ -150,6 +150,14 @@ struct FileDriverTests {
         #expect(late?.message.contains("another") == true, "\(late?.message ?? "")")
     }
 
+    @Test("the margin is a sixty-fourth within 17 and 256 MiB, and less of a small file system")
+    func sizeOfTheMargin() {
+        let mebibyte: UInt64 = 1 << 20
+        let sizes = [16, 256, 1 << 10, 8 << 10, 16 << 10, 1 << 20] as [UInt64]
+        let margins = sizes.map { PoolFolder.margin(total: $0 * mebibyte) / mebibyte }
+        #expect(margins == [2, 17, 17, 128, 256, 256])
+    }
+
     @Test(
         "a pool leaves a margin of its file system, and writes over what it has all the same",
         .enabled(if: TestFileSystem.isAllowed, needsRoot))

@@ -35,6 +35,18 @@ import Wire
         #expect(!Status.tooLarge.endsChannel)
     }
 
+    @Test(arguments: [(Opcode.compareAndWrite, 65_536), (.copyRange, 1 << 26)] as [(Opcode, UInt32)])
+    func anOperationCoversAsMuchAsIsPromisedAndNoMore(opcode: Opcode, most: UInt32) {
+        func judge(_ count: UInt32) -> Status {
+            let body = opcode.rule.payload == .coveredTwice ? 2 * count : opcode.rule.bodyBytesMax
+            let header = RequestHeader(
+                length: body, opcode: opcode.rawValue, sequence: 1, handle: 1, count: count)
+            return header.validate(.established(payloadBytesMax: 1 << 20))
+        }
+        #expect(judge(1) == .ok && judge(most) == .ok)
+        #expect(judge(most + 1) == .tooLarge && judge(0) == .badLength)
+    }
+
     @Test func sequencesLeaveOutZeroWhenTheyWrap() {
         #expect(RequestHeader.successor(of: 0) == 1)
         #expect(RequestHeader.successor(of: 41) == 42)
