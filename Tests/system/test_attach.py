@@ -44,6 +44,16 @@ def test_fio_verifies_the_device_with_four_jobs(attached):
     assert report["jobs"][0]["write"]["io_bytes"] == 4 * 96 << 20
 
 
+def test_an_attachment_has_little_memory_of_its_own(attached):
+    fio(f"--filename={attached.device}", "--direct=1", "--rw=randrw", "--bs=1m", "--size=64m", "--iodepth=32")
+    pid = attached.json("status", credentials=attached.node)[0]["pid"]
+    with open(f"/proc/{pid}/status") as status:
+        own = next(int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon:"))
+    print(f"{own >> 20} MiB")
+    # With a ring of two processors, half of that is the ring's.
+    assert own < 80 << 20
+
+
 def test_fio_verifies_ext4_with_four_jobs_and_fsck_is_clean(attached):
     mount = attached.folder / "mnt"
     mount.mkdir()
