@@ -103,28 +103,11 @@ import Testing
     /// Every word of the sources and the tests, and the parts of their files' paths.
     private static func words() throws -> Set<String> {
         var words: Set<String> = []
-        for folder in ["Sources", "Tests"] {
-            for source in try TidyTests.sources(below: folder) {
-                for part in source.path.split(whereSeparator: { "/.+".contains($0) }) {
-                    words.insert(String(part))
-                }
-                for line in source.lines {
-                    for word in line.utf8.split(whereSeparator: { !isOfWord($0) }) {
-                        words.insert(String(Substring(word)))
-                    }
-                }
-            }
+        for source in try TidyTests.sources(below: "Sources") + TidyTests.sources(below: "Tests") {
+            words.formUnion(source.path.split(whereSeparator: { "/.+".contains($0) }).map(String.init))
+            for line in source.lines { words.formUnion(TidyTests.words(of: line)) }
         }
         return words
-    }
-
-    private static func isOfWord(_ byte: UInt8) -> Bool {
-        switch byte {
-        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
-            UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "_"):
-            true
-        default: false
-        }
     }
 
     @Test func theTableOfLayersIsThatOfTheOverview() throws {

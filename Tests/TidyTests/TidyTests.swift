@@ -163,4 +163,63 @@ import Testing
             }
         }
     }
+
+    /// What comments may quote though it is in no code of ours.
+    static let foreignNames: Set<String> = ["EventSource"]
+
+    @Test func everyNameThatACommentQuotesIsInTheCode() throws {
+        let sources = try Self.sources(below: "Sources")
+        var known = Self.foreignNames
+        for source in try sources + Self.sources(below: "Tests") {
+            known.formUnion(source.path.split(whereSeparator: { "/.+".contains($0) }).map(String.init))
+            for line in source.lines where !line.contains("//") { known.formUnion(Self.words(of: line)) }
+        }
+        for source in sources {
+            for (number, line) in source.lines.enumerated() {
+                guard let start = line.range(of: "//") else { continue }
+                known.formUnion(Self.words(of: String(line[..<start.lowerBound])))
+                let parts = line[start.lowerBound...].components(separatedBy: "`")
+                for quoted in stride(from: 1, to: parts.count - 1, by: 2).map({ parts[$0] }) {
+                    for name in Self.names(in: quoted) {
+                        let isKnown = known.contains(name)
+                        #expect(isKnown, "\(source.path):\(number + 1): nothing is called \(name)")
+                    }
+                }
+            }
+        }
+    }
+
+    /// The parts of a quoted name of code, such as `FairQueue.append(_:flow:bytes:)`: those that are written as such names
+    /// are, with a capital within. None of what else is quoted.
+    private static func names(in quoted: String) -> [String] {
+        let name = quoted.prefix { $0 != "(" }
+        let isName = name.unicodeScalars.allSatisfy { scalar in
+            switch scalar {
+            case "a"..."z", "A"..."Z", "0"..."9", ".", "_": true
+            default: false
+            }
+        }
+        guard isName, quoted.count == name.count || quoted.hasSuffix(":)") || quoted.hasSuffix("()") else {
+            return []
+        }
+        return name.split(separator: ".").map(String.init).filter { part in
+            let scalars = part.unicodeScalars
+            guard let first = scalars.first, !("0"..."9").contains(first) else { return false }
+            return zip(scalars, scalars.dropFirst()).contains {
+                ("a"..."z").contains($0) && ("A"..."Z").contains($1)
+            }
+        }
+    }
+
+    /// The words of a line of code.
+    static func words(of line: String) -> [String] {
+        line.utf8.split(whereSeparator: { byte in
+            switch byte {
+            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "_"):
+                false
+            default: true
+            }
+        }).map { String(Substring($0)) }
+    }
 }

@@ -32,8 +32,8 @@ import DriverKit
 /// in the page cache (other files) or in a memfd that the server keeps open: none of them dies with the host.
 /// A repeated FLUSH therefore covers all that the first one did, and a FUA write is repeated with its flag.
 /// What does die is news: Linux tells of a failed write-back once for each open file, so a host that is lost
-/// between hearing of it and saying so takes it along. `forEachUnfinishedSync` names the volumes where that
-/// can be; their next sync must go through an open file that the lost host never synced.
+/// between hearing of it and saying so takes it along. So the keeper asks the witness of each volume, an open file
+/// that no host ever syncs, before the next host opens it (`HostKeeper`).
 ///
 /// No call allocates.
 @safe

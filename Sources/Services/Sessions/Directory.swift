@@ -56,7 +56,7 @@ struct Admission {
     let geometry: VolumeGeometry?
     let pool: Pool
     let nodeName: String
-    /// Whether the handle counts among the volume's writers until `releaseWriter`.
+    /// Whether the handle counts among the volume's writers until `endClaim`.
     let holdsClaim: Bool
     /// What the capability is worth, and until when.
     let authority: WriteAuthority
