@@ -1,4 +1,6 @@
 """Fixtures that run the real binaries: an I/O server in a temporary folder, nodes that join it, volumes on it."""
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -15,22 +17,84 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARIES = pathlib.Path(os.environ.get("SLUICE_BIN", ROOT / ".build/release"))
 PATIENCE = 30
+FUSE_RING = pathlib.Path("/sys/module/fuse/parameters/enable_uring")
+FUSE_BEFORE = pytest.StashKey()
 
 sys.path.insert(0, str(ROOT / "Clients/python"))
 
 
+def read_switch():
+    return FUSE_RING.read_text().strip() if FUSE_RING.exists() else None
+
+
+# How long tests take that take long, as `--write-seconds` has put it down: they begin first.
+SECONDS = pathlib.Path(__file__).with_name("seconds.json")
+LONG = 10
+
+
+def pytest_addoption(parser):
+    parser.addoption("--write-seconds", action="store_true", help=f"put down in {SECONDS.name} what takes long")
+
+
+def pytest_configure(config):
+    # The order of the collection is the order of the work.
+    config.option.loadscopereorder = False
+    if not hasattr(config, "workerinput"):
+        config.stash[FUSE_BEFORE] = read_switch()
+
+
+def pytest_unconfigure(config):
+    before = config.stash.get(FUSE_BEFORE, None)
+    if before and before != read_switch():
+        FUSE_RING.write_text(before)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Says which tests run one after the other where several processes run them: those that share a fixture of their
-    file, and those that write the kernel's one switch for FUSE's requests. They come first, being the longest."""
+    """Says which tests run one after the other where several processes run them, being those that share a fixture of
+    their file, and begins with what takes longest. Tests that need the kernel's switch for FUSE one way all come before
+    those that need it the other way."""
+    known = json.loads(SECONDS.read_text())
+    seconds = {}
     for item in items:
-        if "fuse_transport" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("fuse"))
-            continue
         fixtures = item._fixtureinfo.name2fixturedefs.values()
         if any(one.scope == "module" for definitions in fixtures for one in definitions):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+            if not item.get_closest_marker("xdist_group"):
+                item.add_marker(pytest.mark.xdist_group(item.path.name))
+        unit = unit_of(item)
+        seconds[unit] = seconds.get(unit, 0) + known.get(name_of(item.nodeid), 0)
+
+    def place(item):
+        unit = unit_of(item)
+        is_late = "fuse_transport" in item.fixturenames and item.callspec.params["fuse_transport"] == "ring"
+        return is_late or seconds[unit] < LONG, -seconds[unit], unit
+
+    items.sort(key=place)
+
+
+def unit_of(item):
+    group = item.get_closest_marker("xdist_group")
+    return group.args[0] if group else item.nodeid
+
+
+def name_of(nodeid):
+    """Without what pytest-xdist adds for a group."""
+    return nodeid.rsplit("@", 1)[0] if nodeid.rfind("@") > nodeid.rfind("]") else nodeid
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if not config.getoption("--write-seconds"):
+        return
+    seconds = json.loads(SECONDS.read_text())
+    for report in terminalreporter.stats.get("passed", []):
+        seconds[name_of(report.nodeid)] = 0
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None):
+                name = name_of(report.nodeid)
+                seconds[name] = seconds.get(name, 0) + report.duration
+    kept = {name: round(value) for name, value in sorted(seconds.items()) if value >= 2}
+    SECONDS.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def resident_bytes(pid):
@@ -47,6 +111,11 @@ def await_condition(what, condition, seconds=PATIENCE):
             return value
         assert time.monotonic() < deadline, f"gave up waiting for {what}"
         time.sleep(0.02)
+
+
+def let_pass(seconds):
+    """For time that is itself what is tested: an interval that is measured, a life that ends, a moment at random."""
+    time.sleep(seconds)
 
 
 class Server:
@@ -156,7 +225,6 @@ def shared_server(tmp_path_factory):
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-FUSE_RING = pathlib.Path("/sys/module/fuse/parameters/enable_uring")
 
 
 @pytest.fixture(params=["device", "ring"])
@@ -167,7 +235,32 @@ def fuse_transport(request):
             pytest.skip("the kernel has no FUSE over io_uring, or this is not root")
         yield request.param
         return
-    before = FUSE_RING.read_text()
-    FUSE_RING.write_text("Y" if request.param == "ring" else "N")
-    yield request.param
-    FUSE_RING.write_text(before)
+    with fuse_switch("Y" if request.param == "ring" else "N"):
+        yield request.param
+
+
+@contextlib.contextmanager
+def fuse_switch(value):
+    """The kernel's one switch, held at a value together with all who want the same; the others wait."""
+    with contextlib.ExitStack() as files:
+        gate, wanted, other = (
+            files.enter_context(open(f"/dev/shm/sluice-fuse-{name}.lock", "w"))
+            for name in ("gate", value, "N" if value == "Y" else "Y"))
+
+        def switched():
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            else:
+                if read_switch() != value:
+                    FUSE_RING.write_text(value)
+                fcntl.flock(wanted, fcntl.LOCK_SH)
+                fcntl.flock(other, fcntl.LOCK_UN)
+                return True
+            finally:
+                fcntl.flock(gate, fcntl.LOCK_UN)
+
+        await_condition("the kernel's switch for FUSE", switched, seconds=240)
+        yield

@@ -3,10 +3,9 @@ import os
 import random
 import signal
 import threading
-import time
 
 import httpx
-from conftest import Server
+from conftest import Server, let_pass
 
 KILLS = int(os.environ.get("SLUICE_CRASH_KILLS", "100"))
 VOLUMES = [f"v{number}" for number in range(6)]
@@ -81,7 +80,7 @@ def test_kill_9_at_random_points_leaves_everything_whole(tmp_path):
 
         worker = threading.Thread(target=run)
         worker.start()
-        time.sleep(generator.uniform(0.0, 0.12))
+        let_pass(generator.uniform(0.0, 0.12))
         server.process.send_signal(signal.SIGKILL)
         server.process.wait(30)
         stop.set()

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from conftest import await_condition, resident_bytes
+from conftest import await_condition, let_pass, resident_bytes
 from sluice_client import Channel, ChannelClosed, Flags, Opcode, RequestFailed, Rights, Status, capability
 from sluice_client.frames import Hello, RequestHeader
 
@@ -281,7 +281,7 @@ def trickle_bytes(connection):
     try:
         for byte in hello[:40]:
             connection.sendall(bytes([byte]))
-            time.sleep(1)
+            let_pass(1)
     except OSError:
         pass
 
@@ -435,7 +435,7 @@ def test_an_idle_server_uses_no_cpu(world):
 
     with world.connect() as channel:
         channel.ping()
-        time.sleep(1)
+        let_pass(1)
         before = ticks()
-        time.sleep(5)
+        let_pass(5)
         assert ticks() - before <= 1

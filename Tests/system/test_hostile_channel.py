@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import await_condition, needs_root
+from conftest import await_condition, let_pass, needs_root
 from hostile.channel import (DRAINING, DRIVER_RECOVERING, EXPIRING, READ, RESIZED, REVOKED, STATUS_REVOKED,
                              LyingChannel, event)
 from test_reconnect import attach, dd, log_of, status
@@ -78,7 +78,7 @@ def test_a_flood_of_sizes_stays_small_and_sigterm_is_obeyed(world):
     sizes = 0
     while time.monotonic() < until:
         if not world.liar.handles:
-            time.sleep(0.01)  # until the client is back: the interval that is measured
+            let_pass(0.01)  # until the client is back: the interval that is measured
             continue
         world.liar.say(lambda handle: b"".join(
             event(RESIZED, SIZE + 4096 * (index % 2 + 1), handle) for index in range(500)))
@@ -95,7 +95,7 @@ def test_a_server_that_opens_and_breaks_off_is_asked_ever_less_often(world):
     world.liar.greeting = lambda handle: event(DRAINING, 1 << 40)
     before = world.liar.opened
     world.liar.say(world.liar.greeting)
-    time.sleep(6)  # the interval that is measured
+    let_pass(6)  # the interval that is measured
     assert world.liar.opened - before < 20
     world.liar.greeting = lambda handle: b""
     works(world)

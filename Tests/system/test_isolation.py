@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT, Server, await_condition, needs_root
+from conftest import ROOT, Server, await_condition, let_pass, needs_root
 from sluice_client import Channel, Opcode, RequestFailed, Status
 from sluice_client.frames import EventKind
 
@@ -80,7 +80,7 @@ class Load(threading.Thread):
                     channel.write(handle, offset, payload)
                     assert channel.read(handle, offset, 4096) == payload
                     self.times.append(time.monotonic() - started)
-                    time.sleep(self.pause)
+                    let_pass(self.pause)
         except Exception as failure:  # whatever it is, the test must hear of it
             self.failure = failure
 
@@ -118,7 +118,7 @@ def test_fio_sees_no_error_while_hosts_are_killed_hang_and_crash(patient):
         await_condition("fio's files", lambda: len(list(mount.glob("verify*"))) == 2)
         for number in range(KILLS):
             pid = await_host(patient)["pid"]
-            time.sleep(generator.uniform(0.05, 1.2))
+            let_pass(generator.uniform(0.05, 1.2))
             assert fio.poll() is None, fio.stdout.read()[-2000:]
             os.kill(pid, [signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV][number % 3])
             await_host(patient, other_than=pid)
@@ -347,7 +347,7 @@ def test_an_idle_server_and_its_hosts_use_no_cpu(patient):
         least = []
         for _ in range(3):
             before = ticks()
-            time.sleep(1)
+            let_pass(1)
             least.append(ticks() - before)
     assert min(least) <= 1, f"{least} ticks of {os.sysconf('SC_CLK_TCK')} a second"
 

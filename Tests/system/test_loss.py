@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import BINARIES, await_condition, needs_root
+from conftest import BINARIES, await_condition, let_pass, needs_root
 
 pytestmark = needs_root
 
@@ -178,7 +178,7 @@ def test_status_counts_from_when_the_server_was_last_heard(node):
     await_condition("the silence", lambda: only(node)["state"] == "waiting")
     first = since()
     silent = time.monotonic()
-    time.sleep(1.5)
+    let_pass(1.5)
     node.stop(signal.SIGKILL)
     await_condition("the connection's end", lambda: only(node)["state"] == "reconnecting")
     assert since() == first
@@ -226,7 +226,7 @@ def test_an_interrupted_attach_says_what_it_waited_for_and_leaves_nothing(node):
 def test_a_mount_that_is_interrupted_leaves_nothing_unsaid(node):
     for delay in (0.1, 0.25, 0.4, 0.7):
         mounting = started(node, "mount", "volume/disk", str(node.mount), "--mkfs", "ext4", "--force")
-        time.sleep(delay)
+        let_pass(delay)
         mounting.send_signal(signal.SIGINT)
         output, said = mounting.communicate(timeout=60)
         entries = status(node)

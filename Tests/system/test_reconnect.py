@@ -7,9 +7,11 @@ import subprocess
 import time
 
 import pytest
-from conftest import BINARIES, await_condition, needs_root
+from conftest import BINARIES, await_condition, let_pass, needs_root
 
 pytestmark = needs_root
+# What fio exits with that was told to end.
+INTERRUPTED = 128
 
 
 @pytest.fixture
@@ -40,20 +42,30 @@ def log_of(server):
         return log.read()
 
 
-class Fio:
-    """fio that writes and verifies in the background until it is waited for."""
+# Where the time is what is waited for, fio needs no processor of its own.
+GENTLE = "--thinktime=2ms"
 
-    def __init__(self, device, seconds, *options):
+
+class Fio:
+    """fio that writes and verifies in the background until it is told to finish."""
+
+    def __init__(self, device, *options):
+        self.device = device
         self.process = subprocess.Popen(
             ["fio", "--name=verify", f"--filename={device}", "--direct=1", "--ioengine=libaio", "--rw=randwrite",
              "--bsrange=4k-256k", "--blockalign=4k", "--size=128m", "--iodepth=16", "--verify=crc32c",
              "--verify_fatal=1", "--verify_backlog=256", "--verify_state_save=0", "--fsync=64", "--time_based",
-             f"--runtime={seconds}", "--output-format=json", *options],
+             "--runtime=150", "--output-format=json", *options],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
-    def finish(self, seconds=120):
-        output, _ = self.process.communicate(timeout=seconds)
-        assert self.process.returncode == 0, output[-3000:]
+    def finish(self, requests=1000):
+        """After so many more requests: enough to read again what was written around whatever has happened."""
+        start = moved(self)
+        await_condition("I/O on the device", lambda: moved(self) >= start + requests or self.process.poll() is not None,
+                        seconds=120)
+        self.process.send_signal(signal.SIGINT)
+        output, _ = self.process.communicate(timeout=120)
+        assert self.process.returncode in (0, INTERRUPTED), output[-3000:]
         job = json.loads(output[output.index("{"):])["jobs"][0]
         assert job["error"] == 0
         return job
@@ -74,7 +86,7 @@ def await_progress(server, requests=200):
 
 def test_a_server_that_is_killed_or_restarted_is_only_a_pause(node):
     node.device = attach(node, "--channels", "2")
-    fio = Fio(node.device, 20)
+    fio = Fio(node.device)
     for how in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         await_progress(node)
         node.stop(how)
@@ -92,11 +104,11 @@ def test_a_server_that_is_killed_or_restarted_is_only_a_pause(node):
 
 def test_a_server_that_is_stopped_for_a_while_is_only_a_pause(node):
     node.device = attach(node)
-    fio = Fio(node.device, 8)
+    fio = Fio(node.device)
     await_progress(node)
     node.process.send_signal(signal.SIGSTOP)
     before = moved(node)
-    time.sleep(2)
+    let_pass(2)
     assert moved(node) - before < 64
     node.process.send_signal(signal.SIGCONT)
     fio.finish()
@@ -111,7 +123,7 @@ def cut(server):
 
 def test_connections_that_are_cut_are_made_again_and_nothing_is_lost(node):
     node.device = attach(node, "--channels", "4")
-    fio = Fio(node.device, 8)
+    fio = Fio(node.device)
     for _ in range(6):
         await_progress(node, 100)
         cut(node)
@@ -143,8 +155,7 @@ def test_an_io_timeout_fails_requests_and_the_device_works_again_with_the_server
     # Requests have failed, and that stays said.
     await_condition("the connection", lambda: status(node)["state"] == "failed")
     assert dd(node.device).returncode == 0
-    fio = Fio(node.device, 2)
-    fio.finish()
+    Fio(node.device).finish()
     assert "TIMED_OUT" in log_of(node)
 
 
@@ -238,7 +249,7 @@ def test_the_next_attach_takes_over_from_one_that_was_killed(node):
 
 def test_a_new_process_takes_the_device_over_while_it_is_in_use(node):
     node.device = attach(node)
-    fio = Fio(node.device, 12)
+    fio = Fio(node.device)
     pids = [status(node)["pid"]]
     for channels in (3, 1, 2):
         await_progress(node)
@@ -265,7 +276,7 @@ def test_a_successor_that_vanishes_with_the_ring_half_handed_over_loses_nothing(
     if node.transport != "ring":
         pytest.skip("through /dev/fuse there is no such moment")
     node.device = attach(node)
-    fio = Fio(node.device, 5)
+    fio = Fio(node.device)
     await_progress(node)
     entry = status(node)
     with socket.socket(socket.AF_UNIX) as channel:

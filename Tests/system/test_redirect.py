@@ -31,7 +31,7 @@ def sessions(server):
 def test_a_client_goes_to_the_other_address_with_everything_answered_first(node):
     node.device = attach(node, "--channels", "3")
     before = sessions(node)
-    fio = Fio(node.device, 10)
+    fio = Fio(node.device)
     await_progress(node)
     with Proxy(lambda: node.channel_address) as other:
         drain(node, other.text)
@@ -51,7 +51,7 @@ def test_a_client_goes_to_the_other_address_with_everything_answered_first(node)
         await_condition("the return", lambda: other.connections == 3)
         node.cli("server", "undrain")
     await_condition("the old way", lambda: status(node)["state"] == "attached")
-    Fio(node.device, 1).finish()
+    Fio(node.device).finish()
     assert "a request failed" not in log_of(node)
 
 
@@ -59,7 +59,7 @@ def test_who_can_go_nowhere_stays_until_the_place_is_there(node):
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         place = reserved.getsockname()
     node.device = attach(node, "--channels", "2")
-    fio = Fio(node.device, 12)
+    fio = Fio(node.device)
     await_progress(node)
     drain(node, "{}:{}".format(*place), seconds=3)
     # At the end of the time it is sent away, finds nobody there, and comes back.
@@ -90,7 +90,7 @@ def test_a_wrong_place_costs_a_pause_and_not_the_session(node, tmp_path, knows_t
     try:
         node.device = attach(node)
         before = sessions(node)
-        fio = Fio(node.device, 8)
+        fio = Fio(node.device)
         await_progress(node)
         drain(node, wrong.channel)
         await_condition("the return", lambda: "resumed after" in log_of(node))
@@ -107,7 +107,7 @@ def test_a_wrong_place_costs_a_pause_and_not_the_session(node, tmp_path, knows_t
 def test_a_standby_takes_over_folder_and_pool_when_the_first_has_stopped(node):
     node.device = attach(node, "--channels", "2")
     before = sessions(node)
-    fio = Fio(node.device, 15)
+    fio = Fio(node.device)
     await_progress(node)
     standby = Server(node.folder, init=False)
     # The name of the control API moves with the server; the data channel is somewhere else.

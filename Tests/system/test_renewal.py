@@ -8,8 +8,8 @@ import time
 import pytest
 from certificates import certify, end_of
 from chaos.proxy import Proxy
-from conftest import await_condition, needs_root
-from test_reconnect import Fio, attach, await_progress, dd, log_of, node, status  # noqa: F401
+from conftest import await_condition, let_pass, needs_root
+from test_reconnect import GENTLE, Fio, attach, await_progress, dd, log_of, node, status  # noqa: F401
 
 pytestmark = needs_root
 
@@ -36,13 +36,13 @@ def live(node, seconds):
 def test_a_control_api_that_comes_back_before_the_end_is_no_pause(node, control):
     live(node, 12)
     node.device = attach_by(node, control)
-    fio = Fio(node.device, 16)
+    fio = Fio(node.device, GENTLE)
     await_progress(node)
     with control.refusing():
         message = await_condition("the trouble", lambda: status(node).get("message"))
         assert "the capability cannot be renewed" in message and "I/O goes on until" in message, message
         assert status(node)["state"] == "attached"
-        await_progress(node)
+        await_progress(node, 20)
     await_condition("the renewal", lambda: not status(node).get("message"))
     fio.finish()
     log = log_of(node)
@@ -77,11 +77,11 @@ def test_requests_wait_for_a_capability_that_has_ended_and_the_status_says_why(n
 def test_an_outage_that_is_longer_than_a_capability_costs_nothing(node):
     live(node, 4)
     node.device = attach(node, "--lifetime", "4d")
-    fio = Fio(node.device, 12)
+    fio = Fio(node.device, GENTLE)
     await_progress(node)
     node.stop(signal.SIGKILL)
     await_condition("the loss", lambda: status(node)["state"] == "reconnecting")
-    time.sleep(5)  # the capability's life is what is waited for
+    let_pass(5)  # the capability's life is what is waited for
     node.start()
     fio.finish()
     await_condition("the connection", lambda: status(node)["state"] == "attached")
@@ -91,7 +91,7 @@ def test_an_outage_that_is_longer_than_a_capability_costs_nothing(node):
 
 def test_a_session_that_is_disconnected_goes_on_and_one_that_is_ended_says_what_failed(node):
     node.device = attach(node)
-    fio = Fio(node.device, 4)
+    fio = Fio(node.device)
     await_progress(node)
     for _ in range(3):
         session = node.json("session", "list")[0]["id"]
@@ -129,7 +129,7 @@ def test_a_certificate_is_renewed_in_the_background_and_used_without_a_restart(n
     ends = certify(node, node.node, -24, 24)
     node.device = attach(node)
     assert abs(end_of(node.node) - ends) < 2, "it is not due yet"
-    fio = Fio(node.device, 30)
+    fio = Fio(node.device, GENTLE)
     await_condition("the renewal", lambda: end_of(node.node) > ends + 86400)
     assert not [name for name in os.listdir(node.node) if name not in ("ca.pem", "cert.pem", "key.pem", "config.json")]
     # The old one ends, and capabilities are renewed by the new one.

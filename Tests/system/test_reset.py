@@ -6,7 +6,7 @@ import time
 
 import pytest
 from chaos.namespaces import Partition
-from conftest import BINARIES, PATIENCE, Server, await_condition, needs_root
+from conftest import BINARIES, PATIENCE, Server, await_condition, let_pass, needs_root
 from sluice_client import RequestFailed, Status
 from test_partition import World
 
@@ -85,7 +85,7 @@ def test_a_client_that_is_there_keeps_its_volume_from_a_second_one_of_the_same_k
                 second.open(world.token(world.node), take_over=True)
             assert refused.value.status == Status.WRITER_CONFLICT
         # Longer than it takes to find out that a machine is gone.
-        time.sleep(6)
+        let_pass(6)
         with pytest.raises(RequestFailed):
             second.open(world.token(world.node), take_over=True)
     old.write(handle, 0, b"o" * 4096)

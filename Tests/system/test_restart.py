@@ -1,10 +1,9 @@
 """Sessions over restarts of the server: who goes on with what, and what an application sees of it."""
 import random
 import signal
-import time
 
 import pytest
-from conftest import await_condition
+from conftest import await_condition, let_pass
 from resumable import PAGE, SEED, World, refused, write
 from sluice_client import Opcode, Rights, SessionLost, Status
 from sluice_client.frames import RequestHeader
@@ -188,7 +187,7 @@ def test_a_session_that_may_write_nothing_ends_after_its_linger_time(tmp_path):
     writer.drop()
     await_condition("the end", lambda: reader.session.hex() not in world.sessions())
     refused(Status.NOT_FOUND, world.resume, reader)
-    time.sleep(1)
+    let_pass(1)
     with world.resume(writer) as back:
         back.open(world.token())
     assert world.server.stop() == 0

@@ -10,7 +10,7 @@ import h2.config
 import h2.connection
 import httpx
 import pytest
-from conftest import Server, await_condition, resident_bytes
+from conftest import Server, await_condition, let_pass, resident_bytes
 from sluice_client import Channel, Opcode
 from sluice_client.frames import FEATURE_RESUME, RequestHeader
 
@@ -307,7 +307,7 @@ def test_what_those_send_who_have_opened_nothing_costs_the_server_little(server)
                 live.discard(channel)
         idle = 0 if progress else idle + 1
         if not progress:
-            time.sleep(0.05)
+            let_pass(0.05)
     with victim.connect() as gentle:
         own, _ = gentle.open(victim.token())
         gentle.read(own, 0, 4096)

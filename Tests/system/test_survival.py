@@ -15,7 +15,7 @@ import pytest
 from chaos.actors import Reader, SharedVolume, Writer
 from chaos.namespaces import Namespace
 from chaos.proxy import DOWN, UP, Proxy
-from conftest import BINARIES, Server, await_condition, needs_root
+from conftest import BINARIES, Server, await_condition, let_pass, needs_root
 
 SECONDS = float(os.environ.get("SLUICE_SURVIVAL_SECONDS", "10"))
 SEED = int(os.environ.get("SLUICE_SEED", "7"))
@@ -59,15 +59,15 @@ class Chaos:
 
     def stall(self):
         with self.proxy.stalled():
-            time.sleep(self.random.uniform(0.5, 3))
+            let_pass(self.random.uniform(0.5, 3))
 
     def hole(self):
         with self.proxy.blackholed(self.random.choice([[UP], [DOWN], [UP, DOWN]])):
-            time.sleep(self.random.uniform(0.1, 1))
+            let_pass(self.random.uniform(0.1, 1))
 
     def refuse(self):
         with self.proxy.refusing():
-            time.sleep(self.random.uniform(0.1, 1))
+            let_pass(self.random.uniform(0.1, 1))
 
     def host(self):
         pid = self.server.json("driver", "show", self.pool).get("pid")

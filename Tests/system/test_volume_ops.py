@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from conftest import Server, await_condition
+from conftest import Server, await_condition, let_pass
 from sluice_client import Channel, RequestFailed, Status
 from sluice_client.frames import Blocks
 
@@ -98,7 +98,7 @@ def run_all(workers, seconds):
         worker.start()
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not any(worker.failure for worker in workers):
-        time.sleep(0.05)
+        let_pass(0.05)
     for worker in workers:
         worker.ends.set()
     for worker in workers:

@@ -5,10 +5,9 @@ import os
 import signal
 import subprocess
 import threading
-import time
 
 import pytest
-from conftest import BINARIES, Server, await_condition, needs_root
+from conftest import BINARIES, Server, await_condition, let_pass, needs_root
 
 STOOD = 70
 
@@ -97,7 +96,7 @@ def test_a_server_that_was_stopped_has_not_stood(world):
     start(world, 1)
     for _ in range(3):
         world.process.send_signal(signal.SIGSTOP)
-        time.sleep(1.5)
+        let_pass(1.5)
         world.process.send_signal(signal.SIGCONT)
         world.cli("volume", "list")
     assert world.process.poll() is None and "reactor.stands" not in events(world)
@@ -122,7 +121,7 @@ class FullPipe:
             try:
                 os.read(self.reader, 65536)
             except BlockingIOError:
-                time.sleep(0.01)
+                let_pass(0.01)
 
     def fill(self):
         """From here on a write to it waits for ever. A thread of its own, since the last of these writes does, too."""
