@@ -1,18 +1,15 @@
 # make demo and make test are all that a newcomer types; both install what they need.
-SWIFT_BUILD := swift build -c release
 PYTHON := .venv-test/bin/python
-# System tests wait more than they work: more processes than processors.
-TEST_PROCESSES ?= 4
 # Swift Testing begins all tests at once: by hundreds they keep each other from the processors for as long as timeouts last.
 export SWT_EXPERIMENTAL_MAXIMUM_PARALLELIZATION_WIDTH ?= 16
 
-.PHONY: build install install-files demo test soak bench format lint clean
+.PHONY: build install install-files demo check test soak bench format lint clean
 
 build: ## the release binaries
 	@Deploy/install-dependencies.sh build
-	$(SWIFT_BUILD) --product sluiced
-	$(SWIFT_BUILD) --product sluice
-	$(SWIFT_BUILD) --product sluice-driver
+	swift build -c release --product sluiced
+	swift build -c release --product sluice
+	swift build -c release --product sluice-driver
 
 PREFIX ?= /usr
 
@@ -29,27 +26,16 @@ demo: ## the whole story in one command: a remote disk, mounted, checked, revoke
 	@$(MAKE) --no-print-directory build
 	Deploy/demo.sh
 
-test: $(PYTHON) ## every test, from a fresh clone
-	@Deploy/install-dependencies.sh build test
-	@$(MAKE) --no-print-directory build
-	swift build --build-tests
-	swift test --skip-build
-	$(PYTHON) -m pytest -q -n $(TEST_PROCESSES) --dist loadgroup Tests/system Clients/python/tests
+check: ## a minute, for every edit: tidy, values, simulators with few seeds
+	@python3 Tests/parts.py check
 
-soak: $(PYTHON) ## the long campaigns: hours, where `make test` takes minutes
-	@$(MAKE) --no-print-directory build
-	swift build --build-tests
-	SLUICE_SIMULATION_STEPS=200000000 SLUICE_SIMULATION_SEEDS=2000000 \
-		swift test --skip-build --filter SimulationTests
-	SLUICE_CRASH_KILLS=2000 SLUICE_FUZZ_CHANNELS=20000 \
-		$(PYTHON) -m pytest -q --timeout 36000 Tests/system/test_crash.py Tests/system/test_data_channel.py
-	SLUICE_FUZZ_PEERS=300 swift test --skip-build --filter PeerFuzzTests
-	SLUICE_FUZZ_ANSWERS=5000 $(PYTHON) -m pytest -q --timeout 36000 Tests/system/test_hostile_control.py
-	SLUICE_DRIVER_KILLS=150 $(PYTHON) -m pytest -q -s --timeout 36000 Tests/system/test_isolation.py
-	SLUICE_MODEL_LARGE=1 $(PYTHON) -m pytest -q --timeout 3600 Tests/system/test_model.py
-	SLUICE_SURVIVAL_SECONDS=600 $(PYTHON) -m pytest -q -s --timeout 36000 Tests/system/test_survival.py
-	SLUICE_CRASH_DEPTH=2 SLUICE_CRASH_SAMPLES=3000 \
-		$(PYTHON) -m pytest -q --timeout 36000 Tests/system/crash_consistency
+test: ## every test, from a fresh clone; says at its end what took how long
+	@Deploy/install-dependencies.sh build test
+	@python3 Tests/parts.py test
+
+soak: ## the long campaigns: three hours, where `make test` takes minutes
+	@Deploy/install-dependencies.sh build test
+	@python3 Tests/parts.py soak
 
 $(PYTHON): Tests/system/requirements.txt
 	@Deploy/install-dependencies.sh test
