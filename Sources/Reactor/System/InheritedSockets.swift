@@ -1,3 +1,4 @@
+import CURing
 import Glibc
 
 /// Listening sockets that a service manager made before this process began (`sd_listen_fds(3)`): who connects while the
