@@ -1,3 +1,4 @@
+import CFUSE
 import Core
 import Glibc
 
