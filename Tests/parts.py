@@ -26,7 +26,7 @@ BUILD_TESTS = f"swift build --build-tests --scratch-path {SCRATCH} --disable-ind
 RUN_TESTS = f"{SCRATCH}/debug/SluicePackageTests.xctest --testing-library swift-testing"
 PYTEST = ".venv-test/bin/python -m pytest -q"
 # System tests wait more than they work: more processes than processors.
-PROCESSES = os.environ.get("TEST_PROCESSES", "6")
+PROCESSES = os.environ.get("TEST_PROCESSES", "4")
 # What takes no socket, no device and no second process: milliseconds a test.
 VALUES = "^(TidyTests|CoreTests|WireTests|CapabilityTests|HTTP2Tests|LogsTests|ServicesTests|DriverKitTests)\\."
 

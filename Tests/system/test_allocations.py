@@ -65,14 +65,17 @@ def test_requests_allocate_nothing(tmp_path, library, isolation):
         for rw in ("randwrite", "randread"):
             # Tables grow to what this load needs, once.
             bench(server, node, {}, "--rw", rw, "--iodepth", 32, "--total", 50_000 * 4096)
-            before = counter.value
-            few = bench(server, node, {}, "--rw", rw, "--iodepth", 32, "--total", 20_000 * 4096)
-            between = counter.value
-            many = bench(server, node, {}, "--rw", rw, "--iodepth", 32, "--total", REQUESTS * 4096)
-            # Both runs connect, open and close: the difference is the requests'.
-            extra = (counter.value - between) - (between - before)
-            assert many - few == REQUESTS - 20_000
-            assert extra < BESIDE, f"{rw}: {extra} allocations for {many - few} requests"
+            # What the server does by itself meanwhile, on a busy machine for longer, adds to that: the least of some.
+            extras = []
+            while len(extras) < 3 and (not extras or extras[-1] >= BESIDE):
+                before = counter.value
+                few = bench(server, node, {}, "--rw", rw, "--iodepth", 32, "--total", 20_000 * 4096)
+                between = counter.value
+                many = bench(server, node, {}, "--rw", rw, "--iodepth", 32, "--total", REQUESTS * 4096)
+                # Both runs connect, open and close: the difference is the requests'.
+                extras.append((counter.value - between) - (between - before))
+                assert many - few == REQUESTS - 20_000
+            assert min(extras) < BESIDE, f"{rw}: {extras} allocations for {many - few} requests"
     finally:
         server.stop()
 
