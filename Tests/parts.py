@@ -19,10 +19,10 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LOGS = ROOT / ".build/logs"
-# `make test` compiles the tests in a folder of their own, while the release binaries are compiled, and without an index.
+# `make test` compiles the tests in a folder of their own, while the release binaries are compiled.
 # `make check` is for edits, and uses the folder of `swift build`.
 SCRATCH = ".build/tests"
-BUILD_TESTS = f"swift build --build-tests --scratch-path {SCRATCH} --disable-index-store"
+BUILD_TESTS = f"swift build --build-tests --scratch-path {SCRATCH}"
 RUN_TESTS = f"{SCRATCH}/debug/SluicePackageTests.xctest --testing-library swift-testing"
 PYTEST = ".venv-test/bin/python -m pytest -q"
 # System tests wait more than they work: more processes than processors.
@@ -74,7 +74,7 @@ CAMPAIGNS = {
     "soak": BUILDS | {
         "sessions": swift("--filter SessionSimulationTests", SLUICE_SIMULATION_SEEDS="400000"),
         "drivers": swift("--filter DriverHostTests.SimulationTests", "sessions", SLUICE_SIMULATION_STEPS="60000000"),
-        "fuzzers": swift("--filter Fuzz", "drivers", SLUICE_FUZZ="50", SLUICE_FUZZ_PEERS="50"),
+        "fuzzers": swift("--filter Fuzz", "drivers", SLUICE_FUZZ_PEERS="50"),
         "crash": pytest("Tests/system/test_crash.py", SLUICE_CRASH_KILLS="2000"),
         "channels": pytest("Tests/system/test_data_channel.py", "crash", SLUICE_FUZZ_CHANNELS="20000"),
         "answers": pytest("Tests/system/test_hostile_control.py", "channels", SLUICE_FUZZ_ANSWERS="5000"),

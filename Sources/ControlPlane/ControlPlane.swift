@@ -37,6 +37,8 @@ public final class ControlPlane: Sendable {
         public var watchdogEnds: UInt64 = 0
         /// The folder under which pools have theirs.
         public var poolsFolder: String
+        /// Whether what a pool of such a driver and settings holds is gone when the server has ended.
+        public var isVolatile: @Sendable (_ driver: String, _ settings: [String: String]) -> Bool
         /// How many capabilities may be on record.
         public var capabilityRecords = CapabilityRecordLimits()
         /// The time of day.
@@ -55,8 +57,10 @@ public final class ControlPlane: Sendable {
         /// A configuration.
         public init(
             authority: Authority, store: RecordStore, services: any ServicePort, events: EventLog,
+            isVolatile: @escaping @Sendable (_ driver: String, _ settings: [String: String]) -> Bool,
             poolsFolder: String, wallClock: any WallClock, random: any RandomSource, logger: Logger
         ) {
+            self.isVolatile = isVolatile
             self.authority = authority
             self.store = store
             self.services = services
@@ -99,6 +103,7 @@ public final class ControlPlane: Sendable {
     let store: RecordStore
     let services: any ServicePort
     let events: EventLog
+    private let volatility: @Sendable (_ driver: String, _ settings: [String: String]) -> Bool
     let sessionKeeper: SessionKeeper?
     let watchdog: ReactorWatchdog?
     let watchdogEnds: UInt64
@@ -126,6 +131,7 @@ public final class ControlPlane: Sendable {
         store = configuration.store
         services = configuration.services
         events = configuration.events
+        volatility = configuration.isVolatile
         sessionKeeper = configuration.sessionKeeper
         watchdog = configuration.watchdog
         watchdogEnds = configuration.watchdogEnds
@@ -138,6 +144,9 @@ public final class ControlPlane: Sendable {
         log = configuration.log
         eventFile = configuration.eventFile
     }
+
+    /// Whether what the pool holds is gone when the server has ended, as its driver says.
+    func isVolatile(_ pool: PoolRecord) -> Bool { volatility(pool.driver, pool.settings) }
 
     /// Whether `start` has returned and `drain` was not called.
     public var isReady: Bool { live.withLock { $0.isReady } }

@@ -106,7 +106,9 @@ public final class DataServer: Sendable {
             acceptor.start()
             return Held(acceptor)
         }
-        guard let acceptor else { return }
+        guard let acceptor else {
+            return logger.error("the data channel does not listen: its first reactor has ended")
+        }
         running.withLock { $0.acceptor = (first, acceptor) }
         logger.info(
             "data channel listens",

@@ -3,6 +3,7 @@ import ControlPlane
 import Core
 import DataPlane
 import DriverKit
+import Drivers
 import Foundation
 import Glibc
 import Logging
@@ -80,8 +81,8 @@ struct Daemon {
         )
         var planeConfiguration = ControlPlane.Configuration(
             authority: authority, store: store, services: services, events: events,
-            poolsFolder: folder.poolsFolder, wallClock: SystemWallClock(), random: SystemRandom(),
-            logger: logger)
+            isVolatile: InstalledDrivers.isVolatile, poolsFolder: folder.poolsFolder,
+            wallClock: SystemWallClock(), random: SystemRandom(), logger: logger)
         planeConfiguration.sessionKeeper = keeper
         planeConfiguration.watchdog = watchdog
         planeConfiguration.watchdogEnds = UInt64(ends)

@@ -186,8 +186,8 @@ final class ControlRig: Sendable {
         services = IOServices(configuration: configuration)
         var planeConfiguration = ControlPlane.Configuration(
             authority: authority, store: store, services: services, events: events,
-            poolsFolder: machine.folder.poolsFolder, wallClock: clock, random: SystemRandom(),
-            logger: logger)
+            isVolatile: InstalledDrivers.isVolatile, poolsFolder: machine.folder.poolsFolder,
+            wallClock: clock, random: SystemRandom(), logger: logger)
         configure(&planeConfiguration)
         plane = ControlPlane(planeConfiguration)
         try await plane.start()

@@ -1,6 +1,8 @@
 import Capability
 import Core
+import DriverKit
 import Reactor
+import Services
 import TLS
 import TestSupport
 import Testing
@@ -33,6 +35,21 @@ struct DataServerTests {
                 #expect(reply.payload == bytes)
             }
             #expect(try client.request(.flush, handle: handle).status == .ok)
+        }
+    }
+
+    @Test func aPoolThatAReactorCannotServeIsNotThereAndCanBeTriedAgain() async throws {
+        try await withServer { server async throws in
+            let pool = PoolDescriptor(name: "second", driver: "test", settings: [:], folder: "")
+            server.driver.state.withLock { $0.refusesQueues = true }
+            for _ in 0..<2 {
+                do throws(StatusError) {
+                    _ = try await server.services.perform(.addPool(pool))
+                    Issue.record("it was started")
+                } catch { #expect(error.status == .busy, "\(error)") }
+            }
+            server.driver.state.withLock { $0.refusesQueues = false }
+            _ = try await server.services.perform(.addPool(pool))
         }
     }
 

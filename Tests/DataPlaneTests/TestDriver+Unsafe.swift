@@ -21,6 +21,8 @@ final class TestDriver: VolumeDriver {
         /// Answers every request with this instead of executing it.
         var failure: Status?
         var queues: [TestQueueLink] = []
+        /// Whether it serves no further reactor.
+        var refusesQueues = false
         var executed: [DriverOpcode] = []
         /// Whether it knows what its blocks are like.
         var isMapped = false
@@ -88,6 +90,7 @@ final class TestDriver: VolumeDriver {
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
     ) throws(StatusError) -> any VolumeQueue {
+        if state.withLock({ $0.refusesQueues }) { throw StatusError(.busy, "no room for another reactor") }
         let queue = TestQueue(
             driver: self, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

@@ -147,9 +147,9 @@ final class SmallestQueue: VolumeQueue {
     func process() {
         var isAnswered = false
         // No more than can be answered: what is left waits in the ring for the next call.
-        while queue.room > 0, let next = queue.next({ open[$0]?.geometry }) {
+        while queue.room > 0, let next = queue.next({ open[$0] }) {
             switch next {
-            case .valid(let request, let opcode): perform(request, opcode)
+            case .valid(let request, let opcode, let volume): perform(request, opcode, volume)
             case .refused(let tag, let status): queue.complete(tag, status, 0)
             }
             isAnswered = true
@@ -157,7 +157,7 @@ final class SmallestQueue: VolumeQueue {
         if isAnswered { onCompletions() }
     }
 
-    private func perform(_ request: DriverRequest, _ opcode: DriverOpcode) {
+    private func perform(_ request: DriverRequest, _ opcode: DriverOpcode, _ volume: SmallestVolume) {
         let buffer = unsafe queue.arena.base + (opcode.hasBuffer ? Int(request.buffer) : 0)
         switch opcode {
         // Nothing here outlives the process, and nothing of it waits to be written.
@@ -168,7 +168,7 @@ final class SmallestQueue: VolumeQueue {
             unsafe map.append(request.length, .allocated)
             return unsafe queue.complete(request.tag, .ok, map.covered, mapBytes: UInt32(map.bytes))
         case .read, .write, .writeZeroes, .discard:
-            unsafe open[request.volume]?.volume.perform(opcode, request, buffer: buffer)
+            unsafe volume.perform(opcode, request, buffer: buffer)
         }
         queue.complete(request.tag, .ok, request.length)
     }

@@ -195,7 +195,7 @@ extension ControlPlane {
     /// write to volumes that have not lost anything with the server.
     func restoreSessions() async throws(Problem) {
         guard let keeper = sessionKeeper else { return }
-        let volatilePools = Set(store.all(PoolRecord.self) { $0.isVolatile }.map(\.record.name))
+        let volatilePools = Set(store.all(PoolRecord.self, where: isVolatile).map(\.record.name))
         let lasting = Set(
             store.all(VolumeRecord.self) { !volatilePools.contains($0.pool) }.map(\.record.id))
         var sessions: [SavedSession] = []
@@ -211,12 +211,5 @@ extension ControlPlane {
             writers[stored.record.volume] = stored.record.writer
         }
         try await perform(.restoreSessions(sessions, writers: writers))
-    }
-}
-
-extension PoolRecord {
-    /// Whether its volumes are gone with the server.
-    var isVolatile: Bool {
-        driver == "memory" || driver == "fault" && settings["driver"] == "memory"
     }
 }

@@ -115,7 +115,7 @@ extension ControlPlane {
             try await perform(
                 .publishVolume(
                     descriptor(of: volume), markers: markers(of: volume.id).map(\.record.id),
-                    contentsLost: pool?.isVolatile == true))
+                    contentsLost: pool.map(isVolatile) == true))
         } catch {
             fault = error.detail
         }
@@ -127,7 +127,7 @@ extension ControlPlane {
 
     /// A volume that was in memory is there again, empty: with a new epoch, so that nobody goes on with what is lost.
     private func refilled(_ volume: VolumeRecord) async -> VolumeRecord {
-        guard let pool = store.get(PoolRecord.self, volume.pool)?.record, pool.isVolatile else {
+        guard let pool = store.get(PoolRecord.self, volume.pool)?.record, isVolatile(pool) else {
             return volume
         }
         do throws(Problem) {

@@ -47,7 +47,7 @@ final class HostReactor: Sendable {
     ) throws(StatusError) {
         let parts = HostQueue.Parts(
             driver: driver, arena: arena, lane: lane, bell: bell, serverBell: serverBell)
-        let served = onThread { side, reactor -> Result<Void, StatusError> in
+        let served = try onThread { side, reactor -> Result<Void, StatusError> in
             guard side.queue == nil else {
                 return .failure(StatusError(.badRequest, "the queue is served already"))
             }
@@ -56,21 +56,22 @@ final class HostReactor: Sendable {
             }
             return .success(())
         }
-        guard let served else { throw StatusError(.driverFailed, "the queue's thread has ended") }
         try served.get()
     }
 
     /// Tells the queue that volumes were opened, resized or closed; returns when it knows.
-    func volumesChanged(_ indices: [UInt32]) {
-        _ = onThread { side, _ in
+    func volumesChanged(_ indices: [UInt32]) throws(StatusError) {
+        try onThread { side, _ in
             for index in indices { side.queue?.volumeChanged(index) }
         }
     }
 
     private func onThread<Value: Sendable>(
         _ body: @escaping @Sendable (Side, Reactor) -> Value
-    ) -> Value? {
+    ) throws(StatusError) -> Value {
         let confined = confined
-        return thread.remote.call { reactor in body(confined.side, reactor) }
+        let answer = thread.remote.call { reactor in body(confined.side, reactor) }
+        guard let answer else { throw StatusError(.driverFailed, "the queue's thread has ended") }
+        return answer
     }
 }

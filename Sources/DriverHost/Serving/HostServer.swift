@@ -73,7 +73,7 @@ final class HostServer {
         case .create(let id, let size): try opened.createVolume(id, size: size)
         case .resize(let id, let size):
             try opened.resizeVolume(id, to: size)
-            changed(openVolumes.filter { $0.value == id }.map(\.key))
+            try changed(openVolumes.filter { $0.value == id }.map(\.key))
         case .delete(let id): try opened.deleteVolume(id)
         case .prepare(let id, let size): return .left(try opened.prepareVolume(id, to: size))
         case .usage: return try volumes(call, try opened.usage())
@@ -84,13 +84,13 @@ final class HostServer {
         case .open(let id, let index):
             let geometry = try opened.openVolume(id, index: index)
             openVolumes[index] = id
-            changed([index])
+            try changed([index])
             return .geometry(
                 size: geometry.size, blockSize: geometry.blockSize, maximumTransfer: geometry.maximumTransfer)
         case .close(let index):
             try opened.closeVolume(index)
             openVolumes[index] = nil
-            changed([index])
+            try changed([index])
         case .configure(let settings): try opened.configure(settings: settings)
         }
         return .nothing
@@ -155,12 +155,12 @@ final class HostServer {
         let serverBell = Doorbell(descriptors.take())
         try reactors[index].serve(
             driver: driver, arena: arena, lane: lane, bell: bell, serverBell: serverBell)
-        reactors[index].volumesChanged(Array(openVolumes.keys))
+        try reactors[index].volumesChanged(Array(openVolumes.keys))
     }
 
     /// Tells every reactor, and returns when all of them know.
-    private func changed(_ indices: [UInt32]) {
-        for reactor in reactors { reactor.volumesChanged(indices) }
+    private func changed(_ indices: [UInt32]) throws(StatusError) {
+        for reactor in reactors { try reactor.volumesChanged(indices) }
     }
 
     private func volumes(

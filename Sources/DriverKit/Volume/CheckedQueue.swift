@@ -1,9 +1,9 @@
 import Core
 
 /// A request as it leaves the submission ring, judged.
-public enum CheckedRequest {
-    /// Its volume is open, its range lies within that, and its buffer within the arena: nothing needs checking after this.
-    case valid(DriverRequest, DriverOpcode)
+public enum CheckedRequest<Volume> {
+    /// This volume is open, the range lies within it, and the buffer within the arena: nothing needs checking after this.
+    case valid(DriverRequest, DriverOpcode, Volume)
     /// It cannot be done: to be completed with this status.
     case refused(tag: UInt64, Status)
 }
@@ -33,15 +33,19 @@ public struct CheckedQueue {
 
     /// Takes the oldest request; nil when there is none. The caller has room for its completion.
     ///
-    /// - Parameter geometry: of the open volume of that index; nil where there is none.
+    /// - Parameter open: the open volume of that index, as the driver knows it, and its geometry; nil where there is none.
     @inlinable
     @inline(__always)
-    public func next(_ geometry: (UInt32) -> VolumeGeometry?) -> CheckedRequest? {
+    public func next<Volume>(
+        _ open: (UInt32) -> (volume: Volume, geometry: VolumeGeometry)?
+    ) -> CheckedRequest<Volume>? {
         guard let request = submissions.pop() else { return nil }
-        guard let geometry = geometry(request.volume) else { return .refused(tag: request.tag, .badHandle) }
+        guard let (volume, geometry) = open(request.volume) else {
+            return .refused(tag: request.tag, .badHandle)
+        }
         let status = geometry.check(request, arenaBytes: arenaBytes)
         guard status == .ok, let opcode = request.opcode else { return .refused(tag: request.tag, status) }
-        return .valid(request, opcode)
+        return .valid(request, opcode, volume)
     }
 
     /// Answers a request that was taken.

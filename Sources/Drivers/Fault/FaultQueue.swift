@@ -87,9 +87,11 @@ final class FaultQueue: VolumeQueue, CompletionTarget, BatchTarget, @unchecked S
         repeat {
             while let completion = inner.completions.pop() { innerCompleted(completion) }
             while let completion = undo.completions.pop() { undoCompleted(completion) }
-            while freeHead >= 0, queue.room > inFlight, let next = queue.next({ volumes[$0]?.geometry }) {
+            while freeHead >= 0, queue.room > inFlight,
+                let next = queue.next({ volumes[$0].map { ($0, $0.geometry) } })
+            {
                 switch next {
-                case .valid(let request, let opcode): admit(request, opcode)
+                case .valid(let request, let opcode, let volume): admit(request, opcode, volume)
                 case .refused(let tag, let status): complete(tag, status, 0)
                 }
             }
@@ -100,8 +102,9 @@ final class FaultQueue: VolumeQueue, CompletionTarget, BatchTarget, @unchecked S
 
     // MARK: Requests
 
-    private func admit(_ request: DriverRequest, _ opcode: DriverOpcode) {
-        guard let volume = volumes[request.volume] else { return complete(request.tag, .badHandle, 0) }
+    private func admit(
+        _ request: DriverRequest, _ opcode: DriverOpcode, _ volume: FaultDriver.OpenVolume
+    ) {
         if volume.openedAtCut != driver.cuts { return complete(request.tag, .ioError, 0) }
         let decision = driver.decide(opcode)
         let index = freeHead

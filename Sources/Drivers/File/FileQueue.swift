@@ -58,11 +58,9 @@ final class FileQueue: VolumeQueue, CompletionTarget, BatchTarget {
 
     func process() {
         guard let target else { return }
-        while freeHead >= 0, queue.room > inFlight, let next = queue.next({ table.geometry($0) }) {
+        while freeHead >= 0, queue.room > inFlight, let next = queue.next({ table.open($0) }) {
             switch next {
-            case .valid(let request, let opcode):
-                guard let slot = table.slot(request.volume) else { continue }
-                begin(request, opcode, slot, target)
+            case .valid(let request, let opcode, let slot): begin(request, opcode, slot, target)
             case .refused(let tag, let status): complete(tag, status, 0)
             }
         }

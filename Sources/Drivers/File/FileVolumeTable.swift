@@ -42,9 +42,11 @@ struct FileVolumeTable {
         return volume
     }
 
-    /// The geometry of the volume that the index names; nil where none is open.
+    /// The slot of the volume that the index names, and its geometry; nil where none is open.
     @inline(__always)
-    func geometry(_ index: UInt32) -> VolumeGeometry? { slot(index).map { self[$0].geometry } }
+    func open(_ index: UInt32) -> (volume: Int, geometry: VolumeGeometry)? {
+        slot(index).map { ($0, self[$0].geometry) }
+    }
 
     mutating func begin(_ slot: Int) { slots[slot]?.inFlight += 1 }
 

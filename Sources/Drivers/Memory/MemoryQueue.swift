@@ -20,9 +20,9 @@ final class MemoryQueue: VolumeQueue {
     func process() {
         var room = queue.room
         let hadRoom = room
-        while room > 0, let next = queue.next({ volumes[$0]?.geometry }) {
+        while room > 0, let next = queue.next({ volumes[$0].map { ($0, $0.geometry) } }) {
             switch next {
-            case .valid(let request, let opcode): perform(request, opcode)
+            case .valid(let request, let opcode, let volume): perform(request, opcode, volume)
             case .refused(let tag, let status): queue.complete(tag, status, 0)
             }
             room -= 1
@@ -31,8 +31,7 @@ final class MemoryQueue: VolumeQueue {
     }
 
     @inline(__always)
-    private func perform(_ request: DriverRequest, _ opcode: DriverOpcode) {
-        guard let volume = volumes[request.volume] else { return queue.complete(request.tag, .badHandle, 0) }
+    private func perform(_ request: DriverRequest, _ opcode: DriverOpcode, _ volume: MemoryVolume) {
         // The check vouches for the buffers of these; other operations have none.
         if opcode == .blockStatus {
             var map = unsafe BlockMapWriter(
