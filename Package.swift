@@ -222,8 +222,8 @@ let package = Package(
         .testTarget(
             name: "SessionSimulationTests",
             dependencies: [
-                "TestSupport", "Simulation", "Services", "SluiceClient", "Capability", "DriverKit", "Reactor",
-                "Wire",
+                "TestSupport", "Simulation", "Services", "DataPlane", "SluiceClient", "Capability",
+                "DriverKit", "Reactor", "Wire",
                 "Core",
                 logging,
             ],

@@ -135,6 +135,43 @@ extension RateLimits: Codable {
     }
 }
 
+extension SessionClaim: Codable {
+    private enum Key: String, CodingKey {
+        case volume
+        case since
+        case capability
+        case subject
+        case nodeEpoch
+        case resourceEpoch
+        case expiry
+    }
+
+    /// Reads all fields.
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.container(keyedBy: Key.self)
+        self.init(
+            volume: try container.decode(Identifier.self, forKey: .volume),
+            since: try container.decode(UInt64.self, forKey: .since),
+            capability: try container.decode(Identifier.self, forKey: .capability),
+            subject: try container.decode(Identifier.self, forKey: .subject),
+            nodeEpoch: try container.decode(UInt64.self, forKey: .nodeEpoch),
+            resourceEpoch: try container.decode(UInt64.self, forKey: .resourceEpoch),
+            expiry: try container.decode(UInt64.self, forKey: .expiry))
+    }
+
+    /// Writes all fields.
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: Key.self)
+        try container.encode(volume, forKey: .volume)
+        try container.encode(since, forKey: .since)
+        try container.encode(capability, forKey: .capability)
+        try container.encode(subject, forKey: .subject)
+        try container.encode(nodeEpoch, forKey: .nodeEpoch)
+        try container.encode(resourceEpoch, forKey: .resourceEpoch)
+        try container.encode(expiry, forKey: .expiry)
+    }
+}
+
 private func invalid(_ what: String, _ text: String, _ decoder: any Decoder) -> DecodingError {
     .dataCorrupted(
         DecodingError.Context(codingPath: decoder.codingPath, debugDescription: "\(text) is not \(what)"))

@@ -2,38 +2,6 @@ import Core
 
 /// A session of the data channel that may write, so that it and its claims outlive the server.
 public struct SessionRecord: Record, Hashable {
-    /// A volume that it may write to, and by what authority.
-    public struct Claim: Codable, Sendable, Hashable {
-        /// The volume's id.
-        public let volume: Identifier
-        /// Unix seconds since when.
-        public let since: UInt64
-        /// The capability's id.
-        public let capability: Identifier
-        /// The node that it was issued to.
-        public let subject: Identifier
-        /// That node's epoch in it.
-        public let nodeEpoch: UInt64
-        /// The volume's epoch in it.
-        public let resourceEpoch: UInt64
-        /// Unix seconds of its end.
-        public let expiry: UInt64
-
-        /// A claim.
-        public init(
-            volume: Identifier, since: UInt64, capability: Identifier, subject: Identifier, nodeEpoch: UInt64,
-            resourceEpoch: UInt64, expiry: UInt64
-        ) {
-            self.volume = volume
-            self.since = since
-            self.capability = capability
-            self.subject = subject
-            self.nodeEpoch = nodeEpoch
-            self.resourceEpoch = resourceEpoch
-            self.expiry = expiry
-        }
-    }
-
     /// `sessions/`
     public static let prefix = "sessions/"
     /// The session's id.
@@ -56,14 +24,14 @@ public struct SessionRecord: Record, Hashable {
     /// Who began it, as its client says; nil if it does not.
     public let instance: Identifier?
     /// At least one.
-    public let claims: [Claim]
+    public let claims: [SessionClaim]
     /// Of the machine's run, `/proc/sys/kernel/random/boot_id`: what was not flushed does not outlive that.
     public let bootID: String
 
     /// A record.
     public init(
         id: Identifier, secret: String, thumbprint: Digest32, clientName: String, peerAddress: String,
-        since: UInt64, node: Identifier?, instance: Identifier?, claims: [Claim], bootID: String
+        since: UInt64, node: Identifier?, instance: Identifier?, claims: [SessionClaim], bootID: String
     ) {
         self.id = id
         self.secret = secret

@@ -10,7 +10,8 @@ import TLS
 /// What the control plane needs of the data side.
 public protocol ServicePort: Sendable {
     /// Performs an action; see `IOServices.perform`.
-    func perform(_ action: ServiceAction) async throws(StatusError) -> ServiceOutcome
+    @discardableResult
+    func perform<Answer: Sendable>(_ action: ServiceAction<Answer>) async throws(StatusError) -> Answer
 }
 
 extension IOServices: ServicePort {}

@@ -20,8 +20,8 @@ public struct DataServerError: Error, Sendable, CustomStringConvertible {
 public final class DataServer: Sendable {
     private struct Running {
         var threads: [ReactorThread] = []
-        var shards: [(remote: ReactorRemote, shard: Held<DataShard>)] = []
-        var acceptor: (remote: ReactorRemote, acceptor: Held<Acceptor>)?
+        var shards: [(remote: ReactorRemote, shard: Confined<DataShard>)] = []
+        var acceptor: (remote: ReactorRemote, acceptor: Confined<Acceptor>)?
         var addresses: [SocketAddress] = []
         var listeners: [Int32] = []
         var loads: [ShardLoad] = []
@@ -104,7 +104,7 @@ public final class DataServer: Sendable {
                 reactor: reactor, listeners: listeners, destinations: destinations,
                 connectionsMax: options.connectionsMax, logger: logger)
             acceptor.start()
-            return Held(acceptor)
+            return Confined(acceptor)
         }
         guard let acceptor else {
             return logger.error("the data channel does not listen: its first reactor has ended")
@@ -181,7 +181,7 @@ public final class DataServer: Sendable {
         reactorOptions.receiveBufferCount = options.receiveBufferCount
         reactorOptions.pollNanoseconds = options.pollNanoseconds
         reactorOptions.cpu = number < options.cpus.count ? options.cpus[number] : nil
-        let answer = OneShot<Result<Held<DataShard>, StatusError>>()
+        let answer = OneShot<Result<Confined<DataShard>, StatusError>>()
         let (services, tls, options) = (services, running.withLock { $0.tls } ?? tls, options)
         let thread: ReactorThread
         do throws(ReactorError) {
@@ -190,7 +190,7 @@ public final class DataServer: Sendable {
                     let shard = DataShard(
                         reactor: reactor, services: try services.makeShard(reactor: reactor), tls: tls,
                         options: options, load: load, configuration: services.configuration)
-                    answer.give(.success(Held(shard)))
+                    answer.give(.success(Confined(shard)))
                 } catch { answer.give(.failure(error)) }
             }
         } catch { throw DataServerError(message: "\(error)") }
@@ -208,15 +208,5 @@ public final class DataServer: Sendable {
         await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
             if !remote.post({ body { continuation.resume() } }) { continuation.resume() }
         }
-    }
-}
-
-/// A value of one reactor's thread on its way through others.
-struct Held<Value>: @unchecked Sendable {
-    // SAFETY: it is made on the reactor's thread and its value used only by work posted to the same reactor.
-    let value: Value
-
-    init(_ value: Value) {
-        self.value = value
     }
 }

@@ -4,7 +4,6 @@ import DriverKit
 import Logging
 import Reactor
 import Synchronization
-import Wire
 
 /// The I/O server's services: pools, volumes, nodes, sessions, and who may do what.
 ///
@@ -147,11 +146,11 @@ public final class IOServices: Sendable {
 
     var verifier: CapabilityVerifier { state.withLock { $0.verifier } }
 
-    /// Has the driver open a volume, on the pool's thread; `completion` is called there.
+    /// Has the driver open a resource, on the pool's thread; `completion` is called there.
     func openOnDriver(
-        _ admission: Admission, completion: @escaping @Sendable (Result<VolumeGeometry, StatusError>) -> Void
+        _ admission: Admission, completion: @escaping @Sendable (Result<ResourceForm, StatusError>) -> Void
     ) {
-        let id = admission.volume.id
+        let id = admission.resource
         let pool = admission.pool
         let isQueued = pool.worker.post(isOfClient: true) { [self] in
             do throws(StatusError) {
@@ -161,25 +160,5 @@ public final class IOServices: Sendable {
         if !isQueued {
             completion(.failure(StatusError(.busy, "too much work waits for the pool's driver")))
         }
-    }
-
-    /// Opens a volume unless it is open. On the pool's thread.
-    func open(_ id: Identifier, in pool: Pool) throws(StatusError) -> VolumeGeometry {
-        let known = state.withLock { $0.directory.volumes[id] }
-        guard let known, !known.isGoing else { throw StatusError(.notFound, "there is no such volume") }
-        if let geometry = known.geometry { return geometry }
-        var geometry = try pool.driver.openVolume(id, index: known.index)
-        if let blockSize = known.descriptor.blockSize {
-            guard geometry.blockSize <= blockSize else {
-                pool.driver.closeVolume(known.index)
-                throw StatusError(
-                    .notSupported,
-                    "the volume has blocks of \(blockSize) bytes, and what its pool lies on takes none below"
-                        + " \(geometry.blockSize)")
-            }
-            geometry.blockSize = blockSize
-        }
-        state.withLock { $0.directory.volumes[id]?.geometry = geometry }
-        return geometry
     }
 }

@@ -3,7 +3,7 @@ import Core
 /// What a request asks for. The raw values are part of the protocol; `rule` is the table of their properties.
 @frozen
 public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
-    // Every kind of resource: 1 to 0xff.
+    // `OpcodeKind.control`: every kind of resource.
 
     /// Negotiates the channel; its first request.
     case hello = 1
@@ -18,7 +18,7 @@ public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
     /// Does nothing: shows that both sides live.
     case ping = 6
 
-    // Volumes: 0x100 to 0x1ff.
+    // `OpcodeKind.volume`.
 
     /// Reads bytes.
     case read = 0x100
@@ -54,6 +54,16 @@ public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
         case .compareAndWrite: "COMPARE_AND_WRITE"
         case .copyRange: "COPY_RANGE"
         case .blockStatus: "BLOCK_STATUS"
+        }
+    }
+
+    /// What it is for: the family that its number lies in.
+    @inlinable
+    public var kind: OpcodeKind {
+        switch self {
+        case .hello, .open, .stat, .renew, .close, .ping: .control
+        case .read, .write, .writeZeroes, .discard, .flush, .compareAndWrite, .copyRange, .blockStatus:
+            .volume
         }
     }
 
@@ -94,6 +104,20 @@ public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
         }
     }
 
+    /// Whether the answer of a request for `count` bytes that succeeded may have a payload of so many bytes.
+    @inlinable
+    public func mayReply(bytes: UInt32, count: UInt32) -> Bool {
+        switch self {
+        case .read: bytes == count
+        case .hello: bytes >= UInt32(HelloReply.byteCountMin) && bytes <= UInt32(HelloReply.byteCountMax)
+        case .open, .stat, .renew: bytes == UInt32(ResourceState.byteCount)
+        case .blockStatus:
+            bytes > 0 && bytes <= UInt32(Limits.blockStatusBytesMax)
+                && bytes % UInt32(BlockExtent.byteCount) == 0
+        case .close, .ping, .write, .writeZeroes, .discard, .flush, .compareAndWrite, .copyRange: bytes == 0
+        }
+    }
+
     /// The bytes of payload that a valid request of this opcode carries where they follow from `count`; 0 where
     /// there is none, or a structure.
     @inlinable
@@ -102,6 +126,39 @@ public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
         case .covered: count
         case .coveredTwice: 2 * count
         case .none, .body, .structure, .optionalBody: 0
+        }
+    }
+}
+
+/// What opcodes are for: a family for the channel itself, and one for each kind of resource.
+@frozen
+public enum OpcodeKind: UInt8, Sendable, CaseIterable, Hashable {
+    /// The channel, and handles of whatever kind: HELLO, OPEN, STAT, RENEW, CLOSE, PING.
+    case control = 0
+    /// Volumes.
+    case volume = 1
+
+    /// The numbers that opcodes of the family may have.
+    public var numbers: ClosedRange<UInt16> {
+        let first = UInt16(rawValue) << 8
+        return max(first, 1)...first + 0xff
+    }
+
+    /// Whether it is of the channel, and of handles of whatever kind.
+    @inlinable
+    public var isControl: Bool {
+        switch self {
+        case .control: true
+        case .volume: false
+        }
+    }
+
+    /// The kind of resource whose handles take these requests; nil where that is no matter.
+    @inlinable
+    public var resource: ResourceKind? {
+        switch self {
+        case .control: nil
+        case .volume: .volume
         }
     }
 }

@@ -92,19 +92,7 @@ public struct ReplyHeader: Sendable, Hashable {
         guard self.sequence == sequence else { return .wrongSequence }
         guard self.opcode == opcode.rawValue else { return .wrongOpcode }
         guard status == Status.ok.rawValue else { return nil }
-        let isRightLength =
-            switch opcode {
-            case .read: length == count
-            case .hello:
-                length >= UInt32(HelloReply.byteCountMin) && length <= UInt32(HelloReply.byteCountMax)
-            case .open, .stat, .renew: length == UInt32(ResourceState.byteCount)
-            case .blockStatus:
-                length > 0 && length <= UInt32(Limits.blockStatusBytesMax)
-                    && length % UInt32(BlockExtent.byteCount) == 0
-            case .close, .ping, .write, .writeZeroes, .discard, .flush, .compareAndWrite, .copyRange:
-                length == 0
-            }
-        return isRightLength ? nil : .wrongLength
+        return opcode.mayReply(bytes: length, count: count) ? nil : .wrongLength
     }
 }
 

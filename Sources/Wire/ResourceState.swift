@@ -4,9 +4,7 @@ import Core
 ///
 /// | bytes | field |
 /// |---|---|
-/// | 0..<8 | size of the resource, in bytes |
-/// | 8..<12 | block size: offsets and counts are multiples of it |
-/// | 12..<16 | largest transfer of one READ or WRITE, in bytes |
+/// | 0..<16 | what only its kind has: `VolumeShape` for a volume |
 /// | 16..<20 | rights of the handle |
 /// | 20 | kind of resource |
 /// | 21 | access mode: 0 single-writer, 1 multi-reader, 2 shared |
@@ -23,16 +21,10 @@ public struct ResourceState: Sendable, Hashable {
     /// The payload's length, in bytes.
     public static let byteCount = 112
 
-    /// The size of the resource, in bytes.
-    public var size: UInt64
-    /// Offsets and counts of requests are multiples of this: a power of two, in bytes.
-    public var blockSize: UInt32
-    /// The most bytes of one READ or WRITE.
-    public var transferBytesMax: UInt32
+    /// What only its kind has.
+    public var shape: ResourceShape
     /// What the handle may do.
     public var rights: Rights
-    /// The kind of resource.
-    public var kind: ResourceKind
     /// How many sessions may write.
     public var accessMode: AccessMode
     /// The bytes that the handle may touch; it may end after the resource.
@@ -47,21 +39,20 @@ public struct ResourceState: Sendable, Hashable {
     public var epoch: UInt64
     /// Ceilings that the server enforces.
     public var limits: IOLimits
-    /// Rises when the volume gets another writer than its last one; 0 before the first.
+    /// Rises when the resource gets another writer than its last one; 0 before the first.
     public var writerGeneration: UInt64
+
+    /// The kind of resource.
+    public var kind: ResourceKind { shape.kind }
 
     /// A state from its fields.
     public init(
-        size: UInt64, blockSize: UInt32, transferBytesMax: UInt32, rights: Rights, kind: ResourceKind,
-        accessMode: AccessMode, range: ByteRange, expiry: UInt64, resource: Identifier,
-        capability: Identifier,
-        epoch: UInt64, limits: IOLimits = .none, writerGeneration: UInt64 = 0
+        shape: ResourceShape, rights: Rights, accessMode: AccessMode, range: ByteRange, expiry: UInt64,
+        resource: Identifier, capability: Identifier, epoch: UInt64, limits: IOLimits = .none,
+        writerGeneration: UInt64 = 0
     ) {
-        self.size = size
-        self.blockSize = blockSize
-        self.transferBytesMax = transferBytesMax
+        self.shape = shape
         self.rights = rights
-        self.kind = kind
         self.accessMode = accessMode
         self.range = range
         self.expiry = expiry
@@ -77,30 +68,25 @@ public struct ResourceState: Sendable, Hashable {
     /// - Throws: `badFrame` for anything that no right server sends.
     public init(bytes: [UInt8]) throws(StatusError) {
         var reader = ByteReader(bytes)
-        guard bytes.count == ResourceState.byteCount, let size = reader.read(UInt64.self),
-            let block = reader.read(UInt32.self), let transfer = reader.read(UInt32.self),
-            let rights = reader.read(UInt32.self), let kind = reader.read(UInt8.self),
-            let mode = reader.read(UInt8.self), let reserved = reader.read(UInt16.self),
-            let start = reader.read(UInt64.self), let length = reader.read(UInt64.self),
-            let expiry = reader.read(UInt64.self), let resource = reader.readIdentifier(),
-            let capability = reader.readIdentifier(), let epoch = reader.read(UInt64.self),
-            let iops = reader.read(UInt64.self), let bandwidth = reader.read(UInt64.self),
-            let generation = reader.read(UInt64.self)
+        guard bytes.count == ResourceState.byteCount, let first = reader.read(UInt64.self),
+            let second = reader.read(UInt64.self), let rights = reader.read(UInt32.self),
+            let kind = reader.read(UInt8.self), let mode = reader.read(UInt8.self),
+            let reserved = reader.read(UInt16.self), let start = reader.read(UInt64.self),
+            let length = reader.read(UInt64.self), let expiry = reader.read(UInt64.self),
+            let resource = reader.readIdentifier(), let capability = reader.readIdentifier(),
+            let epoch = reader.read(UInt64.self), let iops = reader.read(UInt64.self),
+            let bandwidth = reader.read(UInt64.self), let generation = reader.read(UInt64.self)
         else { throw StatusError(.badFrame, "the description of the resource is not 112 bytes long") }
-        guard reserved == 0, size <= Limits.volumeBytesMax, let knownKind = ResourceKind(rawValue: kind),
+        guard reserved == 0, let knownKind = ResourceKind(rawValue: kind),
             let knownMode = AccessMode(wire: mode), let range = ByteRange(offset: start, length: length)
         else { throw StatusError(.badFrame, "the description of the resource holds impossible values") }
         guard Rights(rawValue: rights).isSubset(of: .all) else {
             throw StatusError(.badFrame, "the description of the resource names a right that does not exist")
         }
-        guard block >= 1, block <= 65536, block & (block - 1) == 0, transfer >= block,
-            transfer <= UInt32(Limits.payloadBytesMax),
-            knownKind != .volume || size.isMultiple(of: UInt64(block))
-        else { throw StatusError(.badFrame, "the resource's block size or largest transfer is impossible") }
         self.init(
-            size: size, blockSize: block, transferBytesMax: transfer, rights: Rights(rawValue: rights),
-            kind: knownKind, accessMode: knownMode, range: range, expiry: expiry, resource: resource,
-            capability: capability, epoch: epoch,
+            shape: try ResourceShape(knownKind, first, second), rights: Rights(rawValue: rights),
+            accessMode: knownMode, range: range, expiry: expiry, resource: resource, capability: capability,
+            epoch: epoch,
             limits: IOLimits(iops: iops == 0 ? nil : iops, bytesPerSecond: bandwidth == 0 ? nil : bandwidth),
             writerGeneration: generation)
     }
@@ -108,9 +94,9 @@ public struct ResourceState: Sendable, Hashable {
     /// The payload's bytes.
     public var bytes: [UInt8] {
         var writer = ByteWriter(capacity: ResourceState.byteCount)
-        writer.write(size)
-        writer.write(blockSize)
-        writer.write(transferBytesMax)
+        let (first, second) = shape.words
+        writer.write(first)
+        writer.write(second)
         writer.write(rights.rawValue)
         writer.write(kind.rawValue)
         writer.write(accessMode.wire)
@@ -125,6 +111,116 @@ public struct ResourceState: Sendable, Hashable {
         writer.write(limits.bytesPerSecond ?? 0)
         writer.write(writerGeneration)
         return writer.bytes
+    }
+}
+
+/// What a resource has that others of its kind have, and other kinds have not: two words of its state.
+public enum ResourceShape: Sendable, Hashable {
+    case volume(VolumeShape)
+    /// Of a kind whose shape this version does not know.
+    case other(ResourceKind, UInt64, UInt64)
+
+    /// The kind of resource.
+    public var kind: ResourceKind {
+        switch self {
+        case .volume: .volume
+        case .other(let kind, _, _): kind
+        }
+    }
+
+    fileprivate init(_ kind: ResourceKind, _ first: UInt64, _ second: UInt64) throws(StatusError) {
+        switch kind {
+        case .volume: self = .volume(try VolumeShape(first, second))
+        case .fileset, .endpoint: self = .other(kind, first, second)
+        }
+    }
+
+    fileprivate var words: (UInt64, UInt64) {
+        switch self {
+        case .volume(let shape): shape.words
+        case .other(_, let first, let second): (first, second)
+        }
+    }
+}
+
+/// The shape of a volume.
+///
+/// | bytes | field |
+/// |---|---|
+/// | 0..<8 | size, in bytes |
+/// | 8..<12 | block size: offsets and counts are multiples of it |
+/// | 12..<16 | largest transfer of one READ or WRITE, in bytes |
+public struct VolumeShape: Sendable, Hashable {
+    /// Bytes.
+    public var size: UInt64
+    /// Offsets and counts of requests are multiples of this: a power of two, in bytes.
+    public var blockSize: UInt32
+    /// The most bytes of one READ or WRITE.
+    public var transferBytesMax: UInt32
+
+    /// A shape.
+    public init(size: UInt64, blockSize: UInt32, transferBytesMax: UInt32) {
+        self.size = size
+        self.blockSize = blockSize
+        self.transferBytesMax = transferBytesMax
+    }
+
+    fileprivate init(_ first: UInt64, _ second: UInt64) throws(StatusError) {
+        size = first
+        blockSize = UInt32(truncatingIfNeeded: second)
+        transferBytesMax = UInt32(truncatingIfNeeded: second >> 32)
+        guard size <= Limits.volumeBytesMax else {
+            throw StatusError(.badFrame, "the description of the volume holds an impossible size")
+        }
+        guard blockSize >= 1, blockSize <= 65536, blockSize & (blockSize - 1) == 0,
+            transferBytesMax >= blockSize, transferBytesMax <= UInt32(Limits.payloadBytesMax),
+            size.isMultiple(of: UInt64(blockSize))
+        else { throw StatusError(.badFrame, "the volume's block size or largest transfer is impossible") }
+    }
+
+    fileprivate var words: (UInt64, UInt64) { (size, UInt64(transferBytesMax) << 32 | UInt64(blockSize)) }
+}
+
+extension ResourceState {
+    /// The state of a volume's handle from its fields.
+    public init(
+        size: UInt64, blockSize: UInt32, transferBytesMax: UInt32, rights: Rights, accessMode: AccessMode,
+        range: ByteRange, expiry: UInt64, resource: Identifier, capability: Identifier, epoch: UInt64,
+        limits: IOLimits = .none, writerGeneration: UInt64 = 0
+    ) {
+        self.init(
+            shape: .volume(
+                VolumeShape(size: size, blockSize: blockSize, transferBytesMax: transferBytesMax)),
+            rights: rights, accessMode: accessMode, range: range, expiry: expiry, resource: resource,
+            capability: capability, epoch: epoch, limits: limits, writerGeneration: writerGeneration)
+    }
+
+    /// The shape of the volume that it is of; of another kind of resource, one without any bytes. Setting it does nothing
+    /// then.
+    public var volume: VolumeShape {
+        get {
+            if case .volume(let shape) = shape { return shape }
+            return VolumeShape(size: 0, blockSize: 1, transferBytesMax: 1)
+        }
+        set { if case .volume = shape { shape = .volume(newValue) } }
+    }
+
+    /// The volume's size, in bytes.
+    public var size: UInt64 {
+        get { volume.size }
+        set { volume.size = newValue }
+    }
+
+    /// The volume's block size: offsets and counts of requests are multiples of it, in bytes.
+    public var blockSize: UInt32 {
+        get { volume.blockSize }
+        set { volume.blockSize = newValue }
+    }
+
+    /// The most bytes of one READ or WRITE of the volume.
+    public var transferBytesMax: UInt32 {
+        get { volume.transferBytesMax }
+        set { volume.transferBytesMax = newValue }
     }
 }
 

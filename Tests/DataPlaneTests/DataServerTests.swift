@@ -128,9 +128,7 @@ struct DataServerTests {
             let handles = (try first.open(capability), try second.open(capability))
             #expect(try first.write(handles.0, at: 0, pattern(4096)) == .ok)
             #expect(try second.read(handles.1, at: 0, 4096).payload == pattern(4096))
-            guard case .sessions(let sessions) = try await server.services.perform(.listSessions) else {
-                return
-            }
+            let sessions = try await server.services.perform(.listSessions)
             #expect(sessions.count == 1)
             #expect(sessions.first?.channels == 2)
             #expect(sessions.first?.openVolumes.count == 2)

@@ -167,9 +167,7 @@ extension TestServer {
     /// Returns when the sessions are as `condition` wants; each look goes through every reactor.
     func waitForSessions(_ condition: ([SessionInfo]) -> Bool) async throws {
         try await untilTrue {
-            guard case .sessions(let sessions) = try await services.perform(.listSessions) else {
-                return false
-            }
+            let sessions = try await services.perform(.listSessions)
             return condition(sessions)
         }
     }

@@ -105,7 +105,7 @@ import Testing
 
     @Test func openingAgainEarnsNothing() {
         var budgets = RateBudgets()
-        let subject = RateSubject.volume(Identifier.zero)
+        let subject = RateSubject.resource(Identifier.zero)
         let limits = RateLimits(iops: 10)
         var passed = 0
         for _ in 0..<100 {

@@ -144,7 +144,7 @@ import Testing
         let index = table.slots.popReply()
         #expect(index == 0 && table.slots.unanswered == 0)
         #expect(
-            table.slots[0].status == Status.noSpace.rawValue && table.slots[0].value == 7
+            table.slots[0].status == .noSpace && table.slots[0].value == 7
                 && table.slots[0].detail == 9)
         table.slots.release(0)
         #expect(table.replay(0, 1), "that reply may have been lost as well")

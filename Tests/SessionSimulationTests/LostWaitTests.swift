@@ -173,7 +173,7 @@ struct LostWaitTests {
         } else {
             scene.poolWorks = false
             let id = scene.world.volume.id
-            scene.server.services.state.withLock { $0.directory.volumes[id]?.geometry = nil }
+            scene.server.services.state.withLock { $0.directory.resources[id]?.volume?.geometry = nil }
         }
         scene.open(peer)
         return isWaiting(scene) ? peer : nil

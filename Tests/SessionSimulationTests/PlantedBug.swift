@@ -120,8 +120,8 @@ extension SimulatedServer {
             for shard in shards {
                 for case let channel? in shard.channels.all {
                     for position in channel.handles.positions(where: {
-                        $0.denial == .ok && $0.expiry <= world.serverClock.now()
-                    }) { channel.handles[position].deadline = 0 }
+                        $0.authority.denial == .ok && $0.authority.terms.expiry <= world.serverClock.now()
+                    }) { channel.handles[position].authority.terms.deadline = 0 }
                 }
             }
         default: break

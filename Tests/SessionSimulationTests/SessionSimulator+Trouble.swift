@@ -117,7 +117,7 @@ extension SessionSimulator {
         case .disconnect:
             guard let session = client.session else { return }
             note("administrator disconnects", client.number)
-            let action: ServiceAction =
+            let action: ServiceAction<Void> =
                 bug == .disconnectEndsSessions
                 ? .endSession(session, reason: "test") : .disconnectSession(session, reason: "test")
             take(action, server) { _ in false }
@@ -138,7 +138,9 @@ extension SessionSimulator {
     }
 
     /// Takes authority away, and holds the server to its word.
-    private func take(_ action: ServiceAction, _ server: SimulatedServer, _ isMeant: (Grant) -> Bool) {
+    private func take<Answer>(
+        _ action: ServiceAction<Answer>, _ server: SimulatedServer, _ isMeant: (Grant) -> Bool
+    ) {
         let meant = ending(isMeant)
         if bug == .fenceDoesNotWait { over(meant) }
         let hidden = bug == .fenceMissesReactor && server.calls == 0 ? server.hideShard() : nil

@@ -3,6 +3,7 @@ import Services
 import Simulation
 import Wire
 
+@testable import DataPlane
 @testable import Reactor
 
 /// A connection without TLS: two streams of bytes, and the server's end of it.
@@ -49,7 +50,9 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
     private var channel: ServiceChannel?
     private var phase = Phase.greeting
     private var part = Part.header
-    private var header = RequestHeader(opcode: 0)
+    private var request = ResourceRequest(opcode: 0, operation: nil)
+    private var limits = FrameLimits.greeting
+    private var frames = MessageFrames()
     private var isFlushScheduled = false
     private var closingSince: UInt64 = 0
 
@@ -136,7 +139,7 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
             guard toServer.count >= Limits.headerBytes,
                 let header = RequestHeader(bytes: toServer.take(Limits.headerBytes))
             else { return false }
-            self.header = header
+            request = ResourceRequest(header, limits)
             accept()
         case .payload(let slot, let left):
             guard let channel, toServer.count > 0 else { return false }
@@ -149,8 +152,8 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
             part = left > count ? .payload(slot: slot, left: left - count) : .header
             if left == count { shard.payloadArrived(channel, slot: slot) }
         case .body:
-            guard let channel, toServer.count >= Int(header.length) else { return false }
-            let body = toServer.take(Int(header.length))
+            guard let channel, toServer.count >= Int(request.payloadBytes) else { return false }
+            let body = toServer.take(Int(request.payloadBytes))
             part = .header
             bodyArrived(channel, body)
         case .skip(let left):
@@ -166,12 +169,12 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
     private func accept() {
         guard let channel else { return }
         if phase == .greeting {
-            guard header.validate(.greeting) == .ok else { return server.world.fail("no valid HELLO") }
+            guard request.verdict == .ok else { return server.world.fail("no valid HELLO") }
             part = .body
             return
         }
-        let length = Int(header.length)
-        switch shard.accept(channel, header) {
+        let length = Int(request.payloadBytes)
+        switch shard.accept(channel, request) {
         case .done: part = .header
         case .skip: part = length > 0 ? .skip(left: length) : .header
         case .body: part = .body
@@ -183,18 +186,24 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
         }
     }
 
-    private func bodyArrived(_ channel: ServiceChannel, _ body: [UInt8]) {
+    private func bodyArrived(_ channel: ServiceChannel, _ bytes: [UInt8]) {
+        let body = RequestBody(bytes, of: request.operation)
         if phase == .open {
-            if [Opcode.open, .renew].contains(header.knownOpcode) { server.world.asks(client) }
-            return shard.control(channel, header, body: body)
+            if [Opcode.open, .renew].contains(request.operation) { server.world.asks(client) }
+            return shard.control(channel, request, body)
         }
-        switch shard.hello(channel, header, body: body) {
-        case .accepted: phase = .open
+        switch shard.hello(channel, request, body) {
+        case .accepted: established(channel)
         case .refused: close()
         case .undecided:
             phase = .resuming
             part = .held
         }
+    }
+
+    private func established(_ channel: ServiceChannel) {
+        phase = .open
+        limits = .established(payloadBytesMax: channel.maximumPayload)
     }
 
     func channelHasOutput() { scheduleFlush() }
@@ -208,7 +217,7 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
     func channelMustSkip(slot: UInt16) {
         switch part {
         case .payload(slot, let left): part = .skip(left: left)
-        case .body where header.slot == slot: part = .skip(left: Int(header.length))
+        case .body where request.slot == slot: part = .skip(left: Int(request.payloadBytes))
         default: break
         }
     }
@@ -234,8 +243,8 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
 
     func channelWasGreeted(isAccepted: Bool) {
         guard phase == .resuming else { return }
-        guard isAccepted else { return close() }
-        phase = .open
+        guard isAccepted, let channel else { return close() }
+        established(channel)
         part = .header
     }
 
@@ -250,13 +259,13 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
         isFlushScheduled = false
         guard let channel, phase != .closed, phase != .lingering else { return }
         while toClient.count < SimulatedConnection.windowBytes {
-            if let frame = shard.takeFrame(channel) {
-                if let header = ReplyHeader(bytes: frame),
-                    header.opcode == Opcode.open.rawValue, header.knownStatus == .ok
+            if let message = shard.takeMessage(channel) {
+                if case .answer(let answer, _) = message, answer.opcode == Opcode.open.rawValue,
+                    answer.status == .ok
                 {
                     server.world.takes(client)
                 }
-                toClient.append(frame)
+                toClient.append(frames.frame(message))
                 continue
             }
             guard let reply = unsafe shard.takeReply(channel) else {
@@ -266,9 +275,9 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
                 }
                 break
             }
-            toClient.append(unsafe reply.header.bytes)
+            toClient.append(unsafe ReplyHeader(reply.answer, length: reply.payload.count).bytes)
             toClient.append(unsafe Array(reply.payload))
-            unsafe shard.release(channel, slot: reply.slot)
+            unsafe shard.release(channel, slot: reply.answer.slot)
         }
         if isClientClosed { toClient.cut(to: 0) }
     }

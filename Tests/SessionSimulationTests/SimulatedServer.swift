@@ -64,7 +64,7 @@ final class SimulatedServer {
     }
 
     /// Performs an action to its end, before anything else happens.
-    private func set(_ action: ServiceAction) {
+    private func set(_ action: ServiceAction<Void>) {
         perform(action) { [world] result in
             if case .failure(let error) = result { world.fail("setting up: \(error)") }
         }
@@ -78,11 +78,11 @@ final class SimulatedServer {
     }
 
     /// Begins an action; `completion` is called in a later step.
-    func perform(
-        _ action: ServiceAction, _ completion: @escaping (Result<ServiceOutcome, StatusError>) -> Void
+    func perform<Answer>(
+        _ action: ServiceAction<Answer>, _ completion: @escaping (Result<Answer, StatusError>) -> Void
     ) {
         calls += 1
-        let end = Unshared { [self] (result: Result<ServiceOutcome, StatusError>) in
+        let end = Unshared { [self] (result: Result<Answer, StatusError>) in
             calls -= 1
             completion(result)
         }
@@ -121,7 +121,7 @@ final class SimulatedServer {
         let (sessions, kept, writers) = services.state.withLock { state in
             (
                 state.directory.sessions.sessions.count, state.directory.sessions.keptChannels,
-                state.directory.volumes.values.reduce(0) { $0 + $1.writers.count }
+                state.directory.resources.values.reduce(0) { $0 + $1.writers.count }
             )
         }
         if sessions > 0 || kept > 0 || writers > 0 {

@@ -125,7 +125,7 @@ final class WaitScene {
         settle()
     }
 
-    func perform(_ action: ServiceAction) {
+    func perform<Answer>(_ action: ServiceAction<Answer>) {
         server.perform(action) { _ in }
         while server.jobs.runNext() {}
     }

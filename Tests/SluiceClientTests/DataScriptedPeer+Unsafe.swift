@@ -228,7 +228,7 @@ final class PeerConnection {
     static func volume(size: UInt64 = 1 << 20) -> ResourceState {
         ResourceState(
             size: size, blockSize: 512, transferBytesMax: 1 << 20, rights: [.read, .write, .discard, .flush],
-            kind: .volume, accessMode: .singleWriter, range: ByteRange(offset: 0, length: size)!,
+            accessMode: .singleWriter, range: ByteRange(offset: 0, length: size)!,
             expiry: 4_000_000_000,
             resource: Identifier(high: 5, low: 6), capability: Identifier(high: 7, low: 8), epoch: 1)
     }

@@ -62,6 +62,14 @@ import Testing
         ("Thread.sleep", "waiting is a timer of a reactor"),
     ]
 
+    /// Words that a target does not say, and why.
+    static let refusedWords: [String: (words: [String], why: String)] = [
+        "Services": (
+            ["RequestHeader", "ReplyHeader", "FrameLimits", "headerBytes"],
+            "a front end makes requests of its protocol, and its protocol of answers"
+        )
+    ]
+
     struct Source {
         let target: String
         let path: String
@@ -130,6 +138,17 @@ import Testing
                 for (pattern, why) in Self.bannedCalls
                 where line.contains(pattern) {
                     Issue.record("\(source.path):\(number + 1): \(pattern): \(why)")
+                }
+            }
+        }
+    }
+
+    @Test func noTargetSaysWhatIsAnothers() throws {
+        for source in try Self.sources(below: "Sources") {
+            guard let (words, why) = Self.refusedWords[source.target] else { continue }
+            for (number, line) in source.lines.enumerated() {
+                for word in words where line.contains(word) {
+                    Issue.record("\(source.path):\(number + 1): \(word): \(why)")
                 }
             }
         }

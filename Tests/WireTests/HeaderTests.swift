@@ -12,13 +12,24 @@ import Wire
             let hasBody = [.body, .structure, .optionalBody].contains(rule.payload)
             #expect(hasBody == (rule.bodyBytesMax > 0), "\(opcode.name)")
             #expect(rule.payload != .covered || rule.covers == .transfer, "\(opcode.name)")
-            #expect(rule.rights.isEmpty == (opcode.rawValue < 0x100), "\(opcode.name)")
+            #expect(rule.rights.isEmpty == (opcode.kind == .control), "\(opcode.name)")
+            #expect(opcode.kind.numbers.contains(opcode.rawValue), "\(opcode.name)")
             #expect(Int(rule.bodyBytesMax) <= Limits.payloadBytesMin, "\(opcode.name)")
             #expect(Int(rule.replyBytesMax) <= Limits.payloadBytesMin, "\(opcode.name)")
             #expect(rule.countMax == .max || rule.covers == .range, "\(opcode.name)")
             #expect(
                 opcode.payloadBytes(count: 4) == [.covered: 4, .coveredTwice: 8][rule.payload, default: 0])
         }
+    }
+
+    @Test func everyKindOfOpcodeHasNumbersAndAResourceOfItsOwn() {
+        let kinds = OpcodeKind.allCases
+        for (index, kind) in kinds.enumerated() {
+            #expect(!kinds[..<index].contains { $0.numbers.overlaps(kind.numbers) })
+            #expect((kind.resource == nil) == (kind == .control))
+        }
+        #expect(Set(kinds.compactMap(\.resource)).count == kinds.count - 1)
+        #expect(OpcodeKind.control.numbers == 1...0xff && OpcodeKind.volume.numbers == 0x100...0x1ff)
     }
 
     @Test func aRequestIsAcceptedUpToTheNegotiatedPayloadAndNotBeyond() {

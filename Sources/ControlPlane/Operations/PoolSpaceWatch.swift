@@ -137,9 +137,7 @@ extension ControlPlane {
         let now = wallClock.now()
         var seen = WatchedSpace(since: now)
         do throws(Problem) {
-            guard case .space(let space) = try await perform(.poolSpace(pool.name)) else {
-                throw Problem(.internalError, "the services answered something else than a pool's space")
-            }
+            let space = try await perform(.poolSpace(pool.name))
             seen.space = space
             seen.state = SpaceState(space, provisioned: provisioned(in: pool.name), now: now)
         } catch {

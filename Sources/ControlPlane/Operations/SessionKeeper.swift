@@ -152,25 +152,16 @@ extension SessionRecord {
             id: session.id, secret: Hex.encode(session.secret.copied), thumbprint: session.thumbprint,
             clientName: session.clientName, peerAddress: session.peerAddress, since: session.since,
             node: session.node, instance: session.instance == .zero ? nil : session.instance,
-            claims: session.claims.map {
-                Claim(
-                    volume: $0.volume, since: $0.since, capability: $0.capability, subject: $0.subject,
-                    nodeEpoch: $0.nodeEpoch, resourceEpoch: $0.resourceEpoch, expiry: $0.expiry)
-            }, bootID: bootID)
+            claims: session.claims, bootID: bootID)
     }
 
     /// The session with those of its claims that `isKept` lets through; nil when none is left.
-    func session(claims isKept: (Claim) -> Bool) -> SavedSession? {
+    func session(claims isKept: (SessionClaim) -> Bool) -> SavedSession? {
         let claims = claims.filter(isKept)
         guard !claims.isEmpty, let secret = Hex.decode(secret) else { return nil }
         return SavedSession(
             id: id, secret: SecretBytes(secret), thumbprint: thumbprint, clientName: clientName,
-            peerAddress: peerAddress, since: since, node: node, instance: instance ?? .zero,
-            claims: claims.map {
-                SavedSession.Claim(
-                    volume: $0.volume, since: $0.since, capability: $0.capability, subject: $0.subject,
-                    nodeEpoch: $0.nodeEpoch, resourceEpoch: $0.resourceEpoch, expiry: $0.expiry)
-            })
+            peerAddress: peerAddress, since: since, node: node, instance: instance ?? .zero, claims: claims)
     }
 }
 

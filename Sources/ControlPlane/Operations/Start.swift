@@ -131,8 +131,8 @@ extension ControlPlane {
             return volume
         }
         do throws(Problem) {
-            guard case .volumes(let there) = try await perform(.volumesOnDevice(pool.name)),
-                there[volume.id] == nil, let stored = store.get(VolumeRecord.self, volume.name)
+            let there = try await perform(.volumesOnDevice(pool.name))
+            guard there[volume.id] == nil, let stored = store.get(VolumeRecord.self, volume.name)
             else { return volume }
             var empty = stored.record
             empty.epoch += 1

@@ -32,7 +32,7 @@ extension ControlPlane {
 
     /// Asks the services.
     @discardableResult
-    func perform(_ action: ServiceAction) async throws(Problem) -> ServiceOutcome {
+    func perform<Answer: Sendable>(_ action: ServiceAction<Answer>) async throws(Problem) -> Answer {
         do throws(StatusError) { return try await services.perform(action) } catch { throw Problem(error) }
     }
 }

@@ -38,13 +38,12 @@ extension ControlPlane {
                 if let fault = live.withLock({ $0.poolFaults[operation.pool] }) {
                     throw Problem(.busy, "pool \(operation.pool) does not run: \(fault)")
                 }
-                let outcome = try await perform(.prepareVolume(operation.volume, to: operation.size))
-                switch outcome {
+                switch try await perform(.prepareVolume(operation.volume, to: operation.size)) {
                 case .preparing(let left) where left > 0:
                     live.withLock { $0.operations.advance(operation, left: left) }
-                case .geometry(let geometry):
+                case .made(let geometry):
                     return try await finishMaking(operation, blockSize: geometry.blockSize)
-                default: return try await finishGrowth(operation)
+                case .preparing: return try await finishGrowth(operation)
                 }
             } catch {
                 guard error.code == .busy else { return await fail(operation, error) }
@@ -142,10 +141,7 @@ extension ControlPlane {
     func prepare(_ volume: Identifier, to size: UInt64) async throws(Problem) -> UInt64 {
         var left = UInt64.max
         for _ in 0...Limits.preparationsAtOnce where left > 0 {
-            guard case .preparing(let rest) = try await perform(.prepareVolume(volume, to: size)) else {
-                throw Problem(.internalError, "the services answered something else than what is left")
-            }
-            left = rest
+            left = try await perform(.prepareVolume(volume, to: size)).left
         }
         return left
     }

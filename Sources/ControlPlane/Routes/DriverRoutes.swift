@@ -76,9 +76,7 @@ extension ControlPlane {
                     .deviceFailed, "pool \(name) does not run: \(fault)",
                     expected: "POST /v1/pools/\(name)/restart first")
             }
-            guard case .pause(let nanoseconds) = try await perform(.upgradeDriver(name)) else {
-                throw Problem(.internalError, "the services answered something else than a pause")
-            }
+            let nanoseconds = try await perform(.upgradeDriver(name))
             let pause = Milliseconds.text(nanoseconds)
             audit("driver upgraded", context, ["pool": name, "pauseMilliseconds": pause])
             let body = JSONValue.object(["pool": .string(name), "pauseMilliseconds": .number(pause)])
@@ -91,10 +89,7 @@ extension ControlPlane {
     /// By pool: how its driver host is; nil for a driver that runs in the server. A pool that did not start is not
     /// there.
     func driverHosts() async throws(Problem) -> [String: DriverHostReport?] {
-        guard case .driverHosts(let hosts) = try await perform(.driverHosts) else {
-            throw Problem(.internalError, "the services answered something else than driver hosts")
-        }
-        return hosts
+        try await perform(.driverHosts)
     }
 
     /// How a pool is, as far as that can be told without asking its driver.

@@ -42,11 +42,8 @@ extension ControlPlane {
             }
             let marker = MarkerRecord(
                 id: .random(using: random), name: name, volume: volume.record.id, createdAt: wallClock.now())
-            guard
-                case .markers(let infos) = try await perform(
-                    .createMarker(marker.id, volume: volume.record.id))
-            else { throw Problem(.internalError, "the services answered something else than a marker") }
-            let body = json(marker, of: volume.record, infos.first)
+            let info = try await perform(.createMarker(marker.id, volume: volume.record.id))
+            let body = json(marker, of: volume.record, info)
             let response = ControlResponse(
                 status: .created, json: body, location: "/v1/volumes/\(context.name)/markers/\(name)")
             do throws(Problem) {
@@ -108,7 +105,7 @@ extension ControlPlane {
 
     /// What the services know of a volume's markers; nothing while it cannot be used.
     private func markerInfos(of volume: VolumeRecord) async -> [Identifier: MarkerInfo] {
-        guard case .markers(let infos)? = try? await perform(.volumeMarkers(volume.id)) else { return [:] }
+        guard let infos = try? await perform(.volumeMarkers(volume.id)) else { return [:] }
         return Dictionary(uniqueKeysWithValues: infos.map { ($0.id, $0) })
     }
 

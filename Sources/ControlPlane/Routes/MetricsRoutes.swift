@@ -81,8 +81,7 @@ extension ControlPlane {
     private func statisticsInTime() async -> Statistics? {
         let services = services
         return await ControlPlane.inTime(seconds: 1) {
-            guard case .statistics(let found) = try? await services.perform(.statistics) else { return nil }
-            return found
+            try? await services.perform(.statistics)
         }
     }
 

@@ -26,9 +26,7 @@ extension ControlPlane {
         }
         let tag = volume.entityTag
         let isAtRest = live.withLock { $0.operations.underWay(on: volume.id) == nil }
-        guard case .writers(let writers) = try await perform(.volumeWriters(volume.id)) else {
-            throw Problem(.internalError, "the services answered something else than writers")
-        }
+        let writers = try await perform(.volumeWriters(volume.id))
         let trouble = trouble(of: volume, try await driverHosts())
         guard writers.isEmpty, trouble == nil else {
             return ControlResponse(status: .ok, json: json(volume, writers, trouble), tag: tag)
@@ -80,12 +78,11 @@ extension ControlPlane {
             let intent = try await begin(IntentRecord(.createVolume, volume: volume), requiring: pool)
             do throws(Problem) {
                 switch try await perform(.createVolume(descriptor(of: volume))) {
-                case .geometry(let geometry): volume.blockSize = geometry.blockSize
+                case .made(let geometry): volume.blockSize = geometry.blockSize
                 case .preparing(let left):
                     volume.state = .preparing
                     making = LongOperation(making: volume)
                     making?.left = left
-                default: throw Problem(.internalError, "the services answered something else than a volume")
                 }
             } catch {
                 await undoCreate(intent)
@@ -279,10 +276,7 @@ extension ControlPlane {
                 try changes.put(fenced, over: stored.revision)
             }
             try await commit(changes)
-            guard
-                case .fenced(let sessions) = try await perform(
-                    .fenceVolume(descriptor(of: fenced), reason: words))
-            else { throw Problem(.internalError, "the services answered something else than sessions") }
+            let sessions = try await perform(.fenceVolume(descriptor(of: fenced), reason: words))
             capabilitiesHaveEnded()
             events.append(.volumeFenced, subject: "volume/\(fenced.name)", message: words)
             audit(
@@ -355,10 +349,8 @@ extension ControlPlane {
     }
 
     private func sessionsUsing(_ volume: Identifier) async throws(Problem) -> [SessionInfo] {
-        guard case .sessions(let sessions) = try await perform(.listSessions) else {
-            throw Problem(.internalError, "the services answered something else than sessions")
+        try await perform(.listSessions).filter { session in session.openVolumes.contains { $0.id == volume }
         }
-        return sessions.filter { session in session.openVolumes.contains { $0.id == volume } }
     }
 
     private func begin(

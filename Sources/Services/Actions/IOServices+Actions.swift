@@ -1,66 +1,19 @@
 import Capability
 import Core
-import DriverKit
 import Synchronization
 
 /// What the control plane asks for.
 extension IOServices {
-    /// Performs an action. Never blocks the calling thread; drivers are called on their pool's thread.
-    public func perform(_ action: ServiceAction) async throws(StatusError) -> ServiceOutcome {
-        switch action {
-        case .trust(let keys): trust(keys)
-        case .addPool(let descriptor): try await addPool(descriptor)
-        case .removePool(let name): try await removePool(name)
-        case .setFullPolicy(let name, let policy): try pool(name).set(policy)
-        case .poolSpace(let name): return .space(try await space(of: name))
-        case .driverHosts: return .driverHosts(driverHosts())
-        case .restartDriver(let name): try await restartDriver(of: name)
-        case .upgradeDriver(let name): return .pause(try await upgradeDriver(of: name))
-        case .configurePool(let name, let settings): try await configure(name, settings: settings)
-        case .createVolume(let descriptor): return try await create(descriptor)
-        case .prepareVolume(let id, let size): return try await prepare(id, to: size)
-        case .publishVolume(let descriptor, let markers, let contentsLost):
-            try await restoreMarkers(markers, of: descriptor, contentsLost: contentsLost)
-            try publish(descriptor)
-        case .createMarker(let id, let volume):
-            return .markers([try await createMarker(id, of: volume)])
-        case .deleteMarker(let id, let volume): try await deleteMarker(id, of: volume)
-        case .volumeMarkers(let volume): return .markers(try markerInfos(of: volume))
-        case .sweepMarkers(let known): sweepMarkers(keeping: known)
-        case .resizeVolume(let id, let size): return .geometry(try await resize(id, to: size))
-        case .updateVolume(let descriptor): try await update(descriptor)
-        case .fenceVolume(let descriptor, let reason):
-            return .fenced(try await fence(descriptor, reason: reason))
-        case .volumeWriters(let id): return .writers(state.withLock { $0.directory.writers(of: id) })
-        case .deleteVolume(let id, let pool): try await delete(id, from: pool)
-        case .forgetVolume(let id): try await forget(id)
-        case .volumesOnDevice(let name): return .volumes(try await volumesOnDevice(of: name))
-        case .setNode(let id, let name, let epoch): await setNode(id, name: name, epoch: epoch)
-        case .removeNode(let id): await removeNode(id)
-        case .limitGrant(let id, let limits): await limit(grant: id, limits)
-        case .revokeCapability(let id, let expiry, let reason):
-            try await revoke([(id, expiry)], reason: reason)
-        case .revokeCapabilities(let ends, let reason): try await revoke(ends, reason: reason)
-        case .restoreSessions(let saved, let writers): restore(saved, writers: writers)
-        case .listSessions: return .sessions(await sessions())
-        case .disconnectSession(let id, let reason): try await disconnect(id, reason: reason)
-        case .endSession(let id, let reason): try await endSession(id, reason: reason)
-        case .drain(let drain): await set(drain)
-        case .statistics: return .statistics(await statistics())
-        }
-        return .done
-    }
-
     // MARK: Authority
 
-    private func trust(_ keys: [[UInt8]: [UInt8]]) {
+    func trust(_ keys: [[UInt8]: [UInt8]]) {
         let verifier = CapabilityVerifier(
             issuerKeys: keys, audience: configuration.cluster, signatures: configuration.signatures)
         state.withLock { $0.verifier = verifier }
         configuration.logger.info("signing keys set", metadata: ["count": "\(keys.count)"])
     }
 
-    private func setNode(_ id: Identifier, name: String, epoch: UInt64) async {
+    func setNode(_ id: Identifier, name: String, epoch: UInt64) async {
         let before = state.withLock { state in
             state.directory.nodes.updateValue(Directory.Node(name: name, epoch: epoch), forKey: id)
         }
@@ -71,15 +24,14 @@ extension IOServices {
         await fence(.node(id, keeping: epoch), status: .revoked, reason: reason)
     }
 
-    private func removeNode(_ id: Identifier) async {
+    func removeNode(_ id: Identifier) async {
         let removed = state.withLock { $0.directory.nodes.removeValue(forKey: id) }
         let name = removed?.name ?? id.hex
         configuration.logger.notice("node removed", metadata: ["node": "\(name)", "id": "\(id)"])
         await fence(.node(id, keeping: nil), status: .revoked, reason: "node \(name) was removed")
     }
 
-    private func revoke(_ ends: [(id: Identifier, expiry: UInt64)], reason: String) async throws(StatusError)
-    {
+    func revoke(_ ends: [(id: Identifier, expiry: UInt64)], reason: String) async throws(StatusError) {
         let now = self.now
         let isHeld = state.withLock { state in
             let past = state.cautiousClock.now(wall: now.wall, monotonic: now.life)
@@ -106,7 +58,7 @@ extension IOServices {
         }
     }
 
-    private func disconnect(_ id: Identifier, reason: String) async throws(StatusError) {
+    func disconnect(_ id: Identifier, reason: String) async throws(StatusError) {
         guard state.withLock({ $0.directory.sessions.sessions[id] != nil }) else {
             throw StatusError(.notFound, "there is no session \(id)")
         }
@@ -121,7 +73,7 @@ extension IOServices {
         }
     }
 
-    private func endSession(_ id: Identifier, reason: String) async throws(StatusError) {
+    func endSession(_ id: Identifier, reason: String) async throws(StatusError) {
         let words =
             "\(reason). Its node may begin a new one at once: 'sluice grant delete' keeps it out"
         guard withDirectory({ $0.endSession(id, why: words) }) else {
@@ -186,14 +138,14 @@ extension IOServices {
 
     // MARK: Reports
 
-    private func statistics() async -> Statistics {
+    func statistics() async -> Statistics {
         var total = Statistics()
         for part in await fromEveryShard({ $0.currentStatistics }) { total.add(part) }
         total.sessions = state.withLock { $0.directory.sessions.sessions.count }
         return total
     }
 
-    private func sessions() async -> [SessionInfo] {
+    func sessions() async -> [SessionInfo] {
         let parts = await fromEveryShard { $0.sessionParts }
         return state.withLock { state in
             let directory = state.directory
@@ -206,7 +158,7 @@ extension IOServices {
                     disconnectedSince: session.lostAt?.wall)
                 info.claims = directory.claims(of: session)
                 for part in parts.compactMap({ $0[session.id] }) {
-                    info.add(part) { directory.volumes[$0]?.descriptor.name ?? "" }
+                    info.add(part) { directory.resources[$0]?.name ?? "" }
                 }
                 return info
             }.sorted { ($0.since, $0.id) < ($1.since, $1.id) }

@@ -3,19 +3,17 @@ import Reactor
 
 /// The budgets that reactors share.
 extension IOServices {
-    /// A volume's budget for one more reactor; nil while it has no ceilings.
-    func acquireBudget(ofVolume volume: Identifier, now: UInt64) -> RateBudget? {
+    /// A resource's budget for one more reactor; nil while it has no ceilings.
+    func acquireBudget(ofResource id: Identifier, now: UInt64) -> RateBudget? {
         state.withLock { state in
-            guard let limits = state.directory.volumes[volume]?.descriptor.limits, !limits.isUnlimited else {
-                return nil
-            }
-            return state.budgets.acquire(.volume(volume), limits, now: now)
+            guard let limits = state.directory.resources[id]?.limits, !limits.isUnlimited else { return nil }
+            return state.budgets.acquire(.resource(id), limits, now: now)
         }
     }
 
-    /// Whether a volume has ceilings now.
-    func isLimited(_ volume: Identifier) -> Bool {
-        state.withLock { $0.directory.volumes[volume]?.descriptor.limits.isUnlimited == false }
+    /// Whether a resource has ceilings now.
+    func isLimited(_ id: Identifier) -> Bool {
+        state.withLock { $0.directory.resources[id]?.limits.isUnlimited == false }
     }
 
     /// A subject's budget for one more reactor.
@@ -35,12 +33,12 @@ extension IOServices {
         state.withLock { $0.budgets.budget(of: subject) }
     }
 
-    /// Puts the ceilings of a volume in force on every reactor; I/O goes on.
-    func limit(_ volume: Identifier, _ limits: RateLimits) async {
+    /// Puts the ceilings of a resource in force on every reactor; I/O goes on.
+    func limit(_ id: Identifier, _ limits: RateLimits) async {
         let now = SystemClock.monotonic()
-        state.withLock { $0.budgets.replace(.volume(volume), limits, now: now) }
+        state.withLock { $0.budgets.replace(.resource(id), limits, now: now) }
         await onEveryShard { shard, done in
-            shard.volumeLimitsChanged(volume)
+            shard.resourceLimitsChanged(id)
             done()
         }
     }

@@ -1,6 +1,5 @@
 import Capability
 import Core
-import DriverKit
 import Wire
 
 /// Sessions and claims, for shards. The lock is held for a look at tables; what follows of it is done outside.
@@ -36,7 +35,7 @@ extension IOServices {
             state.directory.changedSessions.removeAll(keepingCapacity: true)
             if let store = configuration.sessionStore {
                 for id in state.directory.changedWriters {
-                    store.save(volume: id, state.directory.volumes[id]?.writer)
+                    store.save(volume: id, state.directory.resources[id]?.writer)
                 }
             }
             state.directory.changedWriters.removeAll(keepingCapacity: true)
@@ -167,7 +166,7 @@ extension IOServices {
     func restore(_ saved: [SavedSession], writers: [Identifier: VolumeWriter]) {
         let now = self.now
         let restored = withDirectory { directory in
-            for (id, writer) in writers { directory.volumes[id]?.writer = writer }
+            for (id, writer) in writers { directory.resources[id]?.writer = writer }
             let inOrder = saved.sorted {
                 ($0.claims.map(\.since).max() ?? 0) > ($1.claims.map(\.since).max() ?? 0)
             }
@@ -198,9 +197,9 @@ extension IOServices {
         }
     }
 
-    /// Notes that a channel has a handle that may write to a volume, be it the one that it had before it was lost.
-    func opened(_ volume: Identifier, session: Identifier, channel: UInt16) {
-        withDirectory { $0.claimIsHeld(on: volume, session: session, channel: channel) }
+    /// Notes that a channel has a handle that may write to a resource, be it the one that it had before it was lost.
+    func opened(_ id: Identifier, session: Identifier, channel: UInt16) {
+        withDirectory { $0.claimIsHeld(on: id, session: session, channel: channel) }
     }
 
     func standing(_ capability: EffectiveCapability) -> StatusError? {
@@ -216,34 +215,33 @@ extension IOServices {
 
     /// Has a session write by another capability; `claims` if the handle does not count among the writers yet.
     func renewClaim(
-        of volume: Identifier, session: Identifier, channel: UInt16, by authority: WriteAuthority,
-        claims: Bool
+        of id: Identifier, session: Identifier, channel: UInt16, by terms: CapabilityTerms, claims: Bool
     ) -> Result<Renewal, StatusError> {
         let now = self.now
         return withDirectory { directory in
             if claims,
-                let refusal = directory.claimWriter(of: volume, session: session, by: authority, now: now)
+                let refusal = directory.claimWriter(of: id, session: session, by: terms, now: now)
             {
                 return .failure(refusal)
             }
-            directory.renewClaim(of: volume, session: session, by: authority)
-            if claims { directory.claimIsHeld(on: volume, session: session, channel: channel) }
+            directory.renewClaim(of: id, session: session, by: terms)
+            if claims { directory.claimIsHeld(on: id, session: session, channel: channel) }
             return .success(
                 Renewal(
-                    writerGeneration: directory.volumes[volume]?.writer.generation ?? 0,
+                    writerGeneration: directory.resources[id]?.writer.generation ?? 0,
                     needsSaving: configuration.sessionStore != nil
-                        && directory.needsSaving(session, on: volume)))
+                        && directory.needsSaving(session, on: id)))
         }
     }
 
-    /// The generation of a volume's writer now.
-    func writerGeneration(of volume: Identifier) -> UInt64 {
-        state.withLock { $0.directory.volumes[volume]?.writer.generation ?? 0 }
+    /// The generation of a resource's writer now.
+    func writerGeneration(of id: Identifier) -> UInt64 {
+        state.withLock { $0.directory.resources[id]?.writer.generation ?? 0 }
     }
 
-    /// Calls `body`, on any thread, when a claim and who the volume's writer is outlive the server, or cannot.
+    /// Calls `body`, on any thread, when a claim and who the resource's writer is outlive the server, or cannot.
     func afterSaving(
-        claimOf session: Identifier, on volume: Identifier, generation: UInt64,
+        claimOf session: Identifier, on id: Identifier, generation: UInt64,
         _ body: @escaping @Sendable (StatusError?) -> Void
     ) {
         guard let store = configuration.sessionStore else { return body(nil) }
@@ -254,17 +252,17 @@ extension IOServices {
                         .internalError,
                         "the claim of the session cannot be written down: see the server's log"))
             }
-            state.withLock { $0.directory.claimIsSaved(session, on: volume, generation: generation) }
+            state.withLock { $0.directory.claimIsSaved(session, on: id, generation: generation) }
             body(nil)
         }
     }
 
-    func endClaim(of volume: Identifier, session: Identifier, channel: UInt16, _ end: ClaimEnd) {
-        withDirectory { $0.endClaim(of: volume, session: session, channel: channel, end) }
+    func endClaim(of id: Identifier, session: Identifier, channel: UInt16, _ end: ClaimEnd) {
+        withDirectory { $0.endClaim(of: id, session: session, channel: channel, end) }
     }
 
-    func endLapsed(of volume: Identifier, session: Identifier, channel: UInt16, isLost: Bool) {
-        withDirectory { $0.endLapsed(of: volume, session: session, channel: channel, isLost: isLost) }
+    func endLapsed(of id: Identifier, session: Identifier, channel: UInt16, isLost: Bool) {
+        withDirectory { $0.endLapsed(of: id, session: session, channel: channel, isLost: isLost) }
     }
 
     /// Returns when all changes of sessions until now outlive the server; false when they cannot.
@@ -275,15 +273,15 @@ extension IOServices {
         }
     }
 
-    /// Does what an OPEN has to wait for: has its claim saved, and its volume opened. `completion` is called on any
+    /// Does what an OPEN has to wait for: has its claim saved, and its resource opened. `completion` is called on any
     /// thread.
     func prepare(
         _ admission: Admission, session: Identifier,
-        completion: @escaping @Sendable (Result<VolumeGeometry, StatusError>) -> Void
+        completion: @escaping @Sendable (Result<ResourceForm, StatusError>) -> Void
     ) {
         guard admission.needsSaving else { return open(admission, completion: completion) }
         afterSaving(
-            claimOf: session, on: admission.volume.id, generation: admission.writerGeneration
+            claimOf: session, on: admission.resource, generation: admission.writerGeneration
         ) { [self] error in
             if let error { return completion(.failure(error)) }
             open(admission, completion: completion)
@@ -291,9 +289,9 @@ extension IOServices {
     }
 
     private func open(
-        _ admission: Admission, completion: @escaping @Sendable (Result<VolumeGeometry, StatusError>) -> Void
+        _ admission: Admission, completion: @escaping @Sendable (Result<ResourceForm, StatusError>) -> Void
     ) {
-        if let geometry = admission.geometry { return completion(.success(geometry)) }
+        if admission.form.isOpen { return completion(.success(admission.form)) }
         openOnDriver(admission, completion: completion)
     }
 }

@@ -81,7 +81,7 @@ extension IOServices {
     /// Stops a pool that has no volumes. Nothing of it is under way then but answers that clients have yet to read.
     func removePool(_ name: String) async throws(StatusError) {
         let pool = try locked { state throws(StatusError) -> Pool? in
-            if state.directory.volumes.values.contains(where: { $0.descriptor.pool == name }) {
+            if state.directory.resources.values.contains(where: { $0.pool == name }) {
                 throw StatusError(.busy, "pool \(name) has volumes; delete them first")
             }
             return state.directory.pools.removeValue(forKey: name)
@@ -107,7 +107,7 @@ extension IOServices {
         return try await onDriver(of: pool) { driver throws(StatusError) in try driver.volumes() }
     }
 
-    func create(_ descriptor: VolumeDescriptor) async throws(StatusError) -> ServiceOutcome {
+    func create(_ descriptor: VolumeDescriptor) async throws(StatusError) -> VolumePreparation {
         try check(descriptor.size)
         let pool = try pool(descriptor.pool)
         try await onDriver(of: pool) { driver throws(StatusError) in
@@ -116,9 +116,8 @@ extension IOServices {
         try publish(descriptor)
         // Most are ready at once, and small devices within a moment.
         for _ in 0..<Limits.preparationsAtOnce {
-            if case .geometry(let geometry) = try await prepare(descriptor.id, to: descriptor.size) {
-                return .geometry(geometry)
-            }
+            let preparation = try await prepare(descriptor.id, to: descriptor.size)
+            if case .made = preparation { return preparation }
         }
         return try await prepare(descriptor.id, to: descriptor.size)
     }
@@ -132,18 +131,18 @@ extension IOServices {
 
     /// Has the driver do a part of what the volume still needs to have so many bytes, and opens a volume that is made when
     /// nothing is left.
-    func prepare(_ id: Identifier, to size: UInt64) async throws(StatusError) -> ServiceOutcome {
+    func prepare(_ id: Identifier, to size: UInt64) async throws(StatusError) -> VolumePreparation {
         try check(size)
-        let volume = try volume(id)
-        let pool = try pool(volume.descriptor.pool)
-        return try await pool.worker.run { [self] () throws(StatusError) -> ServiceOutcome in
+        let (known, volume) = try volume(id)
+        let pool = try pool(known.pool)
+        return try await pool.worker.run { [self] () throws(StatusError) -> VolumePreparation in
             // Whoever deleted it meanwhile waits for this thread.
-            guard state.withLock({ $0.directory.volumes[id]?.isGoing }) == false else {
+            guard state.withLock({ $0.directory.resources[id]?.isGoing }) == false else {
                 throw StatusError(.notFound, "the volume is being deleted")
             }
             let left = try pool.driver.prepareVolume(id, to: size)
-            if left > 0 || size > volume.descriptor.size { return .preparing(left: left) }
-            return .geometry(try open(id, in: pool))
+            if left > 0 || size > volume.size { return .preparing(left: left) }
+            return .made(try openGeometry(of: id, in: pool))
         }
     }
 
@@ -152,9 +151,9 @@ extension IOServices {
     }
 
     func resize(_ id: Identifier, to size: UInt64) async throws(StatusError) -> VolumeGeometry {
-        let volume = try volume(id)
+        let (known, _) = try volume(id)
         try check(size)
-        let pool = try pool(volume.descriptor.pool)
+        let pool = try pool(known.pool)
         // Piece by piece, so that others have their turn.
         while try await onDriver(
             of: pool,
@@ -163,7 +162,7 @@ extension IOServices {
             }) > 0
         {}
         let geometry = try await pool.worker.run { [self] () throws(StatusError) in
-            let before = try open(id, in: pool)
+            let before = try openGeometry(of: id, in: pool)
             guard size >= before.size else {
                 throw StatusError(.notSupported, "a volume cannot shrink: it has \(before.size) bytes")
             }
@@ -172,24 +171,26 @@ extension IOServices {
             after.size = size
             let grown = after
             state.withLock { state in
-                state.directory.volumes[id]?.geometry = grown
-                state.directory.volumes[id]?.descriptor.size = size
+                state.directory.resources[id]?.volume?.geometry = grown
+                state.directory.resources[id]?.volume?.size = size
             }
             return grown
         }
         await onEveryShard { shard, done in
-            shard.resized(id, index: volume.index, port: pool.number, size: size)
+            shard.resized(id, index: known.index, port: pool.number, size: size)
             done()
         }
         return geometry
     }
 
     func update(_ descriptor: VolumeDescriptor) async throws(StatusError) {
-        let known = state.withLock { $0.directory.volumes[descriptor.id]?.descriptor.accessMode }
+        let accessMode = state.withLock { $0.directory.resources[descriptor.id]?.accessMode }
         let now = self.now
-        if known != descriptor.accessMode { withDirectory { $0.endCourtesies(on: descriptor.id, now: now) } }
+        if accessMode != descriptor.accessMode {
+            withDirectory { $0.endCourtesies(on: descriptor.id, now: now) }
+        }
         let (epochBefore, limitsBefore) = try locked { state throws(StatusError) in
-            let limits = state.directory.volumes[descriptor.id]?.descriptor.limits
+            let limits = state.directory.resources[descriptor.id]?.limits
             return (try state.directory.update(descriptor), limits)
         }
         if limitsBefore != descriptor.limits { await limit(descriptor.id, descriptor.limits) }
@@ -200,7 +201,7 @@ extension IOServices {
                 "volume": "\(descriptor.name)", "id": "\(descriptor.id)", "epoch": "\(descriptor.epoch)",
             ])
         await fence(
-            .volume(descriptor.id, keeping: descriptor.epoch), status: .revoked,
+            .resource(descriptor.id, keeping: descriptor.epoch), status: .revoked,
             reason: "the volume's epoch changed")
     }
 
@@ -213,7 +214,7 @@ extension IOServices {
                 "volume": "\(descriptor.name)", "id": "\(descriptor.id)", "epoch": "\(descriptor.epoch)",
                 "reason": "\(reason)",
             ])
-        let selector = HandleSelector.volume(descriptor.id, keeping: descriptor.epoch)
+        let selector = HandleSelector.resource(descriptor.id, keeping: descriptor.epoch)
         let parts = SharedList<[Identifier: FencedSession]>()
         let lost = withDirectory { directory in
             let holders = directory.keptHolders(selector)
@@ -249,34 +250,32 @@ extension IOServices {
 
     func forget(_ id: Identifier) async throws(StatusError) {
         let pool = state.withLock { state in
-            state.directory.volumes[id].flatMap { state.directory.pools[$0.descriptor.pool] }
+            state.directory.resources[id].flatMap { state.directory.pools[$0.pool] }
         }
         guard try await endUse(of: id, because: "forgotten", in: pool) != nil else { return }
         withDirectory { $0.unpublish(id) }
     }
 
-    /// Takes a volume away from all its users and closes it; its markers go.
+    /// Takes a resource away from all its users and closes it; its markers go.
     ///
     /// - Returns: its index; nil when it is not published.
     private func endUse(
         of id: Identifier, because word: String, in pool: Pool?
     ) async throws(StatusError) -> UInt32? {
         let known = state.withLock { state in
-            state.directory.volumes[id]?.isGoing = true
-            return state.directory.volumes[id]
+            state.directory.resources[id]?.isGoing = true
+            return state.directory.resources[id]
         }
         guard let known else { return nil }
-        let name = known.descriptor.name
-        configuration.logger.notice("volume \(word)", metadata: ["volume": "\(name)", "id": "\(id)"])
-        await fence(.volume(id, keeping: nil), status: .revoked, reason: "volume \(name) was \(word)")
+        let (kind, name) = (known.kind.name, known.name)
+        configuration.logger.notice("\(kind) \(word)", metadata: ["\(kind)": "\(name)", "id": "\(id)"])
+        await fence(.resource(id, keeping: nil), status: .revoked, reason: "\(kind) \(name) was \(word)")
         guard let pool else { return known.index }
         try await pool.worker.run { [self] () throws(StatusError) in
-            let isOpen = state.withLock { $0.directory.volumes[id]?.geometry != nil }
-            if isOpen { pool.driver.closeVolume(known.index) }
-            state.withLock { $0.directory.volumes[id]?.geometry = nil }
+            close(id, in: pool)
         }
         await onEveryShard { shard, done in
-            shard.volumeClosed(id, index: known.index, port: pool.number)
+            shard.resourceClosed(id, index: known.index, port: pool.number)
             done()
         }
         try await deleteMarkers(of: id, pool: pool)
@@ -292,11 +291,13 @@ extension IOServices {
         return pool
     }
 
-    func volume(_ id: Identifier) throws(StatusError) -> Directory.Volume {
-        guard let volume = state.withLock({ $0.directory.volumes[id] }), !volume.isGoing else {
-            throw StatusError(.notFound, "there is no volume \(id)")
-        }
-        return volume
+    func volume(
+        _ id: Identifier
+    ) throws(StatusError) -> (resource: PublishedResource, volume: PublishedVolume) {
+        guard let known = state.withLock({ $0.directory.resources[id] }), !known.isGoing,
+            let volume = known.volume
+        else { throw StatusError(.notFound, "there is no volume \(id)") }
+        return (known, volume)
     }
 
     func onDriver<Value: Sendable>(
@@ -317,14 +318,14 @@ extension IOServices {
 extension Directory {
     /// Changes name, access mode, limits and epoch of a volume; returns the epoch that it had.
     mutating func update(_ descriptor: VolumeDescriptor) throws(StatusError) -> UInt64 {
-        guard let known = volumes[descriptor.id], !known.isGoing else {
+        guard let known = resources[descriptor.id], !known.isGoing, known.kind == .volume else {
             throw StatusError(.notFound, "there is no volume \(descriptor.id)")
         }
-        guard known.descriptor.pool == descriptor.pool else {
+        guard known.pool == descriptor.pool else {
             throw StatusError(.badRequest, "a volume stays in its pool")
         }
-        guard descriptor.epoch >= known.descriptor.epoch else {
-            throw StatusError(.staleEpoch, "the volume's epoch is \(known.descriptor.epoch) already")
+        guard descriptor.epoch >= known.epoch else {
+            throw StatusError(.staleEpoch, "the volume's epoch is \(known.epoch) already")
         }
         let writersAllowed =
             switch descriptor.accessMode {
@@ -333,24 +334,24 @@ extension Directory {
             case .multiReader: 0
             }
         // A new epoch ends every handle, so that whoever writes now is no obstacle.
-        let isFenced = descriptor.epoch > known.descriptor.epoch
+        let isFenced = descriptor.epoch > known.epoch
         guard isFenced || known.writers.count <= writersAllowed else {
             throw StatusError(
                 .busy,
                 "\(known.writers.count) sessions write to the volume: detach it there, or end them with "
                     + "'sluice session disconnect --end'")
         }
-        volumes[descriptor.id]?.descriptor.name = descriptor.name
-        volumes[descriptor.id]?.descriptor.accessMode = descriptor.accessMode
-        volumes[descriptor.id]?.descriptor.epoch = descriptor.epoch
-        volumes[descriptor.id]?.descriptor.epochReason = descriptor.epochReason
-        volumes[descriptor.id]?.descriptor.limits = descriptor.limits
+        resources[descriptor.id]?.name = descriptor.name
+        resources[descriptor.id]?.accessMode = descriptor.accessMode
+        resources[descriptor.id]?.epoch = descriptor.epoch
+        resources[descriptor.id]?.epochReason = descriptor.epochReason
+        resources[descriptor.id]?.limits = descriptor.limits
         // Who wrote with others before has it alone from now on.
-        if known.descriptor.accessMode == .shared, descriptor.accessMode == .singleWriter,
+        if known.accessMode == .shared, descriptor.accessMode == .singleWriter,
             let only = known.writers.keys.first, known.writers.count == 1
         {
             noteWriter(only, of: descriptor.id)
         }
-        return known.descriptor.epoch
+        return known.epoch
     }
 }

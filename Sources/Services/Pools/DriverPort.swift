@@ -41,8 +41,8 @@ final class DriverPort: BatchTarget {
     private var waiters = RoomWaiters()
     /// What notes changes of its volumes.
     private var markers = MarkerTable()
-    /// Flushes of the server's own, by number, and who waits for them.
-    private var flushes: [UInt64: (Status) -> Void] = [:]
+    /// Flushes of the server's own, and who waits for them.
+    private var flushes: [RequestTag: (Status) -> Void] = [:]
     private var flushesBegun: UInt64 = 0
     /// Let go of by `ServiceShard.stop`, which drops its ports.
     private let shard: ServiceShard
@@ -199,26 +199,27 @@ final class DriverPort: BatchTarget {
 
     /// Takes back the requests among `tags` that the driver has not begun, which never run, and returns them; the
     /// driver is told to leave out the others when it repeats something, and to end them soon.
-    func withdraw(_ tags: Set<UInt64>, status: Status) -> [UInt64] {
+    func withdraw(_ tags: Set<RequestTag>, status: Status) -> [RequestTag] {
         let unstarted = takeBack(tags)
-        if unstarted.count < tags.count { queue?.withdraw(tags, status: status) }
+        if unstarted.count < tags.count { queue?.withdraw(Set(tags.map(\.rawValue)), status: status) }
         return unstarted
     }
 
     /// Takes back the requests among `tags` that the driver has not begun, which never run, and returns them.
-    func takeBack(_ tags: Set<UInt64>) -> [UInt64] {
-        var unstarted: [UInt64] = []
+    func takeBack(_ tags: Set<RequestTag>) -> [RequestTag] {
+        var unstarted: [RequestTag] = []
         // Both ends of the ring are this thread's: once around keeps the order of the others.
         for _ in 0..<submissions.count {
             guard let request = submissions.pop() else { break }
-            if tags.contains(request.tag) {
-                unstarted.append(request.tag)
+            let tag = RequestTag(echo: request.tag)
+            if tags.contains(tag) {
+                unstarted.append(tag)
             } else {
                 let pushed = submissions.push(request)
                 precondition(pushed, "the ring has the room that was just made")
             }
         }
-        unstarted += fair.withdraw(tags.contains)
+        unstarted += fair.withdraw { tags.contains(RequestTag(echo: $0)) }.map { RequestTag(echo: $0) }
         return unstarted
     }
 
@@ -249,8 +250,8 @@ final class DriverPort: BatchTarget {
         // Whoever asks waits for an answer, and not for an administrator.
         if case .quarantined = absence { return done(.quarantined) }
         flushesBegun += 1
-        let tag = UInt64(ServiceShard.ownChannel) << 40 | flushesBegun
-        guard submissions.push(DriverRequest(opcode: .flush, volume: volume, tag: tag)) else {
+        let tag = RequestTag(own: flushesBegun)
+        guard submissions.push(DriverRequest(opcode: .flush, volume: volume, tag: tag.rawValue)) else {
             return done(.busy)
         }
         flushes[tag] = done
@@ -261,7 +262,7 @@ final class DriverPort: BatchTarget {
 
     /// Takes in the end of a request of the server's own; false when it is none.
     func ownCompleted(_ completion: DriverCompletion) -> Bool {
-        guard let done = flushes.removeValue(forKey: completion.tag) else { return false }
+        guard let done = flushes.removeValue(forKey: RequestTag(echo: completion.tag)) else { return false }
         done(Status(rawValue: completion.status) ?? .driverFailed)
         return true
     }

@@ -22,11 +22,6 @@ struct FairQueue {
     private struct Flow {
         var first = none
         var last = none
-        /// The flow that follows in its list.
-        var next = none
-        var isListed = false
-        /// What it may still take before it is another's turn; below 0 after a request that was larger.
-        var deficit = 0
         /// What of it is in the driver.
         var requests = 0
         var bytes = 0
@@ -43,11 +38,6 @@ struct FairQueue {
         var next: Int32
     }
 
-    private struct List {
-        var first = FairQueue.none
-        var last = FairQueue.none
-    }
-
     private static let none: Int32 = -1
 
     private let window: Window
@@ -62,9 +52,7 @@ struct FairQueue {
     private var flows: [Flow] = []
     private var nodes: [Node] = []
     private var freeNode = FairQueue.none
-    /// Flows that wanted nothing lately, and the others, each in order of its turn.
-    private var fresh = List()
-    private var old = List()
+    private var turns = RoundRobin()
     /// Requests that wait.
     private(set) var count = 0
     /// Sessions that have something in the driver.
@@ -87,6 +75,7 @@ struct FairQueue {
     /// Makes room for `flow`; its number is used for one session at a time.
     mutating func prepare(_ flow: UInt32) {
         while flows.count <= Int(flow) { flows.append(Flow()) }
+        turns.prepare(Int(flow))
         meter.prepare(flow)
     }
 
@@ -139,39 +128,23 @@ struct FairQueue {
         flows[index].last = node
         count += 1
         // One whose share is used up is listed when something of it completes.
-        if !flows[index].isListed, hasRoom(index) {
-            flows[index].deficit = min(flows[index].deficit, 0) + Limits.fairQuantumBytes
-            link(index, isFresh: true)
-        }
+        if !turns.isListed(index), hasRoom(index) { turns.enter(index) }
     }
 
     /// The next request for the driver, now in nanoseconds; nil when nothing waits whose session has room in the driver.
     mutating func next(now: UInt64) -> DriverRequest? {
         guard count > 0 else { return nil }
         self.now = now
-        while true {
-            let isFresh = fresh.first != FairQueue.none
-            let first = isFresh ? fresh.first : old.first
-            guard first != FairQueue.none else { return nil }
-            let index = Int(first)
-            guard flows[index].first != FairQueue.none else {
-                unlinkFirst(isFresh)
-                // It is not fresh again before everybody else had a turn.
-                if isFresh { link(index, isFresh: false) }
-                continue
+        while let (index, _) = turns.candidate() {
+            if flows[index].first == FairQueue.none {
+                turns.pass()
+            } else if !hasRoom(index) {
+                turns.leave()
+            } else if turns.isDue() {
+                return take(index)
             }
-            guard hasRoom(index) else {
-                unlinkFirst(isFresh)
-                continue
-            }
-            guard flows[index].deficit > 0 else {
-                flows[index].deficit += Limits.fairQuantumBytes
-                unlinkFirst(isFresh)
-                link(index, isFresh: false)
-                continue
-            }
-            return take(index)
         }
+        return nil
     }
 
     private mutating func take(_ index: Int) -> DriverRequest {
@@ -180,7 +153,7 @@ struct FairQueue {
         flows[index].first = nodes[node].next
         if flows[index].first == FairQueue.none { flows[index].last = FairQueue.none }
         release(node)
-        flows[index].deficit -= bytes + Limits.fairRequestCost
+        turns.charge(bytes + Limits.fairRequestCost, flow: index)
         if flows[index].loneSince > 0 { loneRequests -= 1 }
         let isLone = flows[index].requests == 0 && bytes <= Limits.loneBytesMax
         flows[index].loneSince = isLone ? now : 0
@@ -210,8 +183,8 @@ struct FairQueue {
         flows[index].requests -= 1
         flows[index].bytes -= Int(bytes)
         if flows[index].requests == 0 { flowsInDriver -= 1 }
-        if !flows[index].isListed, flows[index].first != FairQueue.none, hasRoom(index) {
-            link(index, isFresh: false)
+        if !turns.isListed(index), flows[index].first != FairQueue.none, hasRoom(index) {
+            turns.enterAgain(index)
         }
     }
 
@@ -267,30 +240,5 @@ struct FairQueue {
         nodes[node].next = freeNode
         freeNode = Int32(node)
         count -= 1
-    }
-
-    private mutating func link(_ index: Int, isFresh: Bool) {
-        flows[index].isListed = true
-        flows[index].next = FairQueue.none
-        let last = isFresh ? fresh.last : old.last
-        if last != FairQueue.none {
-            flows[Int(last)].next = Int32(index)
-        } else if isFresh {
-            fresh.first = Int32(index)
-        } else {
-            old.first = Int32(index)
-        }
-        if isFresh { fresh.last = Int32(index) } else { old.last = Int32(index) }
-    }
-
-    private mutating func unlinkFirst(_ isFresh: Bool) {
-        let index = Int(isFresh ? fresh.first : old.first)
-        let next = flows[index].next
-        if isFresh { fresh.first = next } else { old.first = next }
-        if next == FairQueue.none {
-            if isFresh { fresh.last = next } else { old.last = next }
-        }
-        flows[index].isListed = false
-        flows[index].next = FairQueue.none
     }
 }

@@ -1,23 +1,23 @@
 import Core
 
-/// Who may write to a volume: claims, which sessions hold by their handles, and by what they had when they lost their
+/// Who may write to a resource: claims, which sessions hold by their handles, and by what they had when they lost their
 /// connections.
 extension Directory {
     /// What a lost channel's handle leaves behind.
     struct KeptClaim {
         /// The channel; nil of a session that has outlived its server.
         let channel: UInt16?
-        let authority: WriteAuthority
+        let terms: CapabilityTerms
     }
 
-    /// A session that may write to a volume.
+    /// A session that may write to a resource.
     struct Writer {
         /// Its handles that can.
         var handles = 0
         /// Unix seconds of the first of them.
         let since: UInt64
         /// The one that ends last.
-        var authority: WriteAuthority
+        var terms: CapabilityTerms
         /// Of channels that were lost.
         var kept: [KeptClaim] = []
         /// Whether the claim outlives the server by now.
@@ -26,62 +26,63 @@ extension Directory {
         /// Whether it stands only until somebody else asks: nothing of it runs, and every capability that it came from
         /// has ended.
         func isCourtesy(_ now: Moment) -> Bool {
-            handles == 0 && kept.allSatisfy { $0.authority.deadline <= now.life }
+            handles == 0 && kept.allSatisfy { $0.terms.deadline <= now.life }
         }
     }
 
     /// Counts one more handle of `session` that may write, or says who is in the way.
     mutating func claimWriter(
-        of id: Identifier, session: Identifier, by authority: WriteAuthority, takesOver: Bool = false,
+        of id: Identifier, session: Identifier, by terms: CapabilityTerms, takesOver: Bool = false,
         now: Moment
     ) -> StatusError? {
-        guard let volume = volumes[id] else { return StatusError(.notFound, "there is no such volume") }
-        if volume.descriptor.accessMode == .singleWriter {
+        guard let resource = resources[id] else { return StatusError(.notFound, "there is no such resource") }
+        if resource.accessMode == .singleWriter {
             endCourtesies(on: id, besides: session, now: now)
             if takesOver { endLostWriters(of: id, likeKeyOf: session) }
             if let other = writers(of: id).first(where: { $0.session != session }) {
-                return StatusError(.writerConflict, conflict(volume.descriptor.name, other))
+                return StatusError(.writerConflict, conflict(resource, other))
             }
         }
-        if volume.writers[session] == nil { noteWriter(session, of: id) }
+        if resource.writers[session] == nil { noteWriter(session, of: id) }
         changeClaim(of: id, session: session) { writer in
-            var changed = writer ?? Writer(since: now.wall, authority: authority)
+            var changed = writer ?? Writer(since: now.wall, terms: terms)
             changed.handles += 1
-            if authority.deadline > changed.authority.deadline { changed.authority = authority }
+            if terms.deadline > changed.terms.deadline { changed.terms = terms }
             writer = changed
         }
         return nil
     }
 
-    /// Notes who has a volume for writing from now on. What a client knows of it holds on as long as the generation is
+    /// Notes who has a resource for writing from now on. What a client knows of it holds on as long as the generation is
     /// the same.
     mutating func noteWriter(_ session: Identifier, of id: Identifier) {
-        guard let volume = volumes[id], let session = sessions.sessions[session] else { return }
+        guard let resource = resources[id], let session = sessions.sessions[session] else { return }
         let instance = session.instance == .zero ? session.id : session.instance
         let holder =
-            volume.descriptor.accessMode == .shared
+            resource.accessMode == .shared
             ? nil : VolumeWriter.Holder(thumbprint: session.thumbprint, instance: instance)
-        guard volume.writer.holder != holder else { return }
-        volumes[id]?.writer = VolumeWriter(generation: volume.writer.generation + 1, holder: holder)
-        volumes[id]?.isWriterSaved = false
+        guard resource.writer.holder != holder else { return }
+        resources[id]?.writer = VolumeWriter(generation: resource.writer.generation + 1, holder: holder)
+        resources[id]?.isWriterSaved = false
         changedWriters.insert(id)
     }
 
-    private func conflict(_ name: String, _ other: WriterInfo) -> String {
+    private func conflict(_ resource: PublishedResource, _ other: WriterInfo) -> String {
+        let kind = resource.kind.name
         let holder = other.nodeName.map { "node \($0)" } ?? "a node that is gone"
         let who =
-            "volume \(name) is being written by \(holder), session \(other.session.hex.prefix(8)), since "
+            "\(kind) \(resource.name) is being written by \(holder), session \(other.session.hex.prefix(8)), since "
             + Timestamp.text(other.since)
         guard let lostAt = other.disconnectedSince else { return who }
         return who
-            + ", which has had no connection since \(Timestamp.text(lostAt)): 'sluice volume fence \(name)' "
-            + "takes the volume away from it"
+            + ", which has had no connection since \(Timestamp.text(lostAt)): 'sluice \(kind) fence \(resource.name)' "
+            + "takes the \(kind) away from it"
     }
 
     /// Ends the sessions that keep `session` from writing, that the same key began and that have no connection.
     private mutating func endLostWriters(of id: Identifier, likeKeyOf session: Identifier) {
         guard let thumbprint = sessions.sessions[session]?.thumbprint else { return }
-        for other in volumes[id]?.writers.keys.filter({ $0 != session }) ?? [] {
+        for other in resources[id]?.writers.keys.filter({ $0 != session }) ?? [] {
             guard let known = sessions.sessions[other], known.thumbprint == thumbprint,
                 known.connectedCount == 0
             else { continue }
@@ -93,7 +94,7 @@ extension Directory {
     mutating func endClaim(of id: Identifier, session: Identifier, channel: UInt16, _ end: ClaimEnd) {
         var isKept = false
         switch end {
-        case .lost(let authority), .lapsed(let authority): isKept = stands(id, authority)
+        case .lost(let terms), .lapsed(let terms): isKept = stands(id, terms)
         case .closed, .undone: break
         }
         changeClaim(of: id, session: session) { writer in
@@ -102,12 +103,12 @@ extension Directory {
             switch end {
             case .undone: break
             case .closed: changed.kept.removeAll { $0.channel == nil || $0.channel == channel }
-            case .lost(let authority), .lapsed(let authority):
+            case .lost(let terms), .lapsed(let terms):
                 changed.kept.removeAll {
-                    $0.channel == channel && $0.authority.capability == authority.capability
+                    $0.channel == channel && $0.terms.capability == terms.capability
                 }
                 if isKept {
-                    changed.kept.append(KeptClaim(channel: channel, authority: authority))
+                    changed.kept.append(KeptClaim(channel: channel, terms: terms))
                 }
             }
             writer = changed
@@ -120,7 +121,7 @@ extension Directory {
     /// channel that was lost without a claim nothing is kept: somebody else may have written.
     mutating func endLapsed(of id: Identifier, session: Identifier, channel: UInt16, isLost: Bool) {
         if isLost {
-            if volumes[id]?.writers[session] == nil { sessions.leaveNothing(of: session, channel: channel) }
+            if resources[id]?.writers[session] == nil { sessions.leaveNothing(of: session, channel: channel) }
         } else {
             changeClaim(of: id, session: session) { $0?.kept.removeAll { $0.channel == channel } }
         }
@@ -129,30 +130,30 @@ extension Directory {
     /// Notes that a handle of a channel has a session's claim: what the channel left behind before is nothing beside it.
     mutating func claimIsHeld(on id: Identifier, session: Identifier, channel: UInt16) {
         sessions[session]?.unopened[channel]?.remove(id)
-        guard volumes[id]?.writers[session]?.handles ?? 0 > 0 else { return }
+        guard resources[id]?.writers[session]?.handles ?? 0 > 0 else { return }
         changeClaim(of: id, session: session) { $0?.kept.removeAll { $0.channel == channel } }
     }
 
     /// Takes in a claim of before a restart of the server, unless another has it. One whose capability has ended meanwhile
     /// stands until somebody else asks: its holder could not renew it.
-    mutating func restore(_ claim: SavedSession.Claim, of session: Identifier, now: Moment) {
-        let authority = WriteAuthority(claim, now: now)
-        guard stands(claim.volume, authority), let volume = volumes[claim.volume],
-            volume.descriptor.accessMode == .shared || volume.writers.isEmpty
+    mutating func restore(_ claim: SessionClaim, of session: Identifier, now: Moment) {
+        let terms = CapabilityTerms(claim, now: now)
+        guard stands(claim.volume, terms), let resource = resources[claim.volume],
+            resource.accessMode == .shared || resource.writers.isEmpty
         else { return }
         changeClaim(of: claim.volume, session: session) { writer in
-            var restored = Writer(since: claim.since, authority: authority)
-            restored.kept = [KeptClaim(channel: nil, authority: authority)]
+            var restored = Writer(since: claim.since, terms: terms)
+            restored.kept = [KeptClaim(channel: nil, terms: terms)]
             restored.isSaved = true
             writer = restored
         }
     }
 
-    /// Notes by what authority a session writes from now on.
-    mutating func renewClaim(of id: Identifier, session: Identifier, by authority: WriteAuthority) {
+    /// Notes by what capability a session writes from now on.
+    mutating func renewClaim(of id: Identifier, session: Identifier, by terms: CapabilityTerms) {
         changeClaim(of: id, session: session) { writer in
-            guard let deadline = writer?.authority.deadline, authority.deadline > deadline else { return }
-            writer?.authority = authority
+            guard let deadline = writer?.terms.deadline, terms.deadline > deadline else { return }
+            writer?.terms = terms
         }
     }
 
@@ -163,9 +164,9 @@ extension Directory {
         }
     }
 
-    /// Forgets what a session's lost channels had of one volume.
-    mutating func dropKeptClaims(of session: Identifier, on volume: Identifier) {
-        changeClaim(of: volume, session: session) { $0?.kept.removeAll() }
+    /// Forgets what a session's lost channels had of one resource.
+    mutating func dropKeptClaims(of session: Identifier, on id: Identifier) {
+        changeClaim(of: id, session: session) { $0?.kept.removeAll() }
     }
 
     /// Takes the claims of lost channels away that `selector` names.
@@ -173,43 +174,43 @@ extension Directory {
         for session in sessions.sessions.values where !session.claims.isEmpty {
             for id in session.claims {
                 endKept(of: session.id, on: id, why: "its authority to write was taken away") {
-                    selector.selects(volume: id, $0)
+                    selector.selects(id, $0)
                 }
             }
         }
     }
 
-    /// Takes the claims to a volume away that stand as a courtesy only: somebody else asks for it.
+    /// Takes the claims to a resource away that stand as a courtesy only: somebody else asks for it.
     mutating func endCourtesies(on id: Identifier, besides session: Identifier? = nil, now: Moment) {
-        let others = volumes[id]?.writers.filter { $0.key != session && $0.value.isCourtesy(now) } ?? [:]
+        let others = resources[id]?.writers.filter { $0.key != session && $0.value.isCourtesy(now) } ?? [:]
+        guard !others.isEmpty, let kind = resources[id]?.kind.name else { return }
         for other in others.keys {
             endKept(
-                of: other, on: id, why: "its capability had ended, and somebody else asked for the volume"
+                of: other, on: id, why: "its capability had ended, and somebody else asked for the \(kind)"
             ) { _ in true }
         }
     }
 
     /// Whether all that a session may write to is a courtesy.
     func isCourtesy(_ session: SessionRegistry.Session, now: Moment) -> Bool {
-        session.claims.allSatisfy { volumes[$0]?.writers[session.id]?.isCourtesy(now) ?? true }
+        session.claims.allSatisfy { resources[$0]?.writers[session.id]?.isCourtesy(now) ?? true }
     }
 
     /// When the last capability ends, or has ended, that a session's claims came from, in nanoseconds.
     func lastDeadline(_ session: SessionRegistry.Session) -> UInt64 {
-        session.claims.reduce(0) { max($0, volumes[$1]?.writers[session.id]?.authority.deadline ?? 0) }
+        session.claims.reduce(0) { max($0, resources[$1]?.writers[session.id]?.terms.deadline ?? 0) }
     }
 
-    /// Takes what lost channels have of a volume away where it has no authority any more. Somebody else may write from
+    /// Takes what lost channels have of a resource away where it has no authority any more. Somebody else may write from
     /// now on: writes without an answer that such a channel's client would repeat must not come after that, so the
     /// channel, or the session that has nothing else, is gone.
     private mutating func endKept(
-        of session: Identifier, on volume: Identifier, why: String,
-        where hasEnded: (WriteAuthority) -> Bool
+        of session: Identifier, on id: Identifier, why: String, where hasEnded: (CapabilityTerms) -> Bool
     ) {
-        let ended = volumes[volume]?.writers[session]?.kept.filter { hasEnded($0.authority) } ?? []
+        let ended = resources[id]?.writers[session]?.kept.filter { hasEnded($0.terms) } ?? []
         guard !ended.isEmpty else { return }
-        changeClaim(of: volume, session: session) { $0?.kept.removeAll { hasEnded($0.authority) } }
-        let isGone = volumes[volume]?.writers[session] == nil
+        changeClaim(of: id, session: session) { $0?.kept.removeAll { hasEnded($0.terms) } }
+        let isGone = resources[id]?.writers[session] == nil
         for claim in ended {
             if let channel = claim.channel {
                 sessions.dropLost(of: session, channel: channel)
@@ -224,24 +225,22 @@ extension Directory {
         if sessions.hasNothingLeft(session) { endSession(session, why: why) }
     }
 
-    /// Whether an authority is still one, whatever the time.
-    private func stands(_ volume: Identifier, _ authority: WriteAuthority) -> Bool {
-        revocations.reason(authority.capability) == nil
-            && nodes[authority.subject]?.epoch == authority.nodeEpoch
-            && volumes[volume]?.descriptor.epoch == authority.resourceEpoch
-            && volumes[volume]?.isGoing == false
+    /// Whether the terms of a capability still hold, whatever the time.
+    private func stands(_ id: Identifier, _ terms: CapabilityTerms) -> Bool {
+        revocations.reason(terms.capability) == nil && nodes[terms.subject]?.epoch == terms.nodeEpoch
+            && resources[id]?.epoch == terms.resourceEpoch && resources[id]?.isGoing == false
     }
 
-    /// Changes a session's claim on a volume; one without a handle and without anything kept is gone.
+    /// Changes a session's claim on a resource; one without a handle and without anything kept is gone.
     private mutating func changeClaim(
         of id: Identifier, session: Identifier, _ change: (inout Writer?) -> Void
     ) {
-        guard volumes[id] != nil else { return }
-        let before = volumes[id]?.writers[session]
+        guard resources[id] != nil else { return }
+        let before = resources[id]?.writers[session]
         var after = before
         change(&after)
         if let writer = after, writer.handles == 0, writer.kept.isEmpty { after = nil }
-        volumes[id]?.writers[session] = after
+        resources[id]?.writers[session] = after
         if (before == nil) != (after == nil) {
             if after == nil {
                 sessions[session]?.claims.remove(id)
@@ -250,27 +249,27 @@ extension Directory {
                 sessions[session]?.claims.insert(id)
             }
             changedSessions.insert(session)
-        } else if before?.authority != after?.authority {
+        } else if before?.terms != after?.terms {
             changedSessions.insert(session)
         }
     }
 
-    /// Who may write to a volume, the oldest first.
+    /// Who may write to a resource, the oldest first.
     func writers(of id: Identifier) -> [WriterInfo] {
-        guard let volume = volumes[id], !volume.writers.isEmpty else { return [] }
-        return volume.writers.map { session, writer in
+        guard let resource = resources[id], !resource.writers.isEmpty else { return [] }
+        return resource.writers.map { session, writer in
             WriterInfo(
                 session: session, nodeName: nodeName(of: session), since: writer.since,
                 disconnectedSince: sessions.sessions[session]?.lostAt?.wall)
         }.sorted { ($0.since, $0.session) < ($1.since, $1.session) }
     }
 
-    /// What a session keeps others from writing to, in order of the volumes' names.
+    /// What a session keeps others from writing to, in order of the resources' names.
     func claims(of session: SessionRegistry.Session) -> [WriteClaim] {
         session.claims.compactMap { id -> WriteClaim? in
-            guard let volume = volumes[id], let writer = volume.writers[session.id] else { return nil }
+            guard let resource = resources[id], let writer = resource.writers[session.id] else { return nil }
             return WriteClaim(
-                volume: volume.descriptor.name, since: writer.since, expiry: writer.authority.expiry)
+                volume: resource.name, since: writer.since, expiry: writer.terms.expiry)
         }.sorted { $0.volume < $1.volume }
     }
 
@@ -279,8 +278,8 @@ extension Directory {
         var holders: Set<Identifier> = []
         for session in sessions.sessions.values {
             let holds = session.claims.contains { id in
-                volumes[id]?.writers[session.id]?.kept.contains {
-                    selector.selects(volume: id, $0.authority)
+                resources[id]?.writers[session.id]?.kept.contains {
+                    selector.selects(id, $0.terms)
                 } ?? false
             }
             if holds { holders.insert(session.id) }

@@ -146,7 +146,7 @@ extension Directory {
 
     /// Drops what only the registry's entry of a session pointed to.
     private mutating func forget(_ session: SessionRegistry.Session, why: String?) {
-        for id in session.claims { volumes[id]?.writers[session.id] = nil }
+        for id in session.claims { resources[id]?.writers[session.id] = nil }
         changedSessions.insert(session.id)
         let owner =
             session.node.map { "of node \(nodes[$0]?.name ?? $0.hex)" } ?? "of a client that opened nothing"

@@ -2,28 +2,11 @@ import Capability
 import Core
 import DriverKit
 
-/// What the whole server knows of pools, volumes, nodes, revocations and sessions, as plain values.
+/// What the whole server knows of pools, resources, nodes, revocations and sessions, as plain values.
 ///
 /// It decides and has no side effects; `IOServices` keeps it under a lock. It is looked at when something is
 /// opened, renewed or changed, never for a request on a handle.
 struct Directory {
-    /// A published volume.
-    struct Volume {
-        var descriptor: VolumeDescriptor
-        /// The number that the driver knows it by, unique in its pool while the volume exists.
-        let index: UInt32
-        /// Its shape, once the driver has opened it.
-        var geometry: VolumeGeometry?
-        /// Sessions that may write; kept in every access mode.
-        var writers: [Identifier: Writer] = [:]
-        /// Who writes, or did last.
-        var writer = VolumeWriter.none
-        /// Whether `writer` outlives the server by now.
-        var isWriterSaved = true
-        /// Set when it is being deleted: nobody may open it any more.
-        var isGoing = false
-    }
-
     /// An enrolled node.
     struct Node {
         var name: String
@@ -31,17 +14,17 @@ struct Directory {
     }
 
     var pools: [String: Pool] = [:]
-    var volumes: [Identifier: Volume] = [:]
+    var resources: [Identifier: PublishedResource] = [:]
     var nodes: [Identifier: Node] = [:]
     var revocations = RevocationSet()
     var sessions = SessionRegistry()
     /// Sessions whose claims have changed since somebody last saved them.
     var changedSessions: Set<Identifier> = []
-    /// Volumes that have got another writer since somebody last saved that.
+    /// Resources that have got another writer since somebody last saved that.
     var changedWriters: Set<Identifier> = []
     /// What `IOServices` has yet to tell others.
     var effects = Effects()
-    /// The next volume number of each pool, and those that can be used again.
+    /// The next resource number of each pool, and those that can be used again.
     private var nextIndex: [String: UInt32] = [:]
     private var freeIndices: [String: [UInt32]] = [:]
 }
@@ -50,24 +33,27 @@ struct Directory {
 struct Admission {
     let capability: EffectiveCapability
     let rights: Rights
-    let volume: VolumeDescriptor
+    /// The resource's id.
+    let resource: Identifier
+    let name: String
+    let accessMode: AccessMode
     let index: UInt32
-    /// nil when the driver has yet to open the volume.
-    let geometry: VolumeGeometry?
+    /// What it is; its driver may have yet to open it.
+    let form: ResourceForm
     let pool: Pool
     let nodeName: String
-    /// Whether the handle counts among the volume's writers until `endClaim`.
+    /// Whether the handle counts among the resource's writers until `endClaim`.
     let holdsClaim: Bool
     /// What the capability is worth, and until when.
-    let authority: WriteAuthority
+    let terms: CapabilityTerms
     /// Whether the claim has to be saved before the client may know of it.
     let needsSaving: Bool
-    /// The volume's, with this handle.
+    /// The resource's, with this handle.
     let writerGeneration: UInt64
 }
 
 extension Rights {
-    /// The rights that change what a volume holds.
+    /// The rights that change what a resource holds.
     static let mutating: Rights = [.write, .discard]
 }
 
@@ -87,16 +73,17 @@ extension Directory {
         guard node.epoch == capability.nodeEpoch else {
             return StatusError(.staleEpoch, "the capability was issued before the node was enrolled anew")
         }
-        guard capability.kind == .volume, let volume = volumes[capability.resource], !volume.isGoing else {
-            return StatusError(.notFound, "there is no such resource any more, or not here")
+        guard let resource = resources[capability.resource], resource.kind == capability.kind,
+            !resource.isGoing
+        else { return StatusError(.notFound, "there is no such resource any more, or not here") }
+        let kind = resource.kind.name
+        guard resource.epoch >= capability.resourceEpoch else {
+            return StatusError(.busy, "the server has yet to hear of the \(kind)'s new epoch: try again")
         }
-        guard volume.descriptor.epoch >= capability.resourceEpoch else {
-            return StatusError(.busy, "the server has yet to hear of the volume's new epoch: try again")
-        }
-        guard volume.descriptor.epoch == capability.resourceEpoch else {
-            let why = volume.descriptor.epochReason.map { ": \($0)" } ?? ""
+        guard resource.epoch == capability.resourceEpoch else {
+            let why = resource.epochReason.map { ": \($0)" } ?? ""
             return StatusError(
-                .staleEpoch, "the capability was issued before the volume's epoch changed\(why)")
+                .staleEpoch, "the capability was issued before the \(kind)'s epoch changed\(why)")
         }
         return nil
     }
@@ -106,24 +93,23 @@ extension Directory {
         _ capability: EffectiveCapability, wanted: Rights, session: Identifier, takesOver: Bool, now: Moment
     ) -> Result<Admission, StatusError> {
         if let refusal = standing(capability) { return .failure(refusal) }
-        guard let volume = volumes[capability.resource] else {
+        guard let resource = resources[capability.resource] else {
             return .failure(StatusError(.notFound, "there is no such resource here"))
         }
-        guard let pool = pools[volume.descriptor.pool] else {
+        let kind = resource.kind.name
+        guard let pool = pools[resource.pool] else {
             return .failure(
-                StatusError(
-                    .driverFailed, "pool \(volume.descriptor.pool), which holds the volume, does not run")
-            )
+                StatusError(.driverFailed, "pool \(resource.pool), which holds the \(kind), does not run"))
         }
         var rights = wanted.isEmpty ? capability.rights : wanted
         guard capability.rights.isSuperset(of: rights) else {
             let missing = rights.subtracting(capability.rights).names.joined(separator: ", ")
             return .failure(StatusError(.denied, "the capability does not give: \(missing)"))
         }
-        if volume.descriptor.accessMode == .multiReader {
+        if resource.accessMode == .multiReader {
             guard wanted.isDisjoint(with: .mutating) else {
                 return .failure(
-                    StatusError(.readOnly, "the volume is in mode multi-reader: nobody may write"))
+                    StatusError(.readOnly, "the \(kind) is in mode multi-reader: nobody may write"))
             }
             rights.subtract(.mutating)
         }
@@ -136,20 +122,20 @@ extension Directory {
                 ))
         }
         let holdsClaim = !rights.isDisjoint(with: .mutating)
-        let authority = WriteAuthority(capability, now: now)
+        let terms = CapabilityTerms(capability, now: now)
         if holdsClaim,
             let refusal = claimWriter(
-                of: capability.resource, session: session, by: authority, takesOver: takesOver, now: now)
+                of: resource.id, session: session, by: terms, takesOver: takesOver, now: now)
         {
             return .failure(refusal)
         }
         return .success(
             Admission(
-                capability: capability, rights: rights, volume: volume.descriptor, index: volume.index,
-                geometry: volume.geometry, pool: pool,
-                nodeName: nodes[capability.subject]?.name ?? "", holdsClaim: holdsClaim, authority: authority,
-                needsSaving: holdsClaim && needsSaving(session, on: capability.resource),
-                writerGeneration: volumes[capability.resource]?.writer.generation ?? 0))
+                capability: capability, rights: rights, resource: resource.id, name: resource.name,
+                accessMode: resource.accessMode, index: resource.index, form: resource.form, pool: pool,
+                nodeName: nodes[capability.subject]?.name ?? "", holdsClaim: holdsClaim, terms: terms,
+                needsSaving: holdsClaim && needsSaving(session, on: resource.id),
+                writerGeneration: resources[resource.id]?.writer.generation ?? 0))
     }
 
     /// The node whose capability a session used first; nil when there is none, or not any more.
@@ -160,32 +146,33 @@ extension Directory {
     /// Adds a volume, or says why not; a volume that is known already stays as it is. One whose pool does not run cannot
     /// be opened, but who may write to it goes on to have it.
     mutating func publish(_ descriptor: VolumeDescriptor) -> StatusError? {
-        if let known = volumes[descriptor.id] {
-            return known.descriptor.pool == descriptor.pool && !known.isGoing
+        if let known = resources[descriptor.id] {
+            return known.kind == .volume && known.pool == descriptor.pool && !known.isGoing
                 ? nil : StatusError(.alreadyExists, "a volume with this id exists already")
         }
-        guard volumes.count < Limits.volumesMax else {
+        guard resources.count < Limits.volumesMax else {
             return StatusError(.busy, "the server has its most volumes, \(Limits.volumesMax)")
         }
-        let index: UInt32
-        if let free = freeIndices[descriptor.pool]?.popLast() {
-            index = free
-        } else {
-            index = nextIndex[descriptor.pool, default: 0]
-            nextIndex[descriptor.pool] = index + 1
-        }
-        volumes[descriptor.id] = Volume(descriptor: descriptor, index: index)
+        resources[descriptor.id] = PublishedResource(descriptor, index: takeIndex(in: descriptor.pool))
         return nil
     }
 
-    /// Forgets a volume whose driver has closed it.
+    /// A number for a further resource of a pool.
+    private mutating func takeIndex(in pool: String) -> UInt32 {
+        if let free = freeIndices[pool]?.popLast() { return free }
+        let index = nextIndex[pool, default: 0]
+        nextIndex[pool] = index + 1
+        return index
+    }
+
+    /// Forgets a resource whose driver has closed it.
     mutating func unpublish(_ id: Identifier) {
-        guard let volume = volumes.removeValue(forKey: id) else { return }
-        for session in volume.writers.keys {
+        guard let resource = resources.removeValue(forKey: id) else { return }
+        for session in resource.writers.keys {
             sessions[session]?.claims.remove(id)
             changedSessions.insert(session)
         }
         changedWriters.insert(id)
-        freeIndices[volume.descriptor.pool, default: []].append(volume.index)
+        freeIndices[resource.pool, default: []].append(resource.index)
     }
 }

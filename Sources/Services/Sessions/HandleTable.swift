@@ -1,60 +1,36 @@
 import Core
-import Wire
 
-/// What OPEN made: the checked authority that every request on it is held against.
+/// What OPEN made: a resource, and the authority that every request on it is held against.
 struct Handle {
-    /// `ok` while requests may run; otherwise what every further request is answered with.
-    var denial = Status.badHandle
-    /// Bits of the id that change with every reuse of the entry.
-    var generation: UInt32 = 0
+    var authority = HandleAuthority()
+    var opened = OpenResource.nothing
+    /// The resource's id.
+    var resource = Identifier.zero
+    /// The number that the driver knows the resource by.
+    var index: UInt32 = 0
+    /// The number of the pool that the resource is in.
+    var port: UInt8 = 0
     /// Whether the client has closed it; it is freed when nothing is in flight.
     var isClosing = false
-    /// The CLOSE that is to be answered then.
-    var closeRequest: RequestHeader?
-
-    var rights: Rights = []
-    /// The capability's byte range; the whole resource where it names none.
-    var rangeStart: UInt64 = 0
-    var rangeEnd: UInt64 = .max
-    /// The volume's size in bytes.
-    var size: UInt64 = 0
-    /// The smallest unit of I/O in bytes, a power of two.
-    var blockSize: UInt32 = 1
-    /// The most bytes of one READ or WRITE.
-    var maximumTransfer: UInt32 = 0
-    /// Unix seconds at which the capability ends, for people and clients.
-    var expiry: UInt64 = 0
-    /// When it ends here, in nanoseconds of the monotonic clock.
-    var deadline: UInt64 = 0
-    /// When the client is told that the end is near, likewise.
-    var noticeDue: UInt64 = 0
-    /// Ceilings that the limiter enforces.
-    var limits = IOLimits.none
-    /// Whether the client has been told that the end is near.
-    var expiryAnnounced = false
-
-    var port: UInt8 = 0
-    var volumeIndex: UInt32 = 0
-    var volume = Identifier.zero
+    /// What it has of its session's claim to be the resource's writer.
+    var claim = Claim.none
     var accessMode = AccessMode.singleWriter
-    var capability = Identifier.zero
-    var subject = Identifier.zero
-    var resourceEpoch: UInt64 = 0
-    var nodeEpoch: UInt64 = 0
-    /// The volume's when the handle was opened or renewed.
+    /// Bits of the id that change with every reuse of the entry.
+    var generation: UInt32 = 0
+    /// The resource's when the handle was opened or renewed.
     var writerGeneration: UInt64 = 0
+    /// The slot of the CLOSE that is to be answered when nothing is in flight.
+    var closeRequest: UInt16?
 
-    /// Where its requests wait for the ceilings of its capability and of its volume, in `ServiceShard.gates`.
+    /// Where its requests wait for the ceilings of its capability and of its resource, in `ServiceShard.gates`.
     var capabilityGate = RateGates.none
-    var volumeGate = RateGates.none
+    var resourceGate = RateGates.none
     /// Requests that wait for the rate limit.
     var delayed = SlotQueue()
     /// Requests that wait for a COMPARE_AND_WRITE.
     var held: UInt32 = 0
     /// Requests that the driver has, of copies also those that only read here.
     var running: UInt32 = 0
-    /// What it has of its session's claim to be the volume's writer.
-    var claim = Claim.none
 
     /// What a handle has of a claim.
     enum Claim {
@@ -65,7 +41,7 @@ struct Handle {
         case lapsed
     }
 
-    /// Whether this handle counts in its session's claim to be the volume's writer.
+    /// Whether this handle counts in its session's claim to be the resource's writer.
     var holdsClaim: Bool { claim == .held }
 }
 
@@ -73,36 +49,27 @@ extension Handle {
     /// Whether requests can name it. By `switch`: `!=` would count a reference to the table.
     @inline(__always)
     var isOpen: Bool {
-        switch denial {
+        switch authority.denial {
         case .badHandle: false
         default: !isClosing
         }
     }
 
-    /// Whether a request may run: rights first, then place, then shape.
-    ///
-    /// - Parameters:
-    ///   - needed: the rights that the opcode declares.
-    ///   - covers: whether the operation covers `count` bytes at `offset` (FLUSH does not).
-    ///   - moves: whether those bytes travel as payload.
-    ///   - now: nanoseconds of the clock that `deadline` is of.
+    /// Whether a request may run: rights first, then place, then shape; `now` is of the clock of its terms.
     @inline(__always)
-    func check(
-        needed: Rights, offset: UInt64, count: UInt32, covers: Bool, moves: Bool, now: UInt64
-    ) -> Status {
-        guard denial == .ok else { return denial }
-        guard now < deadline else { return .expired }
-        guard rights.isSuperset(of: needed) else { return .denied }
-        guard covers else { return .ok }
-        guard count > 0 else { return .badLength }
-        let (end, overflow) = offset.addingReportingOverflow(UInt64(count))
-        guard !overflow, end <= size else { return .outOfRange }
-        guard offset >= rangeStart, end <= rangeEnd else { return .denied }
-        let mask = UInt64(blockSize) - 1
-        guard (offset | UInt64(count)) & mask == 0 else { return .unaligned }
-        guard !moves || count <= maximumTransfer else { return .tooLarge }
-        return .ok
+    func check(_ demand: RequestDemand, now: UInt64) -> Status {
+        let status = authority.check(needed: demand.rights, now: now)
+        return status == .ok ? opened.check(demand, authority) : status
     }
+
+    /// Whether its client may still use it.
+    var isUsable: Bool { authority.denial == .ok && !isClosing }
+
+    /// Whether nothing of it will reach the device any more.
+    var isQuiet: Bool { running == 0 && held == 0 && delayed.isEmpty }
+
+    /// Whether the entry can be used for another handle.
+    fileprivate var isFree: Bool { authority.denial == .badHandle && isQuiet && !isClosing }
 }
 
 /// The open handles of one channel.
@@ -177,17 +144,4 @@ struct HandleTable {
     func positions(where matches: (Handle) -> Bool) -> [UInt8] {
         entries.indices.filter { !entries[$0].isFree && matches(entries[$0]) }.map { UInt8($0) }
     }
-}
-
-extension Handle {
-    /// Whether the entry can be used for another handle.
-    fileprivate var isFree: Bool {
-        denial == .badHandle && isQuiet && !isClosing
-    }
-
-    /// Whether its client may still use it.
-    var isUsable: Bool { denial == .ok && !isClosing }
-
-    /// Whether nothing of it will reach the device any more.
-    var isQuiet: Bool { running == 0 && held == 0 && delayed.isEmpty }
 }

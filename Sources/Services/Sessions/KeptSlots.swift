@@ -6,7 +6,7 @@ struct KeptSlots: Sendable, Hashable {
     struct Entry: Sendable, Hashable {
         let index: UInt16
         let opcode: UInt16
-        let status: UInt16
+        let status: Status
         let recall: SlotRecall
         let sequence: UInt32
         let value: UInt64
@@ -40,7 +40,7 @@ extension SlotRecall {
     /// What a repeat of an answered request means. Control requests may all be repeated: handles do not outlive a
     /// connection, so that nothing is left of what they did.
     static func after(_ opcode: UInt16) -> SlotRecall {
-        guard let known = Opcode(rawValue: opcode), opcode >= 0x100, !known.rule.isIdempotent else {
+        guard let known = Opcode(rawValue: opcode), !known.kind.isControl, !known.rule.isIdempotent else {
             return .again
         }
         return .answer

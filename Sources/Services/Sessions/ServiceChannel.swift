@@ -5,7 +5,7 @@ import Wire
 /// What a shard tells the owner of a connection. Called on the shard's thread, never from within a call that the
 /// owner makes for the same channel other than at the end of a batch.
 public protocol ChannelOwner: AnyObject {
-    /// Replies or events wait (`ServiceShard.takeFrame`, `takeReply`). Once, until the owner has taken all.
+    /// Answers or events wait (`ServiceShard.takeMessage`, `takeReply`). Once, until the owner has taken all.
     func channelHasOutput()
     /// A request that was told to wait may be tried again.
     func channelMayContinue()
@@ -53,7 +53,7 @@ public final class ServiceChannel {
     /// Where it comes from.
     public let peerAddress: String
 
-    /// Why a request's header has to be offered again.
+    /// Why a request has to be offered again.
     enum Stall: Equatable {
         case nothing
         /// The channel itself has too much that waits to be sent.
@@ -73,9 +73,9 @@ public final class ServiceChannel {
     var share = Flows.none
     var slots = SlotTable(count: 1)
     var handles = HandleTable()
-    /// Whole frames that wait to be sent: control replies, refusals without a slot, events.
-    var frames = Deque<[UInt8]>()
-    var eventNumber: UInt32 = 0
+    var operations = OperationTable()
+    /// What waits to be sent beside the answers of slots: those of control requests, refusals without a slot, events.
+    var messages = Deque<ChannelMessage>()
     var payloadBytesMax: UInt32 = 0
     /// Arena bytes that its requests hold.
     public internal(set) var chargedBytes = 0
@@ -132,28 +132,25 @@ public final class ServiceChannel {
         if isEstablished { push(.draining(seconds: seconds, target: target)) }
     }
 
-    /// Queues a whole frame and tells the owner.
-    func push(_ frame: [UInt8]) {
+    /// Queues a message and tells the owner.
+    private func push(_ message: ChannelMessage) {
         guard !isDetached else { return }
-        frames.append(frame)
+        messages.append(message)
         announceOutput()
     }
 
-    /// Queues a reply that occupies no slot any more.
-    func push(_ header: ReplyHeader, payload: [UInt8] = []) {
-        var header = header
-        header.length = UInt32(payload.count)
-        push(header.bytes + payload)
+    /// Queues the answer of a request that occupies no slot any more.
+    func push(_ answer: RequestAnswer, _ body: AnswerBody = .nothing) {
+        push(.answer(answer, body))
     }
 
     /// Queues an event; a client that lets events pile up loses the channel.
     func push(_ event: ChannelEvent) {
-        guard frames.count < Limits.waitingFramesMax else {
+        guard messages.count < Limits.waitingFramesMax else {
             owner?.channelMustClose("it does not read its events")
             return
         }
-        eventNumber = RequestHeader.successor(of: eventNumber)
-        push(event.frame(number: eventNumber))
+        push(.event(event))
     }
 
     /// Tells the owner once that there is something to send.

@@ -2,38 +2,6 @@ import Core
 
 /// A session that may write, as it has to be known after a restart of the server.
 public struct SavedSession: Sendable {
-    /// A volume that it may write to, and by what authority.
-    public struct Claim: Sendable, Hashable {
-        /// The volume's id.
-        public let volume: Identifier
-        /// Unix seconds since when.
-        public let since: UInt64
-        /// The capability's id.
-        public let capability: Identifier
-        /// The node that it was issued to.
-        public let subject: Identifier
-        /// That node's epoch in it.
-        public let nodeEpoch: UInt64
-        /// The volume's epoch in it.
-        public let resourceEpoch: UInt64
-        /// Its end, in Unix seconds.
-        public let expiry: UInt64
-
-        /// A claim.
-        public init(
-            volume: Identifier, since: UInt64, capability: Identifier, subject: Identifier, nodeEpoch: UInt64,
-            resourceEpoch: UInt64, expiry: UInt64
-        ) {
-            self.volume = volume
-            self.since = since
-            self.capability = capability
-            self.subject = subject
-            self.nodeEpoch = nodeEpoch
-            self.resourceEpoch = resourceEpoch
-            self.expiry = expiry
-        }
-    }
-
     /// The session's id.
     public let id: Identifier
     /// What a client must know to go on with it.
@@ -51,12 +19,12 @@ public struct SavedSession: Sendable {
     /// Who began it.
     public let instance: Identifier
     /// At least one.
-    public let claims: [Claim]
+    public let claims: [SessionClaim]
 
     /// A session.
     public init(
         id: Identifier, secret: SecretBytes, thumbprint: Digest32, clientName: String, peerAddress: String,
-        since: UInt64, node: Identifier?, instance: Identifier, claims: [Claim]
+        since: UInt64, node: Identifier?, instance: Identifier, claims: [SessionClaim]
     ) {
         self.id = id
         self.secret = secret
@@ -120,13 +88,13 @@ extension Directory {
         guard let session = sessions.sessions[id], session.isResumable, !session.isEnding,
             !session.claims.isEmpty
         else { return nil }
-        let claims = session.claims.sorted().compactMap { volume -> SavedSession.Claim? in
-            guard let writer = volumes[volume]?.writers[id] else { return nil }
-            let authority = writer.authority
-            return SavedSession.Claim(
-                volume: volume, since: writer.since, capability: authority.capability,
-                subject: authority.subject, nodeEpoch: authority.nodeEpoch,
-                resourceEpoch: authority.resourceEpoch, expiry: authority.expiry)
+        let claims = session.claims.sorted().compactMap { volume -> SessionClaim? in
+            guard let writer = resources[volume]?.writers[id] else { return nil }
+            let terms = writer.terms
+            return SessionClaim(
+                volume: volume, since: writer.since, capability: terms.capability,
+                subject: terms.subject, nodeEpoch: terms.nodeEpoch,
+                resourceEpoch: terms.resourceEpoch, expiry: terms.expiry)
         }
         return SavedSession(
             id: id, secret: session.secret, thumbprint: session.thumbprint, clientName: session.clientName,
@@ -134,17 +102,17 @@ extension Directory {
             instance: session.instance, claims: claims)
     }
 
-    /// Whether a claim would be forgotten in a restart though its session would not, or who the volume's writer is.
-    func needsSaving(_ session: Identifier, on volume: Identifier) -> Bool {
-        guard let volume = volumes[volume] else { return false }
-        return !volume.isWriterSaved
-            || sessions.sessions[session]?.isResumable == true && volume.writers[session]?.isSaved == false
+    /// Whether a claim would be forgotten in a restart though its session would not, or who the resource's writer is.
+    func needsSaving(_ session: Identifier, on id: Identifier) -> Bool {
+        guard let resource = resources[id] else { return false }
+        return !resource.isWriterSaved
+            || sessions.sessions[session]?.isResumable == true && resource.writers[session]?.isSaved == false
     }
 
     /// Notes that everything about a claim outlives the server by now.
-    mutating func claimIsSaved(_ session: Identifier, on volume: Identifier, generation: UInt64) {
-        volumes[volume]?.writers[session]?.isSaved = true
-        if volumes[volume]?.writer.generation == generation { volumes[volume]?.isWriterSaved = true }
+    mutating func claimIsSaved(_ session: Identifier, on id: Identifier, generation: UInt64) {
+        resources[id]?.writers[session]?.isSaved = true
+        if resources[id]?.writer.generation == generation { resources[id]?.isWriterSaved = true }
     }
 }
 

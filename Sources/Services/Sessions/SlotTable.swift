@@ -4,7 +4,7 @@ import Core
 enum SlotState: UInt8 {
     /// No request; the next sequence number may start one.
     case idle
-    /// Its header was accepted and its payload is arriving.
+    /// It was accepted and its payload is arriving.
     case receiving
     /// It waits for its handle's rate limit.
     case delayed
@@ -45,6 +45,10 @@ struct Slot {
     var state = SlotState.idle
     /// What is taken beside the next sequence, on the first request after a connection was lost.
     var recall = SlotRecall.nothing
+    /// How it is done.
+    var way = RequestWay.whole
+    /// Somebody waits for its end: it takes no further step.
+    var isWithdrawn = false
     /// The position of its handle in the handle table.
     var handle: UInt8 = 0
     /// The generation of that handle: the position may be another's when the reply is sent.
@@ -61,24 +65,9 @@ struct Slot {
     /// The buffer in the port's arena; `bufferBytes` 0 means none.
     var bufferOffset: UInt64 = 0
     var bufferBytes: UInt32 = 0
-    var status: UInt16 = 0
+    var status = Status.ok
     var value: UInt64 = 0
     var detail: UInt64 = 0
-    /// What the driver does of it, if that is not all at once.
-    var step = RequestStep.whole
-    /// Somebody waits for its end: it takes no further step.
-    var isWithdrawn = false
-    /// COPY_RANGE: the handle that is read, and where.
-    var source: UInt32 = 0
-    var sourceOffset: UInt64 = 0
-    /// COPY_RANGE: how much is done, how much of the extent in hand is left, and what the driver has.
-    var copied: UInt32 = 0
-    var extentLeft: UInt32 = 0
-    var piece: UInt32 = 0
-    /// BLOCK_STATUS: the marker that it names; zero for none.
-    var marker = Identifier.zero
-    /// COMPARE_AND_WRITE: its number in the shard's `compares`.
-    var compare: UInt64 = 0
 }
 
 /// A FIFO of slots, linked through `Slot.next`; a slot is in at most one.
@@ -204,7 +193,7 @@ struct SlotTable {
     /// Sets the answer of slot `index` and queues it for sending; the buffer stays with the slot.
     mutating func answer(_ index: UInt16, status: Status, value: UInt64 = 0, detail: UInt64 = 0) {
         slots[Int(index)].state = .replied
-        slots[Int(index)].status = status.rawValue
+        slots[Int(index)].status = status
         slots[Int(index)].value = value
         slots[Int(index)].detail = detail
         unanswered -= 1
@@ -220,7 +209,7 @@ struct SlotTable {
 
     /// Puts another answer, without a payload, in the place of one that waits to be sent; the caller frees its buffer.
     mutating func retract(_ index: UInt16, status: Status) {
-        slots[Int(index)].status = status.rawValue
+        slots[Int(index)].status = status
         slots[Int(index)].value = 0
         slots[Int(index)].detail = 0
         slots[Int(index)].replyBytes = 0
@@ -248,7 +237,7 @@ struct SlotTable {
 
     /// Ends a request whose connection is gone with the answer that a repeat of it is given.
     mutating func conclude(_ index: UInt16, status: Status, value: UInt64 = 0, detail: UInt64 = 0) {
-        slots[Int(index)].status = status.rawValue
+        slots[Int(index)].status = status
         slots[Int(index)].value = value
         slots[Int(index)].detail = detail
         abandon(index)

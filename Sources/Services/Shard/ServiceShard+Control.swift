@@ -2,48 +2,55 @@ import Capability
 import Core
 import DriverKit
 import Logging
+import Reactor
 import Wire
 
 /// The control requests but for HELLO: OPEN, STAT, RENEW, CLOSE, PING.
 extension ServiceShard {
-    /// Refuses a first frame that is not HELLO, or too long to be one; the channel ends with the answer.
-    public func refuseGreeting(_ channel: ServiceChannel, _ header: RequestHeader, _ status: Status) {
-        statistics.refusals[status, default: 0] += 1
-        channel.push(
-            ReplyHeader(to: header, status: status),
-            payload: ErrorMessage.encode("the first request of a channel is HELLO"))
+    /// Executes a request whose payload is a structure and complete, after `Intake.body`.
+    public func control(_ channel: ServiceChannel, _ request: ResourceRequest, _ body: RequestBody) {
+        switch body {
+        case .open(let body): open(channel, request, body)
+        case .renew(let body): renew(channel, request, body)
+        case .invalid(let error): refuse(channel, request, error)
+        case .nothing:
+            switch request.operation {
+            case .stat: stat(channel, request)
+            case .close: close(channel, request)
+            case .ping: answerControl(channel, request, .ok)
+            default: answerControl(channel, request, .unknownOpcode)
+            }
+        default: bodyArrived(channel, request.slot, body)
+        }
     }
 
-    /// Executes a request whose payload is a structure and complete, after `Intake.body`.
-    public func control(_ channel: ServiceChannel, _ header: RequestHeader, body: [UInt8]) {
-        switch Opcode(rawValue: header.opcode) {
-        case .open: open(channel, header, body)
-        case .stat: stat(channel, header)
-        case .renew: renew(channel, header, body)
-        case .close: close(channel, header)
-        case .ping: answerControl(channel, header, .ok)
-        case .copyRange: copy(channel, header, body)
-        case .blockStatus: blockStatus(channel, header, body)
-        default: answerControl(channel, header, .unknownOpcode)
+    /// Answers a request whose structure cannot be read.
+    private func refuse(_ channel: ServiceChannel, _ request: ResourceRequest, _ error: StatusError) {
+        switch request.operation {
+        case .open: refuse("open refused", channel, request, error)
+        case .renew:
+            guard renewable(channel, request) != nil else { return }
+            refuse("renew refused", channel, request, error)
+        default: answerControl(channel, request, error.status)
         }
     }
 
     /// Answers a control request; one with a payload gives its slot up at once.
     func answerControl(
-        _ channel: ServiceChannel, _ header: RequestHeader, _ status: Status, value: UInt64 = 0,
-        payload: [UInt8] = []
+        _ channel: ServiceChannel, _ request: ResourceRequest, _ status: Status, value: UInt64 = 0,
+        _ body: AnswerBody = .nothing
     ) {
-        guard !payload.isEmpty else { return answer(channel, header.slot, status, value: value) }
-        channel.slots.abandon(header.slot)
+        if case .nothing = body { return answer(channel, request.slot, status, value: value) }
+        channel.slots.abandon(request.slot)
         if status != .ok { statistics.refusals[status, default: 0] += 1 }
-        channel.push(ReplyHeader(to: header, status: status, value: value), payload: payload)
+        channel.push(RequestAnswer(to: request, status, value: value), body)
     }
 
     private func refuse(
-        _ what: Logger.Message, _ channel: ServiceChannel, _ header: RequestHeader, _ refusal: StatusError
+        _ what: Logger.Message, _ channel: ServiceChannel, _ request: ResourceRequest, _ refusal: StatusError
     ) {
         logRefusal(what, channel, refusal)
-        answerControl(channel, header, refusal.status, payload: ErrorMessage.encode(refusal.message))
+        answerControl(channel, request, refusal.status, .text(refusal.message))
     }
 
     func logRefusal(_ what: Logger.Message, _ channel: ServiceChannel, _ refusal: StatusError) {
@@ -58,60 +65,60 @@ extension ServiceShard {
 
     // MARK: OPEN
 
-    private func open(_ channel: ServiceChannel, _ header: RequestHeader, _ body: [UInt8]) {
-        guard let session = channel.session else { return answerControl(channel, header, .protocolViolation) }
+    private func open(_ channel: ServiceChannel, _ request: ResourceRequest, _ body: OpenRequest) {
+        guard let session = channel.session else {
+            return answerControl(channel, request, .protocolViolation)
+        }
         let admission: Admission
         do throws(StatusError) {
-            let request = try OpenRequest(bytes: body)
             let now = services.now
-            let capability = try verified(request.capability, holder: channel.thumbprint, now: now)
-            guard capability.kind == request.kind else {
+            let capability = try verified(body.capability, holder: channel.thumbprint, now: now)
+            guard capability.kind == body.kind else {
                 throw StatusError(.denied, "the capability is for a \(capability.kind.name)")
             }
             admission = try services.admit(
-                capability, wanted: request.rights, session: session, channel: channel.sessionChannel,
-                takesOver: request.takesOver, now: now
+                capability, wanted: body.rights, session: session, channel: channel.sessionChannel,
+                takesOver: body.takesOver, now: now
             ).get()
         } catch {
             if error.status == .writerConflict {
                 services.doubt(thumbprint: channel.thumbprint, except: session)
             }
-            return refuse("open refused", channel, header, error)
+            return refuse("open refused", channel, request, error)
         }
-        if let geometry = admission.geometry, !admission.needsSaving {
-            finishOpen(channel, header, admission, geometry)
-            return
+        if admission.form.isOpen, !admission.needsSaving {
+            return finishOpen(channel, request, admission, admission.form)
         }
-        channel.slots[header.slot].state = .deciding
+        channel.slots[request.slot].state = .deciding
         let place = Confined((shard: self, channel: channel))
         let remote = reactor.remote
         services.prepare(admission, session: session) { result in
             remote.post {
                 let (shard, channel) = place.value
-                shard.opened(channel, header, admission, result)
+                shard.opened(channel, request, admission, result)
             }
         }
     }
 
     /// Goes on with an OPEN that waited for the driver.
     private func opened(
-        _ channel: ServiceChannel, _ header: RequestHeader, _ admission: Admission,
-        _ result: Result<VolumeGeometry, StatusError>
+        _ channel: ServiceChannel, _ request: ResourceRequest, _ admission: Admission,
+        _ result: Result<ResourceForm, StatusError>
     ) {
         switch result {
-        case .success(let geometry) where !channel.isDetached:
+        case .success(let form) where !channel.isDetached:
             if let refusal = services.standing(admission.capability) {
                 giveUp(channel, admission)
-                refuse("open refused", channel, header, refusal)
+                refuse("open refused", channel, request, refusal)
             } else {
-                finishOpen(channel, header, admission, geometry)
+                finishOpen(channel, request, admission, form)
             }
         case .failure(let error) where !channel.isDetached:
             giveUp(channel, admission)
-            refuse("open failed", channel, header, error)
+            refuse("open failed", channel, request, error)
         default:
             giveUp(channel, admission)
-            channel.slots.abandon(header.slot)
+            channel.slots.abandon(request.slot)
             finishIfEnded(channel)
         }
     }
@@ -119,163 +126,167 @@ extension ServiceShard {
     private func giveUp(_ channel: ServiceChannel, _ admission: Admission) {
         guard admission.holdsClaim, let session = channel.session else { return }
         services.endClaim(
-            of: admission.volume.id, session: session, channel: channel.sessionChannel, .undone)
+            of: admission.resource, session: session, channel: channel.sessionChannel, .undone)
     }
 
     private func finishOpen(
-        _ channel: ServiceChannel, _ header: RequestHeader, _ admission: Admission,
-        _ geometry: VolumeGeometry
+        _ channel: ServiceChannel, _ request: ResourceRequest, _ admission: Admission, _ form: ResourceForm
     ) {
         let number = Int(admission.pool.number)
-        guard number < ports.count, let port = ports[number] else {
+        guard number < ports.count, let port = ports[number],
+            let opened = OpenResource(form, payloadBytesMax: channel.payloadBytesMax)
+        else {
             giveUp(channel, admission)
             return refuse(
-                "open failed", channel, header,
+                "open failed", channel, request,
                 StatusError(.driverFailed, "the pool does not run on this reactor"))
         }
         port.queue?.volumeChanged(admission.index)
-        markersChanged(of: admission.volume.id, index: admission.index, port: port.number)
+        markersChanged(of: admission.resource, index: admission.index, port: port.number)
         joinFlow(channel, of: admission.capability.subject)
         var handle = Handle()
-        handle.denial = .ok
-        handle.rights = admission.rights
-        handle.size = geometry.size
-        handle.blockSize = UInt32(geometry.blockSize)
-        handle.maximumTransfer = min(UInt32(geometry.maximumTransfer), channel.payloadBytesMax)
+        handle.authority.denial = .ok
+        handle.authority.rights = admission.rights
+        handle.authority.take(admission.capability, admission.terms, now: lifeNow)
+        handle.opened = opened
+        handle.resource = admission.resource
+        handle.index = admission.index
         handle.port = admission.pool.number
-        handle.volumeIndex = admission.index
-        handle.volume = admission.volume.id
-        handle.accessMode = admission.volume.accessMode
+        handle.accessMode = admission.accessMode
         handle.claim = admission.holdsClaim ? .held : .none
         handle.writerGeneration = admission.writerGeneration
-        handle.take(admission.capability, deadline: admission.authority.deadline, now: lifeNow)
         guard let (id, position) = channel.handles.insert(handle) else {
             giveUp(channel, admission)
             let most = Limits.handlesPerChannelMax
             return refuse(
-                "open refused", channel, header,
+                "open refused", channel, request,
                 StatusError(.tooManyHandles, "a channel has at most \(most) handles"))
         }
         sight.opened(
-            channel, position, admission.volume.id, name: "\(admission.volume.name)", port.number,
-            admission.index)
+            channel, position, admission.resource, name: admission.name, port.number, admission.index)
         if admission.holdsClaim, let session = channel.session {
-            services.opened(admission.volume.id, session: session, channel: channel.sessionChannel)
+            services.opened(admission.resource, session: session, channel: channel.sessionChannel)
         }
         limit(channel, position, by: admission.capability)
-        limitByVolume(channel, position)
+        limitByResource(channel, position)
         armSweep()
         accessLog.info(
             "open",
             [
                 "session": "\(channel.session ?? .zero)", "peer": "\(channel.peerAddress)",
-                "by": "node:\(admission.nodeName)", "volume": "\(admission.volume.name)",
+                "by": "node:\(admission.nodeName)", "\(form.kind.name)": "\(admission.name)",
                 "capability": "\(admission.capability.id)",
                 "rights": "\(admission.rights.names.joined(separator: ","))",
             ])
-        let state = channel.handles[position].state
-        answerControl(channel, header, .ok, value: UInt64(id), payload: state.bytes)
+        answerControl(channel, request, .ok, value: UInt64(id), .state(channel.handles[position].state))
         if port.absence != .none { channel.push(port.absence.event(handle: id)) }
     }
 
     // MARK: On a handle
 
-    private func stat(_ channel: ServiceChannel, _ header: RequestHeader) {
-        guard let position = channel.handles.find(header.handle) else {
-            return answerControl(channel, header, .badHandle)
+    private func stat(_ channel: ServiceChannel, _ request: ResourceRequest) {
+        guard let position = channel.handles.find(request.handle) else {
+            return answerControl(channel, request, .badHandle)
         }
         let handle = channel.handles[position]
-        let status = handle.denial == .ok && lifeNow >= handle.deadline ? .expired : handle.denial
-        answerControl(channel, header, status, payload: status == .ok ? handle.state.bytes : [])
+        let status = handle.authority.check(needed: [], now: lifeNow)
+        answerControl(channel, request, status, status == .ok ? .state(handle.state) : .nothing)
     }
 
-    private func renew(_ channel: ServiceChannel, _ header: RequestHeader, _ body: [UInt8]) {
-        guard let position = channel.handles.find(header.handle), let session = channel.session else {
-            return answerControl(channel, header, .badHandle)
+    /// The handle that a RENEW is for; nil when it names none that can be renewed, which is answered then.
+    private func renewable(_ channel: ServiceChannel, _ request: ResourceRequest) -> UInt8? {
+        guard let position = channel.handles.find(request.handle) else {
+            answerControl(channel, request, .badHandle)
+            return nil
         }
+        let denial = channel.handles[position].authority.denial
+        if denial == .ok || denial == .expired { return position }
+        answerControl(channel, request, denial)
+        return nil
+    }
+
+    private func renew(_ channel: ServiceChannel, _ request: ResourceRequest, _ body: RenewRequest) {
+        guard let session = channel.session else { return answerControl(channel, request, .badHandle) }
+        guard let position = renewable(channel, request) else { return }
         let handle = channel.handles[position]
-        guard handle.denial == .ok || handle.denial == .expired else {
-            return answerControl(channel, header, handle.denial)
-        }
         do throws(StatusError) {
-            let request = try RenewRequest(bytes: body)
             let now = services.now
-            let capability = try verified(request.capability, holder: channel.thumbprint, now: now)
-            let authority = WriteAuthority(capability, now: now)
-            guard capability.resource == handle.volume, capability.kind == .volume else {
+            let capability = try verified(body.capability, holder: channel.thumbprint, now: now)
+            let terms = CapabilityTerms(capability, now: now)
+            guard capability.resource == handle.resource, capability.kind == handle.opened.kind else {
                 throw StatusError(.denied, "the capability is for another resource")
             }
-            guard capability.rights.isSuperset(of: handle.rights) else {
+            guard capability.rights.isSuperset(of: handle.authority.rights) else {
                 throw StatusError(.denied, "the capability lacks a right that the handle has")
             }
             if let refusal = services.standing(capability) { throw refusal }
-            if !handle.rights.isDisjoint(with: .mutating) {
+            if handle.authority.mayChange {
                 let renewal = try services.renewClaim(
-                    of: handle.volume, session: session, channel: channel.sessionChannel, by: authority,
+                    of: handle.resource, session: session, channel: channel.sessionChannel, by: terms,
                     claims: !handle.holdsClaim
                 ).get()
                 channel.handles[position].claim = .held
                 if renewal.needsSaving {
-                    return renewWhenSaved(channel, header, body, session, handle.volume, renewal)
+                    return renewWhenSaved(channel, request, body, session, handle.resource, renewal)
                 }
                 channel.handles[position].writerGeneration = renewal.writerGeneration
             } else {
-                channel.handles[position].writerGeneration = services.writerGeneration(of: handle.volume)
+                channel.handles[position].writerGeneration = services.writerGeneration(of: handle.resource)
             }
-            channel.handles[position].denial = .ok
-            channel.handles[position].take(capability, deadline: authority.deadline, now: now.life)
+            channel.handles[position].authority.denial = .ok
+            channel.handles[position].authority.take(capability, terms, now: now.life)
             limit(channel, position, by: capability)
         } catch {
-            return refuse("renew refused", channel, header, error)
+            return refuse("renew refused", channel, request, error)
         }
         armSweep()
         runDelayed()
-        answerControl(channel, header, .ok, payload: channel.handles[position].state.bytes)
+        answerControl(channel, request, .ok, .state(channel.handles[position].state))
     }
 
     /// Renews once more when the claim that the first time has taken is saved: meanwhile it may have been lost again.
     private func renewWhenSaved(
-        _ channel: ServiceChannel, _ header: RequestHeader, _ body: [UInt8], _ session: Identifier,
-        _ volume: Identifier, _ renewal: IOServices.Renewal
+        _ channel: ServiceChannel, _ request: ResourceRequest, _ body: RenewRequest, _ session: Identifier,
+        _ resource: Identifier, _ renewal: IOServices.Renewal
     ) {
-        channel.slots[header.slot].state = .deciding
+        channel.slots[request.slot].state = .deciding
         let place = Confined((shard: self, channel: channel))
         let remote = reactor.remote
-        services.afterSaving(claimOf: session, on: volume, generation: renewal.writerGeneration) { error in
+        services.afterSaving(claimOf: session, on: resource, generation: renewal.writerGeneration) { error in
             remote.post {
                 let (shard, channel) = place.value
-                shard.renewed(channel, header, body, error)
+                shard.renewed(channel, request, body, error)
             }
         }
     }
 
     private func renewed(
-        _ channel: ServiceChannel, _ header: RequestHeader, _ body: [UInt8], _ error: StatusError?
+        _ channel: ServiceChannel, _ request: ResourceRequest, _ body: RenewRequest, _ error: StatusError?
     ) {
         guard !channel.isDetached else {
-            channel.slots.abandon(header.slot)
+            channel.slots.abandon(request.slot)
             return finishIfEnded(channel)
         }
-        guard let error else { return renew(channel, header, body) }
-        if let position = channel.handles.find(header.handle),
-            channel.handles[position].denial == .expired
+        guard let error else { return renew(channel, request, body) }
+        if let position = channel.handles.find(request.handle),
+            channel.handles[position].authority.denial == .expired
         {
             releaseClaim(channel, position)
         }
-        refuse("renew failed", channel, header, error)
+        refuse("renew failed", channel, request, error)
     }
 
-    private func close(_ channel: ServiceChannel, _ header: RequestHeader) {
-        guard let position = channel.handles.find(header.handle) else {
-            return answerControl(channel, header, .badHandle)
+    private func close(_ channel: ServiceChannel, _ request: ResourceRequest) {
+        guard let position = channel.handles.find(request.handle) else {
+            return answerControl(channel, request, .badHandle)
         }
-        channel.slots[header.slot].state = .deciding
+        channel.slots[request.slot].state = .deciding
         channel.handles[position].isClosing = true
-        channel.handles[position].closeRequest = header
+        channel.handles[position].closeRequest = request.slot
         settle(channel, position)
     }
 
-    // MARK: Parsing
+    // MARK: Capabilities
 
     /// The authority that a capability gives to `holder` now.
     private func verified(
@@ -286,47 +297,5 @@ extension ServiceShard {
             return try services.verifier.verify(
                 capability, now: now.wall, clockSkewSeconds: Limits.clockSkewSeconds, holder: holder)
         } catch { throw StatusError(error.status, error.description) }
-    }
-}
-
-extension Handle {
-    /// Takes over what a capability says of time, place and rate; `deadline` and `now` in nanoseconds of the clock for
-    /// lives. A quarter of a short life is notice enough, so that who renews then does not do so all the time.
-    mutating func take(_ effective: EffectiveCapability, deadline: UInt64, now: UInt64) {
-        self.deadline = deadline
-        let life = deadline - min(now, deadline)
-        noticeDue = deadline - min(Limits.expiryNoticeSeconds * 1_000_000_000, life / 4)
-        capability = effective.id
-        subject = effective.subject
-        resourceEpoch = effective.resourceEpoch
-        nodeEpoch = effective.nodeEpoch
-        rangeStart = effective.range?.offset ?? 0
-        rangeEnd = effective.range?.end ?? .max
-        expiry = effective.expiry
-        expiryAnnounced = false
-        limits = effective.limits
-    }
-
-    /// The handle as OPEN, STAT and RENEW describe it.
-    var state: ResourceState {
-        guard let range = ByteRange(offset: rangeStart, length: rangeEnd - rangeStart) else {
-            preconditionFailure("start and end come from one range")
-        }
-        return ResourceState(
-            size: size, blockSize: blockSize, transferBytesMax: maximumTransfer, rights: rights,
-            kind: .volume,
-            accessMode: accessMode, range: range, expiry: expiry, resource: volume,
-            capability: capability, epoch: resourceEpoch, limits: limits,
-            writerGeneration: writerGeneration)
-    }
-}
-
-/// A value of one reactor on its way through closures that only that reactor runs.
-struct Confined<Value>: @unchecked Sendable {
-    // SAFETY: it is made on the reactor's thread and read only by work posted to the same reactor.
-    let value: Value
-
-    init(_ value: Value) {
-        self.value = value
     }
 }

@@ -1,7 +1,7 @@
 import Core
 import Wire
 
-/// Requests of one volume that its device has failed, as administrators hear of them.
+/// Requests of one resource that its device has failed, as administrators hear of them.
 struct FailureSeries {
     /// Those that nobody was told of.
     var count: UInt64 = 0
@@ -9,37 +9,39 @@ struct FailureSeries {
     var toldAt: UInt64
 }
 
-/// What fails in a device is an event: at once, and then at most once a minute for each volume.
+/// What fails in a device is an event: at once, and then at most once a minute for each resource.
 extension ServiceShard {
     /// Notes that the request in `slot` was answered with a status that is the device's fault.
     func noteFailure(_ channel: ServiceChannel, _ slot: UInt16, _ status: Status) {
         let request = channel.slots[slot]
-        guard request.opcode >= Opcode.read.rawValue, status != .noSpace else { return }
-        let volume = channel.handles[request.handle].volume
-        let isKnown = failures[volume] != nil
+        guard let opcode = Opcode(rawValue: request.opcode), !opcode.kind.isControl, status != .noSpace else {
+            return
+        }
+        let id = channel.handles[request.handle].resource
+        let isKnown = failures[id] != nil
         guard isKnown || failures.count < Limits.failureSeriesMax else { return }
-        var series = failures[volume] ?? FailureSeries(toldAt: reactor.now)
+        var series = failures[id] ?? FailureSeries(toldAt: reactor.now)
         series.count += 1
         let isDue = !isKnown || reactor.now - series.toldAt >= Limits.failurePauseNanoseconds
         if isDue {
-            tell(series.count, of: volume, channel, Opcode(rawValue: request.opcode), status)
+            tell(series.count, of: id, channel, opcode, status)
             series = FailureSeries(toldAt: reactor.now)
         }
-        failures[volume] = series
+        failures[id] = series
     }
 
     private func tell(
-        _ count: UInt64, of volume: Identifier, _ channel: ServiceChannel, _ opcode: Opcode?, _ status: Status
+        _ count: UInt64, of id: Identifier, _ channel: ServiceChannel, _ opcode: Opcode, _ status: Status
     ) {
-        let (name, node) = services.state.withLock { state in
+        let (subject, node) = services.state.withLock { state in
             (
-                state.directory.volumes[volume]?.descriptor.name ?? volume.hex,
+                state.directory.resources[id].map { "\($0.kind.name)/\($0.name)" } ?? "volume/\(id)",
                 channel.session.flatMap { state.directory.nodeName(of: $0) }
             )
         }
         let what =
-            "\(opcode?.name ?? "a request") of \(node.map { "node \($0)" } ?? "a node") was answered \(status.name)"
+            "\(opcode.name) of \(node.map { "node \($0)" } ?? "a node") was answered \(status.name)"
         let more = count > 1 ? ", \(count) requests on this reactor in the last minutes" : ""
-        services.configuration.events.append(.volumeErrors, subject: "volume/\(name)", message: what + more)
+        services.configuration.events.append(.volumeErrors, subject: subject, message: what + more)
     }
 }

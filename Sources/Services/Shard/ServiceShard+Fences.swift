@@ -11,28 +11,19 @@ enum HandleSelector: Sendable {
     case capabilities(Set<Identifier>)
     /// Those of a node's capabilities; with an epoch, only those of another epoch.
     case node(Identifier, keeping: UInt64?)
-    /// Those on a volume; with an epoch, only those of another epoch.
-    case volume(Identifier, keeping: UInt64?)
+    /// Those on a resource; with an epoch, only those of another epoch.
+    case resource(Identifier, keeping: UInt64?)
 
-    func selects(_ handle: Handle) -> Bool {
-        switch self {
-        case .capability(let id): handle.capability == id
-        case .capabilities(let ids): ids.contains(handle.capability)
-        case .node(let id, let epoch): handle.subject == id && (epoch == nil || handle.nodeEpoch != epoch)
-        case .volume(let id, let epoch):
-            handle.volume == id && (epoch == nil || handle.resourceEpoch != epoch)
-        }
-    }
+    func selects(_ handle: Handle) -> Bool { selects(handle.resource, handle.authority.terms) }
 
-    /// Whether it names what a lost handle left behind.
-    func selects(volume: Identifier, _ authority: WriteAuthority) -> Bool {
+    /// Whether it names what a capability of such terms gives of a resource, also what a lost handle left behind.
+    func selects(_ resource: Identifier, _ terms: CapabilityTerms) -> Bool {
         switch self {
-        case .capability(let id): authority.capability == id
-        case .capabilities(let ids): ids.contains(authority.capability)
-        case .node(let id, let epoch):
-            authority.subject == id && (epoch == nil || authority.nodeEpoch != epoch)
-        case .volume(let id, let epoch):
-            volume == id && (epoch == nil || authority.resourceEpoch != epoch)
+        case .capability(let id): terms.capability == id
+        case .capabilities(let ids): ids.contains(terms.capability)
+        case .node(let id, let epoch): terms.subject == id && (epoch == nil || terms.nodeEpoch != epoch)
+        case .resource(let id, let epoch):
+            resource == id && (epoch == nil || terms.resourceEpoch != epoch)
         }
     }
 }
@@ -58,7 +49,7 @@ extension ServiceShard {
     /// `status`, and `done` runs when what the driver had of them has ended.
     func fence(_ selector: HandleSelector, status: Status, reason: String, done: @escaping () -> Void) {
         let fence = Fence(done: done)
-        var running: [UInt8: Set<UInt64>] = [:]
+        var running: [UInt8: Set<RequestTag>] = [:]
         for case let channel? in channels.all {
             for position in channel.handles.positions(where: selector.selects) {
                 revoke(channel, position, status: status, reason: reason)
@@ -89,32 +80,31 @@ extension ServiceShard {
 
     /// Adds the tags of what drivers have of a channel, or of one of its handles, by port.
     private func collectRunning(
-        _ channel: ServiceChannel, _ position: UInt8?, into running: inout [UInt8: Set<UInt64>]
+        _ channel: ServiceChannel, _ position: UInt8?, into running: inout [UInt8: Set<RequestTag>]
     ) {
         for index in 0..<UInt16(channel.slots.count) {
             let slot = channel.slots[index]
-            guard slot.state == .running, position == nil || slot.isOn(position) else { continue }
-            running[slot.port, default: []].insert(
-                ServiceShard.tag(channel: channel.number, slot: index, sequence: slot.sequence))
+            guard slot.state == .running, position.map({ channel.uses(index, $0) }) ?? true else { continue }
+            running[slot.port, default: []].insert(channel.tag(index))
         }
     }
 
     /// Ends what drivers have not begun, and has the rest ended soon: who asked was cut off, and somebody waits.
-    private func withdraw(_ running: [UInt8: Set<UInt64>], status: Status) {
+    private func withdraw(_ running: [UInt8: Set<RequestTag>], status: Status) {
         for (number, tags) in running {
             guard let port = ports[Int(number)] else { continue }
             for tag in tags {
-                channels[Int(tag >> 40)]?.slots[ServiceShard.slot(of: tag)].isWithdrawn = true
+                channels[tag.channel]?.slots[tag.slot].isWithdrawn = true
             }
             for tag in port.withdraw(tags, status: status) {
-                complete(DriverCompletion(tag: tag, status: status.rawValue, value: 0), port: port)
+                complete(DriverCompletion(tag: tag.rawValue, status: status.rawValue, value: 0), port: port)
             }
         }
     }
 
     /// Ends what drivers have of a session that an administrator ends.
     func withdrawAll(_ channel: ServiceChannel) {
-        var running: [UInt8: Set<UInt64>] = [:]
+        var running: [UInt8: Set<RequestTag>] = [:]
         collectRunning(channel, nil, into: &running)
         withdraw(running, status: .fenced)
     }
@@ -122,14 +112,14 @@ extension ServiceShard {
     /// Takes back what drivers have not begun of a lost channel, so that who resumes it waits for no more than it must.
     /// What they have begun is theirs: a slow driver is no reason to end its host.
     func dropUnstarted(_ channel: ServiceChannel) {
-        var running: [UInt8: Set<UInt64>] = [:]
+        var running: [UInt8: Set<RequestTag>] = [:]
         collectRunning(channel, nil, into: &running)
         for (number, tags) in running {
             guard let port = ports[Int(number)] else { continue }
             // What takes several steps may have done some: it goes on to its end.
-            let whole = tags.filter { channel.slots[ServiceShard.slot(of: $0)].step == .whole }
+            let whole = tags.filter { channel.slots[$0.slot].way != .stepped }
             for tag in port.takeBack(whole) {
-                let slot = ServiceShard.slot(of: tag)
+                let slot = tag.slot
                 if !exclusions.isEmpty { noteEnd(channel, slot) }
                 port.completed(flow: channel.flow, bytes: channel.slots[slot].bufferBytes)
                 channel.handles[channel.slots[slot].handle].running -= 1
@@ -140,10 +130,10 @@ extension ServiceShard {
     }
 
     private func revoke(_ channel: ServiceChannel, _ position: UInt8, status: Status, reason: String) {
-        let denial = channel.handles[position].denial
+        let denial = channel.handles[position].authority.denial
         guard denial == .ok || denial == .expired else { return }
         let isClosing = channel.handles[position].isClosing
-        channel.handles[position].denial = status
+        channel.handles[position].authority.denial = status
         abandonDelayed(channel, position)
         letGo(channel, position)
         guard !isClosing, !channel.isDetached else { return }
@@ -152,8 +142,8 @@ extension ServiceShard {
             "handle revoked",
             [
                 "session": "\(channel.session ?? .zero)", "peer": "\(channel.peerAddress)",
-                "capability": "\(channel.handles[position].capability)",
-                "volume": "\(channel.handles[position].volume)", "status": "\(status.name)",
+                "capability": "\(channel.handles[position].authority.terms.capability)",
+                "volume": "\(channel.handles[position].resource)", "status": "\(status.name)",
                 "reason": "\(reason)",
             ])
     }
@@ -162,7 +152,7 @@ extension ServiceShard {
     /// free, fences are passed, CLOSE is answered. Does nothing for a handle in use.
     @inline(__always)
     func settle(_ channel: ServiceChannel, _ position: UInt8) {
-        if channel.handles[position].denial == .ok, !channel.handles[position].isClosing { return }
+        if channel.handles[position].authority.denial == .ok, !channel.handles[position].isClosing { return }
         if channel.handles[position].isQuiet { settleQuiet(channel, position) }
     }
 
@@ -177,21 +167,21 @@ extension ServiceShard {
         }
         guard channel.handles[position].isClosing else { return }
         let closeRequest = channel.handles[position].closeRequest
-        let capability = channel.handles[position].capability
-        let volume = channel.handles[position].volume
+        let capability = channel.handles[position].authority.terms.capability
+        let resource = channel.handles[position].resource
         unlimit(channel, position)
         channel.handles.remove(position)
         guard let closeRequest else { return }
         // Nobody is there to be answered: a CLOSE that kept its slot would keep the channel, and its session, for ever.
-        guard !channel.isDetached else { return channel.slots.abandon(closeRequest.slot) }
+        guard !channel.isDetached else { return channel.slots.abandon(closeRequest) }
         accessLog.info(
             "close",
             [
                 "by": "key:\(channel.thumbprint)",
                 "session": "\(channel.session ?? .zero)", "peer": "\(channel.peerAddress)",
-                "capability": "\(capability)", "volume": "\(volume)",
+                "capability": "\(capability)", "volume": "\(resource)",
             ])
-        answerControl(channel, closeRequest, .ok)
+        answer(channel, closeRequest, .ok)
     }
 
     /// Gives up the writer's place that the handle counts for.
@@ -201,21 +191,21 @@ extension ServiceShard {
         let number = channel.sessionChannel
         switch handle.claim {
         case .held:
-            let authority = WriteAuthority(handle)
-            let lapses = handle.denial == .expired && !handle.isClosing
-            let end: ClaimEnd = channel.isLost ? .lost(authority) : lapses ? .lapsed(authority) : .closed
+            let terms = handle.authority.terms
+            let lapses = handle.authority.denial == .expired && !handle.isClosing
+            let end: ClaimEnd = channel.isLost ? .lost(terms) : lapses ? .lapsed(terms) : .closed
             channel.handles[position].claim = lapses && !channel.isLost ? .lapsed : .none
-            services.endClaim(of: handle.volume, session: session, channel: number, end)
+            services.endClaim(of: handle.resource, session: session, channel: number, end)
         case .lapsed:
             guard channel.isLost || handle.isClosing else { return }
             channel.handles[position].claim = .none
             services.endLapsed(
-                of: handle.volume, session: session, channel: number, isLost: channel.isLost)
+                of: handle.resource, session: session, channel: number, isLost: channel.isLost)
         case .none:
             // It could write once and cannot any more: others may write, and what its client would repeat comes too late.
-            guard channel.isLost, handle.accessMode == .singleWriter,
-                !handle.rights.isDisjoint(with: .mutating)
-            else { return }
+            guard channel.isLost, handle.accessMode == .singleWriter, handle.authority.mayChange else {
+                return
+            }
             services.leaveNothing(of: session, channel: number)
         }
     }
@@ -238,8 +228,10 @@ extension ServiceShard {
                 if left == 0 { done() }
             }
             channel.isCutOff = true
-            for position in channel.handles.positions(where: { $0.denial == .ok || $0.denial == .expired }) {
-                channel.handles[position].denial = .fenced
+            for position in channel.handles.positions(where: {
+                $0.authority.denial == .ok || $0.authority.denial == .expired
+            }) {
+                channel.handles[position].authority.denial = .fenced
                 abandonDelayed(channel, position)
                 letGo(channel, position)
             }
@@ -255,9 +247,13 @@ extension ServiceShard {
     func resized(_ volume: Identifier, index: UInt32, port: UInt8, size: UInt64) {
         if Int(port) < ports.count { ports[Int(port)]?.queue?.volumeChanged(index) }
         for case let channel? in channels.all where !channel.isDetached {
-            for position in channel.handles.positions(where: { $0.volume == volume && $0.size != size }) {
-                channel.handles[position].size = size
-                if !channel.handles[position].isClosing, channel.handles[position].denial != .badHandle {
+            for position in channel.handles.positions(where: {
+                $0.resource == volume && $0.volume?.size != size
+            }) {
+                channel.handles[position].volume?.size = size
+                if !channel.handles[position].isClosing,
+                    channel.handles[position].authority.denial != .badHandle
+                {
                     channel.push(.resized(handle: channel.handles.id(position), size: size))
                 }
             }
@@ -280,15 +276,17 @@ extension ServiceShard {
         let now = services.configuration.lifeClock.now()
         var hasHandles = false
         for case let channel? in channels.all where !channel.isDetached {
-            for position in channel.handles.positions(where: { $0.denial == .ok && !$0.isClosing }) {
+            for position in channel.handles.positions(where: { $0.isUsable }) {
                 hasHandles = true
-                if now >= channel.handles[position].noticeDue, !channel.handles[position].expiryAnnounced {
-                    channel.handles[position].expiryAnnounced = true
-                    let expiry = channel.handles[position].expiry
+                if now >= channel.handles[position].authority.noticeDue,
+                    !channel.handles[position].authority.expiryAnnounced
+                {
+                    channel.handles[position].authority.expiryAnnounced = true
+                    let expiry = channel.handles[position].authority.terms.expiry
                     channel.push(.expiring(handle: channel.handles.id(position), expiry: expiry))
                 }
-                if now >= channel.handles[position].deadline {
-                    channel.handles[position].denial = .expired
+                if now >= channel.handles[position].authority.terms.deadline {
+                    channel.handles[position].authority.denial = .expired
                     abandonDelayed(channel, position)
                     settle(channel, position)
                 }

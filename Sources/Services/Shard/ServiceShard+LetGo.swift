@@ -7,7 +7,9 @@ extension ServiceShard {
     /// answered, what has been read is not sent any more, and of what is being sent the connection is to be rid soon.
     func letGo(_ channel: ServiceChannel, _ position: UInt8) {
         guard !channel.isDetached else { return }
-        let (denial, generation) = (channel.handles[position].denial, channel.handles[position].generation)
+        let (denial, generation) = (
+            channel.handles[position].authority.denial, channel.handles[position].generation
+        )
         for index in 0..<UInt16(channel.slots.count) {
             let slot = channel.slots[index]
             guard slot.bufferBytes > 0, slot.handle == position, slot.handleGeneration == generation else {

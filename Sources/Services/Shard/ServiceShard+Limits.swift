@@ -50,30 +50,30 @@ extension ServiceShard {
         runDelayed()
     }
 
-    /// Holds a handle to the ceilings that its volume has now.
-    func limitByVolume(_ channel: ServiceChannel, _ position: UInt8) {
-        let volume = channel.handles[position].volume
-        let before = channel.handles[position].volumeGate
-        let subject = RateSubject.volume(volume)
+    /// Holds a handle to the ceilings that its resource has now.
+    func limitByResource(_ channel: ServiceChannel, _ position: UInt8) {
+        let id = channel.handles[position].resource
+        let before = channel.handles[position].resourceGate
+        let subject = RateSubject.resource(id)
         var gate = RateGates.none
-        if services.isLimited(volume), let known = gates.join(subject) {
+        if services.isLimited(id), let known = gates.join(subject) {
             gate = known
-        } else if let budget = services.acquireBudget(ofVolume: volume, now: reactor.now) {
+        } else if let budget = services.acquireBudget(ofResource: id, now: reactor.now) {
             gate = gates.insert(subject, budget, parent: RateGates.none)
         }
-        change(channel, position) { $0.volumeGate = gate }
+        change(channel, position) { $0.resourceGate = gate }
         leave(before)
     }
 
-    /// Puts a volume's new ceilings in force; what waits for the old ones is looked at again.
-    func volumeLimitsChanged(_ volume: Identifier) {
-        let subject = RateSubject.volume(volume)
+    /// Puts a resource's new ceilings in force; what waits for the old ones is looked at again.
+    func resourceLimitsChanged(_ id: Identifier) {
+        let subject = RateSubject.resource(id)
         if let gate = gates.find(subject), let budget = services.budget(of: subject) {
             gates.use(budget, at: gate)
         }
         for case let channel? in channels.all {
-            for position in channel.handles.positions(where: { $0.volume == volume }) {
-                limitByVolume(channel, position)
+            for position in channel.handles.positions(where: { $0.resource == id }) {
+                limitByResource(channel, position)
             }
         }
         runDelayed()
@@ -82,7 +82,7 @@ extension ServiceShard {
     /// Ends the part of a handle that is freed in all ceilings.
     func unlimit(_ channel: ServiceChannel, _ position: UInt8) {
         leave(channel.handles[position].capabilityGate)
-        leave(channel.handles[position].volumeGate)
+        leave(channel.handles[position].resourceGate)
     }
 
     private func leave(_ gate: Int32) {
@@ -100,7 +100,7 @@ extension ServiceShard {
 
     private func addWaiting(_ handle: Handle, _ more: Int) {
         gates.addWaiting(handle.capabilityGate, more)
-        gates.addWaiting(handle.volumeGate, more)
+        gates.addWaiting(handle.resourceGate, more)
     }
 
     // MARK: Requests
@@ -108,7 +108,7 @@ extension ServiceShard {
     /// Has a request wait for the ceilings of its handle; false when it need not, and has been counted.
     func mustWait(_ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8) -> Bool {
         let (first, second) = (
-            channel.handles[position].capabilityGate, channel.handles[position].volumeGate
+            channel.handles[position].capabilityGate, channel.handles[position].resourceGate
         )
         let wasEmpty = channel.handles[position].delayed.isEmpty
         let wait = max(gates.wait(first, now: reactor.now), gates.wait(second, now: reactor.now))
@@ -130,7 +130,7 @@ extension ServiceShard {
     private func count(_ channel: ServiceChannel, _ slot: UInt16, _ position: UInt8) {
         let count = channel.slots[slot].limitedBytes
         gates.take(channel.handles[position].capabilityGate, count: count, now: reactor.now)
-        gates.take(channel.handles[position].volumeGate, count: count, now: reactor.now)
+        gates.take(channel.handles[position].resourceGate, count: count, now: reactor.now)
     }
 
     private func armDelay(_ due: UInt64) {
@@ -161,7 +161,7 @@ extension ServiceShard {
             let handle = channel.handles[position]
             let own = max(
                 gates.wait(handle.capabilityGate, now: reactor.now),
-                gates.wait(handle.volumeGate, now: reactor.now))
+                gates.wait(handle.resourceGate, now: reactor.now))
             wait = min(wait, own)
         }
         if !delayed.isEmpty { armDelay(reactor.now &+ max(wait, 1)) }
@@ -170,7 +170,7 @@ extension ServiceShard {
     /// Runs the first delayed request of a handle, if it may; puts the handle back if more wait.
     private func runDelayed(_ channel: ServiceChannel, _ position: UInt8) {
         let (first, second) = (
-            channel.handles[position].capabilityGate, channel.handles[position].volumeGate
+            channel.handles[position].capabilityGate, channel.handles[position].resourceGate
         )
         guard gates.wait(first, now: reactor.now) == 0, gates.wait(second, now: reactor.now) == 0 else {
             return delayed.append((channel, position))
@@ -196,7 +196,7 @@ extension ServiceShard {
                 freeBuffer(channel, slot)
                 channel.slots.drop(slot)
             } else {
-                answer(channel, slot, channel.handles[position].denial)
+                answer(channel, slot, channel.handles[position].authority.denial)
             }
         }
         delayed.removeAll { $0.channel === channel && $0.position == position }
@@ -206,5 +206,5 @@ extension ServiceShard {
 extension Handle {
     /// Whether its requests have a ceiling.
     @inline(__always)
-    var isLimited: Bool { capabilityGate & volumeGate != RateGates.none }
+    var isLimited: Bool { capabilityGate & resourceGate != RateGates.none }
 }

@@ -4,7 +4,7 @@ import DriverKit
 /// What a shard contributes to the description of a session.
 struct SessionPart: Sendable {
     var channels = 0
-    var handles: [(volume: Identifier, rights: Rights, capability: Identifier)] = []
+    var handles: [(resource: Identifier, rights: Rights, capability: Identifier)] = []
     var requests: UInt64 = 0
     var bytesRead: UInt64 = 0
     var bytesWritten: UInt64 = 0
@@ -38,8 +38,8 @@ extension ServiceShard {
         return true
     }
 
-    /// Tells the driver's queue that a volume number names nothing any more, and forgets the volume.
-    func volumeClosed(_ id: Identifier, index: UInt32, port: UInt8) {
+    /// Tells the driver's queue that a resource's number names nothing any more, and forgets the resource.
+    func resourceClosed(_ id: Identifier, index: UInt32, port: UInt8) {
         failures[id] = nil
         guard Int(port) < ports.count, let port = ports[Int(port)] else { return }
         port.queue?.volumeChanged(index)
@@ -93,9 +93,10 @@ extension ServiceShard {
             part.bytesRead &+= channel.bytesRead
             part.bytesWritten &+= channel.bytesWritten
             part.inFlight += channel.slots.unanswered
-            for position in channel.handles.positions(where: { $0.denial == .ok && !$0.isClosing }) {
+            for position in channel.handles.positions(where: { $0.isUsable }) {
                 let handle = channel.handles[position]
-                part.handles.append((handle.volume, handle.rights, handle.capability))
+                part.handles.append(
+                    (handle.resource, handle.authority.rights, handle.authority.terms.capability))
             }
             parts[session] = part
         }
@@ -112,7 +113,8 @@ extension SessionInfo {
         bytesWritten &+= part.bytesWritten
         inFlight += part.inFlight
         openVolumes += part.handles.map {
-            OpenVolume(id: $0.volume, name: nameOf($0.volume), rights: $0.rights, capability: $0.capability)
+            OpenVolume(
+                id: $0.resource, name: nameOf($0.resource), rights: $0.rights, capability: $0.capability)
         }
     }
 }

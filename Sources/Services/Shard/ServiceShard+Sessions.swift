@@ -6,43 +6,49 @@ import Wire
 /// A HELLO that waits for the end of the connection whose place it takes.
 struct WaitingGreeting {
     let channel: ServiceChannel
-    let header: RequestHeader
+    let request: ResourceRequest
     let hello: Hello
     let resumes: UInt16
 }
 
 /// HELLO, and what becomes of a session when connections are lost and come back.
 extension ServiceShard {
+    /// Refuses a first request that is not HELLO, or that cannot be one; the channel ends with the answer.
+    public func refuseGreeting(_ channel: ServiceChannel, _ request: ResourceRequest) {
+        statistics.refusals[request.verdict, default: 0] += 1
+        channel.push(
+            RequestAnswer(to: request, request.verdict), .text("the first request of a channel is HELLO"))
+    }
+
     /// Answers HELLO, the first request of a connection, or says that it is answered later.
-    public func hello(_ channel: ServiceChannel, _ header: RequestHeader, body: [UInt8]) -> Greeting {
+    public func hello(_ channel: ServiceChannel, _ request: ResourceRequest, _ body: RequestBody) -> Greeting
+    {
         let hello: Hello
-        do throws(StatusError) {
-            let validity = header.validate(.greeting)
-            guard validity == .ok else {
-                throw StatusError(validity, "the first request is not a valid HELLO")
-            }
-            hello = try Hello(bytes: body)
-        } catch {
-            refuseHello(channel, header, error)
+        switch body {
+        case .hello(let body): hello = body
+        case .invalid(let error):
+            refuseHello(channel, request, error)
             return .refused
+        case .nothing, .open, .renew, .source, .marker:
+            preconditionFailure("a front end reads as HELLO what comes first")
         }
         switch services.greet(hello, channel, on: self) {
         case .accepted(let membership):
-            acceptHello(channel, header, hello, membership)
+            acceptHello(channel, request, hello, membership)
             return .accepted
         case .refused(let refusal):
-            refuseHello(channel, header, refusal)
+            refuseHello(channel, request, refusal)
             return .refused
         case .undecided:
             guard let number = hello.resumes else { preconditionFailure("only a resumption has to wait") }
             greetings[channel.connection] = WaitingGreeting(
-                channel: channel, header: header, hello: hello, resumes: number)
+                channel: channel, request: request, hello: hello, resumes: number)
             return .undecided
         }
     }
 
     private func acceptHello(
-        _ channel: ServiceChannel, _ header: RequestHeader, _ hello: Hello,
+        _ channel: ServiceChannel, _ request: ResourceRequest, _ hello: Hello,
         _ membership: IOServices.Membership
     ) {
         let configuration = services.configuration
@@ -67,16 +73,16 @@ extension ServiceShard {
             resumption: membership.kept?.resumption ?? .fresh,
             lingerSeconds: isResumable ? configuration.lingerSeconds : 0, cluster: configuration.cluster,
             serverName: configuration.serverName)
-        channel.push(ReplyHeader(to: header, status: .ok), payload: reply.bytes)
+        channel.push(RequestAnswer(to: request, .ok), .hello(reply))
         if let drain = services.drain { tell(channel, of: drain) }
     }
 
-    private func refuseHello(_ channel: ServiceChannel, _ header: RequestHeader, _ refusal: StatusError) {
+    private func refuseHello(_ channel: ServiceChannel, _ request: ResourceRequest, _ refusal: StatusError) {
         logRefusal("hello refused", channel, refusal)
         let version = refusal.status == .versionMismatch ? UInt64(Hello.version) : 0
         channel.push(
-            ReplyHeader(to: header, status: refusal.status, value: version, detail: version),
-            payload: ErrorMessage.encode(refusal.message))
+            RequestAnswer(to: request, refusal.status, value: version, detail: version),
+            .text(refusal.message))
     }
 
     /// Answers a HELLO that had to wait.
@@ -93,12 +99,12 @@ extension ServiceShard {
                 return
             }
             acceptHello(
-                channel, greeting.header, greeting.hello,
+                channel, greeting.request, greeting.hello,
                 IOServices.Membership(session: session, channel: greeting.resumes, kept: kept))
             channel.owner?.channelWasGreeted(isAccepted: true)
         case .failure(let refusal):
             guard !channel.isDetached else { return }
-            refuseHello(channel, greeting.header, refusal)
+            refuseHello(channel, greeting.request, refusal)
             channel.owner?.channelWasGreeted(isAccepted: false)
         }
     }

@@ -3,7 +3,7 @@ import DriverKit
 import Reactor
 import Wire
 
-/// What becomes of a request whose header has arrived.
+/// What becomes of a request that was offered.
 public enum Intake {
     /// Nothing more of it comes; it runs, or its answer waits.
     case done
@@ -11,9 +11,9 @@ public enum Intake {
     case skip
     /// Read its payload into `ServiceShard.payloadBuffer` of this slot, then call `payloadArrived`.
     case payload(slot: UInt16)
-    /// Collect its payload, then call `ServiceShard.control`.
+    /// Collect and read its payload, then call `ServiceShard.control`.
     case body
-    /// There is no room for it now: offer the same header again after `ChannelOwner.channelMayContinue`.
+    /// There is no room for it now: offer the same request again after `ChannelOwner.channelMayContinue`.
     case wait
     /// Its answer is the channel's last: send what waits, then close.
     case end
@@ -75,7 +75,7 @@ public final class ServiceShard {
     /// COMPARE_AND_WRITEs of this shard, by number.
     var compares: [UInt64: Compare] = [:]
     var comparesBegun: UInt64 = 0
-    /// Requests that devices have failed, by volume.
+    /// Requests that devices have failed, by resource.
     var failures: [Identifier: FailureSeries] = [:]
     var isStopped = false
     var target: TargetID?
@@ -140,7 +140,7 @@ public final class ServiceShard {
         channel.isLost = channel.isResumable && !isClosedByClient && channel.session != nil
         endStall(channel)
         channel.owner = nil
-        channel.frames.removeAll()
+        channel.messages.removeAll()
         for index in 0..<UInt16(channel.slots.count) {
             switch channel.slots[index].state {
             case .receiving:
@@ -155,7 +155,7 @@ public final class ServiceShard {
         if channel.isLost { dropUnstarted(channel) }
         for position in channel.handles.positions(where: { _ in true }) {
             abandonDelayed(channel, position)
-            channel.handles[position].denial = .badHandle
+            channel.handles[position].authority.denial = .badHandle
             channel.handles[position].isClosing = true
             settle(channel, position)
         }

@@ -48,7 +48,7 @@ struct TokenBucket: ~Copyable {
     func isFull(now: UInt64) -> Bool { nextDue &+ burst <= now }
 }
 
-/// What all users of one capability, or of one volume, may use together, on whatever reactor: operations and payload
+/// What all users of one capability, or of one resource, may use together, on whatever reactor: operations and payload
 /// bytes a second.
 ///
 /// Any thread may use it. Only requests that have a limit touch it.
@@ -114,8 +114,8 @@ enum RateSubject: Hashable, Sendable {
     case capability(Identifier, RateScope)
     /// Every handle of every capability that was issued from a grant.
     case grant(Identifier)
-    /// Every handle on a volume.
-    case volume(Identifier)
+    /// Every handle on a resource.
+    case resource(Identifier)
 }
 
 /// The budgets of all that have a limit and are in use, or were a moment ago.

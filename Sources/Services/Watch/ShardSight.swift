@@ -6,9 +6,9 @@ import Wire
 
 /// What a data reactor is at, as it says with `ReactorPulse.Marker`: the kind of an activity.
 ///
-/// The words are a request's tag, its opcode with handle and count, and its offset; of `driving` only the pool's number.
+/// The words are those of an `ActiveRequest`; of `driving` only the pool's number.
 enum ShardActivity: UInt64, Sendable {
-    /// A request's header.
+    /// A request that was offered.
     case takingUp = 1
     /// A driver's queue.
     case driving = 2
@@ -16,6 +16,37 @@ enum ShardActivity: UInt64, Sendable {
     case answering = 3
     /// An answer on its way into records.
     case sending = 4
+}
+
+/// A request in the words of an activity.
+struct ActiveRequest {
+    let tag: RequestTag
+    let opcode: UInt16
+    /// The position of its handle in its channel's table.
+    let position: UInt8
+    let count: UInt32
+    let offset: UInt64
+
+    @inline(__always)
+    init(_ tag: RequestTag, opcode: UInt16, position: UInt8, count: UInt32, offset: UInt64) {
+        self.tag = tag
+        self.opcode = opcode
+        self.position = position
+        self.count = count
+        self.offset = offset
+    }
+
+    init(_ words: (UInt64, UInt64, UInt64)) {
+        self.init(
+            RequestTag(echo: words.0), opcode: UInt16(truncatingIfNeeded: words.1 >> 48),
+            position: UInt8(truncatingIfNeeded: words.1 >> 32), count: UInt32(truncatingIfNeeded: words.1),
+            offset: words.2)
+    }
+
+    @inline(__always)
+    var words: (UInt64, UInt64, UInt64) {
+        (tag.rawValue, UInt64(opcode) << 48 | UInt64(position) << 32 | UInt64(count), offset)
+    }
 }
 
 /// A request that a reactor was at when it stood.
@@ -106,8 +137,9 @@ final class ShardSight: Sendable {
         state.withLockIfAvailable { state -> SightedRequest? in
             guard let kind = ShardActivity(rawValue: activity.kind) else { return nil }
             if kind == .driving { return driven(by: UInt8(truncatingIfNeeded: activity.words.0), state) }
-            guard let channel = state.channels[UInt32(truncatingIfNeeded: activity.words.0 >> 40)],
-                let opened = channel.handles[UInt8(truncatingIfNeeded: activity.words.1 >> 32)]
+            let request = ActiveRequest(activity.words)
+            guard let channel = state.channels[UInt32(request.tag.channel)],
+                let opened = channel.handles[request.position]
             else { return nil }
             let words =
                 switch kind {
@@ -118,15 +150,14 @@ final class ShardSight: Sendable {
             return SightedRequest(
                 identity: RequestIdentity(
                     holder: channel.holder, volume: opened.volume,
-                    opcode: UInt16(truncatingIfNeeded: activity.words.1 >> 48), offset: activity.words.2,
-                    count: UInt32(truncatingIfNeeded: activity.words.1)),
+                    opcode: request.opcode, offset: request.offset, count: request.count),
                 activity: words, volumeName: opened.name, peer: channel.peer)
         } ?? nil
     }
 
     private func driven(by port: UInt8, _ state: borrowing State) -> SightedRequest? {
         guard let request = state.ports[port]?.value.lastTaken, let operation = request.opcode,
-            let channel = state.channels[UInt32(truncatingIfNeeded: request.tag >> 40)],
+            let channel = state.channels[UInt32(RequestTag(echo: request.tag).channel)],
             let opened = channel.handles.values.first(where: { $0.port == port && $0.index == request.volume }
             )
         else { return nil }
@@ -166,22 +197,29 @@ extension ServiceShard {
     /// its slot yet: one that does not exist must not make another channel of this.
     @inline(__always)
     func note(
-        _ activity: ShardActivity, _ channel: ServiceChannel, _ header: RequestHeader, _ position: UInt8
+        _ activity: ShardActivity, _ channel: ServiceChannel, _ request: ResourceRequest, _ position: UInt8
     ) {
-        marker.note(
-            kind: activity.rawValue,
-            ServiceShard.tag(
-                channel: channel.number, slot: header.slot & 0xFF, sequence: header.sequence),
-            UInt64(header.opcode) << 48 | UInt64(position) << 32 | UInt64(header.count), header.offset)
+        let tag = RequestTag(channel: channel.number, slot: request.slot & 0xFF, sequence: request.sequence)
+        note(
+            activity,
+            ActiveRequest(
+                tag, opcode: request.opcode, position: position, count: request.count, offset: request.offset)
+        )
     }
 
     /// Likewise, of the request in a slot.
     @inline(__always)
     func note(_ activity: ShardActivity, _ channel: ServiceChannel, _ slot: UInt16) {
-        marker.note(
-            kind: activity.rawValue,
-            ServiceShard.tag(channel: channel.number, slot: slot, sequence: channel.slots[slot].sequence),
-            UInt64(channel.slots[slot].opcode) << 48 | UInt64(channel.slots[slot].handle) << 32
-                | UInt64(channel.slots[slot].count), channel.slots[slot].offset)
+        note(
+            activity,
+            ActiveRequest(
+                channel.tag(slot), opcode: channel.slots[slot].opcode, position: channel.slots[slot].handle,
+                count: channel.slots[slot].count, offset: channel.slots[slot].offset))
+    }
+
+    @inline(__always)
+    private func note(_ activity: ShardActivity, _ request: ActiveRequest) {
+        let words = request.words
+        marker.note(kind: activity.rawValue, words.0, words.1, words.2)
     }
 }

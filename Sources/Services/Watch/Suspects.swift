@@ -25,17 +25,10 @@ public struct RequestIdentity: Sendable, Hashable {
 
     /// What is asked, in words.
     var opcodeName: String {
-        switch Opcode(rawValue: opcode) {
-        case .read: "READ"
-        case .write: "WRITE"
-        case .writeZeroes: "WRITE_ZEROES"
-        case .discard: "DISCARD"
-        case .flush: "FLUSH"
-        case .compareAndWrite: "COMPARE_AND_WRITE"
-        case .copyRange: "COPY_RANGE"
-        case .blockStatus: "BLOCK_STATUS"
-        case .hello, .open, .stat, .renew, .close, .ping, nil: "request of kind \(opcode)"
+        guard let known = Opcode(rawValue: opcode), !known.kind.isControl else {
+            return "request of kind \(opcode)"
         }
+        return known.name
     }
 }
 
@@ -170,14 +163,14 @@ extension Limits {
 extension ServiceShard {
     /// Whether the server stood at this very request before, so that it is answered as failed.
     @inline(never)
-    func isSuspect(_ channel: ServiceChannel, _ header: RequestHeader, _ position: UInt8) -> Bool {
-        let volume = channel.handles[position].volume
+    func isSuspect(_ channel: ServiceChannel, _ asked: ResourceRequest, _ position: UInt8) -> Bool {
+        let volume = channel.handles[position].resource
         let request = RequestIdentity(
-            holder: channel.thumbprint, volume: volume, opcode: header.opcode, offset: header.offset,
-            count: header.count)
+            holder: channel.thumbprint, volume: volume, opcode: asked.opcode, offset: asked.offset,
+            count: asked.count)
         let isRepeat =
-            channel.slots.recalls > 0 && Int(header.slot) < channel.slots.count
-            && channel.slots[header.slot].recall == .anything
+            channel.slots.recalls > 0 && Int(asked.slot) < channel.slots.count
+            && channel.slots[asked.slot].recall == .anything
         guard
             let why = suspects.refusal(
                 request, isRepeat: isRepeat, now: services.configuration.wallClock.now())
@@ -187,13 +180,13 @@ extension ServiceShard {
             "a request is not executed",
             [
                 "volume": "\(name)", "peer": "\(channel.peerAddress)", "key": "\(channel.thumbprint)",
-                "request": "\(request.opcodeName)", "offset": "\(header.offset)", "bytes": "\(header.count)",
+                "request": "\(request.opcodeName)", "offset": "\(asked.offset)", "bytes": "\(asked.count)",
                 "why": "\(why)",
             ])
         if suspectsTold.count < Limits.suspectsToldMax, suspectsTold.insert(request).inserted {
             services.configuration.events.append(
                 .requestRefused, subject: "volume/\(name)",
-                message: "a \(request.opcodeName) of \(header.count) bytes at \(header.offset), asked by "
+                message: "a \(request.opcodeName) of \(asked.count) bytes at \(asked.offset), asked by "
                     + "\(channel.peerAddress), is answered as failed: \(why)")
         }
         return true

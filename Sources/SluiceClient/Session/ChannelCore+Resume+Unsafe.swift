@@ -162,7 +162,7 @@ extension ChannelCore {
 
 extension Opcode {
     /// Whether the request changes bytes of a volume.
-    var isChange: Bool { rawValue >= Opcode.read.rawValue && !rule.isIdempotent }
+    var isChange: Bool { !kind.isControl && !rule.isIdempotent }
 
     /// Whether nobody can say, after the server was restarted, what became of an unanswered request, and doing it
     /// once more could do harm: a comparison would meet its own result, and where others write too, what they

@@ -210,7 +210,7 @@ final class ChannelCore {
 
     /// Whether the slot holds an I/O request.
     func isBusy(_ slot: Int) -> Bool {
-        unsafe flights[slot].phase != .free && flights[slot].opcode.rawValue >= Opcode.read.rawValue
+        unsafe flights[slot].phase != .free && !flights[slot].opcode.kind.isControl
     }
 
     /// Makes a slot free for the next request.
@@ -372,7 +372,7 @@ final class ChannelCore {
         let flight = unsafe flights + Int(header.slot)
         let opcode = unsafe flight.pointee.opcode
         if unsafe flight.pointee.isGivenUp { return finishGivenUp() }
-        guard opcode.rawValue >= Opcode.read.rawValue else { return try finishControl(opcode) }
+        guard !opcode.kind.isControl else { return try finishControl(opcode) }
         guard let status = header.knownStatus else { throw .violation(ReplyFault.unknownStatus.message) }
         if status != .ok {
             if header.length > 0 { lastMessage = ErrorMessage.decode(smallBytes()) }

@@ -8,21 +8,21 @@ extension IOServices {
     func markers(of volume: Identifier) -> [Marker] { state.withLock { $0.markers[volume] ?? [] } }
 
     func markerInfos(of id: Identifier) throws(StatusError) -> [MarkerInfo] {
-        let volume = try volume(id)
-        return markers(of: id).map { MarkerInfo($0, size: volume.descriptor.size) }
+        let size = try volume(id).volume.size
+        return markers(of: id).map { MarkerInfo($0, size: size) }
     }
 
     /// Sets a marker: when it returns, every change that is not done yet is noted, and what was acknowledged before
     /// is durable.
     func createMarker(_ id: Identifier, of volumeID: Identifier) async throws(StatusError) -> MarkerInfo {
         let folder = try markerFolder()
-        let volume = try volume(volumeID)
-        let pool = try pool(volume.descriptor.pool)
+        let (known, volume) = try volume(volumeID)
+        let pool = try pool(known.pool)
         let bitmap = try await pool.worker.run { [self] () throws(StatusError) in
-            try folder.create(id, of: volumeID, size: try open(volumeID, in: pool).size)
+            try folder.create(id, of: volumeID, size: try openGeometry(of: volumeID, in: pool).size)
         }
         let isAdded = state.withLock { state in
-            guard state.directory.volumes[volumeID]?.isGoing == false,
+            guard state.directory.resources[volumeID]?.isGoing == false,
                 state.markers[volumeID, default: []].count < Limits.markersPerVolumeMax
             else { return false }
             state.markers[volumeID, default: []].append(Marker(id: id, bitmap: bitmap))
@@ -32,24 +32,24 @@ extension IOServices {
             try folder.remove(id, of: volumeID)
             throw StatusError(.busy, "a volume has at most \(Limits.markersPerVolumeMax) markers")
         }
-        await takeUpMarkers(of: volumeID, index: volume.index, pool: pool)
-        let status = await flush(volume.index, of: pool)
+        await takeUpMarkers(of: volumeID, index: known.index, pool: pool)
+        let status = await flush(known.index, of: pool)
         guard status == .ok else {
             try await deleteMarker(id, of: volumeID)
             throw StatusError(
                 status, "what was written before the marker cannot be made durable (\(status.name))")
         }
-        return MarkerInfo(Marker(id: id, bitmap: bitmap), size: volume.descriptor.size)
+        return MarkerInfo(Marker(id: id, bitmap: bitmap), size: volume.size)
     }
 
     /// Removes a marker; repeating it is harmless.
     func deleteMarker(_ id: Identifier, of volumeID: Identifier) async throws(StatusError) {
         let folder = try markerFolder()
         state.withLock { $0.markers[volumeID]?.removeAll { $0.id == id } }
-        if let volume = state.withLock({ $0.directory.volumes[volumeID] }),
-            let pool = state.withLock({ $0.directory.pools[volume.descriptor.pool] })
+        if let known = state.withLock({ $0.directory.resources[volumeID] }),
+            let pool = state.withLock({ $0.directory.pools[known.pool] })
         {
-            await takeUpMarkers(of: volumeID, index: volume.index, pool: pool)
+            await takeUpMarkers(of: volumeID, index: known.index, pool: pool)
             return try await pool.worker.run { () throws(StatusError) in
                 try folder.remove(id, of: volumeID)
             }

@@ -18,28 +18,26 @@ extension ServiceShard {
             for index in 0..<UInt16(channel.slots.count) {
                 let request = channel.slots[index]
                 guard request.state == .running, request.port == port,
-                    channel.handles[request.handle].volumeIndex == volume
+                    channel.handles[request.handle].index == volume
                 else { continue }
-                let (offset, length) = request.beingChanged
+                let (offset, length) = channel.beingChanged(index)
                 for bitmap in bitmaps { bitmap.mark(offset, length) }
             }
         }
     }
 
     /// Takes in a BLOCK_STATUS whose payload is complete.
-    func blockStatus(_ channel: ServiceChannel, _ header: RequestHeader, _ body: [UInt8]) {
-        guard let id = Identifier(bytes: body) else { return answer(channel, header.slot, .badLength) }
-        channel.slots[header.slot].marker = id
-        guard marker(of: channel.slots[header.slot], channel) != nil else {
-            return answer(channel, header.slot, .notFound)
+    func blockStatus(_ channel: ServiceChannel, _ slot: UInt16, since id: Identifier) {
+        guard marker(id, of: channel.slots[slot], channel) != nil else {
+            return answer(channel, slot, .notFound)
         }
-        submit(channel, header.slot)
+        channel[operation: slot] = .changes(since: id)
+        submit(channel, slot)
     }
 
-    /// The marker that a BLOCK_STATUS names; nil when its volume has none such.
-    func marker(of request: Slot, _ channel: ServiceChannel) -> Marker? {
-        ports[Int(request.port)]?.marker(
-            request.marker, volume: channel.handles[request.handle].volumeIndex)
+    /// A marker of the volume of a request; nil when it has none such.
+    func marker(_ id: Identifier, of request: Slot, _ channel: ServiceChannel) -> Marker? {
+        ports[Int(request.port)]?.marker(id, volume: channel.handles[request.handle].index)
     }
 
     /// Makes durable what was written to a volume; `done` runs on this thread.
@@ -49,13 +47,16 @@ extension ServiceShard {
     }
 }
 
-extension Slot {
-    /// What the driver may be changing of the handle's volume.
-    var beingChanged: (offset: UInt64, length: UInt64) {
-        switch Opcode(rawValue: opcode) {
-        case .write, .writeZeroes, .discard, .compareAndWrite: (offset, UInt64(count))
-        case .copyRange: (offset + UInt64(copied), UInt64(piece))
-        default: (0, 0)
+extension ServiceChannel {
+    /// What the driver may be changing for the request in a slot, of the volume of its handle.
+    fileprivate func beingChanged(_ slot: UInt16) -> (offset: UInt64, length: UInt64) {
+        let request = slots[slot]
+        switch Opcode(rawValue: request.opcode) {
+        case .write, .writeZeroes, .discard, .compareAndWrite: return (request.offset, UInt64(request.count))
+        case .copyRange:
+            guard let copy = self[copy: slot] else { return (0, 0) }
+            return (request.offset + UInt64(copy.copied), UInt64(copy.piece))
+        default: return (0, 0)
         }
     }
 }

@@ -1,16 +1,17 @@
 import Capability
 import Core
 
-/// By what authority a session may write to a volume: what is left of a handle when its connection is lost.
-struct WriteAuthority: Sendable, Hashable {
+/// The terms of a capability: whose it is, of which epochs, and until when. Handles and claims stand by them.
+struct CapabilityTerms: Sendable, Hashable {
     let capability: Identifier
+    /// The node that it was issued to.
     let subject: Identifier
     let nodeEpoch: UInt64
     let resourceEpoch: UInt64
-    /// Unix seconds, as its capability says.
+    /// Unix seconds, as the capability says, for people and clients.
     let expiry: UInt64
     /// The same in nanoseconds of the monotonic clock, measured when the capability was taken.
-    let deadline: UInt64
+    var deadline: UInt64
 
     init(
         capability: Identifier, subject: Identifier, nodeEpoch: UInt64, resourceEpoch: UInt64, expiry: UInt64,
@@ -31,28 +32,26 @@ struct WriteAuthority: Sendable, Hashable {
             deadline: now.deadline(expiry: capability.expiry))
     }
 
-    init(_ claim: SavedSession.Claim, now: Moment) {
+    init(_ claim: SessionClaim, now: Moment) {
         self.init(
             capability: claim.capability, subject: claim.subject, nodeEpoch: claim.nodeEpoch,
             resourceEpoch: claim.resourceEpoch, expiry: claim.expiry,
             deadline: now.deadline(expiry: claim.expiry))
     }
 
-    init(_ handle: Handle) {
-        self.init(
-            capability: handle.capability, subject: handle.subject, nodeEpoch: handle.nodeEpoch,
-            resourceEpoch: handle.resourceEpoch, expiry: handle.expiry, deadline: handle.deadline)
-    }
+    /// Of no capability: they have ended.
+    static let none = CapabilityTerms(
+        capability: .zero, subject: .zero, nodeEpoch: 0, resourceEpoch: 0, expiry: 0, deadline: 0)
 }
 
-/// How a handle stops to count among a volume's writers.
+/// How a handle stops to count among a resource's writers.
 enum ClaimEnd {
     /// Its client closed it, or its authority ended.
     case closed
     /// OPEN did not come to a handle: as if it had not been asked.
     case undone
     /// Its capability has ended, and it may be renewed: the claim stays as a courtesy, until somebody else asks.
-    case lapsed(WriteAuthority)
+    case lapsed(CapabilityTerms)
     /// Its connection was lost, and its session goes on: the claim stays.
-    case lost(WriteAuthority)
+    case lost(CapabilityTerms)
 }

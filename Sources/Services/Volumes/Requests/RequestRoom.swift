@@ -2,24 +2,6 @@ import Core
 import DriverKit
 import Wire
 
-/// What the driver has of a request.
-enum RequestStep: UInt8 {
-    /// All of it.
-    case whole
-    /// COPY_RANGE: what is known about the source.
-    case copyMap
-    /// COPY_RANGE: a piece of the source.
-    case copyRead
-    /// COPY_RANGE: the piece, on its way to its place.
-    case copyWrite
-    /// COPY_RANGE: zeroes instead of a piece.
-    case copyZeroes
-    /// COMPARE_AND_WRITE: what is there.
-    case compareRead
-    /// COMPARE_AND_WRITE: what is to be there.
-    case compareWrite
-}
-
 /// How a request uses its buffer.
 ///
 /// Drivers take buffers at whole granules. So the payload of COMPARE_AND_WRITE, which is twice its bytes, is placed
@@ -63,11 +45,5 @@ extension Slot {
         case .read, .write, .compareAndWrite, .copyRange: count
         default: 0
         }
-    }
-
-    /// Whether it uses the handle at `position`: a copy that runs uses two.
-    func isOn(_ position: UInt8?) -> Bool {
-        handle == position
-            || opcode == Opcode.copyRange.rawValue && UInt8(truncatingIfNeeded: source) == position
     }
 }

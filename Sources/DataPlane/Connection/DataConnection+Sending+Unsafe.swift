@@ -2,6 +2,7 @@ import Core
 import Reactor
 import Services
 import TLS
+import Wire
 
 /// The way out: replies and events into full records, and those into one send at a time.
 extension DataConnection {
@@ -9,15 +10,13 @@ extension DataConnection {
     var flow: Int { channel?.sessionNumber.map { $0 + 1 } ?? 0 }
 
     func scheduleFlush() {
-        guard !isFlushScheduled else { return }
-        isFlushScheduled = true
-        shard.scheduleOutput(self)
+        if sending.wants() { shard.scheduleOutput(self) }
     }
 
     /// Sends what waits, up to `piece` bytes and a record more, and returns how many bytes that are; stops receiving
     /// while a request waits for room.
     func flush(_ piece: Int) -> Int {
-        isFlushScheduled = false
+        sending.takeTurn()
         let half = (channel?.chargedBytes ?? 0) / 2
         let bytes = startSending(min(piece, max(half, shard.options.outputBytesLeast)))
         pauseIfWaiting()
@@ -26,8 +25,8 @@ extension DataConnection {
 
     /// Encrypts what waits, as far as one send goes, and sends it.
     private func startSending(_ piece: Int) -> Int {
-        guard !isSending, phase != .closed else { return 0 }
-        if let channel, phase != .lingering, tls.isOpen {
+        guard !sending.isSending, !phase.isClosed else { return 0 }
+        if let channel, phase.mayEncrypt, tls.isOpen {
             do throws(TLSError) { try encrypt(channel, piece) } catch {
                 teardown()
                 return 0
@@ -38,15 +37,15 @@ extension DataConnection {
             send()
             return bytes
         }
-        if isFinishing, phase == .open, isAnswered { close(nil) }
-        if phase == .closing { linger() }
+        if case .finishing(let finishing) = phase, isAnswered(finishing) { close(nil) }
+        if case .closing = phase { linger() }
         return 0
     }
 
     /// Whether everything that was taken is answered and the answers are on their way.
-    private var isAnswered: Bool {
+    private func isAnswered(_ finishing: ConnectionPhase.Finishing) -> Bool {
         guard let channel else { return true }
-        let most = hasHalfRequest ? 1 : 0
+        let most = finishing.hasHalfRequest ? 1 : 0
         return unsafe !channel.hasOutput && rest.isEmpty && channel.unansweredRequests <= most
     }
 
@@ -59,7 +58,8 @@ extension DataConnection {
                 try gatherRest(piece)
                 continue
             }
-            if let frame = services.takeFrame(channel) {
+            if let message = services.takeMessage(channel) {
+                let frame = frames.frame(message)
                 try unsafe frame.span.withUnsafeBytes { bytes throws(TLSError) in
                     try unsafe shard.gatherer.appendCopy(bytes, to: tls)
                 }
@@ -67,13 +67,13 @@ extension DataConnection {
             }
             guard let reply = unsafe services.takeReply(channel) else { break }
             try unsafe shard.gatherer.appendHeader(to: tls) { target in
-                unsafe reply.header.store(target)
+                unsafe ReplyHeader(reply.answer, length: reply.payload.count).store(target)
             }
             if unsafe reply.payload.isEmpty {
-                unsafe services.release(channel, slot: reply.slot)
+                unsafe services.release(channel, slot: reply.answer.slot)
             } else {
                 unsafe rest = unsafe reply.payload
-                restSlot = unsafe reply.slot
+                restSlot = unsafe reply.answer.slot
             }
         }
         try shard.gatherer.flush(to: tls)
@@ -96,25 +96,25 @@ extension DataConnection {
     func send() {
         guard let target else { return }
         let buffer = tls.takeOutput()
-        isSending = true
-        sendBegunAt = reactor.now
+        sending.began(now: reactor.now)
         unsafe reactor.send(fd: fd, buffer.bytes, target: target, token: Token.send)
-        sending = consume buffer
+        outgoing = consume buffer
         armTimer()
     }
 
     func sent(_ result: Int32) {
-        isSending = false
-        guard let buffer = sending.take() else { return }
+        sending.ended()
+        guard let buffer = outgoing.take() else { return }
         let isComplete = Int(result) == buffer.count
         tls.giveBack(buffer)
-        guard phase != .closed else { return }
+        if phase.isClosed { return }
         guard isComplete else { return teardown() }
-        if isHurried, unsafe rest.isEmpty { isHurried = false }
+        if unsafe rest.isEmpty { sending.hurry(false) }
         // What has become ready meanwhile goes out at the end of this batch, together.
         let hasMore = unsafe tls.output.pendingBytes > 0 || !rest.isEmpty || channel?.hasOutput == true
-        if hasMore || phase == .closing || isFinishing {
-            scheduleFlush()
-        }
+        if hasMore || phase.endsWhenSent { scheduleFlush() }
     }
+
+    /// Forgets the payload in hand; its slot is the channel's, which goes.
+    func dropRest() { unsafe rest = unsafe UnsafeRawBufferPointer(start: nil, count: 0) }
 }

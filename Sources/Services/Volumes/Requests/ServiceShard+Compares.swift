@@ -1,5 +1,6 @@
 import Core
 import DriverKit
+import Reactor
 import Wire
 
 /// Bytes that nothing may touch but the COMPARE_AND_WRITE that asked for them; one on each shard.
@@ -41,13 +42,13 @@ extension ServiceShard {
 
     func beginCompare(_ channel: ServiceChannel, _ slot: UInt16) {
         let request = channel.slots[slot]
-        let volume = channel.handles[request.handle].volume
+        let volume = channel.handles[request.handle].resource
         let owner = link
         let (id, hasTurn) = services.reservations.withLock {
             $0.request(volume, offset: request.offset, count: request.count, owner: owner)
         }
         channel.slots[slot].state = .held
-        channel.slots[slot].compare = id
+        channel[compare: slot] = CompareOperation(number: id)
         channel.handles[request.handle].held += 1
         compares[id] = Compare(channel: channel, slot: slot, volume: volume)
         if hasTurn { excludeOthers(id) }
@@ -94,23 +95,26 @@ extension ServiceShard {
         channel.handles[request.handle].held -= 1
         channel.handles[request.handle].running += 1
         channel.slots[slot].state = .running
-        channel.slots[slot].step = .compareRead
-        guard lifeNow < channel.handles[request.handle].deadline else {
+        channel.slots[slot].way = .stepped
+        channel[compare: slot]?.step = .read
+        guard lifeNow < channel.handles[request.handle].authority.terms.deadline else {
             return endCompare(channel, slot, .expired)
         }
         submitStep(channel, slot, .read, buffer: RequestRoom.found(request.count))
     }
 
     /// Goes on when the driver has done a step of it.
-    func compareStepEnded(_ channel: ServiceChannel, _ slot: UInt16, _ status: Status) {
+    func compareStepEnded(
+        _ channel: ServiceChannel, _ slot: UInt16, _ compare: CompareOperation, _ status: Status
+    ) {
         let request = channel.slots[slot]
         guard status == .ok else { return endCompare(channel, slot, status) }
-        if request.step == .compareWrite { return endCompare(channel, slot, .ok) }
+        if case .write = compare.step { return endCompare(channel, slot, .ok) }
         if request.isWithdrawn { return endCompare(channel, slot, withdrawnStatus(channel, slot)) }
         if let place = firstDifference(request) {
             return endCompare(channel, slot, .miscompare, value: UInt64(place))
         }
-        channel.slots[slot].step = .compareWrite
+        channel[compare: slot]?.step = .write
         submitStep(
             channel, slot, .write, flags: DriverFlags(rawValue: UInt8(truncatingIfNeeded: request.flags)),
             buffer: RequestRoom.written(request.count))
@@ -119,9 +123,9 @@ extension ServiceShard {
     private func endCompare(
         _ channel: ServiceChannel, _ slot: UInt16, _ status: Status, value: UInt64 = 0
     ) {
-        let id = channel.slots[slot].compare
+        let compare = channel[compare: slot]
         ended(channel, slot, DriverCompletion(tag: 0, status: status.rawValue, value: value))
-        includeOthers(id)
+        if let compare { includeOthers(compare.number) }
     }
 
     /// Lets others have the bytes again. The shards hear it before the next has its turn.
@@ -186,15 +190,15 @@ extension ServiceShard {
             if request.handle == position, request.state == .held { gone.append(compare.slot) }
         }
         for slot in gone {
-            let id = channel.slots[slot].compare
+            let compare = channel[compare: slot]
             channel.handles[position].held -= 1
             if channel.isDetached {
                 freeBuffer(channel, slot)
                 channel.slots.drop(slot)
             } else {
-                answer(channel, slot, channel.handles[position].denial)
+                answer(channel, slot, channel.handles[position].authority.denial)
             }
-            includeOthers(id)
+            if let compare { includeOthers(compare.number) }
         }
     }
 
@@ -212,7 +216,7 @@ extension ServiceShard {
     private func countRunning(_ exclusion: Exclusion) -> Int {
         var count = 0
         for case let channel? in channels.all where channel.slots.unanswered > 0 {
-            guard !channel.handles.positions(where: { $0.volume == exclusion.volume }).isEmpty else {
+            guard !channel.handles.positions(where: { $0.resource == exclusion.volume }).isEmpty else {
                 continue
             }
             for index in 0..<UInt16(channel.slots.count)
@@ -227,18 +231,18 @@ extension ServiceShard {
     private func touches(_ channel: ServiceChannel, _ slot: UInt16, _ exclusion: Exclusion) -> Bool {
         let request = channel.slots[slot]
         func overlaps(_ position: UInt8, _ offset: UInt64) -> Bool {
-            channel.handles[position].volume == exclusion.volume && offset < exclusion.end
+            channel.handles[position].resource == exclusion.volume && offset < exclusion.end
                 && exclusion.start < offset + UInt64(request.count)
         }
         switch Opcode(rawValue: request.opcode) {
         case .read, .write, .writeZeroes, .discard, .compareAndWrite:
             return overlaps(request.handle, request.offset)
         case .copyRange:
-            guard let source = channel.handles.holder(of: request.source) else {
+            guard let copy = channel[copy: slot], let source = channel.handles.holder(of: copy.source) else {
                 return overlaps(request.handle, request.offset)
             }
-            return overlaps(request.handle, request.offset) || overlaps(source, request.sourceOffset)
-        case .flush, .blockStatus, .hello, .open, .stat, .renew, .close, .ping, nil: return false
+            return overlaps(request.handle, request.offset) || overlaps(source, copy.sourceOffset)
+        default: return false
         }
     }
 }

@@ -71,7 +71,7 @@ extension DataShard {
 extension DataConnection {
     /// Notes how much is kept that has arrived and is not read now.
     func noteUnread() {
-        let now = phase == .closed ? 0 : tls.unreadInputBytes
+        let now = phase.isClosed ? 0 : tls.unreadInputBytes
         guard now != unreadNoted else { return }
         let grew = now > unreadNoted
         shard.unreadBytes += now - unreadNoted
@@ -95,11 +95,11 @@ extension DataConnection {
 
     var rank: Rank {
         switch phase {
-        case .handshake, .greeting:
-            reactor.now &- begunAt > Limits.newConnectionNanoseconds ? .late : .new
+        case .handshake(let since), .greeting(let since):
+            reactor.now &- since > Limits.newConnectionNanoseconds ? .late : .new
         case .closing, .lingering, .closed: .late
         case .resuming: .idle
-        case .open: channel?.sessionNumber == nil ? .idle : .opened
+        case .open, .finishing: channel?.sessionNumber == nil ? .idle : .opened
         }
     }
 

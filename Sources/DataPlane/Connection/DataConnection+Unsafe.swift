@@ -1,0 +1,239 @@
+import Core
+import Glibc
+import Reactor
+import Services
+import TLS
+
+/// One connection of the data channel: TLS, frames, and the way to the services and back.
+///
+/// Confined to its reactor's thread. The descriptor's operations keep the object alive until they have completed.
+///
+/// What it is at is in four values without I/O, which say what to do: `phase` its life, `receiving` and `sending` what the
+/// kernel has, `reader` the stream of requests. This object does it.
+@safe
+final class DataConnection: CompletionTarget, ChannelOwner {
+    let shard: DataShard
+    let reactor: Reactor
+    let services: ServiceShard
+    let fd: Int32
+    let tls: TLSConnection
+    let peerAddress: String
+    var target: TargetID?
+    var channel: ServiceChannel?
+
+    var phase: ConnectionPhase
+    var receiving = ReceiveState()
+    var sending = SendState()
+    var reader = FrameReader()
+    /// Makes frames of what services say.
+    var frames = MessageFrames()
+    /// Where the payload that is being read goes.
+    var destination = unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0)
+    /// Plaintext that arrived behind a request which waits for room.
+    var held: [UInt8] = []
+    /// What `noteUnread` has noted last, in bytes.
+    var unreadNoted = 0
+    /// Whether it is probed often, because another client of the same key waits for its end.
+    var isDoubted = false
+
+    /// What the kernel is sending.
+    var outgoing: OutputBuffer?
+    /// What is left of the payload of a reply of which a part has been encrypted, and its slot.
+    var rest = unsafe UnsafeRawBufferPointer(start: nil, count: 0)
+    var restSlot: UInt16 = 0
+
+    var heardAt: UInt64
+    var timer: TimerID?
+    var timerDue: UInt64 = .max
+
+    enum Token {
+        static let receive: UInt32 = 1
+        static let send: UInt32 = 2
+        static let timer: UInt32 = 3
+        static let close: UInt32 = 4
+        static let readable: UInt32 = 5
+        static let doubt: UInt32 = 6
+    }
+
+    init(shard: DataShard, fd: Int32, tls: TLSConnection, peerAddress: String) {
+        self.shard = shard
+        self.fd = fd
+        self.tls = tls
+        self.peerAddress = peerAddress
+        reactor = shard.reactor
+        services = shard.services
+        heardAt = shard.reactor.now
+        phase = .handshake(since: shard.reactor.now)
+    }
+
+    /// Starts to receive.
+    func begin() {
+        target = reactor.register(self)
+        receive()
+        armTimer()
+    }
+
+    // MARK: Completions
+
+    /// An operation of this connection has completed.
+    func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
+        switch token {
+        case Token.receive: received(result, flags)
+        case Token.send: sent(result)
+        case Token.timer: timerFired()
+        case Token.doubt: doubtEnded()
+        case Token.readable:
+            receiving.polled()
+            receive()
+        default: break
+        }
+    }
+
+    private func received(_ result: Int32, _ flags: CompletionFlags) {
+        if !flags.more { receiving.ended() }
+        if flags.hasBuffer {
+            if result > 0 {
+                unsafe take(
+                    reactor.receiveBuffer(flags, count: Int(result)), headroom: Limits.receiveHeadroomBytes)
+            }
+            reactor.recycle(flags)
+        }
+        if phase.isClosed { return }
+        if result > 0, flags.more { return result >= Limits.meteredBytesMin ? meter() : () }
+        if result <= 0, result != -ECANCELED, result != -ENOBUFS {
+            // What was put off may end with the client's word that it closes.
+            if receiving.isPutOff, !reader.isWaiting { pump() }
+            // Half a frame that the peer left behind is not executed.
+            return teardown()
+        }
+        if !receiving.isReceiving, !reader.isWaiting { receive() }
+    }
+
+    // MARK: Receiving
+
+    /// Has more received, unless it is.
+    func receive() {
+        if phase.isClosed { return }
+        perform(receiving.more(mayMeter: phase.isServing, hasMuch: shard.hasMuchUnread))
+    }
+
+    /// Goes over to receiving piece by piece, where others would wait for what this connection sends.
+    private func meter() {
+        if phase.isServing, services.isShared { perform(receiving.meter()) }
+    }
+
+    /// Stops receiving while a request waits for room.
+    func pauseIfWaiting() {
+        if reader.isWaiting, !phase.isClosed { perform(receiving.pause()) }
+    }
+
+    private func perform(_ action: ReceiveState.Action) {
+        guard let target else { return }
+        switch action {
+        case .nothing: break
+        case .receive: reactor.receiveMultishot(fd: fd, target: target, token: Token.receive)
+        case .cancel: reactor.cancel(target: target, token: Token.receive)
+        case .waitForTurn: shard.scheduleInput(self)
+        }
+    }
+
+    /// Takes up what was put off, or receives a piece, of a metered connection; returns how many bytes that were.
+    func receivePiece(_ buffer: UnsafeMutableRawBufferPointer) -> Int {
+        if case .arrived = receiving.takeTurn() { return takeUpArrived() }
+        guard receiving.isMetered, !receiving.isReceiving, !reader.isWaiting, phase.isServing, let target
+        else { return 0 }
+        let count = unsafe Glibc.recv(fd, buffer.baseAddress, buffer.count, Int32(MSG_DONTWAIT))
+        guard count > 0 else {
+            let error = errno
+            if count < 0, error == EAGAIN || error == EINTR {
+                receiving.poll()
+                reactor.poll(fd: fd, events: UInt32(POLLIN), target: target, token: Token.readable)
+                return 0
+            }
+            teardown()
+            return 0
+        }
+        if !shard.hasMuchUnread, count < Limits.meteredBytesEnd || !services.isShared { receiving.unmeter() }
+        unsafe take(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+        if !reader.isWaiting { receive() }
+        return count
+    }
+
+    private func takeUpArrived() -> Int {
+        let count = tls.unreadInputBytes
+        if phase.isOpen, !reader.isWaiting {
+            pump()
+            noteUnread()
+            if !receiving.isReceiving, !reader.isWaiting { receive() }
+        }
+        return count - tls.unreadInputBytes
+    }
+
+    /// Decrypts and executes what has arrived.
+    private func take(_ ciphertext: UnsafeRawBufferPointer, headroom: Int = 0) {
+        guard phase.isHearing else { return }
+        heardAt = reactor.now
+        unsafe tls.feed(ciphertext, headroom: headroom)
+        if receiving.isPutOff || (phase.isOpen && !reader.isWaiting && !shard.hasTimeForInput) {
+            perform(receiving.putOff())
+        } else if !reader.isWaiting {
+            pump()
+        }
+        tls.endInput()
+        if tls.unreadInputBytes > Limits.unreadBytesMax { close("it sends more than it was told to") }
+        noteUnread()
+    }
+
+    /// Takes decrypted bytes for as long as there are any and requests find room.
+    func pump() {
+        do throws(TLSError) {
+            if case .handshake = phase, try !continueHandshake() { return }
+            while !reader.isWaiting, phase.isReading {
+                let isDirect =
+                    if case .payload = reader.part { reader.remaining >= Limits.directBytesMin } else {
+                        false
+                    }
+                let space = unsafe isDirect ? destination : shard.plaintext
+                guard let count = try unsafe tls.read(into: space) else { break }
+                if count == 0 { return close(nil, isByClient: true) }
+                if isDirect, let channel {
+                    payloadGrew(channel, count)
+                } else {
+                    let bytes = unsafe UnsafeRawBufferPointer(rebasing: space[..<count])
+                    let used = unsafe ingest(bytes)
+                    if used < count, reader.isHeldBack {
+                        unsafe held.append(contentsOf: bytes[used...])
+                    }
+                }
+            }
+        } catch { return fail(error) }
+        if phase.isOpen {
+            reader.noteHalf(now: reactor.now)
+            armTimer()
+        }
+    }
+
+    private func fail(_ error: TLSError) {
+        guard case .handshake = phase else { return close("TLS: \(error)") }
+        shard.logger.debug("TLS failed", metadata: ["peer": "\(peerAddress)", "reason": "\(error)"])
+        close(nil)
+    }
+
+    /// Goes on with the TLS handshake; true when there is a channel.
+    private func continueHandshake() throws(TLSError) -> Bool {
+        let isDone = try tls.handshake()
+        if tls.output.pendingBytes > 0 { scheduleFlush() }
+        guard isDone else { return false }
+        guard let thumbprint = tls.peerThumbprint, tls.alpn == DataServer.applicationProtocol else {
+            close("it presented no key, or speaks another protocol")
+            return false
+        }
+        channel = services.attach(owner: self, thumbprint: thumbprint, peerAddress: peerAddress)
+        guard channel != nil else {
+            close("the server takes no more channels")
+            return false
+        }
+        phase.becomeGreeting()
+        return true
+    }
+}
