@@ -9,9 +9,3 @@ public protocol WallClock: Sendable {
     /// Seconds since 1970-01-01T00:00:00Z.
     func now() -> UInt64
 }
-
-/// A source of unpredictable bytes.
-public protocol RandomSource: Sendable {
-    /// Exactly `count` bytes.
-    func bytes(_ count: Int) -> [UInt8]
-}

@@ -1,6 +1,5 @@
-import Catalog
+import Core
 import Synchronization
-import TestSupport
 import Testing
 
 /// Who holds a lock next.
