@@ -189,7 +189,8 @@ let package = Package(
             ],
             swiftSettings: settings),
         .testTarget(
-            name: "CatalogTests", dependencies: ["TestSupport", "Catalog", "Core"], swiftSettings: settings),
+            name: "CatalogTests", dependencies: ["TestSupport", "Simulation", "Catalog", "Core"],
+            swiftSettings: settings),
         .testTarget(
             name: "DriverKitTests", dependencies: ["DriverKit", "Reactor", "Core"], swiftSettings: settings),
         .testTarget(
@@ -231,11 +232,10 @@ let package = Package(
         .testTarget(
             name: "ControlPlaneTests",
             dependencies: [
-                "TestSupport", "ControlPlane", "Services", "Catalog", "Capability", "DriverKit", "Drivers",
-                "Reactor",
-                "HTTP2", "TLS", "SluiceClient", "Core", httpTypes, yaml,
+                "TestSupport", "Simulation", "ControlPlane", "Services", "Catalog", "Capability", "DriverKit",
+                "Drivers", "Reactor", "HTTP2", "TLS", "SluiceClient", "Core", httpTypes, yaml,
             ],
-            swiftSettings: settings),
+            exclude: ["corpus"], swiftSettings: settings),
         .testTarget(
             name: "AttachTests", dependencies: ["TestSupport", "Attach", "SluiceClient", "Reactor", "Core"],
             swiftSettings: settings),

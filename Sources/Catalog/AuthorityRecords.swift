@@ -1,5 +1,30 @@
 import Core
 
+/// Which resource is meant.
+public struct ResourceReference: Sendable, Hashable {
+    /// The kind of the resource.
+    public let kind: ResourceKind
+    /// The resource's id: a new resource of the same name is not meant.
+    public let id: Identifier
+    /// The resource's name.
+    public let name: String
+
+    /// A reference.
+    public init(kind: ResourceKind, id: Identifier, name: String) {
+        self.kind = kind
+        self.id = id
+        self.name = name
+    }
+
+    /// `volume/demo`
+    public var text: String { "\(kind.name)/\(name)" }
+}
+
+extension VolumeRecord {
+    /// This volume.
+    public var reference: ResourceReference { ResourceReference(kind: .volume, id: id, name: name) }
+}
+
 /// The policy that a node may have these rights on this resource.
 public struct GrantRecord: NamedRecord, Hashable {
     /// `grants/`
@@ -44,7 +69,7 @@ public struct GrantRecord: NamedRecord, Hashable {
 
     /// A new grant.
     public init(
-        id: Identifier, name: String, node: NodeRecord, volume: VolumeRecord, rights: Rights,
+        id: Identifier, name: String, node: NodeRecord, on resource: ResourceReference, rights: Rights,
         range: ByteRange?,
         limits: IOLimits, lifetimeSecondsMax: UInt64, expiresAt: UInt64?, delegationDepth: UInt8,
         labels: [String: String], createdAt: UInt64
@@ -53,9 +78,9 @@ public struct GrantRecord: NamedRecord, Hashable {
         self.name = name
         nodeID = node.id
         nodeName = node.name
-        kind = .volume
-        resourceID = volume.id
-        resourceName = volume.name
+        kind = resource.kind
+        resourceID = resource.id
+        resourceName = resource.name
         self.rights = rights
         self.range = range
         self.limits = limits
@@ -192,6 +217,26 @@ public struct IntentRecord: Record, Hashable {
     }
 }
 
+/// A pool whose driver is being started for the first time. Recorded before that begins, and undone by the next start:
+/// nobody was told that the pool exists.
+public struct PoolIntentRecord: Record, Hashable {
+    /// `pool-intents/`
+    public static let prefix = "pool-intents/"
+    /// The pool's name: one is made at a time.
+    public var recordKey: String { pool.name }
+
+    /// The pool as it will be.
+    public let pool: PoolRecord
+    /// Whether its folder was not there before.
+    public let isFolderNew: Bool
+
+    /// The intent to make a pool.
+    public init(pool: PoolRecord, isFolderNew: Bool) {
+        self.pool = pool
+        self.isFolderNew = isFolderNew
+    }
+}
+
 /// The answer to a POST that carried an `Idempotency-Key`, so that a repeat is answered and not executed.
 public struct IdempotencyRecord: Record, Hashable {
     /// `idempotency/`
@@ -217,12 +262,16 @@ public struct IdempotencyRecord: Record, Hashable {
     public let sealed: String?
     /// Who asked; nil in records of a version that did not note it.
     public let caller: String?
+    /// What was done of the request when this was written, in words of whoever does it; nil when it is answered. A repeat
+    /// goes on from there.
+    public let begun: String?
 
     /// An answer.
     public init(
         hash: Digest32, request: Digest32, createdAt: UInt64, status: Int, headers: [String: String],
         body: String, sealed: String?, caller: String?
     ) {
+        begun = nil
         self.hash = hash
         self.request = request
         self.createdAt = createdAt
@@ -231,5 +280,20 @@ public struct IdempotencyRecord: Record, Hashable {
         self.body = body
         self.sealed = sealed
         self.caller = caller
+    }
+
+    /// A request that has begun and has no answer yet.
+    public init(
+        hash: Digest32, request: Digest32, createdAt: UInt64, begun: String, caller: String?
+    ) {
+        self.hash = hash
+        self.request = request
+        self.createdAt = createdAt
+        status = 0
+        headers = [:]
+        body = ""
+        sealed = nil
+        self.caller = caller
+        self.begun = begun
     }
 }

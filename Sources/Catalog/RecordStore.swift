@@ -127,6 +127,14 @@ public final class RecordStore: Sendable {
         }
     }
 
+    /// What a catalog holds.
+    private static let kinds: [any Record.Type] = [
+        ServerRecord.self, KeyRecord.self, PoolRecord.self, PoolIntentRecord.self, VolumeRecord.self,
+        MarkerRecord.self, NodeRecord.self, AdminRecord.self, TokenRecord.self, GrantRecord.self,
+        CapabilityRecord.self, IntentRecord.self, SessionRecord.self, WriterRecord.self,
+        IdempotencyRecord.self,
+    ]
+
     private let catalog: any Catalog
     private let tables: Mutex<[String: Table]>
     /// Held from a commit until memory shows it, so that memory follows the catalog's order.
@@ -136,20 +144,7 @@ public final class RecordStore: Sendable {
     public init(catalog: any Catalog) async throws(CatalogError) {
         self.catalog = catalog
         var tables: [String: Table] = [:]
-        tables[ServerRecord.prefix] = try await Self.load(ServerRecord.self, from: catalog)
-        tables[KeyRecord.prefix] = try await Self.load(KeyRecord.self, from: catalog)
-        tables[PoolRecord.prefix] = try await Self.load(PoolRecord.self, from: catalog)
-        tables[VolumeRecord.prefix] = try await Self.load(VolumeRecord.self, from: catalog)
-        tables[MarkerRecord.prefix] = try await Self.load(MarkerRecord.self, from: catalog)
-        tables[NodeRecord.prefix] = try await Self.load(NodeRecord.self, from: catalog)
-        tables[AdminRecord.prefix] = try await Self.load(AdminRecord.self, from: catalog)
-        tables[TokenRecord.prefix] = try await Self.load(TokenRecord.self, from: catalog)
-        tables[GrantRecord.prefix] = try await Self.load(GrantRecord.self, from: catalog)
-        tables[CapabilityRecord.prefix] = try await Self.load(CapabilityRecord.self, from: catalog)
-        tables[IntentRecord.prefix] = try await Self.load(IntentRecord.self, from: catalog)
-        tables[SessionRecord.prefix] = try await Self.load(SessionRecord.self, from: catalog)
-        tables[WriterRecord.prefix] = try await Self.load(WriterRecord.self, from: catalog)
-        tables[IdempotencyRecord.prefix] = try await Self.load(IdempotencyRecord.self, from: catalog)
+        for kind in RecordStore.kinds { tables[kind.prefix] = try await Self.load(kind, from: catalog) }
         self.tables = Mutex(tables)
     }
 
@@ -229,13 +224,10 @@ public final class RecordStore: Sendable {
         try await order.withLock("") { () async throws(CatalogError) -> Revision in
             let revision = try await catalog.commit(changes.transaction)
             tables.withLock { tables in
-                for change in changes.changes {
-                    switch change {
-                    case .put(let prefix, let key, let record):
-                        tables[prefix, default: Table()].put(key, Row(record: record, revision: revision))
-                    case .delete(let prefix, let key):
-                        tables[prefix]?.delete(key)
-                    }
+                // In the catalog's order: what is removed goes before what is written.
+                for case .delete(let prefix, let key) in changes.changes { tables[prefix]?.delete(key) }
+                for case .put(let prefix, let key, let record) in changes.changes {
+                    tables[prefix, default: Table()].put(key, Row(record: record, revision: revision))
                 }
             }
             return revision

@@ -97,18 +97,20 @@ public final class ControlPlane: Sendable {
         var operations = Operations()
         /// What has ended is removed by it.
         var cautiousClock = CautiousClock()
-        /// Answers to `GET /v1/volumes/{name}`, valid for one version of the record.
-        var readyAnswers: [String: (tag: String, response: ControlResponse)] = [:]
+        /// Answers to `GET /v1/volumes/{name}` for volumes that are ready and at rest.
+        var readyAnswers: [String: ReadyAnswer] = [:]
     }
 
+    /// Of this start of the server.
+    let run: Identifier
     let store: RecordStore
     let services: any ServicePort
     let events: EventLog
-    private let volatility: @Sendable (_ driver: String, _ settings: [String: String]) -> Bool
     let sessionKeeper: SessionKeeper?
     let watchdog: ReactorWatchdog?
     let watchdogEnds: UInt64
     let poolsFolder: String
+    let volatility: @Sendable (String, [String: String]) -> Bool
     let capabilityRecords: CapabilityRecordLimits
     let wallClock: any WallClock
     let lifeClock: any MonotonicClock
@@ -128,15 +130,16 @@ public final class ControlPlane: Sendable {
 
     /// A control plane that answers nothing but `/livez` and `/readyz` until `start` has returned.
     public init(_ configuration: Configuration) {
+        run = .random(using: configuration.random)
         keeper = Mutex(configuration.authority)
         store = configuration.store
         services = configuration.services
         events = configuration.events
-        volatility = configuration.isVolatile
         sessionKeeper = configuration.sessionKeeper
         watchdog = configuration.watchdog
         watchdogEnds = configuration.watchdogEnds
         poolsFolder = configuration.poolsFolder
+        volatility = configuration.isVolatile
         capabilityRecords = configuration.capabilityRecords
         wallClock = configuration.wallClock
         lifeClock = configuration.lifeClock
@@ -145,9 +148,6 @@ public final class ControlPlane: Sendable {
         log = configuration.log
         eventFile = configuration.eventFile
     }
-
-    /// Whether what the pool holds is gone when the server has ended, as its driver says.
-    func isVolatile(_ pool: PoolRecord) -> Bool { volatility(pool.driver, pool.settings) }
 
     /// Whether `start` has returned and `drain` was not called.
     public var isReady: Bool { live.withLock { $0.isReady } }

@@ -66,8 +66,11 @@ extension Limits {
     public static let sweepSeconds: UInt64 = 300
     /// The most records that one sweep removes.
     public static let sweepRecordsMax = 1000
-    /// The most records that are removed or changed together with the one that they hang on.
+    /// The most records that are removed or changed in one transaction together with the one that they hang on; the rest goes
+    /// in others.
     public static let cascadeRecordsMax = 9000
+    /// How often the removal of records begins anew when one of them is changed meanwhile.
+    static let cascadeTriesMax = 100
     /// The most resources of one kind.
     public static let recordsPerKindMax = 100_000
     /// The most capabilities that are on record for what nodes ask for.

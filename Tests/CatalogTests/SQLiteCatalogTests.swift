@@ -4,27 +4,6 @@ import Foundation
 import TestSupport
 import Testing
 
-/// A catalog in a folder that goes when the test ends.
-private final class Place {
-    let folder: URL
-    var path: String { folder.appending(path: "catalog.sqlite").path }
-
-    init() throws {
-        folder = FileManager.default.temporaryDirectory.appending(path: "sluice-catalog-\(UUID().uuidString)")
-        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: false)
-    }
-
-    deinit { try? FileManager.default.removeItem(at: folder) }
-
-    func open() throws(CatalogError) -> SQLiteCatalog { try SQLiteCatalog(path: path) }
-}
-
-private func transaction(_ build: (inout Transaction) -> Void) -> Transaction {
-    var transaction = Transaction()
-    build(&transaction)
-    return transaction
-}
-
 @Suite(.serialized, .blocking) struct SQLiteCatalogTests {
     @Test func whatWasCommittedIsThereAfterReopening() async throws {
         let place = try Place()

@@ -119,6 +119,8 @@ final class ControlRig: Sendable {
         let isBroken = Mutex(false)
         /// Bytes that the devices of volumes still need before these are made or larger, and what stands against that.
         let preparation = Mutex<(left: UInt64, failure: StatusError?)>((0, nil))
+        /// Which commits its catalog refuses.
+        let commits = CommitRule()
 
         init() async throws {
             folder = DataFolder(NSTemporaryDirectory() + "sluice-rig-" + UUID().uuidString)
@@ -164,7 +166,9 @@ final class ControlRig: Sendable {
         var logger = Logger(label: "test")
         logger.logLevel = .critical
         catalog = try SQLiteCatalog(path: machine.folder.catalogFile)
-        let store = try await RecordStore(catalog: catalog)
+        machine.commits.refuse { _ in false }
+        let store = try await RecordStore(
+            catalog: RefusingCatalog(catalog: catalog, rule: machine.commits))
         let authority = try Authority.load(machine.folder, store: store, now: clock.now())
         events = EventLog(wallClock: clock, bounds: EventLog.Bounds(perKind: eventsKept))
         // A folder that lost its bundle has tests that bring their own.

@@ -248,13 +248,10 @@ struct Fields {
         }
     }
 
-    /// What may be granted on a volume.
-    static let volumeRights: Rights = [.read, .write, .discard, .flush, .resize, .snapshot]
-
-    /// Rights on a volume, at least one.
-    func rights(_ member: String = "rights") throws(Problem) -> Rights? {
+    /// Rights on a resource of a kind, at least one.
+    func rights(_ member: String = "rights", on kind: ResourceKind) throws(Problem) -> Rights? {
         guard let value = value(member) else { return nil }
-        let known = Fields.volumeRights.names
+        let known = Fields.names(ofRightsOn: kind)
         let expected = "at least one of \(known.joined(separator: ", "))"
         guard case .array(let items) = value else { throw wrong(member, value, expected: expected) }
         guard items.count <= Limits.rightItemsMax else {
@@ -263,7 +260,8 @@ struct Fields {
         var names: [String] = []
         for item in items {
             guard case .string(let text) = item, known.contains(text) else {
-                throw .invalid(name(member), "has an item that is no right of a volume", expected: expected)
+                throw .invalid(
+                    name(member), "has an item that is no right of \(kind.withArticle)", expected: expected)
             }
             names.append(text)
         }
@@ -274,12 +272,16 @@ struct Fields {
     }
 
     /// Rights that must be there.
-    func requiredRights() throws(Problem) -> Rights {
-        guard let rights = try rights() else {
-            throw missing(
-                "rights", expected: "at least one of \(Fields.volumeRights.names.joined(separator: ", "))")
+    func requiredRights(on kind: ResourceKind) throws(Problem) -> Rights {
+        guard let rights = try rights(on: kind) else {
+            let known = Fields.names(ofRightsOn: kind)
+            throw missing("rights", expected: "at least one of \(known.joined(separator: ", "))")
         }
         return rights
+    }
+
+    private static func names(ofRightsOn kind: ResourceKind) -> [String] {
+        Kinds.grantable(kind)?.rights.names ?? []
     }
 
     /// A byte range with `offset` and `length`.
@@ -328,15 +330,25 @@ struct Fields {
         return limits
     }
 
-    /// The name in a resource reference such as `volume/demo`.
-    func requiredVolume(_ member: String = "resource") throws(Problem) -> String {
-        let expected = "volume/NAME"
+    /// The kind and name in a resource reference such as `volume/demo`.
+    func requiredResource(
+        _ member: String = "resource"
+    ) throws(Problem) -> (kind: ResourceKind, name: String) {
+        let expected = Kinds.reference
         guard let value = value(member) else { throw missing(member, expected: expected) }
         guard case .string(let text) = value else { throw wrong(member, value, expected: expected) }
-        let parts = text.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
-        guard parts.count == 2, parts[0] == "volume", let name = ResourceName(String(parts[1])) else {
-            throw .invalid(self.name(member), "is not a resource that can be granted", expected: expected)
+        guard let resource = Fields.resource(text) else {
+            throw .invalid(name(member), "is not a resource that can be granted", expected: expected)
         }
-        return name.text
+        return resource
+    }
+
+    /// What a text such as `volume/demo` says; nil for one that is no reference to what can be granted.
+    static func resource(_ text: String) -> (kind: ResourceKind, name: String)? {
+        let parts = text.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
+        guard parts.count == 2, let kind = ResourceKind(name: String(parts[0])),
+            Kinds.grantable(kind) != nil, let name = ResourceName(String(parts[1]))
+        else { return nil }
+        return (kind, name.text)
     }
 }

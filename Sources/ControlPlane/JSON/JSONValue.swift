@@ -27,6 +27,9 @@ public enum JSONValue: Sendable, Hashable {
         }
     }
 
+    /// The members of an object; none of anything else.
+    var members: [String: JSONValue] { if case .object(let members) = self { members } else { [:] } }
+
     /// The value of a member; nil when this is no object or has no such member.
     public subscript(name: String) -> JSONValue? {
         guard case .object(let members) = self else { return nil }

@@ -9,12 +9,15 @@ struct IdempotencySlot: Sendable {
     let hash: Digest32
     /// SHA-256 over the body.
     let request: Digest32
+    /// What was done of the request when the server lost it, or failed to note the end; nil for one that is new.
+    var begun: String?
 }
 
 extension ControlPlane {
     /// Runs a POST, or answers what it answered before when its `Idempotency-Key` was seen already.
     ///
-    /// The answer is committed together with the changes, so no crash separates them. Refusals are not kept.
+    /// The answer is committed together with the changes, so no crash separates them. What has an effect between its first
+    /// commit and its answer notes that it has begun in that commit, and a repeat goes on from there. Refusals are not kept.
     func repeatable(_ context: RequestContext, route: Route) async throws(Problem) -> ControlResponse {
         guard let key = context.request.headers[.idempotencyKey] else {
             return try await route.handler(self)(context)
@@ -28,14 +31,16 @@ extension ControlPlane {
                     "1 to \(Limits.idempotencyKeyCharactersMax) visible ASCII characters, such as a UUID")
         }
         let path = context.request.segments.joined(separator: "/")
-        let slot = IdempotencySlot(
+        var slot = IdempotencySlot(
             hash: SHA256.hash(Array("\(context.caller.identity)\n\(path)\n\(key)".utf8)),
             request: SHA256.hash(context.request.body))
         return try await locks.withLock("idempotency/\(slot.hash)") { () async throws(Problem) in
-            if let stored = store.get(IdempotencyRecord.self, slot.hash.hex),
-                stored.record.createdAt + Limits.idempotencySeconds > wallClock.now()
+            if let record = store.get(IdempotencyRecord.self, slot.hash.hex)?.record,
+                record.createdAt + Limits.idempotencySeconds > wallClock.now()
             {
-                return try replay(stored.record, slot: slot)
+                guard record.request == slot.request else { throw Idempotency.mismatch }
+                guard let begun = record.begun else { return try replay(record, slot: slot) }
+                slot.begun = begun
             }
             var context = context
             context.idempotency = slot
@@ -45,12 +50,6 @@ extension ControlPlane {
 
     private func replay(_ record: IdempotencyRecord, slot: IdempotencySlot) throws(Problem) -> ControlResponse
     {
-        guard record.request == slot.request else {
-            throw Problem(
-                .idempotencyMismatch, "this key was used for a request with another body",
-                field: "Idempotency-Key",
-                expected: "a new key for a new request")
-        }
         var headers: HTTPFields = [.contentType: "application/json"]
         for (name, value) in record.headers {
             if let field = HTTPField.Name(name) { headers[field] = value }
@@ -113,7 +112,44 @@ extension ControlPlane {
             hash: slot.hash, request: slot.request, createdAt: wallClock.now(), status: response.status.code,
             headers: headers, body: String(decoding: body.text, as: UTF8.self), sealed: sealed,
             caller: context.caller.name)
-        let old = store.get(IdempotencyRecord.self, slot.hash.hex)?.revision ?? 0
+        try put(record, in: &changes)
+    }
+
+    /// Adds to `changes` that a request with an `Idempotency-Key` has begun, and what a repeat needs to know then. Its end is
+    /// noted by `remember`.
+    func recordBegin(
+        of context: RequestContext, as begun: String, in changes: inout RecordChanges
+    ) throws(Problem) {
+        guard let slot = context.idempotency else { return }
+        let record = IdempotencyRecord(
+            hash: slot.hash, request: slot.request, createdAt: wallClock.now(), begun: begun,
+            caller: context.caller.name)
+        try put(record, in: &changes)
+    }
+
+    /// Records the answer to a POST whose changes are on record already, when it carried an `Idempotency-Key`.
+    func remember(
+        _ response: ControlResponse, for context: RequestContext, body: JSONValue
+    ) async throws(Problem) {
+        var changes = RecordChanges()
+        try record(response, for: context, in: &changes, body: body)
+        if !changes.isEmpty { try await commit(changes) }
+    }
+
+    /// Does what the start of a server does, too, such as to start a pool's driver anew; a repeat after such a start does it
+    /// no more.
+    func once(
+        _ context: RequestContext, _ body: () async throws(Problem) -> Void
+    ) async throws(Problem) {
+        if let begun = context.idempotency?.begun, begun != run.hex { return }
+        var changes = RecordChanges()
+        try recordBegin(of: context, as: run.hex, in: &changes)
+        if !changes.isEmpty { try await commit(changes) }
+        try await body()
+    }
+
+    private func put(_ record: IdempotencyRecord, in changes: inout RecordChanges) throws(Problem) {
+        let old = store.get(IdempotencyRecord.self, record.recordKey)?.revision ?? 0
         try Problem.translating { () throws(CatalogError) in try changes.put(record, over: old) }
     }
 }
@@ -121,6 +157,10 @@ extension ControlPlane {
 private enum Idempotency {
     /// What a sealed token begins with.
     static let sealedPrefix = "sealed:"
+
+    static let mismatch = Problem(
+        .idempotencyMismatch, "this key was used for a request with another body", field: "Idempotency-Key",
+        expected: "a new key for a new request")
 }
 
 extension HTTPField.Name {

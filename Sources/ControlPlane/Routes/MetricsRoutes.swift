@@ -60,11 +60,10 @@ extension ControlPlane {
             counts.tokensRefused)
         addCertificates(to: &text, counts)
         text.add("sluice_records", "gauge", "Records in the catalog.")
-        let records = [
-            ("pool", store.count(PoolRecord.self)), ("volume", store.count(VolumeRecord.self)),
-            ("node", store.count(NodeRecord.self)), ("grant", store.count(GrantRecord.self)),
-            ("capability", store.count(CapabilityRecord.self)), ("intent", store.count(IntentRecord.self)),
-        ]
+        let intents = store.count(IntentRecord.self) + store.count(PoolIntentRecord.self)
+        let records =
+            Kinds.counted.map { ($0.noun, $0.count(self)) }
+            + [("capability", store.count(CapabilityRecord.self)), ("intent", intents)]
         for (kind, count) in records { text.sample("sluice_records", UInt64(count), [("kind", kind)]) }
         let operations = live.withLock { $0.operations.counts }
         text.add("sluice_operations", "gauge", "Long work that is under way, by whether it goes on or waits.")

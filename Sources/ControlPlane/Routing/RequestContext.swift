@@ -106,14 +106,15 @@ struct RequestContext: Sendable {
         return text
     }
 
-    /// The query parameter `resource`; the name of the volume.
-    func resourceFilter() throws(Problem) -> String? {
+    /// The query parameter `resource`; nil when it is not there.
+    func resourceFilter() throws(Problem) -> (kind: ResourceKind, name: String)? {
         guard let text = request.queryValue("resource") else { return nil }
-        guard text.hasPrefix("volume/"), let name = ResourceName(String(text.dropFirst(7))) else {
+        guard let resource = Fields.resource(text) else {
             throw Problem(
-                .invalidParameter, "resource is not a resource", field: "resource", expected: "volume/NAME")
+                .invalidParameter, "resource is not a resource", field: "resource",
+                expected: Kinds.reference)
         }
-        return name.text
+        return resource
     }
 
     /// Refuses when `If-Match` is there and does not name `tag` (RFC 9110 §13.1.1).

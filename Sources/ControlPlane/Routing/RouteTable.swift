@@ -2,12 +2,15 @@ import HTTPTypes
 
 /// Every operation of the control API, in one table; a test holds it against `API/openapi.yaml` in both directions.
 public enum RouteTable {
-    private static let everyRole: Set<PeerRole> = [.admin, .observer, .node]
-    private static let readers: Set<PeerRole> = [.admin, .observer]
-    private static let admin: Set<PeerRole> = [.admin]
-    private static let page = ["limit", "cursor"]
+    static let everyRole: Set<PeerRole> = [.admin, .observer, .node]
+    static let readers: Set<PeerRole> = [.admin, .observer]
+    static let admin: Set<PeerRole> = [.admin]
+    static let page = ["limit", "cursor"]
 
-    static let routes: [Route] = [
+    static let routes: [Route] = Kinds.all.flatMap { $0.routes } + others
+
+    /// Those of what is no kind of resource.
+    private static let others: [Route] = [
         Route(.get, "/livez", [], ControlPlane.livez),
         Route(.get, "/readyz", [], ControlPlane.readyz),
         Route(.get, "/metrics", readers, ControlPlane.metrics),
@@ -16,57 +19,13 @@ public enum RouteTable {
         Route(.post, "/v1/server/drain", admin, idempotent: true, ControlPlane.drainServer),
         Route(.delete, "/v1/server/drain", admin, ControlPlane.undrainServer),
 
-        Route(.get, "/v1/pools", readers, query: page, ControlPlane.listPools),
-        Route(.post, "/v1/pools", admin, idempotent: true, ControlPlane.createPool),
-        Route(.get, "/v1/pools/{name}", readers, ControlPlane.showPool),
-        Route(.patch, "/v1/pools/{name}", admin, ControlPlane.patchPool),
-        Route(.delete, "/v1/pools/{name}", admin, query: ["force"], ControlPlane.deletePool),
-        Route(.post, "/v1/pools/{name}/restart", admin, idempotent: true, ControlPlane.restartPool),
-
         Route(.get, "/v1/drivers", readers, query: page, ControlPlane.listDrivers),
         Route(.get, "/v1/drivers/{pool}", readers, ControlPlane.showDriver),
         Route(.post, "/v1/drivers/{pool}/upgrade", admin, idempotent: true, ControlPlane.upgradeDriver),
 
-        Route(.get, "/v1/volumes", everyRole, query: page + ["pool"], ControlPlane.listVolumes),
-        Route(.post, "/v1/volumes", admin, idempotent: true, ControlPlane.createVolume),
-        Route(.get, "/v1/volumes/{name}", everyRole, ControlPlane.showVolume),
-        Route(.patch, "/v1/volumes/{name}", admin, ControlPlane.patchVolume),
-        Route(
-            .post, "/v1/volumes/{name}/fence", admin, idempotent: true, urgent: true, ControlPlane.fenceVolume
-        ),
-        Route(
-            .delete, "/v1/volumes/{name}", admin, query: ["force"], urgent: true, ControlPlane.deleteVolume),
-        Route(.get, "/v1/volumes/{name}/markers", everyRole, query: page, ControlPlane.listMarkers),
-        Route(.post, "/v1/volumes/{name}/markers", admin, idempotent: true, ControlPlane.createMarker),
-        Route(.get, "/v1/volumes/{name}/markers/{marker}", everyRole, ControlPlane.showMarker),
-        Route(.delete, "/v1/volumes/{name}/markers/{marker}", admin, ControlPlane.deleteMarker),
-
         Route(.get, "/v1/operations", readers, query: page, ControlPlane.listOperations),
         Route(.get, "/v1/operations/{id}", readers, ControlPlane.showOperation),
         Route(.delete, "/v1/operations/{id}", admin, ControlPlane.cancelOperation),
-
-        Route(.get, "/v1/nodes", readers, query: page, ControlPlane.listNodes),
-        Route(.post, "/v1/nodes", admin, idempotent: true, ControlPlane.createNode),
-        Route(.get, "/v1/nodes/{name}", everyRole, ControlPlane.showNode),
-        Route(.patch, "/v1/nodes/{name}", admin, ControlPlane.patchNode),
-        Route(.delete, "/v1/nodes/{name}", admin, urgent: true, ControlPlane.deleteNode),
-        Route(.post, "/v1/nodes/{name}/token", admin, idempotent: true, ControlPlane.createToken),
-        Route(.post, "/v1/nodes/{name}/enroll", [], ControlPlane.enrol),
-        Route(
-            .post, "/v1/nodes/{name}/certificate", [.node], admitsExpired: true, ControlPlane.renewCertificate
-        ),
-
-        Route(.get, "/v1/admins", readers, query: page, ControlPlane.listAdmins),
-        Route(.post, "/v1/admins", admin, idempotent: true, ControlPlane.createAdmin),
-        Route(.get, "/v1/admins/{name}", readers, ControlPlane.showAdmin),
-        Route(.delete, "/v1/admins/{name}", admin, urgent: true, ControlPlane.deleteAdmin),
-        Route(.post, "/v1/admins/{name}/certificate", admin, ControlPlane.renewAdminCertificate),
-
-        Route(.get, "/v1/grants", everyRole, query: page + ["node", "resource"], ControlPlane.listGrants),
-        Route(.post, "/v1/grants", admin, idempotent: true, ControlPlane.createGrant),
-        Route(.get, "/v1/grants/{name}", everyRole, ControlPlane.showGrant),
-        Route(.patch, "/v1/grants/{name}", admin, urgent: true, ControlPlane.patchGrant),
-        Route(.delete, "/v1/grants/{name}", admin, urgent: true, ControlPlane.deleteGrant),
 
         Route(
             .get, "/v1/capabilities", everyRole, query: page + ["node", "resource", "revoked"],

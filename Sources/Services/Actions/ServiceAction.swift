@@ -9,10 +9,16 @@ import Core
 /// further request is refused, and the requests that were in flight have ended or will never run. A driver in a
 /// process of its own delays that by five seconds at most, as long as the kernel can end the process.
 public struct ServiceAction<Answer: Sendable>: Sendable {
+    /// The action's name with its labels, such as `fenceVolume(_:reason:)`, for whoever stands in for the services.
+    public let name: String
     fileprivate let body: @Sendable (IOServices) async throws(StatusError) -> Answer
 
     /// What `body` does.
-    init(_ body: @escaping @Sendable (IOServices) async throws(StatusError) -> Answer) {
+    init(
+        _ name: String = #function,
+        _ body: @escaping @Sendable (IOServices) async throws(StatusError) -> Answer
+    ) {
+        self.name = name
         self.body = body
     }
 }

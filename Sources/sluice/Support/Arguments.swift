@@ -27,6 +27,9 @@ struct ResourceReference: ExpressibleByArgument, CustomStringConvertible {
     }
 
     var description: String { "\(kind.name)/\(name)" }
+
+    /// What `--help` says of what can be granted.
+    static let help = ArgumentHelp("What it is for: volume/NAME.", valueName: "kind/name")
 }
 
 /// The name of a volume: `NAME`, or `volume/NAME` as attachments and grants name it.

@@ -29,7 +29,7 @@ extension CapabilityCommand {
                 """)
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: ArgumentHelp("What it is for: volume/NAME.", valueName: "kind/name"))
+        @Argument(help: ResourceReference.help)
         var resource: ResourceReference
         @Option(help: ArgumentHelp(RightsArgument.help + " Default: all that the grant gives."))
         var rights: RightsArgument?

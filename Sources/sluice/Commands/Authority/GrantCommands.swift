@@ -27,7 +27,7 @@ extension GrantCommand {
         @OptionGroup var global: GlobalOptions
         @Argument(help: "Its name: \(ResourceName.rule).") var name: NameArgument
         @Option(help: "The node that gets it.") var node: NameArgument
-        @Option(help: ArgumentHelp("What it is for: volume/NAME.", valueName: "kind/name"))
+        @Option(help: ResourceReference.help)
         var resource: ResourceReference
         @Option(help: ArgumentHelp(RightsArgument.help)) var rights: RightsArgument
         @OptionGroup(title: "Narrower than the whole resource") var narrowing: NarrowingOptions
