@@ -19,7 +19,9 @@ let settings: [SwiftSetting] = [
 let simulated =
     settings + [.unsafeFlags(["-O", "-assert-config", "Debug"], .when(configuration: .debug))]
 
-let collections = Target.Dependency.product(name: "Collections", package: "swift-collections")
+// Of swift-collections only the modules that are used: all of them take minutes to compile.
+let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
+let heap = Target.Dependency.product(name: "HeapModule", package: "swift-collections")
 let atomics = Target.Dependency.product(name: "Atomics", package: "swift-atomics")
 let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
@@ -76,12 +78,12 @@ let package = Package(
 
         // Layer 3: one library each.
         .target(
-            name: "Reactor", dependencies: ["Core", "CURing", collections, atomics], swiftSettings: simulated),
+            name: "Reactor", dependencies: ["Core", "CURing", atomics], swiftSettings: simulated),
         .target(
             name: "TLS", dependencies: ["Core", "Capability", "COpenSSL"] + recordDependencies,
             swiftSettings: settings),
         .target(
-            name: "HTTP2", dependencies: ["Core", "CNGHTTP2", collections, httpTypes], swiftSettings: settings
+            name: "HTTP2", dependencies: ["Core", "CNGHTTP2", httpTypes], swiftSettings: settings
         ),
 
         // Layer 4
@@ -91,7 +93,7 @@ let package = Package(
         .target(
             name: "SluiceClient",
             dependencies: [
-                "Core", "Wire", "Capability", "Reactor", "TLS", "HTTP2", collections, httpTypes, histogram,
+                "Core", "Wire", "Capability", "Reactor", "TLS", "HTTP2", deque, httpTypes, histogram,
             ],
             swiftSettings: simulated),
 
@@ -101,14 +103,14 @@ let package = Package(
             swiftSettings: settings),
         .target(
             name: "DriverHost",
-            dependencies: ["Core", "DriverKit", "Reactor", "CSandbox", atomics, collections, logging],
+            dependencies: ["Core", "DriverKit", "Reactor", "CSandbox", atomics, deque],
             swiftSettings: settings),
 
         // Layer 6
         .target(
             name: "Services",
             dependencies: [
-                "Core", "Wire", "Capability", "Reactor", "DriverKit", atomics, collections, logging,
+                "Core", "Wire", "Capability", "Reactor", "DriverKit", atomics, deque, heap, logging,
             ],
             swiftSettings: simulated),
 
@@ -118,19 +120,17 @@ let package = Package(
             dependencies: [
                 "Core", "Wire", "Capability", "Reactor", "TLS", "HTTP2", "Catalog", "DriverKit", "Logs",
                 "Services",
-                collections, httpTypes, logging,
+                deque, httpTypes, logging,
             ],
             swiftSettings: settings),
         .target(
             name: "DataPlane",
-            dependencies: [
-                "Core", "Wire", "Reactor", "TLS", "DriverKit", "Services", collections, logging,
-            ],
+            dependencies: ["Core", "Wire", "Reactor", "TLS", "Services", deque, logging],
             swiftSettings: settings),
         .target(
             name: "Attach",
             dependencies: [
-                "Core", "Wire", "Capability", "Reactor", "TLS", "SluiceClient", "CFUSE", collections, logging,
+                "Core", "Wire", "Capability", "Reactor", "TLS", "SluiceClient", "CFUSE", logging,
             ],
             swiftSettings: settings),
 
@@ -138,19 +138,18 @@ let package = Package(
         .executableTarget(
             name: "sluiced",
             dependencies: [
-                "Core", "Capability", "Reactor", "TLS", "Catalog", "DriverKit", "DriverHost", "Drivers",
-                "Services",
+                "Core", "Reactor", "TLS", "Catalog", "DriverKit", "DriverHost", "Drivers", "Services",
                 "ControlPlane", "DataPlane", "Logs", arguments, yaml, logging,
             ],
             swiftSettings: settings),
         .executableTarget(
-            name: "sluice-driver", dependencies: ["DriverHost", "DriverKit", "Drivers"],
+            name: "sluice-driver", dependencies: ["DriverHost", "Drivers"],
             swiftSettings: settings),
         .executableTarget(
             name: "sluice",
             dependencies: [
-                "Core", "Wire", "Capability", "Reactor", "TLS", "SluiceClient", "Attach", "Logs",
-                arguments, yaml, logging, histogram,
+                "Core", "Wire", "Capability", "Reactor", "TLS", "SluiceClient", "Attach", "Logs", arguments,
+                yaml, logging, httpTypes,
             ],
             swiftSettings: settings),
 
@@ -158,7 +157,8 @@ let package = Package(
         .target(
             name: "TestSupport", dependencies: ["Reactor"], path: "Tests/TestSupport", swiftSettings: settings
         ),
-        // What simulators share: random numbers that a seed repeats, and the judge of what consumers saw.
+        // What simulators and fuzzers share: random numbers that a seed repeats, inputs that are changed by them, and the
+        // judge of what consumers saw.
         .target(name: "Simulation", path: "Tests/Simulation", swiftSettings: simulated),
         // What a sandbox must stop, as C calls.
         .target(name: "CHostile", path: "Tests/CHostile"),
@@ -170,29 +170,32 @@ let package = Package(
 
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: settings),
         .testTarget(name: "LogsTests", dependencies: ["Logs", "Core", logging], swiftSettings: settings),
-        .testTarget(name: "WireTests", dependencies: ["Wire", "Core"], swiftSettings: settings),
         .testTarget(
-            name: "CapabilityTests", dependencies: ["Capability", "Core", "TLS"], swiftSettings: settings),
+            name: "WireTests", dependencies: ["Wire", "Core"], swiftSettings: settings),
         .testTarget(
-            name: "ReactorTests", dependencies: ["TestSupport", "Reactor", "Core"], swiftSettings: settings),
+            name: "CapabilityTests", dependencies: ["Capability", "Core", "TLS"],
+            swiftSettings: settings),
+        .testTarget(
+            name: "ReactorTests", dependencies: ["TestSupport", "Reactor", "Core", "CURing"],
+            swiftSettings: settings),
         .testTarget(
             name: "TLSTests", dependencies: ["TestSupport", "TLS", "Core", "Capability"],
             swiftSettings: settings),
         .testTarget(
-            name: "HTTP2Tests", dependencies: ["HTTP2", "Core", httpTypes], swiftSettings: settings),
+            name: "HTTP2Tests", dependencies: ["HTTP2", "Core", httpTypes],
+            swiftSettings: settings),
         .testTarget(
             name: "DataPlaneTests",
             dependencies: [
-                "TestSupport", "DataPlane", "Services", "Capability", "DriverKit", "Drivers", "Reactor",
-                "Wire", "TLS",
-                "Core",
+                "TestSupport", "DataPlane", "Services", "Capability", "DriverKit", "Reactor", "Wire", "TLS",
+                "Core", logging,
             ],
             swiftSettings: settings),
         .testTarget(
             name: "CatalogTests", dependencies: ["TestSupport", "Simulation", "Catalog", "Core"],
             swiftSettings: settings),
         .testTarget(
-            name: "DriverKitTests", dependencies: ["DriverKit", "Reactor", "Core"], swiftSettings: settings),
+            name: "DriverKitTests", dependencies: ["DriverKit", "Core"], swiftSettings: settings),
         .testTarget(
             name: "DriversTests",
             dependencies: [
@@ -202,43 +205,37 @@ let package = Package(
         .testTarget(
             name: "DriverHostTests",
             dependencies: [
-                "TestSupport", "Simulation", "DriverHost", "Drivers", "DriverKit", "Reactor", "Core",
-                "HostileDriver", "sluice-driver",
+                "TestSupport", "Simulation", "DriverHost", "DriverKit", "Reactor", "Core", "HostileDriver",
+                "sluice-driver",
             ],
             swiftSettings: settings),
         .testTarget(
             name: "SluiceClientTests",
-            dependencies: [
-                "TestSupport", "SluiceClient", "Wire", "Capability", "Reactor", "TLS", "HTTP2", "Core",
-                httpTypes,
-            ],
+            dependencies: ["TestSupport", "SluiceClient", "Wire", "Capability", "Reactor", "TLS", "Core"],
             swiftSettings: settings),
         .testTarget(
             name: "ServicesTests",
-            dependencies: [
-                "Services", "Capability", "DriverKit", "Drivers", "Reactor", "Wire", "TLS", "Core",
-                logging,
-            ],
+            dependencies: ["Services", "DriverKit", "Reactor", "Core", logging],
             swiftSettings: settings),
         .testTarget(
             name: "SessionSimulationTests",
             dependencies: [
                 "TestSupport", "Simulation", "Services", "DataPlane", "SluiceClient", "Capability",
-                "DriverKit", "Reactor", "Wire",
-                "Core",
-                logging,
+                "DriverKit", "Reactor", "Wire", "Core", logging, deque,
             ],
             swiftSettings: simulated),
         .testTarget(
             name: "ControlPlaneTests",
             dependencies: [
                 "TestSupport", "Simulation", "ControlPlane", "Services", "Catalog", "Capability", "DriverKit",
-                "Drivers", "Reactor", "HTTP2", "TLS", "SluiceClient", "Core", httpTypes, yaml,
+                "Drivers", "Reactor", "HTTP2", "TLS", "SluiceClient", "Core", httpTypes, yaml, "Wire", logging,
             ],
             exclude: ["corpus"], swiftSettings: settings),
         .testTarget(
-            name: "AttachTests", dependencies: ["TestSupport", "Attach", "SluiceClient", "Reactor", "Core"],
+            name: "AttachTests",
+            dependencies: ["TestSupport", "Attach", "SluiceClient", "Reactor", "Core", "CFUSE", "Wire"],
             swiftSettings: settings),
-        .testTarget(name: "TidyTests", swiftSettings: settings),
+        // It reads every source, and is optimised for that.
+        .testTarget(name: "TidyTests", swiftSettings: simulated),
     ]
 )

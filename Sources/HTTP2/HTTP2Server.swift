@@ -114,9 +114,6 @@ public final class HTTP2Server {
         return nil
     }
 
-    /// True when there is something to be sent that flow control allows.
-    public var wantsOutput: Bool { session.wantsWrite }
-
     /// Streams that are open now.
     public var openStreams: Int { streams.count }
 

@@ -117,9 +117,6 @@ protocol SessionHandler: AnyObject {
         unsafe nghttp2_session_want_read(pointer) != 0 || nghttp2_session_want_write(pointer) != 0
     }
 
-    /// True when there is something to be sent that flow control allows.
-    var wantsWrite: Bool { unsafe nghttp2_session_want_write(pointer) != 0 }
-
     /// Frames waiting to be sent that are not body bytes.
     var outputFrames: Int { unsafe nghttp2_session_get_outbound_queue_size(pointer) }
 

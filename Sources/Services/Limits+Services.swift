@@ -41,8 +41,6 @@ extension Limits {
     public static let driverRingEntries = 4096
     /// Payload bytes that one channel may have in arena and output before the server stops reading from it.
     public static let channelBudgetBytes = 2 << 20
-    /// The most shards, so reactors, of one server.
-    public static let shardsMax = 256
     /// The most channels of one shard.
     public static let channelsPerShardMax = 1 << 16
     /// How many COMPARE_AND_WRITEs of one volume keep others away from bytes at once.

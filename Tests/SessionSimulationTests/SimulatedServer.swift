@@ -1,6 +1,6 @@
 import Capability
-import Collections
 import Core
+import DequeModule
 import DriverKit
 import Logging
 

@@ -1,5 +1,5 @@
-import Collections
 import Core
+import DequeModule
 
 @testable import Services
 

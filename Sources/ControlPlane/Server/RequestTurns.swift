@@ -1,4 +1,4 @@
-import Collections
+import DequeModule
 
 /// Who asks, as far as turns go: what a client cannot have more of by opening more connections.
 enum ControlCaller: Hashable, Sendable {

@@ -1,5 +1,5 @@
-import Collections
 import Core
+import DequeModule
 import DriverKit
 import Glibc
 import Reactor

@@ -1,5 +1,5 @@
-import Collections
 import Core
+import HeapModule
 
 /// The capability ids that no longer count, each kept until the capability would have expired anyway.
 ///

@@ -1,5 +1,5 @@
-import Collections
 import Core
+import DequeModule
 import Glibc
 import Reactor
 import Synchronization

@@ -1,5 +1,5 @@
-import Collections
 import Core
+import DequeModule
 import Wire
 
 /// What a shard tells the owner of a connection. Called on the shard's thread, never from within a call that the
@@ -113,8 +113,6 @@ public final class ServiceChannel {
         self.owner = owner
     }
 
-    /// The longest payload either way, in bytes; 0 before HELLO.
-    public var maximumPayload: UInt32 { payloadBytesMax }
     /// A small number that its session has on this reactor while it has something open; nil before.
     public var sessionNumber: Int? { flow == Flows.none ? nil : Int(flow) }
     /// Likewise the number of the node whose capability its session used first there; nil before.

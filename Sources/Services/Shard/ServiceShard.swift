@@ -74,7 +74,6 @@ public final class ServiceShard {
     var held: [(channel: ServiceChannel, slot: UInt16)] = []
     /// COMPARE_AND_WRITEs of this shard, by number.
     var compares: [UInt64: Compare] = [:]
-    var comparesBegun: UInt64 = 0
     /// Requests that devices have failed, by resource.
     var failures: [Identifier: FailureSeries] = [:]
     var isStopped = false

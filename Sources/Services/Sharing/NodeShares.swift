@@ -1,5 +1,5 @@
-import Collections
 import Core
+import DequeModule
 
 /// What each node holds of one arena, and how much more it may take.
 ///

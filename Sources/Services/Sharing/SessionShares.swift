@@ -1,5 +1,5 @@
-import Collections
 import Core
+import DequeModule
 
 /// What each node has of the server's sessions and of its kept channels, and which sessions are nobody's yet.
 ///

@@ -1,5 +1,5 @@
-import Collections
 import Core
+import DequeModule
 import Wire
 
 /// The control requests of one channel: one on its way, the others in line.

@@ -28,8 +28,6 @@ enum Terminal {
     /// Rewrites the line on standard error, for progress; call it only if `hasErrorTerminal`.
     static func progress(_ text: String) { _ = write("\r\u{1b}[K" + ShownText.line(text), to: STDERR_FILENO) }
 
-    /// Whether a person looks at standard output.
-    static var hasOutputTerminal: Bool { isatty(STDOUT_FILENO) == 1 }
     /// Whether a person types standard input.
     static var hasInputTerminal: Bool { isatty(STDIN_FILENO) == 1 }
     /// Whether a person looks at standard error.
