@@ -171,9 +171,9 @@ let package = Package(
         .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: settings),
         .testTarget(name: "LogsTests", dependencies: ["Logs", "Core", logging], swiftSettings: settings),
         .testTarget(
-            name: "WireTests", dependencies: ["Wire", "Core"], swiftSettings: settings),
+            name: "WireTests", dependencies: ["Wire", "Core", "Simulation"], swiftSettings: settings),
         .testTarget(
-            name: "CapabilityTests", dependencies: ["Capability", "Core", "TLS"],
+            name: "CapabilityTests", dependencies: ["Capability", "Core", "TLS", "Simulation"],
             swiftSettings: settings),
         .testTarget(
             name: "ReactorTests", dependencies: ["TestSupport", "Reactor", "Core", "CURing"],
@@ -182,7 +182,7 @@ let package = Package(
             name: "TLSTests", dependencies: ["TestSupport", "TLS", "Core", "Capability"],
             swiftSettings: settings),
         .testTarget(
-            name: "HTTP2Tests", dependencies: ["HTTP2", "Core", httpTypes],
+            name: "HTTP2Tests", dependencies: ["HTTP2", "Core", httpTypes, "Simulation", "CNGHTTP2"],
             swiftSettings: settings),
         .testTarget(
             name: "DataPlaneTests",
@@ -211,7 +211,9 @@ let package = Package(
             swiftSettings: settings),
         .testTarget(
             name: "SluiceClientTests",
-            dependencies: ["TestSupport", "SluiceClient", "Wire", "Capability", "Reactor", "TLS", "Core"],
+            dependencies: [
+                "TestSupport", "SluiceClient", "Wire", "Capability", "Reactor", "TLS", "Core", "Simulation",
+            ],
             swiftSettings: settings),
         .testTarget(
             name: "ServicesTests",
@@ -233,7 +235,14 @@ let package = Package(
             exclude: ["corpus"], swiftSettings: settings),
         .testTarget(
             name: "AttachTests",
-            dependencies: ["TestSupport", "Attach", "SluiceClient", "Reactor", "Core", "CFUSE", "Wire"],
+            dependencies: [
+                "TestSupport", "Attach", "SluiceClient", "Reactor", "Core", "CFUSE", "Wire", "Simulation",
+            ],
+            swiftSettings: settings),
+        .testTarget(
+            name: "SluicedTests", dependencies: ["Simulation", "sluiced", "Core"], swiftSettings: settings),
+        .testTarget(
+            name: "SluiceTests", dependencies: ["Simulation", "sluice", "Core", arguments],
             swiftSettings: settings),
         // It reads every source, and is optimised for that.
         .testTarget(name: "TidyTests", swiftSettings: simulated),

@@ -74,7 +74,7 @@ CAMPAIGNS = {
     "soak": BUILDS | {
         "sessions": swift("--filter SessionSimulationTests", SLUICE_SIMULATION_SEEDS="400000"),
         "drivers": swift("--filter DriverHostTests.SimulationTests", "sessions", SLUICE_SIMULATION_STEPS="60000000"),
-        "fuzzers": swift("--filter Fuzz", "drivers", SLUICE_FUZZ_PEERS="50"),
+        "fuzzers": swift("--filter Fuzz", "drivers", SLUICE_FUZZ="50"),
         "crash": pytest("Tests/system/test_crash.py", SLUICE_CRASH_KILLS="2000"),
         "channels": pytest("Tests/system/test_data_channel.py", "crash", SLUICE_FUZZ_CHANNELS="20000"),
         "answers": pytest("Tests/system/test_hostile_control.py", "channels", SLUICE_FUZZ_ANSWERS="5000"),

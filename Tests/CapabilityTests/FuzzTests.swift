@@ -1,11 +1,12 @@
 import Core
+import Simulation
 import TLS
 import Testing
 
 @testable import Capability
 
 /// Seeded fuzzing: a failure names the seed and round that repeat it.
-@Suite struct FuzzTests {
+@Suite struct CapabilityFuzzTests {
     private let keys = OpenSSLSignatures()
 
     /// Tokens that share no key, so that no splice of two of them can be a third valid one.
@@ -75,7 +76,7 @@ import Testing
         let genuine = Set(tokens.map(\.bytes))
         for token in tokens { _ = try Sample.verify(token) }
         var parsed = 0
-        for round in 0..<40_000 {
+        for round in 0..<40_000 * Fuzzer.factor {
             guard let token = tokens.randomElement(using: &generator),
                 let other = tokens.randomElement(using: &generator)
             else { continue }
@@ -96,7 +97,7 @@ import Testing
         let files = try ["valid.json", "invalid.json"].map { try VectorFile(named: $0).vectors }
         let genuine = Set(files[0].map(\.token))
         let texts = files.joined().map { Array($0.token.utf8) }.filter { !$0.isEmpty }
-        for round in 0..<10_000 {
+        for round in 0..<10_000 * Fuzzer.factor {
             guard let text = texts.randomElement(using: &generator) else { continue }
             let bytes = mutated(text, other: text, using: &generator)
             let changed = String(decoding: bytes, as: UTF8.self)
@@ -121,7 +122,7 @@ import Testing
         let factory = SeededKeys([])
         var accepted = 0
         var refused = 0
-        for round in 0..<10_000 {
+        for round in 0..<10_000 * Fuzzer.factor {
             guard let token = tokens.randomElement(using: &generator) else { continue }
             let seeds = Array(token.bytes[token.proof])
             let base = generator.next() % 2 == 0 ? token.claims.encoded() : Attenuation.sampleBytes(token)

@@ -1,22 +1,12 @@
 import Core
 import HTTPTypes
+import Simulation
 import Testing
 
 @testable import HTTP2
 
 /// Seeded mutation of what real clients send: any bytes end in an event, an error or silence, within bounds.
 @Suite struct HTTP2FuzzTests {
-    private struct Generator: RandomNumberGenerator {
-        var state: UInt64
-        mutating func next() -> UInt64 {
-            state &+= 0x9e37_79b9_7f4a_7c15
-            var value = state
-            value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
-            value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
-            return value ^ (value >> 31)
-        }
-    }
-
     /// What a client of this module sends in a few requests of several kinds.
     private static func recordedClient() throws -> [UInt8] {
         var pair = try Pair()
@@ -38,7 +28,7 @@ import Testing
         return pair.clientBytes
     }
 
-    private static func mutate(_ bytes: [UInt8], with random: inout Generator) -> [UInt8] {
+    private static func mutate(_ bytes: [UInt8], with random: inout SplitMix) -> [UInt8] {
         var result = bytes
         for _ in 0..<Int.random(in: 1...8, using: &random) {
             guard !result.isEmpty else { return result }
@@ -60,12 +50,12 @@ import Testing
 
     @Test func mutatedClientsNeverCrashTheServerOrFillItsMemory() throws {
         let corpus = try Self.recordedClient()
-        var random = Generator(state: 0x51_1ce)
+        var random = SplitMix(seed: 0x51_1ce)
         var limits = HTTP2Limits()
         limits.bodyBytes = 2000
         var requests = 0
         var errors = 0
-        for _ in 0..<3000 {
+        for _ in 0..<3000 * Fuzzer.factor {
             let server = try HTTP2Server(limits: limits, clock: ManualClock())
             var input = Self.mutate(Array(corpus.dropFirst(24)), with: &random)
             input.insert(contentsOf: connectionPreface, at: 0)
@@ -109,9 +99,9 @@ import Testing
             }
             recorded = try server.output()
         }
-        var random = Generator(state: 77)
+        var random = SplitMix(seed: 77)
         var answers = 0
-        for _ in 0..<3000 {
+        for _ in 0..<3000 * Fuzzer.factor {
             let client = try HTTP2Client(limits: .init())
             let request = HTTPRequest(method: .get, scheme: "https", authority: "a", path: "/")
             _ = client.request(request, body: [])

@@ -3,6 +3,7 @@ import Core
 import Foundation
 import Glibc
 import Reactor
+import Simulation
 import Synchronization
 import TLS
 import TestSupport
@@ -63,13 +64,13 @@ private struct HostileNumbers {
 
 /// Every decoder of what a peer sends, and what is done with the decoded. Nothing of it may end the process.
 ///
-/// `SLUICE_FUZZ_PEERS` multiplies the rounds, `SLUICE_SEED` begins with another seed.
+/// `SLUICE_FUZZ` multiplies the rounds, `SLUICE_SEED` begins with another seed.
 @Suite(.timeLimit(.minutes(60)), .serialized, .blocking) struct PeerFuzzTests {
     private static func number(_ name: String) -> UInt64? {
         unsafe getenv(name).flatMap { unsafe UInt64(String(cString: $0)) }
     }
 
-    private static let factor = Int(number("SLUICE_FUZZ_PEERS") ?? 1)
+    private static let factor = Fuzzer.factor
     private static let firstSeed = number("SLUICE_SEED") ?? 12
 
     /// Runs `body` for one seed after the other; a seed that ends the process is the last one that was written.

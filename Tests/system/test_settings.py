@@ -75,7 +75,7 @@ WRONG = [
      ["channel (environment SLUICE_CHANNEL) is 127.0.0.1:41010, which control (FILE:1) has already as 0.0.0.0:41010"]),
     # All that is wrong is said at once, and nothing of it reaches a terminal raw.
     ("sluice: {foo: 1, \"a\\e[2J\": 2}", {"SLUICE_POLL": "x\x1b]0;y"},
-     ['no setting "foo"', 'no setting "a\\u{1b}[2J"', 'SLUICE_POLL is "x\\u{1b}]0;y"']),
+     ['no setting "foo"', 'no setting "a\\u001b[2J"', 'SLUICE_POLL is "x\\u001b]0;y"']),
 ]
 
 

@@ -12,15 +12,17 @@ struct RequestTarget {
         guard let first = parts.first, let path = String(Substring(first).utf8) else { return nil }
         guard !path.utf8.contains(UInt8(ascii: "#")) else { return nil }
         guard let segments = Self.segments(of: path) else { return nil }
-        guard let query = parts.count > 1 ? Self.items(of: Substring(parts[1])) : [] else { return nil }
+        guard let query = parts.count > 1 ? Self.items(of: parts[1]) : [] else { return nil }
         self.path = path
         self.segments = segments
         self.query = query
     }
 
+    // Bytes are split, not characters: a mark that follows a slash would join itself to it, and hide it.
     private static func segments(of path: String) -> [String]? {
         var result: [String] = []
-        var parts = path.dropFirst().split(separator: "/", omittingEmptySubsequences: false)
+        var parts = path.utf8.dropFirst().split(
+            separator: UInt8(ascii: "/"), omittingEmptySubsequences: false)
         if parts.last?.isEmpty == true { parts.removeLast() }
         for part in parts {
             guard let segment = decode(part, plusIsSpace: false) else { return nil }
@@ -29,21 +31,22 @@ struct RequestTarget {
         return result
     }
 
-    private static func items(of query: Substring) -> [ControlRequest.QueryItem]? {
+    private static func items(of query: Substring.UTF8View) -> [ControlRequest.QueryItem]? {
         var result: [ControlRequest.QueryItem] = []
-        for part in query.split(separator: "&") {
-            let sides = part.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+        for part in query.split(separator: UInt8(ascii: "&")) {
+            let sides = part.split(
+                separator: UInt8(ascii: "="), maxSplits: 1, omittingEmptySubsequences: false)
             guard let name = decode(sides[0], plusIsSpace: true) else { return nil }
-            guard let value = decode(sides.count > 1 ? sides[1] : "", plusIsSpace: true) else { return nil }
+            guard let value = sides.count > 1 ? decode(sides[1], plusIsSpace: true) : "" else { return nil }
             result.append(ControlRequest.QueryItem(name: name, value: value))
         }
         return result
     }
 
-    private static func decode(_ text: Substring, plusIsSpace: Bool) -> String? {
+    private static func decode(_ text: Substring.UTF8View, plusIsSpace: Bool) -> String? {
         var bytes: [UInt8] = []
-        bytes.reserveCapacity(text.utf8.count)
-        var rest = text.utf8[...]
+        bytes.reserveCapacity(text.count)
+        var rest = text
         while let byte = rest.popFirst() {
             switch byte {
             case UInt8(ascii: "%"):

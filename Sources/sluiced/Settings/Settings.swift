@@ -137,17 +137,7 @@ struct Settings {
     }
 
     /// Text that somebody wrote, as far as it may go to a terminal or a log.
-    static func shown(_ text: String) -> String {
-        var result = ""
-        for scalar in text.unicodeScalars.prefix(100) {
-            switch scalar.properties.generalCategory {
-            case .control, .format, .lineSeparator, .paragraphSeparator, .surrogate, .privateUse, .unassigned:
-                result += "\\u{\(String(scalar.value, radix: 16))}"
-            default: result.unicodeScalars.append(scalar)
-            }
-        }
-        return result
-    }
+    static func shown(_ text: String) -> String { ShownText.line(text, charactersMax: 100) }
 }
 
 /// Settings as they are collected, the later over the earlier.

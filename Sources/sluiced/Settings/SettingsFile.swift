@@ -1,4 +1,5 @@
 import ControlPlane
+import Core
 import Foundation
 import Yams
 
@@ -40,7 +41,9 @@ struct SettingsFile {
             let lines = "\(error)".split(whereSeparator: \.isNewline).map {
                 $0.trimmingCharacters(in: .whitespaces)
             }
-            problems.append("\(path): is no YAML: \(lines.joined(separator: " "))")
+            // The parser says the line that it does not understand.
+            let all = ShownText.line(lines.joined(separator: " "), charactersMax: 500)
+            problems.append("\(path): is no YAML: \(all)")
             return
         } catch {
             problems.append("\(path): is no YAML: \(error)")
