@@ -58,7 +58,7 @@ public struct RequestHeader: Sendable, Hashable {
     /// The sequence of the request that follows on the same slot: from 1 up, leaving out 0 when it wraps.
     @inlinable
     public static func successor(of sequence: UInt32) -> UInt32 {
-        sequence == .max ? 1 : sequence &+ 1
+        SlotSequence.successor(of: sequence)
     }
 
     /// Whether the header may be acted on: everything that can be said without a handle, a slot or a clock.

@@ -33,8 +33,8 @@ import Testing
     }
 
     @Test func zeroIsLeftOutWhenSequencesWrap() {
-        #expect(SlotTable.successor(of: .max) == 1)
-        #expect(SlotTable.successor(of: 0) == 1)
+        #expect(SlotSequence.successor(of: .max) == 1)
+        #expect(SlotSequence.successor(of: 0) == 1)
         var table = SlotTable(count: 1)
         table[0].sequence = .max
         let outcome10 = table.begin(index: 0, sequence: 0, opcode: 1, flags: 0)

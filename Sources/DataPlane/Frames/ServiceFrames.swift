@@ -49,7 +49,7 @@ struct MessageFrames {
             let payload = body.bytes
             return ReplyHeader(answer, length: payload.count).bytes + payload
         case .event(let event):
-            eventNumber = RequestHeader.successor(of: eventNumber)
+            eventNumber = SlotSequence.successor(of: eventNumber)
             return event.frame(number: eventNumber)
         }
     }

@@ -154,7 +154,7 @@ struct SlotTable {
             recalls -= 1
             isOfRestartedServer = false
         } else {
-            guard sequence == SlotTable.successor(of: last) else { return .badSequence }
+            guard sequence == SlotSequence.successor(of: last) else { return .badSequence }
         }
         slots[Int(index)] = Slot(sequence: sequence, opcode: opcode, flags: flags, state: .receiving)
         unanswered += 1
@@ -165,9 +165,9 @@ struct SlotTable {
     private func isRecalled(_ index: UInt16, _ sequence: UInt32) -> Bool {
         let last = slots[Int(index)].sequence
         switch slots[Int(index)].recall {
-        case .nothing, .answer: return sequence == SlotTable.successor(of: last)
+        case .nothing, .answer: return sequence == SlotSequence.successor(of: last)
         case .again:
-            return sequence != 0 && (sequence == last || sequence == SlotTable.successor(of: last))
+            return sequence != 0 && (sequence == last || sequence == SlotSequence.successor(of: last))
         case .dropped: return sequence != 0 && sequence == last
         case .anything: return sequence != 0
         }
@@ -183,11 +183,6 @@ struct SlotTable {
         isOfRestartedServer = false
         replies.append(index, in: &slots)
         return true
-    }
-
-    /// Sequence numbers go from 1 up and leave out 0 when they wrap.
-    static func successor(of sequence: UInt32) -> UInt32 {
-        sequence == .max ? 1 : sequence + 1
     }
 
     /// Sets the answer of slot `index` and queues it for sending; the buffer stays with the slot.
