@@ -27,11 +27,14 @@ public struct AttachError: Error, Sendable, CustomStringConvertible {
     public var reason: Reason
     /// What happened, to whom, and what to do next.
     public var message: String
+    /// What the server calls it, such as `NO_GRANT`; nil where that is not its word.
+    public var code: String?
 
     /// An error of its parts.
-    public init(_ reason: Reason, _ message: String) {
+    public init(_ reason: Reason, _ message: String, code: String? = nil) {
         self.reason = reason
         self.message = message
+        self.code = code
     }
 
     /// The error of a system call, from a positive errno(3).

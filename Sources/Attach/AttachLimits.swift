@@ -47,6 +47,9 @@ enum AttachLimits {
     static let endingRetryMilliseconds: ClosedRange<UInt64> = 200...2000
     /// How long a process that cannot be asked what has failed may take to end, in milliseconds.
     static let reportMilliseconds: Int32 = 1000
+    /// How long a program may take to end that a signal has broken off, before it is killed, and before it is no longer
+    /// waited for.
+    static let endProgramNanoseconds: UInt64 = 1_500_000_000
     /// How often a command that starts a process in the background looks for signals, and such a process whether that
     /// command is still there, in milliseconds.
     static let startLookMilliseconds: Int32 = 100

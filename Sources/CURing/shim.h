@@ -275,6 +275,23 @@ static inline void sluice_keep_memory_private(void)
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
+// Pieces of a MiB or more are mappings of their own for good, which go back to the system when they are freed: glibc
+// would take the first that is freed as a sign that such pieces are usual, and keep the next ones (mallopt(3)).
+static inline void sluice_return_large_memory(void)
+{
+    // Declared here: malloc.h in this module takes declarations out of Glibc's.
+    extern int mallopt(int parameter, int value);
+    enum { mmap_threshold = -3 };
+    mallopt(mmap_threshold, 1 << 20);
+}
+
+// Gives pages that are free back to the system; whether there were any.
+static inline int sluice_return_memory(void)
+{
+    extern int malloc_trim(size_t kept);
+    return malloc_trim(0);
+}
+
 static inline void sluice_name_thread(const char *name)
 {
     prctl(PR_SET_NAME, name, 0, 0, 0);

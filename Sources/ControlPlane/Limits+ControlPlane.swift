@@ -1,6 +1,8 @@
 import Core
 
 extension Limits {
+    /// How long a driver that was started anew may be silent before the restart counts as failed, in seconds.
+    static let driverAnswerSeconds = 10
     /// How deep a request's JSON may nest.
     public static let jsonDepthMax = 8
     /// The most items of a list of rights.

@@ -38,7 +38,8 @@ public struct DataServerOptions: Sendable {
 extension Limits {
     /// Ciphertext that may be kept for a channel that the server does not read from, in bytes.
     static let unreadBytesMax = 8 << 20
-    /// Ciphertext that may be kept for all channels of a reactor before they are read from piece by piece, in bytes.
+    /// Ciphertext that may be kept for all channels of a reactor, in bytes: a node that has more of it than it leaves to
+    /// others is read from piece by piece.
     static let unreadBytesMetered = 64 << 20
     /// And for all together that have opened nothing, in bytes.
     static let unreadBytesOfStrangers = 16 << 20
@@ -51,8 +52,10 @@ extension Limits {
     /// For how long a connection that has not said HELLO has just come, in nanoseconds.
     static let newConnectionNanoseconds: UInt64 = 1_000_000_000
     /// For how long a client may take nothing of what is sent to it, or not go on writing, while others of its node wait
-    /// for the buffers that it has, in milliseconds.
+    /// for the buffers that it has, or the server for its end, in milliseconds.
     static let inTheWayMilliseconds: UInt32 = 2000
+    /// How often that is looked at of one that ends with the server, in nanoseconds.
+    static let deafLookNanoseconds: UInt64 = 250_000_000
     /// How long a client may take for one piece of output whose authority has ended, in nanoseconds.
     static let hurriedSendNanoseconds: UInt64 = 250_000_000
     /// Connections that wait to be accepted.

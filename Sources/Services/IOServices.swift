@@ -110,6 +110,8 @@ public final class IOServices: Sendable {
     let state: Mutex<State>
     /// Whose turn it is to keep others away from bytes.
     let reservations = Mutex(RangeReservations<ShardLink>())
+    /// Requests at which servers before this one stood, and that an event has told of; rarely any.
+    let suspectsTold = Mutex<Set<RequestIdentity>>([])
     /// What a watchdog may know of each shard.
     let sights = Mutex<[(remote: ReactorRemote, sight: ShardSight)]>([])
 

@@ -118,6 +118,15 @@ public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
         }
     }
 
+    /// Whether the value of an answer that succeeded is the request's count.
+    @inlinable
+    public var repliesCount: Bool {
+        switch self {
+        case .read, .write, .writeZeroes, .discard, .compareAndWrite, .copyRange: true
+        case .hello, .open, .stat, .renew, .close, .ping, .flush, .blockStatus: false
+        }
+    }
+
     /// The bytes of payload that a valid request of this opcode carries where they follow from `count`; 0 where
     /// there is none, or a structure.
     @inlinable

@@ -92,7 +92,8 @@ public struct ReplyHeader: Sendable, Hashable {
         guard self.sequence == sequence else { return .wrongSequence }
         guard self.opcode == opcode.rawValue else { return .wrongOpcode }
         guard status == Status.ok.rawValue else { return nil }
-        return opcode.mayReply(bytes: length, count: count) ? nil : .wrongLength
+        guard opcode.mayReply(bytes: length, count: count) else { return .wrongLength }
+        return opcode.repliesCount && value != UInt64(count) ? .wrongValue : nil
     }
 }
 
@@ -112,6 +113,8 @@ public enum ReplyFault: Sendable, Hashable, CaseIterable {
     case wrongOpcode
     /// The payload's length is not what the request asked for.
     case wrongLength
+    /// The value is not the count that was asked for.
+    case wrongValue
 
     /// A sentence for the user.
     public var message: String {
@@ -123,6 +126,7 @@ public enum ReplyFault: Sendable, Hashable, CaseIterable {
         case .wrongSequence: "the server answered with another sequence than the request's"
         case .wrongOpcode: "the server answered with another opcode than the request's"
         case .wrongLength: "the server's reply is not as long as the request asked for"
+        case .wrongValue: "the server answered another count than the request's"
         }
     }
 }

@@ -26,6 +26,7 @@ struct Daemon {
     private let events: EventLog
     private let eventFile: EventFile
     private let certificates: Task<Void, Never>
+    private let memory: Task<Void, Never>
     private let logger: Logger
     /// What its end has come to, for whoever has waited too long for it.
     let ending: Ending
@@ -123,7 +124,7 @@ struct Daemon {
         let daemon = Daemon(
             lock: lock, folder: folder, catalog: catalog, services: services, plane: plane,
             control: control, data: data, watchdog: watchdog, events: events, eventFile: eventFile,
-            certificates: lookAfterCertificates(plane), logger: logger,
+            certificates: lookAfterCertificates(plane), memory: returnMemory(), logger: logger,
             ending: Ending(services))
         try daemon.announce()
         events.append(
@@ -143,6 +144,7 @@ struct Daemon {
         events.append(
             .serverStopped, subject: "server", message: "process \(getpid()) was told to end, and does so")
         certificates.cancel()
+        memory.cancel()
         ServiceManager.tellStopping()
         plane.drain()
         ending.waits(for: "requests of the control API")
@@ -205,6 +207,21 @@ struct Daemon {
             }
         }
     }
+
+    /// Gives back what a flood has left free in memory.
+    private static func returnMemory() -> Task<Void, Never> {
+        Task.detached {
+            var look = MemoryReturn()
+            while !Task.isCancelled {
+                try? await Task.sleep(for: .seconds(memoryLookSeconds))
+                guard let own = ProcessMemory.ownBytes, look.isDue(own) else { continue }
+                ProcessMemory.returnFree()
+                look.returned(from: own, to: ProcessMemory.ownBytes ?? own)
+            }
+        }
+    }
+
+    private static let memoryLookSeconds = 10
 
     /// What is to be said of the run before this one, if that did not end in order; nil when it did, or nothing is known
     /// of it.

@@ -3,6 +3,7 @@ import Glibc
 import Logging
 import Logs
 import Reactor
+import Synchronization
 
 /// `sluiced serve`: runs the server until SIGTERM or SIGINT.
 struct ServeCommand: AsyncParsableCommand {
@@ -45,9 +46,17 @@ struct ServeCommand: AsyncParsableCommand {
         defer { log.finish() }
         let logger = Logger(label: "sluiced")
         for warning in settings.warnings { logger.warning("\(warning)") }
+        let starting = Atomic<Bool>(true)
+        let told = AsyncStream.makeStream(of: Int32.self)
+        let signals = Self.hearSignals { number in
+            if starting.load(ordering: .acquiring) { Self.end(number, log, logger) }
+            told.continuation.yield(number)
+        }
+        if signals == nil { told.continuation.finish() }
         let daemon = try await Daemon.start(
             data: data, settings: settings, inherited: try ServiceManager.sockets(), log: log)
-        let signals = await Self.awaitSignal()
+        starting.store(false, ordering: .releasing)
+        for await _ in told.stream { break }
         let (seconds, ending) = (settings.stopSeconds, daemon.ending)
         signals?.remote.postWithReactor { reactor in
             StopBound.start(on: reactor, seconds: seconds, witness: ending, logger: logger)
@@ -57,16 +66,19 @@ struct ServeCommand: AsyncParsableCommand {
         signals?.join()
     }
 
-    /// Returns when the process is told to end, with the thread that has heard it.
-    private static func awaitSignal() async -> ReactorThread? {
-        let (signals, continuation) = AsyncStream.makeStream(of: Int32.self)
-        let thread = try? Reactor.start(Self.signalReactor) { reactor in
-            do throws(ReactorError) {
-                try Signals.forward(endingSignals, on: reactor) { continuation.yield($0) }
-            } catch { continuation.finish() }
+    /// A thread that hears the signals which end the server; nil where there can be none.
+    private static func hearSignals(_ heard: @escaping @Sendable (Int32) -> Void) -> ReactorThread? {
+        try? Reactor.start(signalReactor) { reactor in
+            try? Signals.forward(endingSignals, on: reactor, handler: heard)
         }
-        for await _ in signals { break }
-        return thread
+    }
+
+    /// Ends a server that is told to end while it starts, which may wait for a device that hangs: it serves nobody yet, and
+    /// what it has begun the next start goes on with.
+    private static func end(_ number: Int32, _ log: LogSink, _ logger: Logger) -> Never {
+        logger.notice("stopped, while it was being started", metadata: ["signal": "\(number)"])
+        log.finish()
+        _exit(0)
     }
 
     private static var signalReactor: Reactor.Options {

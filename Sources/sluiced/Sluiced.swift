@@ -30,8 +30,12 @@ struct Sluiced: AsyncParsableCommand {
 @main
 enum Main {
     static func main() {
-        Signals.block(ServeCommand.endingSignals)
+        // What makes something finishes it; what only looks may be ended.
+        if !CommandLine.arguments.dropFirst().starts(with: ["check-config"]) {
+            Signals.block(ServeCommand.endingSignals)
+        }
         ProcessMemory.keepPrivate()
+        ProcessMemory.returnLargePieces()
         // Whoever reads the log may go away; the server goes on.
         Signals.ignoreBrokenPipes()
         // Keys, catalog and volumes are nobody else's business, whoever creates the file.

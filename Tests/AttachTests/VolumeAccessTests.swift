@@ -30,9 +30,15 @@ import Testing
         #expect(reason(.device, nil, "UNREACHABLE") == .unreachable)
         #expect(reason(.busy, nil, "TIMED_OUT") == .unreachable)
         #expect(reason(.caller, 422) == .usage)
+        #expect(reason(.caller, nil, "NO_CREDENTIALS") == .notFound)
         #expect(AttachError(.refused(.open, .writerConflict, message: "m"), volume: "v").reason == .busy)
         #expect(AttachError(.refused(.open, .revoked, message: "m"), volume: "v").reason == .denied)
         #expect(AttachError(.lost("m"), volume: "v").reason == .unreachable)
+        let refused = ClientError(kind: .denied, code: "NO_GRANT", status: 403, detail: "d")
+        #expect(AttachError(refused).code == "NO_GRANT")
+        #expect(
+            AttachError(.refused(.open, .writerConflict, message: "m"), volume: "v").code == "WRITER_CONFLICT"
+        )
     }
 
     @Test("a block request ends with what a disk could say", arguments: Status.allCases)

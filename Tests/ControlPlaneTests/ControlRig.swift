@@ -23,6 +23,8 @@ final class HostedDriver: SupervisedDriver {
         var observer: (@Sendable (DriverHostEvent) -> Void)?
         /// What the next restart or upgrade fails with.
         var failure: StatusError?
+        /// What keeps it from saying how full it is, until it is raised.
+        var silence: ThreadSemaphore?
     }
 
     static let pause: UInt64 = 18_250_999
@@ -96,7 +98,10 @@ final class HostedDriver: SupervisedDriver {
     }
     func deleteVolume(_ id: Identifier) throws(StatusError) { try memory.deleteVolume(id) }
     func volumes() throws(StatusError) -> [Identifier: UInt64] { try memory.volumes() }
-    func capacity() throws(StatusError) -> PoolCapacity { try memory.capacity() }
+    func capacity() throws(StatusError) -> PoolCapacity {
+        if let silence = state.withLock({ $0.silence }) { _ = silence.wait(milliseconds: 60_000) }
+        return try memory.capacity()
+    }
     func openVolume(_ id: Identifier, index: UInt32) throws(StatusError) -> VolumeGeometry {
         try memory.openVolume(id, index: index)
     }

@@ -137,6 +137,17 @@ struct DeletionTests {
                 #expect(
                     text(made.json["warning"]).contains("volume disk at 1MiB") == isBeyond, "\(made.text)")
             }
+            // A change says it as well, also one that changes nothing or something else.
+            for (range, isBeyond) in [("8388608", true), ("8388608", true), ("512", false)] {
+                let body = #"{"range":{"offset":0,"length":\#(range)}}"#
+                let changed = try await rig.ask(.patch, "/v1/grants/within", body)
+                #expect(changed.status == 200)
+                #expect(
+                    text(changed.json["warning"]).contains("volume disk at 1MiB") == isBeyond,
+                    "\(changed.text)")
+            }
+            let labelled = try await rig.ask(.patch, "/v1/grants/beyond", #"{"labels":{"a":"b"}}"#)
+            #expect(text(labelled.json["warning"]).contains("volume disk at 1MiB"))
         }
     }
 }

@@ -32,6 +32,47 @@ import Testing
         }
     }
 
+    @Test func eventsAreChosenByKindResourceAndTime() async throws {
+        let clock = MovableClock()
+        try await withControlPlane(clock: clock) { rig async throws in
+            let now = clock.now()
+            rig.events.append(.volumeFenced, subject: "volume/a", message: "1")
+            rig.events.append(.volumeFenced, subject: "volume/b", message: "2", by: "node:n1")
+            clock.advance(100)
+            for number in 3..<6 {
+                rig.events.append(
+                    .sessionLost, subject: "session/\(number)", message: "\(number)", by: "node:n1")
+            }
+            func messages(_ query: String) async throws -> [String] {
+                let answer = try await rig.ask(.get, "/v1/events?\(query)")
+                guard case .array(let items) = answer.json["items"] else { return [answer.text] }
+                return items.compactMap { if case .string(let text)? = $0["message"] { text } else { nil } }
+            }
+            #expect(try await messages("kind=volume.fenced") == ["1", "2"])
+            #expect(try await messages("kind=session") == ["3", "4", "5"])
+            #expect(try await messages("kind=session.lost,volume&resource=node/n1") == ["2", "3", "4", "5"])
+            #expect(try await messages("resource=volume/a") == ["1"])
+            #expect(try await messages("sinceSeconds=50") == ["3", "4", "5"])
+            #expect(try await messages("sinceTime=\(Timestamp.text(now + 50))") == ["3", "4", "5"])
+            #expect(try await messages("sinceSeconds=18446744073709551615").count == 5)
+            // A page is full of what is wanted, whatever lies between.
+            let page = try await rig.ask(.get, "/v1/events?resource=node/n1&limit=2")
+            guard case .string(let cursor)? = page.json["nextCursor"] else {
+                Issue.record("no next page: \(page.text)")
+                return
+            }
+            #expect(try await messages("resource=node/n1&limit=9&cursor=\(cursor)") == ["4", "5"])
+            for wrong in [
+                "kind=", "kind=volume,", "kind=vol", "kind=nothing", "resource=a/b/c", "resource=/",
+                "sinceSeconds=-1", "sinceSeconds=x", "sinceTime=now",
+                "sinceTime=2026-01-01T00:00:00Z&sinceSeconds=1",
+            ] {
+                #expect(
+                    try await rig.ask(.get, "/v1/events?\(wrong)").code == "INVALID_PARAMETER", "\(wrong)")
+            }
+        }
+    }
+
     @Test func whatCannotBeMeantIsRefused() async throws {
         try await withControlPlane { rig async throws in
             let stream: HTTPFields = [.accept: "text/event-stream"]

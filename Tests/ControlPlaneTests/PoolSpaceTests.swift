@@ -51,8 +51,16 @@ import Testing
                 return
             }
             #expect(warning.contains("64MiB") && warning.contains("fail"))
+            let grown = try await rig.ask(.patch, "/v1/volumes/a", #"{"size":"48MiB"}"#)
+            guard case .string(let again)? = grown.json["warning"] else {
+                Issue.record("no warning: \(grown.text)")
+                return
+            }
+            #expect(again.contains("for volumes of \(ByteCount((1 << 30) + (48 << 20)))"), "\(again)")
+            let same = try await rig.ask(.patch, "/v1/volumes/a", #"{"size":"48MiB","labels":{"a":"b"}}"#)
+            #expect(same.status == 200 && same.json["warning"] == nil)
             let shown = try await rig.ask(.get, "/v1/pools/ram")
-            #expect(shown.json["capacity"]?["provisioned"] == .integer((1 << 30) + (32 << 20)))
+            #expect(shown.json["capacity"]?["provisioned"] == .integer((1 << 30) + (48 << 20)))
             #expect(shown.json["space"]?["state"] == .string("ok"))
             #expect(shown.json["whenFull"] == .string("fail"))
             let changed = try await rig.ask(.patch, "/v1/pools/ram", #"{"whenFull":"wait"}"#)

@@ -44,7 +44,7 @@ struct ClockStepTests {
             let old = try server.client(keys.0, features: .resume)
             _ = try old.open(try token(server, keys.0))
             old.disconnect()
-            try await server.waitForSessions { $0.first?.disconnectedSince != nil }
+            try await server.waitForSessions { $0.first?.lost != nil }
             server.clock.step(86_400)
             let rival = try server.client(keys.1)
             #expect(try rival.openReply(try token(server, keys.1)).status == .writerConflict)
@@ -60,7 +60,7 @@ struct ClockStepTests {
             let old = try server.client(keys.0, features: .resume)
             _ = try old.open(try token(server, keys.0), rights: .read)
             old.disconnect()
-            try await server.waitForSessions { $0.first?.disconnectedSince != nil }
+            try await server.waitForSessions { $0.first?.lost != nil }
             server.clock.step(86_400)
             try await lookAgain(server)
             #expect(try server.resumed(old, keys.0).request(.ping, slot: 3).status == .ok)

@@ -33,7 +33,7 @@ struct CourtesyTests {
             let old = try server.client(keys.0, features: .resume)
             let first = try old.openReply(try token(server, keys.0))
             old.disconnect()
-            try await server.waitForSessions { $0.first?.disconnectedSince != nil }
+            try await server.waitForSessions { $0.first?.lost != nil }
             // Three days, and a look at the sessions that are lost.
             server.clock.advance(3 * 86_400)
             let reader = try server.client(keys.1)
@@ -54,7 +54,7 @@ struct CourtesyTests {
             let old = try server.client(keys.0, features: .resume)
             _ = try old.open(try token(server, keys.0))
             old.disconnect()
-            try await server.waitForSessions { $0.first?.disconnectedSince != nil }
+            try await server.waitForSessions { $0.first?.lost != nil }
             let rival = try server.client(keys.1)
             #expect(try rival.openReply(try token(server, keys.1)).status == .writerConflict)
             server.clock.advance(3600)
@@ -73,7 +73,7 @@ struct CourtesyTests {
             try await untilTrue { try old.readEvent()?.kind == .expiring }
             try await untilTrue { try old.read(handle, at: 0, 512).status == .expired }
             old.disconnect()
-            try await server.waitForSessions { $0.first?.disconnectedSince != nil }
+            try await server.waitForSessions { $0.first?.lost != nil }
             let back = try server.resumed(old, keys.0)
             #expect(try generation(back.openReply(try token(server, keys.0))) == generation(first))
         }
@@ -125,7 +125,7 @@ struct CourtesyTests {
             let old = try server.client(keys.0, features: .resume)
             _ = try old.open(try token(server, keys.0))
             old.disconnect()
-            try await server.waitForSessions { $0.first?.disconnectedSince != nil }
+            try await server.waitForSessions { $0.first?.lost != nil }
             await #expect(throws: StatusError.self) {
                 try await server.services.perform(.updateVolume(server.descriptor(.multiReader)))
             }
@@ -141,10 +141,10 @@ struct CourtesyTests {
             let old = try server.client(keys.0, features: .resume)
             _ = try old.open(try token(server, keys.0))
             old.disconnect()
-            try await server.waitForSessions { $0.first?.disconnectedSince != nil }
+            try await server.waitForSessions { $0.first?.lost != nil }
             server.clock.advance(3600 + Limits.courtesySeconds - 10)
             #expect(try resumes(server, old) == .ok)
-            try await server.waitForSessions { $0.first?.disconnectedSince != nil }
+            try await server.waitForSessions { $0.first?.lost != nil }
             server.clock.advance(Limits.courtesySeconds)
             try await server.waitForSessions { $0.isEmpty }
         }

@@ -57,6 +57,40 @@ struct FinishTests {
         }
     }
 
+    @Test func whoTakesNothingIsNotWaitedForAndWhoReadsSlowlyIs() async throws {
+        var options = DataServerOptions()
+        options.finishNanoseconds = 40_000_000_000
+        options.sendNanoseconds = 40_000_000_000
+        try await withServer(options: options) { server async throws in
+            let key = PrivateKey.generateP256()
+            let clients = try (0..<3).map { _ in
+                let client = try server.client(key, slots: 8, features: .resume)
+                client.takesLittle()
+                return client
+            }
+            let token = try server.mint(server.claims(for: key, rights: .read)).bytes
+            for client in clients {
+                let handle = try client.open(token, rights: .read)
+                for slot in UInt16(0)..<2 {
+                    try client.send(.read, slot: slot, handle: handle, count: 1 << 20)
+                }
+            }
+            try await untilTrue { server.driver.executed.count == 6 }
+            let clock = SystemClock()
+            let begun = clock.now()
+            let reader = clients[2]
+            let reading = Thread {
+                // Longer than those are waited for who take nothing.
+                for _ in 0..<2 { try reader.readReplySlowly(seconds: 2) }
+                #expect(reader.isClosedByServer())
+            }
+            await server.server.stop()
+            try reading.join()
+            #expect(clock.now() - begun < 25_000_000_000)
+            for client in clients[..<2] { #expect(client.isClosedByServer()) }
+        }
+    }
+
     @Test func halfARequestKeepsNobodyWaiting() async throws {
         try await withServer { server async throws in
             let key = PrivateKey.generateP256()

@@ -28,7 +28,7 @@ struct LostSessionTests {
         let writer = try server.client(key, features: .resume)
         _ = try writer.open(try token(server, key, id: id))
         writer.disconnect()
-        try await server.waitForSessions { $0.first?.disconnectedSince != nil }
+        try await server.waitForSessions { $0.first?.lost != nil }
         return writer
     }
 
@@ -83,7 +83,7 @@ struct LostSessionTests {
             let next = try server.client(key, features: .resume)
             #expect(try next.openReply(try token(server, key), takesOver: true).status == .writerConflict)
             server.driver.letGo()
-            try await server.waitForSessions { $0.contains { $0.disconnectedSince != nil } }
+            try await server.waitForSessions { $0.contains { $0.lost != nil } }
             #expect(try next.openReply(try token(server, key), takesOver: true).status == .ok)
         }
     }
@@ -95,10 +95,10 @@ struct LostSessionTests {
             #expect(reader.session?.lingerSeconds == 100)
             _ = try reader.openReply(try token(server, key, rights: .read))
             reader.disconnect()
-            try await server.waitForSessions { $0.first?.disconnectedSince != nil }
+            try await server.waitForSessions { $0.first?.lost != nil }
             server.clock.advance(99)
             #expect(try server.resumed(reader, key).request(.ping, slot: 3).status == .ok)
-            try await server.waitForSessions { $0.first?.disconnectedSince != nil }
+            try await server.waitForSessions { $0.first?.lost != nil }
             server.clock.advance(100)
             try await server.waitForSessions { $0.isEmpty }
         }
@@ -153,7 +153,7 @@ struct LostSessionTests {
             let back = try server.client(keys.0)
             #expect(try back.openReply(try token(server, keys.0, id: id)).status == .revoked)
             rival.disconnect()
-            try await server.waitForSessions { $0.contains { $0.disconnectedSince != nil } }
+            try await server.waitForSessions { $0.contains { $0.lost != nil } }
             _ = try await server.services.perform(.removeNode(server.node))
             #expect(try await server.services.perform(.volumeWriters(server.volume)).isEmpty)
         }

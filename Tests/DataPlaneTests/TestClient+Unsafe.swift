@@ -126,6 +126,20 @@ final class TestClient {
         return Reply(header: header, payload: try read(Int(header.length)))
     }
 
+    /// Reads the next reply's payload a little at a time, in about so many seconds; events before it go to `events`.
+    func readReplySlowly(seconds: Int) throws {
+        while true {
+            guard let header = ReplyHeader(bytes: try read(32)) else { throw TestClientError.closed }
+            let pieces = seconds * 10
+            for piece in 0..<pieces {
+                let length = Int(header.length)
+                _ = try read(length * (piece + 1) / pieces - length * piece / pieces)
+                if !header.isEvent { _ = poll(nil, 0, 100) }
+            }
+            if !header.isEvent { return }
+        }
+    }
+
     /// The next reply; events before it go to `events`.
     func readReply() throws -> Reply {
         while true {

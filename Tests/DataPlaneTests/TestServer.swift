@@ -44,7 +44,7 @@ final class TestServer: Sendable {
     let signer: any SignatureSigner
     let cluster = Identifier.random(using: SystemRandom())
     let node = Identifier.random(using: SystemRandom())
-    let volume = Identifier.random(using: SystemRandom())
+    let volume: Identifier
     static let keyID: [UInt8] = [1, 2, 3, 4]
     static let volumeBytes: UInt64 = 8 << 20
     static let nodeEpoch: UInt64 = 3
@@ -52,9 +52,10 @@ final class TestServer: Sendable {
 
     init(
         options: DataServerOptions = DataServerOptions(),
-        accessMode: AccessMode = .singleWriter,
+        accessMode: AccessMode = .singleWriter, volume: Identifier = .random(using: SystemRandom()),
         configure: (inout IOServices.Configuration) -> Void = { _ in }
     ) async throws {
+        self.volume = volume
         let driver = TestDriver()
         self.driver = driver
         var logger = Logger(label: "test")
@@ -148,10 +149,12 @@ final class TestServer: Sendable {
 /// Runs `body` with a server, and stops it afterwards, also when `body` throws.
 func withServer(
     options: DataServerOptions = DataServerOptions(), accessMode: AccessMode = .singleWriter,
+    volume: Identifier = .random(using: SystemRandom()),
     configure: (inout IOServices.Configuration) -> Void = { _ in },
     _ body: (TestServer) async throws -> Void
 ) async throws {
-    let server = try await TestServer(options: options, accessMode: accessMode, configure: configure)
+    let server = try await TestServer(
+        options: options, accessMode: accessMode, volume: volume, configure: configure)
     do {
         try await body(server)
     } catch {

@@ -176,6 +176,14 @@ struct FileDriverTests {
         #expect(try rig.write([UInt8](repeating: 2, count: 64 << 10), at: 0) == .ok)
         #expect(try rig.write([UInt8](repeating: 2, count: 64 << 10), at: place) == .noSpace)
         #expect(try rig.range(.writeZeroes, at: 1 << 29, 64 << 10, flags: .noUnmap) == .noSpace)
+        // While the kernel changes where the file has its space nobody asks it, which would keep the pool waiting: what may
+        // have its space is written, and what could take much is not.
+        let volume = try #require((rig.driver as? FileDriver)?.openVolume(0))
+        volume.mapChangeBegan()
+        #expect(try rig.write([UInt8](repeating: 2, count: 4 << 10), at: place) == .ok)
+        #expect(try rig.range(.writeZeroes, at: 1 << 29, 64 << 10, flags: .noUnmap) == .noSpace)
+        volume.mapChangeEnded()
+        #expect(try rig.write([UInt8](repeating: 2, count: 4 << 10), at: place + (64 << 10)) == .noSpace)
         #expect(try rig.range(.discard, at: 0, 4 << 20) == .ok)
         // One request that is larger than what is left takes no more of the margin than a small one.
         #expect(try rig.range(.writeZeroes, at: 1 << 29, 16 << 20, flags: .noUnmap) == .noSpace)

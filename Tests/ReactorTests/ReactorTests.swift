@@ -71,6 +71,34 @@ struct ReactorTests {
         #expect(SystemClock.monotonic() - begun < 4_000_000_000)
     }
 
+    @Test("a descriptor that is closed keeps its number until the kernel has taken up what came before")
+    func closesInOrder() throws {
+        let (near, far) = try Sockets.pair()
+        defer { closeAll(far) }
+        var own = stat()
+        #expect(unsafe fstat(near, &own) == 0)
+        let memory = Memory(512, fill: 7)
+        var results: [UInt32: Int32] = [:]
+        try withReactor { reactor, finish in
+            let target = reactor.register(
+                Probe { token, result, _ in
+                    results[token] = result
+                    if results.count == 2 { finish() }
+                })
+            unsafe reactor.send(fd: near, memory.readOnly, target: target, token: 1)
+            reactor.cancelAll(fd: near)
+            reactor.close(fd: near, target: target, token: 2)
+            // Whoever opens something now gets another one, and none of those bytes.
+            var now = stat()
+            #expect(unsafe fstat(near, &now) == 0 && now.st_ino == own.st_ino && now.st_dev == own.st_dev)
+        }
+        #expect(results == [1: 512, 2: 0])
+        var bytes = [UInt8](repeating: 0, count: 1024)
+        #expect(unsafe recv(far, &bytes, bytes.count, Int32(MSG_DONTWAIT)) == 512)
+        #expect(bytes[..<512].allSatisfy { $0 == 7 })
+        #expect(unsafe recv(far, &bytes, bytes.count, Int32(MSG_DONTWAIT)) == 0, "it is closed")
+    }
+
     @Test("more operations than the submission queue holds all complete")
     func fullSubmissionQueue() throws {
         var seen = Set<UInt32>()

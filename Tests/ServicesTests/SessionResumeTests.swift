@@ -145,6 +145,7 @@ extension Moment: ExpressibleByIntegerLiteral {
     @Test func aSessionOfARestartedServerHasAnyChannelOnce() throws {
         var registry = SessionRegistry()
         let isRestored = registry.restore(session(id), lostAt: 3)
+        #expect(registry[id]?.lost == .beforeStart(3))
         let isRestoredTwice = registry.restore(session(id), lostAt: 3)
         #expect(isRestored && !isRestoredTwice)
         guard case .granted(let slots) = resume(&registry, channel: 5, by: 2) else {

@@ -39,8 +39,9 @@ import Wire
 
     private func answer(
         _ core: ChannelCore, _ request: RequestHeader, _ status: Status = .ok, payload: [UInt8] = [],
-        value: UInt64 = 0
+        value: UInt64? = nil
     ) throws(ChannelError) {
+        let value = value ?? (status == .ok ? UInt64(request.count) : 0)
         try feed(
             core,
             ReplyHeader(to: request, status: status, length: UInt32(payload.count), value: value).bytes
@@ -113,7 +114,8 @@ import Wire
         try greet(core, reply())
         let request = begin(core, .read, tag: 1)
         let frame =
-            ReplyHeader(to: request, status: .ok, length: 512).bytes + [UInt8](repeating: 1, count: 512)
+            ReplyHeader(to: request, status: .ok, length: 512, value: 512).bytes
+            + [UInt8](repeating: 1, count: 512)
         for cut in 1..<frame.count {
             try feed(core, Array(frame[..<cut]))
             core.suspend()
@@ -200,7 +202,9 @@ import Wire
         let read = begin(core, .read, tag: 1)
         let write = begin(core, .write, tag: 2)
         // Half of the payload is in the caller's memory when it is given up.
-        let frame = ReplyHeader(to: read, status: .ok, length: 512).bytes + [UInt8](repeating: 1, count: 512)
+        let frame =
+            ReplyHeader(to: read, status: .ok, length: 512, value: 512).bytes
+            + [UInt8](repeating: 1, count: 512)
         try feed(core, Array(frame[..<100]))
         let before = memory.bytes
         core.giveUp(tag: 1)

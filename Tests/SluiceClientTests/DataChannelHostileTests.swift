@@ -13,6 +13,7 @@ import Wire
     enum Lie: CaseIterable, Sendable {
         case slotOutOfRange, slotNotInUse, sequence, opcode, tooShort, tooLong, oversize, enormous, status,
             flags
+        case countTooSmall, countEnormous
         case eventSlot, hugeMessage, twice
 
         var fault: ReplyFault {
@@ -24,6 +25,7 @@ import Wire
             case .oversize, .enormous, .hugeMessage: .oversize
             case .status: .unknownStatus
             case .flags, .eventSlot: .reservedBits
+            case .countTooSmall, .countEnormous: .wrongValue
             }
         }
 
@@ -40,6 +42,8 @@ import Wire
             case .enormous: header.length = .max
             case .status: header.status = 4242
             case .flags: header.flags = 2
+            case .countTooSmall: header.value = 4095
+            case .countEnormous: header.value = .max
             case .eventSlot: header.flags = ReplyHeader.eventFlag
             case .hugeMessage:
                 header.status = Status.ioError.rawValue
@@ -208,7 +212,9 @@ import Wire
                         return
                     }
                     let length = header.opcode == Opcode.read.rawValue ? header.count : 0
-                    stream += ReplyHeader(to: header, status: .ok, length: length).bytes
+                    stream +=
+                        ReplyHeader(to: header, status: .ok, length: length, value: UInt64(header.count))
+                        .bytes
                     stream += [UInt8](repeating: 1, count: Int(length))
                 }
                 for _ in 0..<random.next(below: 3) {

@@ -190,11 +190,13 @@ final class PeerConnection {
     }
 
     func reply(
-        _ request: RequestHeader, _ status: Status = .ok, payload: [UInt8] = [], value: UInt64 = 0
+        _ request: RequestHeader, _ status: Status = .ok, payload: [UInt8] = [], value: UInt64? = nil
     ) throws {
         try send(
-            ReplyHeader(to: request, status: status, length: UInt32(payload.count), value: value).bytes
-                + payload)
+            ReplyHeader(
+                to: request, status: status, length: UInt32(payload.count),
+                value: value ?? (status == .ok ? UInt64(request.count) : 0)
+            ).bytes + payload)
     }
 
     /// Takes HELLO and answers it as a right server does.

@@ -295,7 +295,7 @@ private struct HostileNumbers {
                 try connection.reply(
                     header, status,
                     payload: status == .ok ? [UInt8](repeating: 1, count: Int(header.count)) : [0x1B, 0x9B],
-                    value: numbers.next())
+                    value: numbers.below(8) == 0 ? numbers.next() : UInt64(header.count))
             case .blockStatus:
                 let extents = (0...numbers.below(3)).map { _ in
                     BlockExtent(

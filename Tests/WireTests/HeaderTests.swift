@@ -118,6 +118,19 @@ import Wire
         #expect(good.fault(answering: .read, sequence: 7, count: 4096) == nil)
     }
 
+    @Test(arguments: Opcode.allCases) func whatCountsBytesAnswersTheCount(opcode: Opcode) {
+        let counts: [Opcode] = [.read, .write, .writeZeroes, .discard, .compareAndWrite, .copyRange]
+        for value: UInt64 in [0, 4095, 4096, 1 << 32 + 4096] {
+            var reply = ReplyHeader(opcode: opcode.rawValue, sequence: 7, value: value)
+            reply.length = opcode == .read ? 4096 : 0
+            let fault = reply.fault(answering: opcode, sequence: 7, count: 4096)
+            #expect((fault == .wrongValue) == (counts.contains(opcode) && value != 4096))
+            // What was not done counts nothing.
+            reply.status = Status.ioError.rawValue
+            #expect(reply.fault(answering: opcode, sequence: 7, count: 4096) == nil)
+        }
+    }
+
     @Test func everyFaultIsFound() {
         var found = Set<ReplyFault>()
         func check(_ expected: ReplyFault, _ change: (inout ReplyHeader) -> Void) {
@@ -148,6 +161,8 @@ import Wire
         check(.wrongOpcode) { $0.opcode = Opcode.write.rawValue }
         check(.wrongLength) { $0.length = 4095 }
         check(.wrongLength) { $0.length = 0 }
+        check(.wrongValue) { $0.value = 4095 }
+        check(.wrongValue) { $0.value = .max }
         // A slot that holds no request is found by the table of slots.
         #expect(found == Set(ReplyFault.allCases).subtracting([.unknownSlot]))
         #expect(Set(ReplyFault.allCases.map(\.message)).count == ReplyFault.allCases.count)

@@ -1,5 +1,4 @@
 """An attached device beside other users of its name, its loop device, its contents and its process."""
-import json
 import os
 import pty
 import signal
@@ -7,27 +6,10 @@ import stat
 import subprocess
 import time
 
-import pytest
+from attached import ended, node, only, sluice, started, status  # noqa: F401 (a fixture)
 from conftest import BINARIES, await_condition, needs_root
 
 pytestmark = needs_root
-
-
-@pytest.fixture
-def node(server):
-    server.node = server.join("compute")
-    server.volume("disk", size="64MiB", node="compute")
-    server.mount = server.folder / "mnt"
-    server.mount.mkdir()
-    yield server
-    subprocess.run(["umount", "-l", server.mount], capture_output=True)
-    server.process.send_signal(signal.SIGCONT)
-    for entry in server.json("status", credentials=server.node):
-        server.cli("detach", "--force", entry["device"], credentials=server.node, check=False)
-
-
-def sluice(server, *arguments, **options):
-    return server.cli(*arguments, credentials=server.node, **options)
 
 
 def refused(server, *arguments, **options):
@@ -40,25 +22,9 @@ def attach(server, *options):
     return sluice(server, "attach", "volume/disk", *options).stdout.split()[-1]
 
 
-def status(server):
-    return server.json("status", credentials=server.node)[0]
-
-
-def ended(pid):
-    """It is gone, or nobody has asked yet how it ended."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
 def foreground(server):
     """`sluice attach --foreground` when its device is there, and its device."""
-    environment = {**os.environ, "SLUICE_SERVER": server.url, "SLUICE_RUN": str(server.folder / "run"),
-                   "SLUICE_CREDENTIALS": str(server.node)}
-    process = subprocess.Popen([BINARIES / "sluice", "attach", "volume/disk", "--foreground"], env=environment,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = started(server, "attach", "volume/disk", "--foreground")
     return process, process.stdout.readline().strip()
 
 
@@ -90,7 +56,7 @@ def test_a_signal_while_it_is_mounted_ends_it_as_soon_as_it_is_not(node):
     subprocess.run(["mkfs.ext4", "-q", device], check=True)
     subprocess.run(["mount", device, node.mount], check=True)
     process.send_signal(signal.SIGTERM)
-    await_condition("the reason", lambda: str(node.mount) in status(node).get("message", ""))
+    await_condition("the reason", lambda: str(node.mount) in only(node).get("message", ""))
     process.send_signal(signal.SIGTERM)
     (node.mount / "still").write_text("served")
     subprocess.run(["sync", "-f", node.mount], check=True)
@@ -101,7 +67,7 @@ def test_a_signal_while_it_is_mounted_ends_it_as_soon_as_it_is_not(node):
 
 def test_a_device_that_was_taken_away_is_said_to_be_and_its_name_is_never_used_again(node):
     device = attach(node)
-    pid = status(node)["pid"]
+    pid = only(node)["pid"]
     other = opener(node, device)
     try:
         start = time.monotonic()
@@ -111,15 +77,15 @@ def test_a_device_that_was_taken_away_is_said_to_be_and_its_name_is_never_used_a
         other.kill()
         other.wait()
     # Nothing was begun that the last close could end.
-    assert status(node)["state"] == "attached"
+    assert only(node)["state"] == "attached"
     subprocess.run(["dd", f"of={device}", "if=/dev/urandom", "bs=4k", "count=1", "oflag=direct"], check=True,
                    capture_output=True)
     subprocess.run(["losetup", "-d", device], check=True)
     entry = await_condition("the loss", lambda: next(
-        (one for one in node.json("status", credentials=node.node) if one["state"] == "stale"), None))
-    assert "taken away from outside" in await_condition("the reason", lambda: status(node).get("message", ""))
+        (one for one in status(node) if one["state"] == "stale"), None))
+    assert "taken away from outside" in await_condition("the reason", lambda: only(node).get("message", ""))
     await_condition("the end of its process", lambda: ended(pid))
-    assert "since " in status(node)["message"] and entry["mounts"] == []
+    assert "since " in only(node)["message"] and entry["mounts"] == []
     image = node.folder / "other.img"
     image.write_bytes(b"precious" * (1 << 17))
     taken = subprocess.run(["losetup", device, image], capture_output=True)
@@ -127,7 +93,7 @@ def test_a_device_that_was_taken_away_is_said_to_be_and_its_name_is_never_used_a
         # A new device, or none: the other one is not touched.
         sluice(node, "mount", "volume/disk", node.mount, "--mkfs", "ext4", "--force")
         if taken.returncode == 0:
-            assert status(node)["device"] != device
+            assert only(node)["device"] != device
         assert image.read_bytes() == b"precious" * (1 << 17)
         options = next(line for line in open("/proc/mounts") if f" {node.mount} " in line).split()[3].split(",")
         assert {"nosuid", "nodev"} <= set(options)
@@ -150,7 +116,7 @@ def test_force_takes_seconds_whoever_has_the_device_open_and_whatever_its_proces
         start = time.monotonic()
         forced = sluice(node, "detach", "--force", "volume/disk")
         assert f"sleep (pid {other.pid}) closes it" in forced.stderr and time.monotonic() - start < 30
-        assert node.json("status", credentials=node.node) == []
+        assert status(node) == []
         # The volume is free for the next one, and what could be written back was.
         again = attach(node)
         assert again != device
@@ -160,12 +126,12 @@ def test_force_takes_seconds_whoever_has_the_device_open_and_whatever_its_proces
         other.kill()
         other.wait()
     # Its process stands still: that is said, and does not hang.
-    pid = status(node)["pid"]
+    pid = only(node)["pid"]
     os.kill(pid, signal.SIGSTOP)
-    assert status(node)["state"] == "stopped"
+    assert only(node)["state"] == "stopped"
     assert f"kill -CONT {pid}" in refused(node, "detach", "volume/disk", timeout=30)
     sluice(node, "detach", "--force", "volume/disk", timeout=60)
-    assert ended(pid) and node.json("status", credentials=node.node) == []
+    assert ended(pid) and status(node) == []
     # The server answers nothing.
     device = attach(node)
     node.process.send_signal(signal.SIGSTOP)
@@ -182,11 +148,11 @@ def test_what_an_ended_process_left_is_cleaned_up_though_it_is_mounted(node):
     device = attach(node)
     subprocess.run(["mkfs.ext4", "-q", device], check=True)
     subprocess.run(["mount", device, node.mount], check=True)
-    os.kill(status(node)["pid"], signal.SIGKILL)
-    await_condition("the status", lambda: status(node)["state"] == "stale")
+    os.kill(only(node)["pid"], signal.SIGKILL)
+    await_condition("the status", lambda: only(node)["state"] == "stale")
     cleaned = sluice(node, "detach", "volume/disk")
     assert f"{node.mount} is unmounted" in cleaned.stderr
-    assert node.json("status", credentials=node.node) == []
+    assert status(node) == []
     assert attach(node) != device
     subprocess.run(["umount", "-l", node.mount], check=True)
 
@@ -206,7 +172,7 @@ def test_nothing_is_written_over_what_a_volume_holds_unless_that_is_said(node):
     failed = sluice(node, "mount", "volume/disk", node.mount, check=False)
     assert failed.returncode != 0 and "no file system" not in failed.stderr, failed
     node.process.send_signal(signal.SIGCONT)
-    await_condition("the server", lambda: status(node)["state"] in ("attached", "failed"))
+    await_condition("the server", lambda: only(node)["state"] in ("attached", "failed"))
     sluice(node, "detach", "volume/disk")
     for rw in ("write", "randwrite", "randrw"):
         text = refused(node, "bench", "volume/disk", "--rw", rw, "--time", "1")

@@ -4,7 +4,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import await_condition, needs_root
+from conftest import BINARIES, Server, await_condition, needs_root
 from resumable import PAGE, World, refused, write
 from sluice_client import Status
 
@@ -92,6 +92,34 @@ def test_an_inline_pool_waits_for_the_io_of_a_killed_server(tmp_path, device):
         back.repeat(handle)
         assert back.wait(slot).status == Status.OK
         assert back.read(handle, 0, PAGE) == b"b" * PAGE
+    assert server.stop() == 0
+
+
+@needs_root
+def test_a_server_that_hangs_while_it_starts_can_be_told_to_end(tmp_path, device):
+    server = Server(tmp_path).start()
+    server.cli("pool", "create", "slow", "--driver", "file", "--isolation", "inline", "--setting",
+               f"path={device.mounted}")
+    server.cli("volume", "create", "slow", "--size", "1MiB", "--pool", "slow")
+    server.stop()
+    device.freeze()
+    command = [BINARIES / "sluiced", "serve", "--data", server.data, "--control", server.control, "--channel", server.channel]
+    hanging = subprocess.Popen(command, stdout=server.log.open("a"), stderr=subprocess.STDOUT)
+    stack = pathlib.Path(f"/proc/{hanging.pid}/task")
+
+    def hangs():
+        # Threads that wait for the frozen file system.
+        states = [(one / "stat").read_text().rsplit(")", 1)[1].split()[0] for one in stack.iterdir()]
+        return hanging.poll() is not None or "D" in states
+
+    await_condition("the start to hang", hangs)
+    assert hanging.poll() is None, "it does not wait for this device"
+    hanging.send_signal(signal.SIGTERM)
+    await_condition("its last line", lambda: "stopped, while it was being started" in server.text())
+    device.thaw()
+    assert hanging.wait(30) == 0
+    server.start()
+    assert server.json("pool", "show", "slow")["state"] == "ready"
     assert server.stop() == 0
 
 

@@ -6,52 +6,10 @@ import subprocess
 import time
 
 import pytest
-from conftest import BINARIES, await_condition, let_pass, needs_root
+from attached import ended, node, only, sluice, started, status  # noqa: F401 (a fixture)
+from conftest import await_condition, let_pass, needs_root
 
 pytestmark = needs_root
-
-
-@pytest.fixture
-def node(server):
-    server.node = server.join("compute")
-    server.volume("disk", size="64MiB", node="compute")
-    server.mount = server.folder / "mnt"
-    server.mount.mkdir()
-    yield server
-    server.process.send_signal(signal.SIGCONT)
-    subprocess.run(["umount", "-l", server.mount], capture_output=True)
-    for entry in server.json("status", credentials=server.node):
-        server.cli("detach", "--force", entry["volume"], credentials=server.node, check=False)
-
-
-def sluice(server, *arguments, **options):
-    return server.cli(*arguments, credentials=server.node, **options)
-
-
-def status(server):
-    return server.json("status", credentials=server.node)
-
-
-def only(server):
-    entries = status(server)
-    assert len(entries) == 1, entries
-    return entries[0]
-
-
-def started(server, *arguments):
-    environment = {**os.environ, "SLUICE_SERVER": server.url, "SLUICE_RUN": str(server.folder / "run"),
-                   "SLUICE_CREDENTIALS": str(server.node)}
-    return subprocess.Popen([BINARIES / "sluice", *arguments], env=environment, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
-
-
-def ended(pid):
-    """It is gone, or nobody has asked yet how it ended."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def write(server, mebibytes=4):
@@ -189,7 +147,9 @@ def test_status_counts_from_when_the_server_was_last_heard(node):
     assert resumed and float(resumed[1]) >= time.monotonic() - silent - 0.5 or float(resumed[1]) > 2, log
 
 
-def test_an_interrupted_attach_says_what_it_waited_for_and_leaves_nothing(node):
+@pytest.fixture
+def late(node):
+    """A node with a volume whose pool is quarantined, so that its device waits."""
     node.stop()
     node.environment["SLUICE_DRIVER_QUARANTINE_LOSSES"] = "1"
     node.start()
@@ -197,6 +157,32 @@ def test_an_interrupted_attach_says_what_it_waited_for_and_leaves_nothing(node):
     node.volume("late", node="compute")
     os.kill(node.json("driver", "show", "default")["pid"], signal.SIGKILL)
     await_condition("the quarantine", lambda: node.json("driver", "show", "default")["state"] == "quarantined")
+    return node
+
+
+def test_giving_an_attach_up_does_not_wait_for_a_helper_that_hangs(late):
+    attaching = started(late, "attach", "volume/late")
+    entry = await_condition("the status", lambda: next(iter(status(late)), None))
+
+    def helper():
+        with open(f"/proc/{entry['pid']}/task/{entry['pid']}/children") as children:
+            for child in children.read().split():
+                if b"internal-loop\0attach" in open(f"/proc/{child}/cmdline", "rb").read():
+                    return int(child)
+
+    hanging = await_condition("the helper", helper)
+    os.kill(hanging, signal.SIGSTOP)
+    try:
+        attaching.send_signal(signal.SIGINT)
+        _, said = attaching.communicate(timeout=60)
+        assert attaching.returncode == 130 and ended(entry["pid"]), said
+        assert f"process {hanging}, which was to make its block device, does not end" in said, said
+    finally:
+        os.kill(hanging, signal.SIGKILL)
+
+
+def test_an_interrupted_attach_says_what_it_waited_for_and_leaves_nothing(late):
+    node = late
     attaching = started(node, "attach", "volume/late")
     entry = await_condition("the status", lambda: next(iter(status(node)), None))
     assert entry["state"] == "attaching" and entry["device"] == "", entry
@@ -223,9 +209,47 @@ def test_an_interrupted_attach_says_what_it_waited_for_and_leaves_nothing(node):
     assert sluice(node, "attach", "volume/late").stdout.startswith("/dev/loop")
 
 
+def hanging(server, name, command="sleep 600"):
+    """A program of that name, the first in the PATH that is returned, which hangs when it has said so in a file."""
+    folder, begun = server.folder / f"bin-{name}", server.folder / f"begun-{name}"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\necho $$ >{begun}.new && mv {begun}.new {begun}\n{command}\n")
+    (folder / name).chmod(0o755)
+    begun.unlink(missing_ok=True)
+    return f"{folder}:{os.environ['PATH']}", begun
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "deaf", "server"])
+def test_a_mount_that_is_interrupted_in_mkfs_detaches_what_it_attached(node, how):
+    path, begun = hanging(node, "mkfs.ext4", "trap '' TERM; while :; do sleep 1; done" if how == "deaf" else "exec sleep 600")
+    mounting = started(node, "mount", "volume/disk", node.mount, "--mkfs", "ext4", PATH=path)
+    await_condition("mkfs", begun.exists)
+    assert only(node)["state"] == "attached"
+    if how == "server":
+        node.process.send_signal(signal.SIGSTOP)
+    mounting.send_signal(signal.SIGTERM if how == "SIGTERM" else signal.SIGINT)
+    _, said = mounting.communicate(timeout=60)
+    node.process.send_signal(signal.SIGCONT)
+    assert mounting.returncode == 130 and "volume/disk is not attached" in said, said
+    assert "--force" in said and said.startswith("sluice: ") and said.count("\n") == 1, said
+    assert status(node) == [] and ended(int(begun.read_text()))
+    sluice(node, "mount", "volume/disk", node.mount, "--mkfs", "ext4")
+
+
+def test_an_interrupted_mount_of_what_was_attached_before_leaves_it(node):
+    device = sluice(node, "attach", "volume/disk").stdout.strip()
+    path, begun = hanging(node, "mkfs.ext4")
+    mounting = started(node, "mount", "volume/disk", node.mount, "--mkfs", "ext4", PATH=path)
+    await_condition("mkfs", begun.exists)
+    mounting.send_signal(signal.SIGINT)
+    _, said = mounting.communicate(timeout=60)
+    assert mounting.returncode == 130 and "volume/disk stays attached" in said, said
+    assert only(node)["device"] == device and only(node)["state"] == "attached"
+
+
 def test_a_mount_that_is_interrupted_leaves_nothing_unsaid(node):
     for delay in (0.1, 0.25, 0.4, 0.7):
-        mounting = started(node, "mount", "volume/disk", str(node.mount), "--mkfs", "ext4", "--force")
+        mounting = started(node, "mount", "volume/disk", node.mount, "--mkfs", "ext4", "--force")
         let_pass(delay)
         mounting.send_signal(signal.SIGINT)
         output, said = mounting.communicate(timeout=60)

@@ -339,6 +339,8 @@ sluice session disconnect 0123456789abcdef0123456789abcdef --reason maintenance
 sluice session disconnect 0123456789abcdef0123456789abcdef --end
 +@ sluice detach --force volume/scratch
 sluice capability revoke 0123456789abcdef0123456789abcdef --reason "laptop lost"
+sluice grant set c1-data --rights read,flush
+sluice grant set c2-head --range none --iops 5000 --expires-in none
 sluice grant delete c1-data
 sluice driver list
 sluice driver show default
@@ -351,6 +353,8 @@ sluice operation cancel 0123456789abcdef0123456789abcdef
 + sluice volume create slow --size 112MiB --pool slow
 sluice operation show 0123456789abcdef0123456789abcdef --wait
 sluice events
+sluice events --kind driver,session.lost --since 1h
+sluice events --resource volume/data --since 2026-11-24T04:13:27Z
 & sluice events --follow -o json
 sluice server drain --timeout 600
 sluice server drain --timeout 30 --redirect localhost:7482

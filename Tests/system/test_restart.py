@@ -29,7 +29,13 @@ def test_a_writer_goes_on_after_a_restart_and_a_rival_never_gets_in(lonely, how)
         world.server.stop(how)
         world.server.start()
         with world.connect(world.other) as rival:
-            refused(Status.WRITER_CONFLICT, rival.open, world.token(node=world.other))
+            conflict = refused(Status.WRITER_CONFLICT, rival.open, world.token(node=world.other))
+        # When the last server heard of it is not on record, and not made up.
+        assert "no connection since before the server's start at 20" in str(conflict), conflict
+        known = next(iter(world.sessions().values()))
+        assert known["state"] == "disconnected" and known["disconnectedSince"] is None and known["disconnectedBefore"], known
+        shown = world.server.cli("session", "show", known["id"]).stdout
+        assert "disconnected since before the server's start at 20" in shown, shown
         channel.drop()
         channel = world.resume(channel)
         assert channel.granted.resumption == 2

@@ -328,6 +328,7 @@ extension AttachError {
         let reason: Reason =
             switch (error.kind, error.code, error.status) {
             case (_, "UNREACHABLE", nil), (_, "TIMED_OUT", nil): .unreachable
+            case (_, "NO_CREDENTIALS", nil): .notFound
             case (.denied, _, _): .denied
             case (.busy, _, _): .busy
             case (_, _, 404): .notFound
@@ -335,7 +336,8 @@ extension AttachError {
             case (.device, _, _), (.bug, _, _): .system
             }
         // One line: it goes into the log and the record too.
-        self.init(reason, error.description.split(separator: "\n").joined(separator: ". "))
+        self.init(
+            reason, error.description.split(separator: "\n").joined(separator: ". "), code: error.code)
     }
 
     /// The error of a data channel.
@@ -352,6 +354,7 @@ extension AttachError {
                 case .caller, .device, .bug: .system
                 }
             }
-        self.init(reason, "volume/\(volume): \(error)")
+        let code = reason == .unreachable || error.status == .ok ? nil : error.status.name
+        self.init(reason, "volume/\(volume): \(error)", code: code)
     }
 }

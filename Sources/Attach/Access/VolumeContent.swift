@@ -11,10 +11,12 @@ public enum VolumeContent {
     /// - Parameters:
     ///   - extents: what the server knows of the device's bytes, in order and whole; nil where it does not say. What it
     ///     does not call zero is read.
+    ///   - interruption: ends the reading.
     ///   - reading: is told how many bytes are read, when that takes a while.
     /// - Throws: `AttachError` when something could not be read: nobody knows then what is there.
     public static func find(
-        on device: HeldDevice, extents: [VolumeExtent]?, reading: (UInt64) -> Void = { _ in }
+        on device: HeldDevice, extents: [VolumeExtent]?, _ interruption: Interruption? = nil,
+        reading: (UInt64) -> Void = { _ in }
     ) throws(AttachError) -> String? {
         let unsure = extents?.filter { !$0.flags.contains(.zero) }
         let allocated = unsure.map { extents in extents.reduce(UInt64(0)) { $0 + $1.length } }
@@ -30,7 +32,9 @@ public enum VolumeContent {
         }
         if total > AttachLimits.contentBytesQuick { reading(total) }
         for (offset, length) in ends(size) + ranges {
-            if let place = try firstByte(on: device, from: offset, to: min(offset + length, size)) {
+            if let place = try firstByte(
+                on: device, from: offset, to: min(offset + length, size), interruption)
+            {
                 return "data, as of byte \(place)\(amount)"
             }
         }
@@ -82,12 +86,13 @@ public enum VolumeContent {
 
     /// Where the first byte is that is not zero; nil when all are.
     private static func firstByte(
-        on device: HeldDevice, from: UInt64, to: UInt64
+        on device: HeldDevice, from: UInt64, to: UInt64, _ interruption: Interruption? = nil
     ) throws(AttachError) -> UInt64? {
         let zeroes = [UInt8](repeating: 0, count: 1 << 20)
         var chunk = zeroes
         var offset = from
         while offset < to {
+            try interruption?.check()
             let count = unsafe pread(
                 device.descriptor, &chunk, Int(min(UInt64(chunk.count), to - offset)), off_t(offset))
             if count < 0, errno == EINTR { continue }

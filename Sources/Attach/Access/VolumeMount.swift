@@ -60,7 +60,8 @@ public enum VolumeMount {
 
     /// Mounts the device on a folder.
     public static func mount(
-        _ attachment: Attachment, _ device: HeldDevice, on folder: String, _ options: Options = Options()
+        _ attachment: Attachment, _ device: HeldDevice, on folder: String, _ options: Options = Options(),
+        _ interruption: Interruption? = nil
     ) throws(AttachError) {
         let path = FilePath.absolute(folder)
         try check(path: path)
@@ -77,7 +78,7 @@ public enum VolumeMount {
         let text = options.text
         try run(
             ["mount"] + (text.isEmpty ? [] : ["-o", text]) + ["--", device.path, path],
-            "cannot mount \(attachment.volume) on \(path)")
+            "cannot mount \(attachment.volume) on \(path)", interruption)
     }
 
     /// Unmounts the attached device that is mounted on a folder, and returns its attachment as it was.
@@ -134,10 +135,22 @@ public enum VolumeMount {
         }
     }
 
+    /// Takes back what a mount that came to nothing has begun: what is mounted, and the attachment.
+    public static func undo(
+        _ attachment: Attachment, on folder: String, isForced: Bool
+    ) throws(AttachError) {
+        let path = FilePath.absolute(folder)
+        if MountTable.read().contains(where: { $0.folder == path && $0.source == attachment.device }) {
+            try run(["umount", "--", path], "cannot unmount \(path)")
+        }
+        try Attachments.detach(attachment, isForced: isForced, acceptsLoss: true)
+    }
+
     /// Makes a file system on the device. With `overwrites` also over what is there, which is lost; otherwise the
     /// caller knows by `VolumeContent.find` that nothing is.
     public static func make(
-        _ format: FileSystem, on attachment: Attachment, _ device: HeldDevice, overwrites: Bool
+        _ format: FileSystem, on attachment: Attachment, _ device: HeldDevice, overwrites: Bool,
+        _ interruption: Interruption? = nil
     ) throws(AttachError) {
         if attachment.isReadOnly {
             throw AttachError(
@@ -145,9 +158,17 @@ public enum VolumeMount {
         }
         let use = DeviceUse.quick(device.path)
         guard use.mayPass else { throw use.refusal(of: device.path) }
-        try run(
-            ["mkfs.\(format.rawValue)", "-q"] + (overwrites ? [format.forceOption] : []) + [device.path],
-            "cannot make a file system on \(attachment.volume)", package: format.package)
+        do throws(AttachError) {
+            try run(
+                ["mkfs.\(format.rawValue)", "-q"] + (overwrites ? [format.forceOption] : []) + [device.path],
+                "cannot make a file system on \(attachment.volume)", package: format.package, interruption)
+        } catch {
+            guard error.reason == .interrupted else { throw error }
+            throw AttachError(
+                .interrupted,
+                "\(error.message) while the \(format.rawValue) was made, of which a part is on \(attachment.volume): "
+                    + "to make it anew, add --force")
+        }
     }
 
     /// Writes back what the kernel holds for an attachment's device, so that the server's block map tells of it.
@@ -158,11 +179,15 @@ public enum VolumeMount {
         try LoopHelper.flush(record.loop)
     }
 
-    private static func run(_ command: [String], _ what: String, package: String? = nil) throws(AttachError) {
+    private static func run(
+        _ command: [String], _ what: String, package: String? = nil, _ interruption: Interruption? = nil
+    ) throws(AttachError) {
         let result: Subprocess.Result
-        do {
-            result = try Subprocess.run(command)
+        do throws(AttachError) {
+            result =
+                if let interruption { try interruption.run(command) } else { try Subprocess.run(command) }
         } catch {
+            if error.reason == .interrupted { throw error }
             let advice = package.map { "; install it with: apt install \($0)" } ?? ""
             throw AttachError(error.reason, error.message + advice)
         }

@@ -139,7 +139,7 @@ struct BackgroundStart {
                 guard count > 0 else { break }
                 bytes += chunk[..<count]
             }
-            if let number = signals.taken() { throw stopped(by: number) }
+            if let number = signals.taken() { throw stopped(by: number, pipe) }
             guard SystemClock.monotonic() - begin > AttachLimits.silentNanoseconds,
                 let now = store.attaching(key), now.process.pid == process, now.text != said
             else { continue }
@@ -149,8 +149,18 @@ struct BackgroundStart {
         return bytes
     }
 
+    /// What the process had to say at its end, as far as it is there.
+    private func lastWords(from pipe: Int32) -> AttachProcess.ReadyMessage? {
+        var entry = pollfd(fd: pipe, events: Int16(POLLIN), revents: 0)
+        guard unsafe poll(&entry, 1, 0) > 0 else { return nil }
+        var bytes = [UInt8](repeating: 0, count: AttachLimits.recordBytesMax)
+        let count = unsafe read(pipe, &bytes, bytes.count)
+        guard count > 0 else { return nil }
+        return try? JSONDecoder().decode(AttachProcess.ReadyMessage.self, from: Data(bytes[..<count]))
+    }
+
     /// Ends the process, and says what became of it.
-    private func stopped(by number: Int32) -> AttachError {
+    private func stopped(by number: Int32, _ pipe: Int32) -> AttachError {
         let volume = "volume/\(options.volume)"
         let signal = number == SIGINT ? "interrupted" : "stopped by a signal"
         guard !options.takesOver else {
@@ -159,10 +169,11 @@ struct BackgroundStart {
                 "\(signal); process \(process) goes on taking \(volume) over: see 'sluice status'")
         }
         guard let identity = ProcessIdentity(pid: process), identity.signal(SIGTERM),
-            !identity.waitUntilEnded(milliseconds: Int32(AttachLimits.forceNanoseconds / 1_000_000))
+            !identity.waitUntilEnded(milliseconds: Int32(AttachLimits.forceAtMostNanoseconds / 1_000_000))
         else {
             store.removeLeftOver(key)
-            return AttachError(.interrupted, "\(signal); \(volume) is not attached")
+            let left = lastWords(from: pipe)?.left.map { "; \($0)" } ?? ""
+            return AttachError(.interrupted, "\(signal); \(volume) is not attached\(left)")
         }
         if let record = store.record(key), record.process == identity {
             return AttachError(

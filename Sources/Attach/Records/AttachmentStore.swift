@@ -50,8 +50,7 @@ struct AttachmentRecord: Codable, Sendable, Equatable {
 
         /// A sentence.
         var text: String {
-            let what = count == 1 ? "1 request has failed" : "\(count) requests have failed"
-            return "since \(Timestamp.text(since)) \(what): \(reason)"
+            "since \(Timestamp.text(since)) \(count.counted("request has failed", "requests have failed")): \(reason)"
         }
     }
 

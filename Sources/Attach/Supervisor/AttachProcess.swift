@@ -41,10 +41,12 @@ public enum AttachProcess {
         _ options: AttachOptions, logger: Logger, readyDescriptor: Int32? = nil,
         ready: (Attachment) -> Void = { _ in }
     ) throws(AttachError) {
+        var begun: AttachSession?
         let session: AttachSession
         do {
             try allowFiles(channels: options.channels)
             session = try AttachSession(options, logger: logger, store: .standard)
+            begun = session
             session.starter = readyDescriptor
             let attachment = try session.start()
             if let readyDescriptor, !tell(readyDescriptor, ReadyMessage(attachment: attachment)) {
@@ -53,7 +55,11 @@ public enum AttachProcess {
             ready(attachment)
         } catch {
             if let readyDescriptor {
-                _ = tell(readyDescriptor, ReadyMessage(reason: error.reason, message: error.message))
+                _ = tell(
+                    readyDescriptor,
+                    ReadyMessage(
+                        reason: error.reason, message: error.message, code: error.code, left: begun?.leftOver)
+                )
             }
             throw error
         }
@@ -105,14 +111,18 @@ public enum AttachProcess {
             return attachment
         }
         store.removeLeftOver(key)
-        throw AttachError(message.reason ?? .system, message.message ?? "see \(logFile)")
+        throw AttachError(
+            message.reason ?? .system, message.message ?? "see \(logFile)", code: message.code)
     }
 
     /// What a serving process tells the one that started it.
-    private struct ReadyMessage: Codable {
+    struct ReadyMessage: Codable {
         var attachment: Attachment?
         var reason: AttachError.Reason?
         var message: String?
+        var code: String?
+        /// What is left of a device that was given up while it was made.
+        var left: String?
     }
 
     /// Whether that command still listens.

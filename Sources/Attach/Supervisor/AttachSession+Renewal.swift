@@ -97,7 +97,7 @@ extension AttachSession {
         } else if isNew || isDue {
             logger.warning(
                 left > 0
-                    ? "\(why); tried again and again, the capability lasts for \(left) seconds"
+                    ? "\(why); tried again and again, the capability lasts for \(left.counted("second"))"
                     : "\(why); tried again and again, requests wait until then")
         }
         describe()

@@ -50,8 +50,10 @@ extension AttachSession {
             do throws(AttachError) {
                 try lookAround()
             } catch {
-                giveUp(helper, mark: mark)
-                throw error
+                leftOver = giveUp(helper, mark: mark)
+                guard let leftOver else { throw error }
+                logger.error("\(leftOver)", metadata: ["volume": "\(options.volume)"])
+                throw AttachError(error.reason, "\(error.message); \(leftOver)", code: error.code)
             }
             if !isSaid, SystemClock.monotonic() >= loudFrom, let attaching {
                 logger.notice("not attached yet: \(attaching.text)")
@@ -84,21 +86,28 @@ extension AttachSession {
         if let driverTrouble { waits(for: driverTrouble.reason) }
     }
 
-    /// Fails what the helper waits for, and takes its device away again.
-    private func giveUp(_ helper: HelperProcess, mark: String) {
+    /// Fails what the helper waits for, and takes its device away again. Each takes a bounded time.
+    ///
+    /// - Returns: what is left; nil when nothing is.
+    private func giveUp(_ helper: HelperProcess, mark: String) -> String? {
         _ = thread?.remote.post { [server] in server.giveUp() }
+        let patience = Int32(AttachLimits.forceNanoseconds / 1_000_000)
         do throws(AttachError) {
-            while true {
-                guard let answer = try helper.answer(within: -1) else { continue }
-                let made = try LoopHelper.made(answer)
-                let loop = LoopOwner(
-                    device: made.device, mark: mark, folder: store.mountFolder(key), identity: made.identity)
-                let release = try LoopHelper.release(loop, isForced: true)
-                while try release.answer(within: -1) == nil {}
-                return
+            guard let answer = try helper.answer(within: patience) else {
+                return "process \(helper.process), which was to make its block device, does not end"
             }
+            let made = try LoopHelper.made(answer)
+            let loop = LoopOwner(
+                device: made.device, mark: mark, folder: store.mountFolder(key), identity: made.identity)
+            let release = try LoopHelper.release(loop, isForced: true)
+            guard let keepers = try release.answer(within: patience) else {
+                return
+                    "\(made.device) is left, which the kernel does not let go: when it does, run losetup -d \(made.device)"
+            }
+            return keepers.isEmpty ? nil : keepers
         } catch {
             logger.notice("there is no device: \(error)")
+            return nil
         }
     }
 }

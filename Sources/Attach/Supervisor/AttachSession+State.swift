@@ -77,7 +77,7 @@ extension AttachSession {
         driverTrouble = nil
         let tenths = max(nanoseconds, SystemClock.monotonic() &- ended.begin) / 100_000_000
         logger.notice(
-            "resumed after \(tenths / 10).\(tenths % 10) s, \(repeated) requests repeated",
+            "resumed after \(tenths / 10).\(tenths % 10) s, \(repeated.counted("request")) repeated",
             metadata: ["volume": "\(options.volume)"])
         describe()
     }
@@ -191,7 +191,7 @@ extension AttachSession {
         case .expiring: renewAtOnce()
         case .draining(let seconds, let target):
             let place = target.isEmpty ? "" : "; go to \(target)"
-            logger.warning("the server goes away within \(seconds) seconds\(place)")
+            logger.warning("the server goes away within \(seconds.counted("second"))\(place)")
         case .driverRecovering(_, let isRecovering):
             driverIs(away: isRecovering ? "the volume's driver is being restarted" : nil)
         case .driverQuarantined(_, let reason):
@@ -257,19 +257,20 @@ extension AttachSession {
         if let shortage {
             state = .waiting
             parts.insert(
-                "the volume's pool is full, since \(Timestamp.text(shortage.since)): \(waiting) writes wait until the "
-                    + "server has space; discarding or deleting what is not needed makes some", at: 0)
+                "the volume's pool is full, since \(Timestamp.text(shortage.since)): "
+                    + "\(waiting.counted("write waits", "writes wait")) until the server has space; discarding or deleting what is not needed makes some",
+                at: 0)
         }
         if let driverTrouble {
             state = .waiting
             parts.insert(
-                "since \(Timestamp.text(driverTrouble.since)): \(driverTrouble.reason); \(waiting) requests wait",
+                "since \(Timestamp.text(driverTrouble.since)): \(driverTrouble.reason); \(requestsWait)",
                 at: 0)
         }
         if let interruption {
             state = .reconnecting
             parts.insert(
-                "since \(Timestamp.text(interruption.since)): \(interruption.reason); \(waiting) requests wait",
+                "since \(Timestamp.text(interruption.since)): \(interruption.reason); \(requestsWait)",
                 at: 0)
         }
         if let ending, let reason = ending.reason {
@@ -278,6 +279,8 @@ extension AttachSession {
         if let attachedMessage { parts.append(attachedMessage) }
         update(state, parts.isEmpty ? nil : parts.joined(separator: "; "))
     }
+
+    private var requestsWait: String { waiting.counted("request waits", "requests wait") }
 
     /// Puts a state into the record, where `sluice status` finds it, and into the log.
     func note(_ state: AttachmentRecord.State, _ message: String) {

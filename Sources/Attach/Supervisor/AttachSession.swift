@@ -63,6 +63,8 @@ final class AttachSession {
     var isReleasing = false
     /// The pipe to the command that started this process and waits for the device; nil without one.
     var starter: Int32?
+    /// What is left of a device that was given up while it was made; nil when nothing is.
+    var leftOver: String?
     /// What there is to say while there is no device yet.
     var attaching: AttachingRecord?
     /// What came before there was a device, and is for later.
@@ -238,8 +240,8 @@ final class AttachSession {
         guard missing.isEmpty else {
             let advice =
                 options.isReadOnly || missing.contains(.read)
-                ? "an administrator can widen the grant"
-                : "attach with --read-only, or have the grant widened"
+                ? "an administrator can widen the grant (sluice grant set)"
+                : "attach with --read-only, or have the grant widened (sluice grant set)"
             throw AttachError(
                 .denied,
                 "volume/\(options.volume): the grant lacks \(missing.names.joined(separator: ", ")); "

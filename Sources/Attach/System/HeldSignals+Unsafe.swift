@@ -3,13 +3,13 @@ import Reactor
 
 /// The signals that end a command from outside, kept from doing so while it has something to take back. On the thread of
 /// a command that has one.
-final class HeldSignals {
+public final class HeldSignals {
     private var held: sigset_t
     private var before: sigset_t
     private var numbers: [Int32] = []
 
     /// Holds those of SIGINT, SIGTERM and SIGHUP that would end the process.
-    init() {
+    public init() {
         held = sigset_t()
         before = sigset_t()
         unsafe sigemptyset(&held)
@@ -28,14 +28,14 @@ final class HeldSignals {
     deinit { unsafe pthread_sigmask(SIG_SETMASK, &before, nil) }
 
     /// One that has come; nil when none has. It does not come again.
-    func taken() -> Int32? {
+    public func taken() -> Int32? {
         var none = timespec()
         let number = unsafe sigtimedwait(&held, nil, &none)
         return number > 0 ? number : nil
     }
 
     /// From now on, also after this object, one that comes ends the process after this line on standard error.
-    func say(_ line: String) {
+    public func say(_ line: String) {
         let text = unsafe strdup("sluice: \(line)\n")
         unsafe LastWords.text = unsafe text
         for number in numbers {

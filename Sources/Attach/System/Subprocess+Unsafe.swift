@@ -13,8 +13,10 @@ public enum Subprocess {
         public var errors: String
     }
 
-    /// Runs a program (looked up in PATH) to its end and collects what it writes. Blocks.
-    public static func run(_ arguments: [String]) throws(AttachError) -> Result {
+    /// Runs a program (looked up in PATH) to its end and collects what it writes; `started` is told its process id. Blocks.
+    public static func run(
+        _ arguments: [String], inNewSession: Bool = false, started isStarted: (Int32) -> Void = { _ in }
+    ) throws(AttachError) -> Result {
         let output = try pipe()
         let errors: (read: Int32, write: Int32)
         do {
@@ -30,12 +32,14 @@ public enum Subprocess {
                 close(output.write)
                 close(errors.write)
             }
-            started = try start(arguments, output: output.write, errors: errors.write)
+            started = try start(
+                arguments, output: output.write, errors: errors.write, inNewSession: inNewSession)
         } catch {
             close(output.read)
             close(errors.read)
             throw error
         }
+        isStarted(started)
         let collected = collect(output.read, errors.read)
         return Result(
             code: try wait(started), output: String(decoding: collected.0, as: UTF8.self),

@@ -45,6 +45,13 @@ public enum JSONValue: Sendable, Hashable {
     /// An object of strings.
     static func strings(_ texts: [String: String]) -> JSONValue { .object(texts.mapValues(JSONValue.string)) }
 
+    /// An object with a member `warning`, which is what there is to know of it; the same for nil.
+    func warning(_ words: String?) -> JSONValue {
+        guard let words, case .object(var members) = self else { return self }
+        members["warning"] = .string(words)
+        return .object(members)
+    }
+
     /// The shortest text, members in order of their names, with a newline at the end.
     public var text: [UInt8] {
         var output: [UInt8] = []

@@ -130,6 +130,8 @@ struct Written<Value: Record> {
     let value: Value
     /// What is under way to make it what was asked for.
     var operation: LongOperation?
+    /// What there is to know of it.
+    var warning: String?
 }
 
 /// What takes back what was done, the last first.
@@ -234,7 +236,8 @@ extension Resource {
             try apply(fields, to: &value)
             let written = try await write(value, over: stored)
             return ControlResponse(
-                status: written.operation == nil ? .ok : .accepted, json: try await body(written.value),
+                status: written.operation == nil ? .ok : .accepted,
+                json: try await body(written.value).warning(written.warning),
                 tag: tag(of: written.value), location: written.operation?.location)
         }
     }

@@ -7,6 +7,7 @@ extension ControlPlane {
     func readEvents(_ context: RequestContext) async throws(Problem) -> ControlResponse {
         if EventStream.isWanted(by: context.request) { return try streamEvents(context) }
         let page = try context.page()
+        let filter = try EventFilter(context, now: wallClock.now())
         var after: UInt64 = 0
         if let text = page.after {
             guard let id = UInt64(text) else {
@@ -14,18 +15,19 @@ extension ControlPlane {
             }
             after = id
         }
-        let events = events.events(after: after, limit: page.limit + 1).events
+        let events = events.events(after: after, limit: page.limit + 1, where: filter.takes).events
         return page.answer(events.map { (String($0.id), EventStream.json($0)) })
     }
 
     /// Server-sent events (WHATWG HTML, §9.2), until the client goes away, its certificate ends or the server stops.
     private func streamEvents(_ context: RequestContext) throws(Problem) -> ControlResponse {
         let request = context.request
-        if let item = request.query.first {
+        if let item = request.query.first(where: { !EventFilter.parameters.contains($0.name) }) {
             throw Problem(
                 .invalidParameter, "a stream of events has no pages", field: item.name,
-                expected: "no query parameters, or Accept: application/json")
+                expected: "\(EventFilter.parameters.joined(separator: ", ")), or Accept: application/json")
         }
+        let filter = try EventFilter(context, now: wallClock.now())
         let place = try EventStream.place(of: request)
         guard let subscription = events.subscribe(after: place) else {
             throw Problem(
@@ -38,8 +40,10 @@ extension ControlPlane {
         ) { [self] writer in
             guard await writer.write(EventStream.opening) else { return }
             while let batch = await subscription.next() {
-                guard isAllowed(peer), await writer.write(EventStream.text(batch))
-                else { return }
+                guard isAllowed(peer) else { return }
+                let text = EventStream.text(batch, where: filter.takes)
+                if text.isEmpty { continue }
+                guard await writer.write(text) else { return }
             }
         }
         response.heartbeat = EventStream.heartbeat
@@ -85,8 +89,10 @@ enum EventStream {
         return .object(members)
     }
 
-    /// The events as the stream has them, after a word about those that are lost.
-    static func text(_ batch: EventLog.Batch) -> [UInt8] {
+    /// The events that are wanted as the stream has them, after a word about those that are lost.
+    static func text(
+        _ batch: EventLog.Batch, where isWanted: (ServerEvent) -> Bool = { _ in true }
+    ) -> [UInt8] {
         var bytes: [UInt8] = []
         if let missed = batch.missedUpTo {
             let data = JSONValue.object([
@@ -96,7 +102,7 @@ enum EventStream {
             // Without an id: whoever comes back after it is told again, not spared.
             append(name: "gap", id: nil, data, to: &bytes)
         }
-        for event in batch.events {
+        for event in batch.events where isWanted(event) {
             append(name: event.kind.rawValue, id: event.id, json(event), to: &bytes)
         }
         return bytes

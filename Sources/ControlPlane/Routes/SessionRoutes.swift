@@ -73,9 +73,17 @@ extension ControlPlane {
                 "expiresAt": .string(Timestamp.text(claim.expiry)),
             ])
         }
+        var since: UInt64?
+        var before: UInt64?
+        switch session.lost {
+        case .since(let time)?: since = time
+        case .beforeStart(let time)?: before = time
+        case nil: break
+        }
         return .object([
-            "state": .string(session.disconnectedSince == nil ? "connected" : "disconnected"),
-            "disconnectedSince": .optional(session.disconnectedSince.map(Timestamp.text)),
+            "state": .string(session.lost == nil ? "connected" : "disconnected"),
+            "disconnectedSince": .optional(since.map(Timestamp.text)),
+            "disconnectedBefore": .optional(before.map(Timestamp.text)),
             "writing": .array(claims),
             "id": .string(session.id.hex), "node": .optional(session.nodeName),
             "thumbprint": .string(session.thumbprint.hex), "client": .string(session.clientName),

@@ -43,7 +43,8 @@ public enum RouteTable {
             .delete, "/v1/sessions/{id}", admin, query: ["reason"], urgent: true, ControlPlane.endSession),
         Route(.post, "/v1/sessions/{id}/disconnect", admin, urgent: true, ControlPlane.disconnectSession),
 
-        Route(.get, "/v1/events", readers, query: page, ControlPlane.readEvents),
+        Route(
+            .get, "/v1/events", readers, query: page + EventFilter.parameters, ControlPlane.readEvents),
     ]
 
     /// The operations as `METHOD /path/{parameter}`, with the roles that may use them; none means everybody.

@@ -40,11 +40,23 @@ extension DataConnection {
         timerDue = .max
         guard let due = deadline else { return }
         guard due <= reactor.now else { return armTimer() }
+        if sending.isLookDue(now: reactor.now) { return endDeaf() }
         switch phase.lateness(isSending: sending.isSending) {
         case .close(let reason): close(reason)
         case .teardown: return teardown()
         }
         if sending.isSending { teardown() }
+    }
+
+    /// Ends a connection that ends with the server when its client takes nothing: nothing is waited for that does not come.
+    private func endDeaf() {
+        let patience = Limits.inTheWayMilliseconds
+        sending.look(at: reactor.now + Limits.deafLookNanoseconds)
+        guard let since = sending.since, reactor.now &- since >= UInt64(patience) * 1_000_000,
+            Sockets.isUntaken(fd: fd, milliseconds: patience)
+        else { return armTimer() }
+        logEnd("the server is stopping, and it does not read")
+        teardown()
     }
 
     // MARK: What services say of the connection
@@ -123,9 +135,11 @@ extension DataConnection {
             return close("the server is stopping")
         }
         if let channel { services.announceEnd(channel) }
+        sending.look(at: reactor.now + Limits.deafLookNanoseconds)
         reader.end()
         held = []
         scheduleFlush()
+        armTimer()
     }
 
     /// Everything was sent: says so, and leaves the peer time to read it before the descriptor goes.

@@ -33,6 +33,8 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     var held: [UInt8] = []
     /// What `noteUnread` has noted last, in bytes.
     var unreadNoted = 0
+    /// Of which node that was.
+    var unreadNode: UInt32?
     /// Whether it is probed often, because another client of the same key waits for its end.
     var isDoubted = false
 
@@ -114,7 +116,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     /// Has more received, unless it is.
     func receive() {
         if phase.isClosed { return }
-        perform(receiving.more(mayMeter: phase.isServing, hasMuch: shard.hasMuchUnread))
+        perform(receiving.more(mayMeter: phase.isServing, hasMuch: shard.unread.isMuch(nodeNumber)))
     }
 
     /// Goes over to receiving piece by piece, where others would wait for what this connection sends.
@@ -153,7 +155,9 @@ final class DataConnection: CompletionTarget, ChannelOwner {
             teardown()
             return 0
         }
-        if !shard.hasMuchUnread, count < Limits.meteredBytesEnd || !services.isShared { receiving.unmeter() }
+        if !shard.unread.isMuch(nodeNumber), count < Limits.meteredBytesEnd || !services.isShared {
+            receiving.unmeter()
+        }
         unsafe take(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
         if !reader.isWaiting { receive() }
         return count

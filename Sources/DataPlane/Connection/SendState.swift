@@ -7,6 +7,9 @@ struct SendState {
     /// Whether what is sent has to be taken soon, because its buffer is needed.
     private(set) var isHurried = false
 
+    /// When it is looked at next whether the peer takes anything, of a connection that ends with the server.
+    private var nextLook = UInt64.max
+
     var isSending: Bool { since != nil }
 
     /// There is something to send; whether that has to wait for a turn.
@@ -31,6 +34,12 @@ struct SendState {
     /// When the peer is late to take it; `.max` when nothing is sent.
     func deadline(patience: UInt64, hurried: UInt64) -> UInt64 {
         guard let since else { return .max }
-        return since + (isHurried ? hurried : patience)
+        return min(since + (isHurried ? hurried : patience), nextLook)
     }
+
+    /// The connection ends with the server: has it looked at whether the peer takes anything, from `time` on.
+    mutating func look(at time: UInt64) { nextLook = time }
+
+    /// Whether it is time to look.
+    func isLookDue(now: UInt64) -> Bool { isSending && nextLook <= now }
 }

@@ -41,9 +41,6 @@ extension DataShard {
 }
 
 extension DataShard {
-    /// Whether so much has arrived for channels which the server does not read from that none may send more at once.
-    var hasMuchUnread: Bool { unreadBytes > Limits.unreadBytesMetered }
-
     /// Ends connections that have opened nothing and send what nobody reads, those with the most first, until there is
     /// room for others of their kind.
     ///
@@ -74,9 +71,13 @@ extension DataConnection {
         let now = phase.isClosed ? 0 : tls.unreadInputBytes
         guard now != unreadNoted else { return }
         let grew = now > unreadNoted
-        shard.unreadBytes += now - unreadNoted
+        if unreadNode != nodeNumber {
+            shard.unread.move(unreadNoted, from: unreadNode, to: nodeNumber)
+            unreadNode = nodeNumber
+        }
+        shard.unread.add(now - unreadNoted, node: unreadNode)
         unreadNoted = now
-        if grew, shard.unreadBytes > Limits.unreadBytesOfStrangers, rank != .opened {
+        if grew, shard.unread.bytes > Limits.unreadBytesOfStrangers, rank != .opened {
             shard.endUnreadStrangers()
         }
     }

@@ -47,8 +47,8 @@ final class DataShard: BatchTarget {
     private(set) var connections: [ObjectIdentifier: DataConnection] = [:]
     /// When connections had to make room last.
     var roomMadeAt: UInt64 = 0
-    /// Ciphertext that is kept for channels which the server does not read from now, in bytes.
-    var unreadBytes = 0
+    /// Ciphertext that is kept for channels which the server does not read from now.
+    var unread = UnreadInput()
     /// When those that have opened nothing were looked through for what they have of it.
     var strangersSeenAt: UInt64 = 0
     private var isStopping = false

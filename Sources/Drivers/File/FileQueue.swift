@@ -112,13 +112,16 @@ final class FileQueue: VolumeQueue, CompletionTarget, BatchTarget {
     }
 
     /// Whether the file system has no more for the pool, and the operation wants some. What it leaves to others is not
-    /// taken, and what has its space is written all the same.
+    /// taken, and what has its space is written all the same. While the kernel changes where the file has its space, asking
+    /// would keep the whole pool waiting: then a write counts as one that has it, and what could want much as one that
+    /// has not.
     @inline(never)
     private func lacksSpace(_ operation: FileOperation) -> Bool {
         space.look(free: driver.freeBytes())
-        return space.isFull
-            && !FileMap.isData(
-                fd: operation.fd, offset: operation.offset + operation.done, length: operation.pieceBytes)
+        guard space.isFull else { return false }
+        if table[Int(operation.slot)].volume.mapChangesNow { return operation.phase == .zeroRange }
+        return !FileMap.isData(
+            fd: operation.fd, offset: operation.offset + operation.done, length: operation.pieceBytes)
     }
 
     /// Has the kernel do the operation's next step.

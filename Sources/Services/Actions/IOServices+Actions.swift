@@ -155,7 +155,7 @@ extension IOServices {
                     nodeName: session.node.flatMap { directory.nodes[$0]?.name },
                     thumbprint: session.thumbprint, clientName: session.clientName,
                     peerAddress: session.peerAddress, since: session.since,
-                    disconnectedSince: session.lostAt?.wall)
+                    lost: session.lost)
                 info.claims = directory.claims(of: session)
                 for part in parts.compactMap({ $0[session.id] }) {
                     info.add(part) { directory.resources[$0]?.name ?? "" }

@@ -338,7 +338,7 @@ extension Directory {
         guard isFenced || known.writers.count <= writersAllowed else {
             throw StatusError(
                 .busy,
-                "\(known.writers.count) sessions write to the volume: detach it there, or end them with "
+                "\(known.writers.count.counted("session writes", "sessions write")) to the volume: detach it there, or end them with "
                     + "'sluice session disconnect --end'")
         }
         resources[descriptor.id]?.name = descriptor.name

@@ -178,9 +178,11 @@ public final class EventLog: Sendable {
     /// The id of the newest event.
     public var lastID: UInt64 { state.withLock { $0.lastID } }
 
-    /// At most `limit` events that came after `id`; 0 for all that are kept.
-    public func events(after id: UInt64, limit: Int) -> Batch {
-        state.withLock { EventLog.batch($0, after: id, limit: limit) }
+    /// At most `limit` of the events that are wanted and came after `id`; 0 for all that are kept.
+    public func events(
+        after id: UInt64, limit: Int, where isWanted: (ServerEvent) -> Bool = { _ in true }
+    ) -> Batch {
+        state.withLock { EventLog.batch($0, after: id, limit: limit, where: isWanted) }
     }
 
     /// A reader of what comes after `id`; nil when there are `Limits.eventSubscribersMax` already.
@@ -251,14 +253,21 @@ public final class EventLog: Sendable {
         return Array(state.waiters.values)
     }
 
-    private static func batch(_ state: State, after id: UInt64, limit: Int) -> Batch {
+    private static func batch(
+        _ state: State, after id: UInt64, limit: Int, where isWanted: (ServerEvent) -> Bool = { _ in true }
+    ) -> Batch {
         // A place from before this log, or from a clock that ran ahead, says nothing about what is kept.
         let isForeign = id > state.lastID
         let place = isForeign ? 0 : id
         var found: [ServerEvent] = []
         for events in state.kept.values {
             let first = position(in: events, after: place)
-            found += events[first...].prefix(limit)
+            var left = limit
+            for event in events[first...] where isWanted(event) {
+                found.append(event)
+                left -= 1
+                if left == 0 { break }
+            }
         }
         found.sort { $0.id < $1.id }
         let hasMissed = id != 0 && (isForeign || id < state.droppedUpTo)

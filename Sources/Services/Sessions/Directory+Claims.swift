@@ -73,9 +73,9 @@ extension Directory {
         let who =
             "\(kind) \(resource.name) is being written by \(holder), session \(other.session.hex.prefix(8)), since "
             + Timestamp.text(other.since)
-        guard let lostAt = other.disconnectedSince else { return who }
+        guard let lost = other.lost else { return who }
         return who
-            + ", which has had no connection since \(Timestamp.text(lostAt)): 'sluice \(kind) fence \(resource.name)' "
+            + ", which has had no connection since \(lost): 'sluice \(kind) fence \(resource.name)' "
             + "takes the \(kind) away from it"
     }
 
@@ -260,7 +260,7 @@ extension Directory {
         return resource.writers.map { session, writer in
             WriterInfo(
                 session: session, nodeName: nodeName(of: session), since: writer.since,
-                disconnectedSince: sessions.sessions[session]?.lostAt?.wall)
+                lost: sessions.sessions[session]?.lost)
         }.sorted { ($0.since, $0.session) < ($1.since, $1.session) }
     }
 

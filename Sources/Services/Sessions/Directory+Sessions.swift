@@ -76,12 +76,11 @@ extension Directory {
     /// Notes that a session that had lost its connections has one again.
     mutating func noteConnection(_ id: Identifier, lostAt: Moment?) {
         guard let lostAt else { return }
-        // When it was lost before the server's start is not on record.
-        let isOfBefore = sessions.sessions[id]?.restoredAt == lostAt
-        let since = (isOfBefore ? "before the server's start at " : "") + Timestamp.text(lostAt.wall)
+        let lost = LostConnection(
+            lostAt, isOfEarlierServer: sessions.sessions[id]?.restoredAt == lostAt)
         effects.events.append(
             (
-                .sessionResumed, id, "\(owner(of: id)), without a connection since \(since)",
+                .sessionResumed, id, "\(owner(of: id)), without a connection since \(lost)",
                 caller(sessions.sessions[id])
             ))
     }

@@ -118,7 +118,7 @@ extension Directory {
             return .failure(
                 StatusError(
                     .busy,
-                    "node \(nodes[capability.subject]?.name ?? "") has \(count) sessions, as many as it leaves to others"
+                    "node \(nodes[capability.subject]?.name ?? "") has \(count.counted("session")), as many as it leaves to others"
                 ))
         }
         let holdsClaim = !rights.isDisjoint(with: .mutating)

@@ -8,8 +8,8 @@ public struct WriterInfo: Sendable, Hashable {
     public let nodeName: String?
     /// Unix seconds since when it may write.
     public let since: UInt64
-    /// Unix seconds since when it has had no connection; nil while it has one.
-    public let disconnectedSince: UInt64?
+    /// Since when it has had no connection; nil while it has one.
+    public let lost: LostConnection?
 }
 
 /// A session that lost its handles on a volume.
@@ -60,8 +60,8 @@ public struct SessionInfo: Sendable, Hashable {
     public let peerAddress: String
     /// Unix seconds of its start.
     public let since: UInt64
-    /// Unix seconds since when it has had no connection; nil while it has one.
-    public let disconnectedSince: UInt64?
+    /// Since when it has had no connection; nil while it has one.
+    public let lost: LostConnection?
     /// Channels that are connected.
     public internal(set) var channels = 0
     /// Volumes that it may write to, also without a connection.

@@ -67,6 +67,11 @@ struct SessionRegistry {
         /// When a server took it up that had not begun it; its last connection was lost before.
         var restoredAt: Moment?
 
+        /// Since when it has had no connection, as it is told; nil while it has one.
+        var lost: LostConnection? {
+            lostAt.map { LostConnection($0, isOfEarlierServer: restoredAt == $0) }
+        }
+
         /// Channels with a connection.
         var connectedCount: Int { channels.values.count { $0.isConnected } }
     }

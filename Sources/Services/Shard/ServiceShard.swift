@@ -38,8 +38,6 @@ public final class ServiceShard {
     let sight = ShardSight()
     /// Requests at which servers before this one stood; nearly always none.
     let suspects: Suspects
-    /// Those of them that an event has told of.
-    var suspectsTold: Set<RequestIdentity> = []
     var accessLog: AccessLog
     /// Channels that were told to wait and can go on, in the order in which that became so.
     private var ready: [ServiceChannel] = []

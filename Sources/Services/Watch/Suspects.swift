@@ -183,7 +183,10 @@ extension ServiceShard {
                 "request": "\(request.opcodeName)", "offset": "\(asked.offset)", "bytes": "\(asked.count)",
                 "why": "\(why)",
             ])
-        if suspectsTold.count < Limits.suspectsToldMax, suspectsTold.insert(request).inserted {
+        let isNew = services.suspectsTold.withLock { told in
+            told.count < Limits.suspectsToldMax && told.insert(request).inserted
+        }
+        if isNew {
             services.configuration.events.append(
                 .requestRefused, subject: "volume/\(name)",
                 message: "a \(request.opcodeName) of \(asked.count) bytes at \(asked.offset), asked by "
@@ -194,6 +197,6 @@ extension ServiceShard {
 }
 
 extension Limits {
-    /// The most requests of one reactor that an event tells of.
+    /// The most requests that an event tells of.
     static let suspectsToldMax = 64
 }

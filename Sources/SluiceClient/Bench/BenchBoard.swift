@@ -92,37 +92,41 @@ final class BenchBoard: Sendable {
         }
     }
 
-    /// Waits until that many workers are ready.
-    func wait(forReady count: Int, everySeconds: Int?, _ tick: () -> Void) throws(BenchError) {
-        _ = try wait(everySeconds: everySeconds, tick) { $0.readyCount >= count }
+    /// Waits until that many workers are ready; `look` is called every now and then.
+    func wait(forReady count: Int, _ look: () throws(BenchError) -> Void) throws(BenchError) {
+        _ = try wait(look) { $0.readyCount >= count }
     }
 
     /// Waits until that many workers have finished; returns when the last did, in monotonic nanoseconds.
-    func wait(forFinished count: Int, everySeconds: Int?, _ tick: () -> Void) throws(BenchError) -> UInt64 {
-        try wait(everySeconds: everySeconds, tick) { $0.finishedCount >= count }
+    func wait(
+        forFinished count: Int, _ look: () throws(BenchError) -> Void
+    ) throws(BenchError) -> UInt64 {
+        try wait(look) { $0.finishedCount >= count }
     }
 
     /// Waits until that many workers' channels are closed.
     func waitForClosed(_ count: Int) {
-        while state.withLock({ $0.closedCount }) < count { ring(seconds: nil) }
+        while state.withLock({ $0.closedCount }) < count { ring(milliseconds: -1) }
     }
 
     private func wait(
-        everySeconds: Int?, _ tick: () -> Void, until isDone: (borrowing State) -> Bool
+        _ look: () throws(BenchError) -> Void, until isDone: (borrowing State) -> Bool
     ) throws(BenchError) -> UInt64 {
         while true {
             let (done, failure, end) = state.withLock { (isDone($0), $0.failure, $0.lastEnd) }
             if done { return end }
             if let failure { throw failure }
-            if !ring(seconds: everySeconds) { tick() }
+            if !ring(milliseconds: BenchBoard.lookMilliseconds) { try look() }
         }
     }
 
-    /// Waits for a report; false when none came in time.
+    private static let lookMilliseconds: Int32 = 100
+
+    /// Waits for a report, with -1 for as long as that takes; false when none came in time.
     @discardableResult
-    private func ring(seconds: Int?) -> Bool {
+    private func ring(milliseconds: Int32) -> Bool {
         var descriptor = pollfd(fd: bellOut.raw, events: Int16(POLLIN), revents: 0)
-        guard unsafe poll(&descriptor, 1, seconds.map { Int32($0 * 1000) } ?? -1) > 0 else { return false }
+        guard unsafe poll(&descriptor, 1, milliseconds) > 0 else { return false }
         var bytes: UInt64 = 0
         _ = unsafe recv(bellOut.raw, &bytes, MemoryLayout<UInt64>.size, Int32(MSG_DONTWAIT))
         return true

@@ -129,6 +129,8 @@ public enum BenchError: Error, Sendable, CustomStringConvertible {
     case channel(ChannelError)
     /// The machine refused something that the load generator needs.
     case system(String)
+    /// Somebody broke the run off before anything was measured.
+    case interrupted
 
     /// A sentence for the user.
     public var description: String {
@@ -136,6 +138,7 @@ public enum BenchError: Error, Sendable, CustomStringConvertible {
         case .badConfiguration(let text): "the benchmark cannot run so: \(text)"
         case .channel(let error): error.description
         case .system(let text): text
+        case .interrupted: "interrupted before anything was measured"
         }
     }
 
@@ -145,6 +148,7 @@ public enum BenchError: Error, Sendable, CustomStringConvertible {
         case .badConfiguration: .caller
         case .channel(let error): error.kind
         case .system: .device
+        case .interrupted: .caller
         }
     }
 }

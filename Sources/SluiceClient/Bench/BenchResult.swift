@@ -52,6 +52,8 @@ public struct BenchResult: Codable, Sendable, Hashable {
     /// CPU time of this process, user and system, in seconds: all of it between start and end of the measured
     /// part.
     public var cpuSeconds = 0.0
+    /// Whether somebody broke the run off: the rest is what was measured until then.
+    public var isInterrupted = false
     /// Requests that failed.
     public var errors: UInt64 = 0
     /// The first failure, in words; nil without one.

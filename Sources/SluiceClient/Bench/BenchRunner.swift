@@ -7,18 +7,23 @@ import Synchronization
 public enum BenchRunner {
     /// Opens the volume, loads it, closes it. Blocks the calling thread, which must not be a reactor's.
     ///
-    /// - Parameter progress: called about once a second, on the calling thread.
-    /// - Returns: what was measured, also when requests failed: see `errors` and `verifyErrors`.
+    /// - Parameters:
+    ///   - isInterrupted: asked ten times a second, on the calling thread, whether the run is to end before its time; not
+    ///     again after it has said so.
+    ///   - progress: called about once a second, on the calling thread.
+    /// - Returns: what was measured, also when requests failed or it was broken off: see `errors`, `verifyErrors` and
+    ///   `isInterrupted`.
     public static func run(
-        configuration: BenchConfiguration, progress: (BenchProgress) -> Void
+        configuration: BenchConfiguration, isInterrupted: () -> Bool = { false },
+        progress: (BenchProgress) -> Void
     ) throws(BenchError) -> BenchResult {
         if let fault = configuration.fault { throw .badConfiguration(fault) }
         let crew = try BenchCrew(configuration: configuration)
         defer { crew.dismiss() }
-        try crew.open()
-        let run = try crew.load(progress: progress)
-        if configuration.isChecked, configuration.workload.writes, run.errors == 0 {
-            return try crew.readBack(run, progress: progress)
+        try crew.open(isInterrupted)
+        let run = try crew.load(isInterrupted, progress)
+        if configuration.isChecked, configuration.workload.writes, run.errors == 0, !run.isInterrupted {
+            return try crew.readBack(run, isInterrupted, progress)
         }
         return run
     }
@@ -29,6 +34,7 @@ private final class BenchCrew {
     private let configuration: BenchConfiguration
     private let board: BenchBoard
     private var workers: [any BenchHand] = []
+    private var wasBrokenOff = false
     private var threads: [ReactorThread] = []
 
     init(configuration: BenchConfiguration) throws(BenchError) {
@@ -37,7 +43,7 @@ private final class BenchCrew {
     }
 
     /// Connects the first worker, then the others to its session.
-    func open() throws(BenchError) {
+    func open(_ isInterrupted: () -> Bool) throws(BenchError) {
         for index in 0..<configuration.reactors {
             let worker: any BenchHand =
                 configuration.workload == .mixed
@@ -54,12 +60,16 @@ private final class BenchCrew {
                 throw .system(error.description)
             }
             workers.append(worker)
-            _ = try board.wait(forReady: index + 1, everySeconds: nil) {}
+            try board.wait(forReady: index + 1) { () throws(BenchError) in
+                if isInterrupted() { throw BenchError.interrupted }
+            }
         }
     }
 
     /// The measured part.
-    func load(progress: (BenchProgress) -> Void) throws(BenchError) -> BenchResult {
+    func load(
+        _ isInterrupted: () -> Bool, _ progress: (BenchProgress) -> Void
+    ) throws(BenchError) -> BenchResult {
         let cpuStart = BenchCrew.cpuSeconds()
         let start = SystemClock.monotonic()
         let deadline = configuration.seconds.map { start &+ UInt64($0 * 1e9) }
@@ -67,26 +77,44 @@ private final class BenchCrew {
             let bytes = configuration.totalBytes
             thread.remote.post { worker.begin(deadline: deadline, bytes: bytes) }
         }
-        let end = try board.wait(forFinished: workers.count, everySeconds: 1) {
-            progress(progressNow(start: start, isVerifying: false))
-        }
+        let end = try waitForAll(start, isVerifying: false, isInterrupted, progress)
         let seconds = Double(end - start) / 1e9
-        return board.tally.result(
+        var result = board.tally.result(
             configuration, seconds: seconds, cpuSeconds: BenchCrew.cpuSeconds() - cpuStart)
+        result.isInterrupted = wasBrokenOff
+        return result
+    }
+
+    /// Waits until all workers have finished; returns when the last did, in monotonic nanoseconds.
+    private func waitForAll(
+        _ start: UInt64, isVerifying: Bool, _ isInterrupted: () -> Bool, _ progress: (BenchProgress) -> Void
+    ) throws(BenchError) -> UInt64 {
+        var nextProgress = start &+ 1_000_000_000
+        return try board.wait(forFinished: workers.count) { () throws(BenchError) in
+            if !wasBrokenOff, isInterrupted() {
+                wasBrokenOff = true
+                for (worker, thread) in zip(workers, threads) { thread.remote.post { worker.breakOff() } }
+            }
+            let now = SystemClock.monotonic()
+            guard now >= nextProgress else { return }
+            nextProgress = now &+ 1_000_000_000
+            progress(progressNow(start: start, isVerifying: isVerifying))
+        }
     }
 
     /// Checks what the run has written and puts the outcome into its result.
-    func readBack(_ run: BenchResult, progress: (BenchProgress) -> Void) throws(BenchError) -> BenchResult {
+    func readBack(
+        _ run: BenchResult, _ isInterrupted: () -> Bool, _ progress: (BenchProgress) -> Void
+    ) throws(BenchError) -> BenchResult {
         let start = SystemClock.monotonic()
         board.forgetFinished()
         for (worker, thread) in zip(workers, threads) {
             thread.remote.post { worker.beginReadBack() }
         }
-        _ = try board.wait(forFinished: workers.count, everySeconds: 1) {
-            progress(progressNow(start: start, isVerifying: true))
-        }
+        _ = try waitForAll(start, isVerifying: true, isInterrupted, progress)
         let tally = board.tally
         var result = run
+        result.isInterrupted = wasBrokenOff
         result.errors = tally.errors
         result.firstError = tally.firstError
         result.verifiedBlocks = tally.verifiedBlocks

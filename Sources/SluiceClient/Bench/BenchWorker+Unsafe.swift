@@ -13,6 +13,9 @@ protocol BenchHand: AnyObject, Sendable {
     func begin(deadline: UInt64?, bytes: UInt64?)
     /// Reads back what was written.
     func beginReadBack()
+    /// Ends the load, or the reading back, before its time, and reports what was counted until now; what is under way is
+    /// not waited for.
+    func breakOff()
     /// Ends the channels.
     func close()
 }
@@ -88,6 +91,13 @@ final class BenchWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
         plan.beginReadBack()
         idle = ContiguousArray(jobs.indices)
         fillUp(now: SystemClock.monotonic())
+    }
+
+    func breakOff() {
+        isStopping = true
+        guard !isFinished else { return }
+        isFinished = true
+        board.finished(tally, at: SystemClock.monotonic())
     }
 
     /// Ends the channels.

@@ -71,6 +71,13 @@ final class MixedWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
         fillUp()
     }
 
+    func breakOff() {
+        isStopping = true
+        guard !isFinished else { return }
+        isFinished = true
+        board.finished(tally, at: SystemClock.monotonic())
+    }
+
     func close() { volume?.close() }
 
     // MARK: The volume

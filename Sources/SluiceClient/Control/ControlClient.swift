@@ -74,7 +74,7 @@ public final class ControlClient {
     /// - Parameter onEvent: false to hear no more.
     /// - Throws: `ClientError`; with `status` when the server answered with 400 or more.
     public func follow(
-        _ path: String, lastEventID: String? = nil, silenceSeconds: Int = 60,
+        _ path: String, query: [(String, String)] = [], lastEventID: String? = nil, silenceSeconds: Int = 60,
         onEvent: (EventStreamParser.Event) -> Bool
     ) throws(ClientError) {
         var headers: HTTPFields = [.accept: "text/event-stream"]
@@ -83,7 +83,7 @@ public final class ControlClient {
         var parser = EventStreamParser()
         var isTooLong = false
         let answer = try fresh.follow(
-            head(.get, path, query: [], headers: headers), silenceSeconds: silenceSeconds
+            head(.get, path, query: query, headers: headers), silenceSeconds: silenceSeconds
         ) { bytes in
             guard let events = parser.take(bytes) else {
                 isTooLong = true

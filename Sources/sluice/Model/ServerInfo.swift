@@ -1,3 +1,5 @@
+import Core
+
 /// The I/O server, as the control API describes it.
 struct ServerInfo: Presentable {
     /// A key that signs capabilities.
@@ -20,7 +22,8 @@ struct ServerInfo: Presentable {
         var channels: UInt64?
 
         var text: String {
-            "since \(since ?? ""), until \(until ?? ""): \(sessions ?? 0) sessions with \(channels ?? 0) channels are left"
+            "since \(since ?? ""), until \(until ?? ""): \((sessions ?? 0).counted("session")) with "
+                + "\((channels ?? 0).counted("channel is left", "channels are left"))"
                 + (redirect.map { ", to go to \($0)" } ?? "")
         }
     }

@@ -21,6 +21,8 @@ struct Session: Presentable {
     /// `connected`, or `disconnected`: it waits for its client.
     var state: String?
     var disconnectedSince: String?
+    /// The server's start, where it was lost before that.
+    var disconnectedBefore: String?
     var writing: [Claim]?
     var node: String?
     var thumbprint: String?
@@ -69,7 +71,10 @@ struct Session: Presentable {
     }
 
     private var stateText: String {
-        (state ?? "") + (disconnectedSince.map { " since \($0)" } ?? "")
+        let since =
+            disconnectedSince.map { " since \($0)" }
+            ?? disconnectedBefore.map { " since before the server's start at \($0)" }
+        return (state ?? "") + (since ?? "")
     }
 
     private var openText: String { (open ?? []).map(title).joined(separator: ",") }

@@ -126,6 +126,24 @@ struct DurationArgument: ExpressibleByArgument, CustomStringConvertible {
     var description: String { "\(seconds)s" }
 }
 
+/// Since when: how long ago, as a length of time, or a time in UTC.
+struct SinceArgument: ExpressibleByArgument, Sendable {
+    /// How long ago; nil for a time.
+    var seconds: UInt64?
+    /// RFC 3339; nil for a length of time.
+    var time: String?
+
+    init?(argument: String) {
+        if let duration = DurationArgument(argument: argument) {
+            seconds = duration.seconds
+        } else if Timestamp.parse(argument) != nil {
+            time = argument
+        } else {
+            return nil
+        }
+    }
+}
+
 /// A ceiling that can be taken away: a value, or `none`.
 struct CeilingArgument<Value: ExpressibleByArgument & Sendable>: ExpressibleByArgument, Sendable {
     /// Nil for `none`.

@@ -121,9 +121,13 @@ struct ControlAPI {
     }
 
     /// Follows a stream of events until the server ends it.
-    func follow(_ path: String, after id: String, _ onEvent: (EventStreamParser.Event) -> Bool) throws {
+    func follow(
+        _ path: String, query: [(String, String?)], after id: String,
+        _ onEvent: (EventStreamParser.Event) -> Bool
+    ) throws {
+        let filters = query.compactMap { name, value in value.map { (name, $0) } }
         do throws(ClientError) {
-            try client.follow(path, lastEventID: id, onEvent: onEvent)
+            try client.follow(path, query: filters, lastEventID: id, onEvent: onEvent)
         } catch {
             throw Failure(error, path: path)
         }

@@ -24,7 +24,22 @@ enum ExitStatus: Int32, CaseIterable {
         case .conflict: "it exists already, holds data, or was changed meanwhile"
         case .busy: "it is in use, or the server is busy: try again later"
         case .denied: "not allowed"
-        case .interrupted: "stopped by a signal, and taken back"
+        case .interrupted: "stopped by a signal; the message says what became of it"
+        }
+    }
+
+    /// The code of an error that has no other, in JSON and YAML.
+    var code: String {
+        switch self {
+        case .ok: "OK"
+        case .failure: "FAILED"
+        case .usage: "USAGE"
+        case .notFound: "NOT_FOUND"
+        case .unreachable: "UNREACHABLE"
+        case .conflict: "CONFLICT"
+        case .busy: "BUSY"
+        case .denied: "DENIED"
+        case .interrupted: "INTERRUPTED"
         }
     }
 
@@ -70,13 +85,14 @@ struct Failure: Error, CustomStringConvertible {
     var status: ExitStatus
     /// What is wrong and what to do next, without a line end.
     var message: String
-    /// The stable code of a refusal, such as `IN_USE`; nil where there is none.
-    var code: String?
+    /// The stable code, such as `IN_USE`.
+    var code: String
 
+    /// - Parameter code: what the server or the channel calls it; nil for what the exit code says.
     init(_ status: ExitStatus, _ message: String, code: String? = nil) {
         self.status = status
         self.message = message
-        self.code = code
+        self.code = code ?? status.code
     }
 
     var description: String { message }

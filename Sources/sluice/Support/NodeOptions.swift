@@ -143,7 +143,9 @@ extension Failure {
             case .usage: .usage
             case .interrupted: .interrupted
             }
-        self.init(status, Failure.oneLine(error.message))
+        self.init(
+            status, Failure.oneLine(error.message),
+            code: error.code ?? (error.reason == .holdsData ? "HOLDS_DATA" : nil))
     }
 
     /// What an error of a data channel means to the user.
@@ -153,18 +155,17 @@ extension Failure {
             case .unreachable, .lost, .timedOut: .unreachable
             default: ExitStatus(error.status)
             }
-        self.init(status, Failure.oneLine(error.description))
+        let code = status == .unreachable ? nil : error.status.name
+        self.init(status, Failure.oneLine(error.description), code: code)
     }
 
     /// What an error of a benchmark means to the user.
     init(_ error: BenchError) {
-        let status: ExitStatus =
-            switch error {
-            case .badConfiguration: .usage
-            case .channel(.unreachable), .channel(.lost), .channel(.timedOut): .unreachable
-            case .channel(let inner): ExitStatus(inner.status)
-            case .system: .failure
-            }
-        self.init(status, Failure.oneLine(error.description))
+        switch error {
+        case .channel(let inner): self.init(inner)
+        case .badConfiguration: self.init(.usage, Failure.oneLine(error.description))
+        case .system: self.init(.failure, Failure.oneLine(error.description))
+        case .interrupted: self.init(.interrupted, Failure.oneLine(error.description))
+        }
     }
 }

@@ -1,3 +1,4 @@
+import Attach
 import Core
 import Glibc
 
@@ -10,6 +11,9 @@ enum OperationWait {
     static func untilDone(_ id: String, _ api: ControlAPI) throws -> Answered<LongOperation> {
         var isShown = false
         defer { if isShown { Terminal.progress("") } }
+        HeldSignals().say(
+            "operation \(id) goes on without this command: 'sluice operation show \(id)' says how far it is, and "
+                + "'sluice operation cancel \(id)' ends it")
         while true {
             do {
                 let operation: Answered<LongOperation> = try api.get("/v1/operations/\(id)")

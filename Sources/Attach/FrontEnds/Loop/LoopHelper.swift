@@ -119,7 +119,7 @@ public enum LoopHelper {
 
 /// A helper process at work. One thread.
 final class HelperProcess {
-    private let process: Int32
+    let process: Int32
     private let output: Int32
     private var bytes: [UInt8] = []
 

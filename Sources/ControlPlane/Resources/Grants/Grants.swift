@@ -85,9 +85,7 @@ struct Grants: Resource {
             range: draft.range, limits: draft.limits, lifetimeSecondsMax: draft.lifetimeSecondsMax,
             expiresAt: draft.expiresAt, delegationDepth: draft.delegationDepth, labels: draft.labels,
             createdAt: plane.wallClock.now())
-        var members = body(grant).members
-        members["warning"] = excess(of: draft.range, over: target).map(JSONValue.string)
-        var made = Made(grant, body: .object(members))
+        var made = Made(grant, body: body(grant).warning(excess(of: draft.range, over: target)))
         made.audit = (
             "grant created",
             [
@@ -119,7 +117,7 @@ struct Grants: Resource {
     func write(
         _ wanted: GrantRecord, over stored: Stored<GrantRecord>
     ) async throws(Problem) -> Written<GrantRecord> {
-        guard wanted != stored.record else { return Written(value: wanted) }
+        guard wanted != stored.record else { return written(wanted) }
         var grant = wanted
         grant.touch(plane.wallClock.now())
         let changed = grant
@@ -133,7 +131,12 @@ struct Grants: Resource {
             try await plane.perform(.limitGrant(changed.id, RateLimits(changed.limits)))
         }
         plane.audit("grant changed", context, ["grant": changed.name, "revoked": "\(wider.count)"])
-        return Written(value: changed)
+        return written(changed)
+    }
+
+    private func written(_ grant: GrantRecord) -> Written<GrantRecord> {
+        let target = plane.target(grant.kind, grant.resourceName)
+        return Written(value: grant, warning: target.flatMap { excess(of: grant.range, over: $0) })
     }
 
     /// What was issued from it is revoked before the answer.

@@ -90,7 +90,7 @@ struct Nodes: Resource {
         plane.events.append(
             .nodeRemoved, subject: "node/\(node.name)",
             message:
-                "removed by \(context.caller.name), with \(grants) grant(s): its certificate and its"
+                "removed by \(context.caller.name), with \(grants.counted("grant")): its certificate and its"
                 + " capabilities no longer count" + (left.map { "; \($0)" } ?? ""))
         plane.audit(
             "node removed, its access is revoked", context,

@@ -128,6 +128,22 @@ extension ControlPlane {
         }
     }
 
+    /// Waits a while for the first word of a driver that was started anew.
+    func expectAnswer(
+        of pool: PoolRecord, seconds: Int = Limits.driverAnswerSeconds
+    ) async throws(Problem) {
+        let seen = await ControlPlane.inTime(seconds: seconds) { () -> WatchedSpace?? in
+            .some(await self.lookAtSpace(pool))
+        }
+        guard let seen else {
+            throw Problem(
+                .deviceFailed,
+                "the driver of pool \(pool.name) was started anew, and has answered nothing for \(seconds) s: see to its"
+                    + " device, then restart the pool again")
+        }
+        if let fault = seen?.fault { throw Problem(.deviceFailed, fault) }
+    }
+
     /// Asks a running pool's driver how full it is, and tells what has changed. Nil where the driver is not asked, since
     /// it is not ready and would keep everybody waiting.
     func lookAtSpace(_ pool: PoolRecord) async -> WatchedSpace? {
@@ -202,11 +218,13 @@ extension ControlPlane {
         }
     }
 
-    /// What there is to say of a pool that has promised more than it has, with a volume that is not on record yet; nil
-    /// when it has not.
+    /// What there is to say of a pool that has promised more than it has, with a volume that is not on record yet, or not
+    /// with this size; nil when it has not.
     func overcommitment(of pool: PoolRecord, with volume: VolumeRecord) async -> String? {
         guard let capacity = await lookInTime(at: pool)?.space?.capacity else { return nil }
-        let promised = provisioned(in: pool.name).addingReportingOverflow(volume.size).partialValue
+        let known = store.get(VolumeRecord.self, volume.name)?.record.size ?? 0
+        let others = provisioned(in: pool.name)
+        let promised = (others - min(known, others)).addingSaturated(volume.size)
         let room = capacity.used.addingReportingOverflow(capacity.free).partialValue
         guard promised > room else { return nil }
         return "pool \(pool.name) has \(ByteCount(room)) for volumes of \(ByteCount(promised)): writes"

@@ -147,7 +147,7 @@ struct Pools: Resource {
         for kind in Kinds.inPools {
             guard let (count, name) = kind.users(ofPool: context.name, plane) else { continue }
             throw Problem(
-                .inUse, "pool \(context.name) has \(count) \(kind.noun)(s), such as \(name)",
+                .inUse, "pool \(context.name) has \(count.counted(kind.noun)), such as \(name)",
                 expected: "delete its \(kind.noun)s first")
         }
         let obstacle = try await plane.obstacle(inPool: context.name)
@@ -230,8 +230,7 @@ extension ControlPlane {
                     try await perform(.restartDriver(pool.name))
                 }
                 for kind in Kinds.inPools { kind.goOn(inPool: pool.name, self) }
-                let seen = await ControlPlane.inTime(seconds: 10) { await self.lookAtSpace(pool) }
-                if let fault = seen?.fault { throw Problem(.deviceFailed, fault) }
+                try await expectAnswer(of: pool)
             }
             audit("pool restarted", context, ["pool": pool.name])
             let body = await json(pool, try await driverHosts())

@@ -135,11 +135,9 @@ struct Volumes: Grantable {
             making = LongOperation(making: volume)
             making?.left = left
         }
-        var members = plane.json(volume, making).members
-        if let words = await plane.overcommitment(of: pool.record, with: volume) {
-            members["warning"] = .string(words)
-        }
-        var made = Made(volume, body: .object(members))
+        let body = plane.json(volume, making)
+            .warning(await plane.overcommitment(of: pool.record, with: volume))
+        var made = Made(volume, body: body)
         made.changes.delete(intent)
         if let making {
             made.status = .accepted
@@ -217,7 +215,11 @@ struct Volumes: Grantable {
                     "growsTo": "\(growth?.size ?? changed.size)",
                 ])
         }
-        return Written(value: changed, operation: growth)
+        var words: String?
+        if wanted.size > before.size {
+            words = await plane.overcommitment(of: try plane.pool(changed.pool).record, with: wanted)
+        }
+        return Written(value: changed, operation: growth, warning: words)
     }
 
     // MARK: Removing
@@ -229,7 +231,7 @@ struct Volumes: Grantable {
         if let first = users.first, !isForced {
             throw Problem(
                 .inUse,
-                "\(users.count) session(s) have it open, such as \(first.id) of \(first.nodeName ?? "no node")",
+                "\(users.count.counted("session has", "sessions have")) it open, such as \(first.id) of \(first.nodeName ?? "no node")",
                 expected: "detach it first, or delete with ?force=true")
         }
         let deletion = try await plane.remove(stored, for: context, isForced: isForced)

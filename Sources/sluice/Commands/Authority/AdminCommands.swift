@@ -153,7 +153,7 @@ extension AdminCommands {
         func run() throws {
             try ControlAPI(global).delete("/v1/admins/\(name)")
             try global.output.show(
-                Deletion(resource: "admin/\(name)"), sentence: "administrator \(name) is revoked")
+                Ended(.revoked, "admin/\(name)"), sentence: "administrator \(name) is revoked")
         }
     }
 }

@@ -133,12 +133,16 @@ extension CapabilityCommand {
         @Option(help: "Why, for the server's log.") var reason: String?
 
         func run() throws {
-            let revoked: Answered<CapabilityRecord> = try ControlAPI(global).post(
+            let api = try ControlAPI(global)
+            let before: Answered<CapabilityRecord> = try api.get("/v1/capabilities/\(id)")
+            let revoked: Answered<CapabilityRecord> = try api.post(
                 "/v1/capabilities/\(id)/revoke", CapabilityRevocation(reason: reason))
             let warning: Sentence = revoked.warning.map { "; \($0)" } ?? ""
+            let since = before.revokedAt.map { ", since \($0)" } ?? ""
             try global.output.show(
                 revoked,
-                sentence: "capability \(id) on \(revoked.resource) is revoked, on every channel" + warning)
+                sentence: "capability \(id) on \(revoked.resource) is revoked, on every channel\(since)"
+                    + warning)
         }
     }
 }

@@ -6,7 +6,7 @@ struct GrantCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "grant", abstract: "Say what a node may do with a resource.",
         discussion: "Capabilities are issued from grants.",
-        subcommands: [Create.self, List.self, Show.self, Delete.self])
+        subcommands: [Create.self, List.self, Show.self, Set.self, Delete.self])
 
     @OptionGroup var global: GlobalOptions
 }
@@ -101,7 +101,7 @@ extension GrantCommand {
 
         func run() throws {
             try ControlAPI(global).delete("/v1/grants/\(name)")
-            try global.output.show(Deletion(resource: "grant/\(name)"), sentence: "grant \(name) deleted")
+            try global.output.show(Ended(.deleted, "grant/\(name)"), sentence: "grant \(name) deleted")
         }
     }
 }

@@ -111,7 +111,7 @@ extension NodeCommand {
             let api = try ControlAPI(global)
             if !force { try ask(api) }
             try api.delete("/v1/nodes/\(name)")
-            try global.output.show(Deletion(resource: "node/\(name)"), sentence: "node \(name) removed")
+            try global.output.show(Ended(.removed, "node/\(name)"), sentence: "node \(name) removed")
         }
 
         private func ask(_ api: ControlAPI) throws {
@@ -119,7 +119,7 @@ extension NodeCommand {
             let count = sessions.count { $0.node == name.name.text }
             if count == 0 { return }
             try Confirmation.askPerson(
-                "node \(name) has \(count) sessions, and what is not written back there would be lost",
+                "node \(name) has \(count.counted("session")), and what is not written back there would be lost",
                 name: "\(name)")
         }
     }

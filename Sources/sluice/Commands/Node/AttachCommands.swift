@@ -138,6 +138,7 @@ struct DetachCommand: ParsableCommand {
         do throws(AttachError) {
             attachment = try Attachments.find(
                 name, server: global.chosenServer, isOnly: global.server != nil && !name.hasPrefix("/"))
+            HeldSignals().say("'sluice status' says whether \(attachment.volume) is attached still")
             keeper = try Attachments.detach(attachment, isForced: force) { reason in
                 let advice =
                     "; to give up what is not written back: sluice detach --force \(attachment.volume)"
@@ -146,12 +147,15 @@ struct DetachCommand: ParsableCommand {
         } catch {
             throw Failure(error)
         }
+        var ended = Ended(.detached, attachment.volume)
+        ended.device = attachment.isAttaching ? nil : attachment.device
+        ended.note = keeper
         try global.output.show(
-            Deletion(resource: attachment.volume),
+            ended,
             sentence: attachment.isAttaching
                 ? "\(attachment.volume) is not attached, and not being attached any more"
                 : "\(attachment.volume) detached from \(attachment.device)")
-        if let keeper { Terminal.note("sluice: \(keeper)") }
+        if let keeper, global.output == .table { Terminal.note("sluice: \(keeper)") }
     }
 }
 

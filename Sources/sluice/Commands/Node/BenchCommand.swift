@@ -63,25 +63,40 @@ struct BenchCommand: ParsableCommand {
         do throws(BenchError) {
             let shows = Terminal.hasErrorTerminal
             defer { if shows { Terminal.progress("") } }
-            result = try BenchRunner.run(configuration: configuration) { progress in
-                if shows { Terminal.progress(BenchCommand.bar(progress)) }
-            }
+            // The first ends the run, and the next one the command.
+            var signals: HeldSignals? = HeldSignals()
+            result = try BenchRunner.run(
+                configuration: configuration,
+                isInterrupted: {
+                    guard signals?.taken() != nil else { return false }
+                    signals = nil
+                    return true
+                },
+                progress: { if shows { Terminal.progress(BenchCommand.bar($0)) } })
         } catch {
             throw Failure(error)
         }
         let report = BenchReport(result)
         try global.output.show(report, sentence: Sentence(ownLines: report.text))
         if let mismatch = result.firstMismatch {
-            throw Failure(.failure, "\(result.verifyErrors) blocks hold the wrong data: \(mismatch)")
+            throw Failure(
+                .failure,
+                "\(result.verifyErrors.counted("block holds", "blocks hold")) the wrong data: \(mismatch)")
         }
         if let error = result.firstError {
             let what =
                 switch result.errors {
                 case 0: "the volume was lost, with \(error)"
-                case 1: "one request failed, with \(error)"
-                default: "\(result.errors) requests failed, the first with \(error)"
+                case 1: "1 request failed, with \(error)"
+                case let count: "\(count.counted("request")) failed, the first with \(error)"
                 }
             throw Failure(.failure, what)
+        }
+        if result.isInterrupted {
+            throw Failure(
+                .interrupted,
+                "interrupted after \(Decimal.text(result.seconds, places: 1)) s"
+                    + (verify || rw == .mixed ? "; not all that was written was checked" : ""))
         }
     }
 

@@ -49,12 +49,14 @@ struct MountCommand: ParsableCommand {
             present = try MountCommand.present(resource, options)
         } catch { throw Failure(error) }
         attachment = try present ?? AttachCommand.inBackground(options)
+        let interruption = interruption(attachment, isOurs: present == nil)
         do {
-            try mount(attachment, options)
+            try mount(attachment, options, interruption)
         } catch {
-            if present == nil { takeBack(attachment) }
-            throw error
+            interruption.end(isDone: false)
+            throw takeBack(attachment, isOurs: present == nil, after: error, interruption)
         }
+        interruption.end(isDone: true)
         try global.output.show(
             MountedVolume(
                 volume: attachment.volume, device: attachment.device, folder: folder, isMounted: true),
@@ -71,22 +73,54 @@ struct MountCommand: ParsableCommand {
         return all.first { $0.server == options.server }
     }
 
-    /// Detaches what was attached for a mount that then failed.
-    private func takeBack(_ attachment: Attachment) {
-        do throws(AttachError) { _ = try Attachments.detach(attachment, acceptsLoss: true) } catch {
+    /// Has signals end what was attached for this mount, whatever it waits for.
+    private func interruption(_ attachment: Attachment, isOurs: Bool) -> Interruption {
+        let (volume, device, folder) = (attachment.volume, attachment.device, self.folder)
+        let stays = "\(volume) stays attached as \(device)"
+        return Interruption(
+            stays: isOurs ? "\(stays); take it away with: sluice detach --force \(volume)" : stays
+        ) {
+            guard isOurs else { return "interrupted; \(stays), as it was" }
+            do throws(AttachError) { try VolumeMount.undo(attachment, on: folder, isForced: true) } catch {
+                return "interrupted; \(stays): \(Failure(error).message)"
+            }
+            return "interrupted; \(volume) is not attached"
+        }
+    }
+
+    /// Detaches what was attached for a mount that then failed, and says why it did and what stays.
+    private func takeBack(
+        _ attachment: Attachment, isOurs: Bool, after error: any Error, _ interruption: Interruption
+    ) -> any Error {
+        var failure = error as? Failure ?? Failure(.failure, "\(error)")
+        if interruption.hasCome {
+            failure.status = .interrupted
+            failure.code = ExitStatus.interrupted.code
+        }
+        guard isOurs else {
+            if interruption.hasCome { failure.message += "; \(attachment.volume) stays attached, as it was" }
+            return failure
+        }
+        do throws(AttachError) {
+            try VolumeMount.undo(attachment, on: folder, isForced: interruption.hasCome)
+            if interruption.hasCome { failure.message += "; \(attachment.volume) is not attached" }
+        } catch {
             Terminal.note(
                 "sluice: \(attachment.volume) stays attached as \(attachment.device): \(Failure(error).message)"
             )
         }
+        return failure
     }
 
-    private func mount(_ attachment: Attachment, _ options: AttachOptions) throws {
+    private func mount(
+        _ attachment: Attachment, _ options: AttachOptions, _ interruption: Interruption
+    ) throws {
         do throws(AttachError) {
             // From here on the device is this volume's, whatever happens elsewhere.
             let held = try VolumeMount.hold(attachment)
             if let mkfs {
                 var overwrites = force
-                if !force, let found = try content(attachment, held, options) {
+                if !force, let found = try content(attachment, held, options, interruption) {
                     do {
                         try Confirmation.ask(
                             "\(attachment.volume) holds \(found)", name: "\(resource)",
@@ -96,13 +130,13 @@ struct MountCommand: ParsableCommand {
                     } catch { throw AttachError(.system, "\(error)") }
                     overwrites = true
                 }
-                try VolumeMount.make(mkfs, on: attachment, held, overwrites: overwrites)
+                try VolumeMount.make(mkfs, on: attachment, held, overwrites: overwrites, interruption)
             }
             var mounting = VolumeMount.Options()
             mounting.isReadOnly = device.readOnly
             mounting.allowsSetUserID = allowSuid
             mounting.allowsDevices = allowDevices
-            try VolumeMount.mount(attachment, held, on: folder, mounting)
+            try VolumeMount.mount(attachment, held, on: folder, mounting, interruption)
         } catch {
             throw Failure(error)
         }
@@ -110,13 +144,13 @@ struct MountCommand: ParsableCommand {
 
     /// What is on the volume; nil when nothing is, for certain.
     private func content(
-        _ attachment: Attachment, _ held: HeldDevice, _ options: AttachOptions
+        _ attachment: Attachment, _ held: HeldDevice, _ options: AttachOptions, _ interruption: Interruption
     ) throws(AttachError) -> String? {
         try VolumeMount.flush(attachment)
         let extents = try KnownBlocks.ask(
             options.volume, folder: options.credentialsFolder, server: attachment.server, range: nil,
             capabilityFile: options.capabilityFile)
-        return try VolumeContent.find(on: held, extents: extents) { bytes in
+        return try VolumeContent.find(on: held, extents: extents, interruption) { bytes in
             Terminal.note(
                 "reading \(ByteCount(bytes)) of \(attachment.volume), to be sure that nothing is on it")
         }
@@ -164,6 +198,9 @@ struct UmountCommand: ParsableCommand {
 
     func run() throws {
         let attachment: Attachment
+        HeldSignals().say(
+            "'sluice status' says whether \(folder) is mounted still, and what is attached: the same again goes on, and "
+                + "'sluice detach' takes away what is only attached")
         if let present = try? Attachments.find(folder, server: global.chosenServer),
             ["reconnecting", "waiting"].contains(present.state)
         {

@@ -15,22 +15,47 @@ struct EventsCommand: ParsableCommand {
 
             EXAMPLES:
               sluice events
+              sluice events --kind driver,session.lost --since 1h
+              sluice events --resource volume/data --since 2026-11-24T04:13:27Z
               sluice events --follow -o json
             """)
 
     @OptionGroup var global: GlobalOptions
+    @Option(
+        help: ArgumentHelp(
+            "Only events of these kinds, with commas between them.",
+            discussion: "A kind is such as session.lost, or all that it begins with, such as driver.",
+            valueName: "kind"))
+    var kind: String?
+    @Option(
+        help: ArgumentHelp(
+            "Only events about this, such as volume/data or pool/default, or caused by this node.",
+            valueName: "kind/name"))
+    var resource: String?
+    @Option(
+        help: ArgumentHelp(
+            "Only events of the last such as 15m, 1h or 7d, or from a time such as 2026-11-24T04:13:27Z on.",
+            valueName: "time"))
+    var since: SinceArgument?
     @Flag(name: [.short, .long], help: "Go on with what happens from now on.") var follow = false
+
+    private var query: [(String, String?)] {
+        [
+            ("kind", kind), ("resource", resource), ("sinceSeconds", since?.seconds.map { "\($0)" }),
+            ("sinceTime", since?.time),
+        ]
+    }
 
     func run() throws {
         let api = try ControlAPI(global)
         guard follow else {
-            return try global.output.show(list: try api.list("/v1/events") as [Answered<Event>])
+            return try global.output.show(list: try api.list("/v1/events", query: query) as [Answered<Event>])
         }
         var place = "0"
         var wasThere = false
         while Terminal.isHeard {
             do {
-                try api.follow("/v1/events", after: place) { event in
+                try api.follow("/v1/events", query: query, after: place) { event in
                     wasThere = true
                     if let id = event.id { place = id }
                     show(event)

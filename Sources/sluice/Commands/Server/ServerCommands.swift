@@ -62,9 +62,10 @@ extension ServerCommand {
             let addresses = try change(present.addresses ?? [], addAddress, removeAddress, "address")
             let server: Answered<ServerInfo> = try api.patch(
                 "/v1/server", Request(names: names, addresses: addresses))
+            let isSame = server.names == present.names && server.addresses == present.addresses
             try global.output.show(
                 server,
-                sentence: "the server's certificate names "
+                sentence: "the server's certificate names \(isSame ? "as before " : "")"
                     + ((server.names ?? []) + (server.addresses ?? [])).joined(separator: ", "))
         }
 
@@ -121,9 +122,12 @@ extension ServerCommand {
         @OptionGroup var global: GlobalOptions
 
         func run() throws {
-            try ControlAPI(global).delete("/v1/server/drain")
+            let api = try ControlAPI(global)
+            let before: Answered<ServerInfo> = try api.get("/v1/server")
+            try api.delete("/v1/server/drain")
+            let note = before.drain == nil ? "; it was not being drained" : ""
             try global.output.show(
-                Deletion(resource: "server/drain"), sentence: "the server takes new sessions")
+                Ended(.undrained, "server"), sentence: "the server takes new sessions\(note)")
         }
     }
 }

@@ -66,16 +66,18 @@ extension SessionCommand {
 
         func run() throws {
             let api = try ControlAPI(global)
-            guard end else {
-                let session: Answered<Session> = try api.post(
-                    "/v1/sessions/\(id)/disconnect", Request(reason: reason))
-                return try global.output.show(
-                    session, sentence: "session \(id) disconnected; its client may go on with it")
-            }
             let session: Answered<Session> = try api.get("/v1/sessions/\(id)")
+            guard end else {
+                let now: Answered<Session> = try api.post(
+                    "/v1/sessions/\(id)/disconnect", Request(reason: reason))
+                let word =
+                    session.state == "disconnected" ? "had no connection: nothing was ended" : "disconnected"
+                return try global.output.show(
+                    now, sentence: "session \(id) \(word); its client may go on with it")
+            }
             try api.delete("/v1/sessions/\(id)", query: reason.map { [("reason", $0)] } ?? [])
             try global.output.show(
-                Deletion(resource: "session/\(id)"),
+                Ended(.ended, "session/\(id)"),
                 sentence: "session \(id) ended\(cost(of: session))\(sequel(of: session))")
         }
 
@@ -95,7 +97,8 @@ extension SessionCommand {
             let whose = session.node.map { "node \($0)" } ?? "its client"
             let lost =
                 requests > 0
-                ? "\(requests) requests under way have failed" : "what it had under way has failed"
+                ? "\(requests.counted("request under way has failed", "requests under way have failed"))"
+                : "what it had under way has failed"
             guard !volumes.isEmpty else { return ": \(lost)" }
             return
                 ": \(lost), and this session no longer writes to \(volumes); who has that mounted on \(whose) unmounts "

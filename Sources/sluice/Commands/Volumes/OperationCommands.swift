@@ -67,7 +67,7 @@ extension OperationCommand {
         func run() throws {
             try ControlAPI(global).delete("/v1/operations/\(id)")
             try global.output.show(
-                Deletion(resource: "operation/\(id)"), sentence: "operation \(id) cancelled")
+                Ended(.cancelled, "operation/\(id)"), sentence: "operation \(id) cancelled")
         }
     }
 }

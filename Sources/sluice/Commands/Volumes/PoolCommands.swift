@@ -109,9 +109,15 @@ extension PoolCommand {
             let change = PoolChange(
                 settings: changes(setting), isolation: isolation?.rawValue, whenFull: whenFull?.rawValue,
                 labels: changes(label))
-            let pool: Answered<Pool> = try ControlAPI(global).patch("/v1/pools/\(name)", change)
+            let (before, pool): (Answered<Pool>, Answered<Pool>) = try ControlAPI(global).change(
+                "/v1/pools/\(name)", change)
+            var said = Changes()
+            said.note("setting", setting, from: before.settings, to: pool.settings)
+            if isolation != nil { said.note("isolation", from: before.isolation, to: pool.isolation) }
+            if whenFull != nil { said.note("when-full", from: before.whenFull, to: pool.whenFull) }
+            said.note("label", label, from: before.labels, to: pool.labels)
             let note = pool.message.map { "; \($0)" } ?? ""
-            try global.output.show(pool, sentence: "pool \(pool.name) changed\(note)")
+            try global.output.show(pool, sentence: said.sentence("pool \(pool.name)") + note)
         }
 
         private func changes(_ pairs: [PairArgument]) -> [String: String?]? {
@@ -156,7 +162,7 @@ extension PoolCommand {
                 "/v1/pools/\(name)", query: force ? [("force", "true")] : [])
             let note: Sentence = told.note.map { "; \($0)" } ?? ""
             try global.output.show(
-                Deletion(resource: "pool/\(name)", told),
+                Ended(deleted: "pool/\(name)", told),
                 sentence: "pool \(name) \(told.note == nil ? "deleted" : "forgotten")" + note)
         }
     }

@@ -111,8 +111,10 @@ extension VolumeCommand {
 
         func run() throws {
             let api = try ControlAPI(global)
-            var volume: Answered<Volume> = try api.patch(
-                "/v1/volumes/\(name)", VolumeChange(size: size.bytes))
+            let before: Answered<Volume>
+            var volume: Answered<Volume>
+            (before, volume) = try api.change("/v1/volumes/\(name)", VolumeChange(size: size.bytes))
+            let note: Sentence = volume.warning.map { "\nnote: \($0)" } ?? ""
             if wait { volume = try OperationWait.settled(volume, api) }
             if volume.size < size.bytes {
                 guard let operation = volume.operation else {
@@ -123,10 +125,13 @@ extension VolumeCommand {
                     volume,
                     sentence:
                         "volume/\(volume.name) has \(ByteCount(volume.size)) and is growing: 'sluice operation show \(operation)' says how far that is"
+                        + note
                 )
             }
+            let word = before.size == volume.size ? "as before" : "now"
             try global.output.show(
-                volume, sentence: "volume/\(volume.name) has \(volume.known.sizeText(asked: size)) now")
+                volume,
+                sentence: "volume/\(volume.name) has \(volume.known.sizeText(asked: size)) \(word)" + note)
         }
     }
 
@@ -143,13 +148,11 @@ extension VolumeCommand {
 
         func run() throws {
             let changes = Dictionary(labels.map { ($0.key, $0.value) }) { _, last in last }
-            let volume: Answered<Volume> = try ControlAPI(global).patch(
+            let (before, volume): (Answered<Volume>, Answered<Volume>) = try ControlAPI(global).change(
                 "/v1/volumes/\(name)", VolumeChange(labels: changes))
-            let text = labelText(volume.labels)
-            try global.output.show(
-                volume,
-                sentence: "volume/\(volume.name) has "
-                    + (text.isEmpty ? "no labels now" : "the labels \(text)"))
+            var said = Changes()
+            said.note("label", labels, from: before.labels, to: volume.labels)
+            try global.output.show(volume, sentence: said.sentence("volume/\(volume.name)"))
         }
     }
 
@@ -169,9 +172,10 @@ extension VolumeCommand {
         @Argument(help: "single-writer, multi-reader or shared.") var mode: AccessMode
 
         func run() throws {
-            let volume: Answered<Volume> = try ControlAPI(global).patch(
+            let (before, volume): (Answered<Volume>, Answered<Volume>) = try ControlAPI(global).change(
                 "/v1/volumes/\(name)", VolumeChange(accessMode: mode.rawValue))
-            try global.output.show(volume, sentence: "volume/\(volume.name) is \(volume.accessMode) now")
+            let word = before.accessMode == volume.accessMode ? "as before" : "now"
+            try global.output.show(volume, sentence: "volume/\(volume.name) is \(volume.accessMode) \(word)")
         }
     }
 
@@ -245,15 +249,11 @@ extension VolumeCommand {
             let api = try ControlAPI(global)
             if !force { try ask(api) }
             let told = try api.deletion("/v1/volumes/\(name)", query: force ? [("force", "true")] : [])
-            let grants =
-                switch told.grants ?? 0 {
-                case 0: ""
-                case 1: ", and the grant on it"
-                case let count: ", and the \(count) grants on it"
-                }
+            let count = told.grants ?? 0
+            let grants = count == 0 ? "" : ", and \(count.counted("grant")) on it"
             let note: Sentence = told.note.map { "; \($0)" } ?? ""
             try global.output.show(
-                Deletion(resource: "volume/\(name)", told),
+                Ended(deleted: "volume/\(name)", told),
                 sentence: "volume/\(name) \(told.note == nil ? "deleted" : "forgotten")\(grants)" + note)
         }
 

@@ -40,7 +40,7 @@ extension VolumeCommand {
         func run() throws {
             try ControlAPI(global).delete("/v1/volumes/\(name)/markers/\(marker)")
             try global.output.show(
-                Deletion(resource: "volume/\(name)/marker/\(marker)"),
+                Ended(.removed, "volume/\(name)/marker/\(marker)"),
                 sentence: "marker \(marker) of volume/\(name) is gone")
         }
     }

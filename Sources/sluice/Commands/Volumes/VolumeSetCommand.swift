@@ -31,12 +31,14 @@ extension VolumeCommand {
             let limits = RateLimitsChange(
                 iops: iops.map(\.value), bytesPerSecond: bandwidth.map { $0.value?.bytes },
                 burstMilliseconds: burst.map { $0.value?.milliseconds })
-            let volume: Answered<Volume> = try ControlAPI(global).patch(
+            let (before, volume): (Answered<Volume>, Answered<Volume>) = try ControlAPI(global).change(
                 "/v1/volumes/\(name)", VolumeChange(limits: limits))
             let text = volume.limits?.text ?? ""
+            let word = before.limits == volume.limits ? "as before" : "now"
             try global.output.show(
                 volume,
-                sentence: "volume/\(volume.name) has \(text.isEmpty ? "no limits" : "the limits \(text)") now"
+                sentence:
+                    "volume/\(volume.name) has \(text.isEmpty ? "no limits" : "the limits \(text)") \(word)"
             )
         }
     }

@@ -53,3 +53,36 @@ struct GrantCreation: Encodable {
     var delegationDepth: Int?
     var labels: [String: String]?
 }
+
+/// The merge patch of a grant: nil leaves a member as it is, a nil within takes it away.
+struct GrantChange: Encodable {
+    var rights: [String]?
+    var range: RangeModel??
+    var limits: RateLimitsChange?
+    var lifetimeSecondsMax: UInt64?
+    /// RFC 3339.
+    var expiresAt: String??
+    var delegationDepth: Int?
+    var labels: [String: String?]?
+
+    /// Whether it changes nothing.
+    var isEmpty: Bool {
+        rights == nil && range == nil && limits == nil && lifetimeSecondsMax == nil && expiresAt == nil
+            && delegationDepth == nil && labels == nil
+    }
+
+    private enum Key: String, CodingKey {
+        case rights, range, limits, lifetimeSecondsMax, expiresAt, delegationDepth, labels
+    }
+
+    func encode(to encoder: any Encoder) throws {
+        var container = encoder.container(keyedBy: Key.self)
+        try container.encodeIfPresent(rights, forKey: .rights)
+        if let range { try container.encode(range, forKey: .range) }
+        try container.encodeIfPresent(limits, forKey: .limits)
+        try container.encodeIfPresent(lifetimeSecondsMax, forKey: .lifetimeSecondsMax)
+        if let expiresAt { try container.encode(expiresAt, forKey: .expiresAt) }
+        try container.encodeIfPresent(delegationDepth, forKey: .delegationDepth)
+        try container.encodeIfPresent(labels, forKey: .labels)
+    }
+}

@@ -8,7 +8,7 @@ struct BenchReport: Encodable {
         var operations: UInt64
         var iops: Double
         var bytesPerSecond: Double
-        /// Microseconds; nil in a mix, where latency is measured of both directions together.
+        /// Microseconds; nil where nothing was done.
         var latency: BenchResult.Latency?
     }
 
@@ -25,6 +25,8 @@ struct BenchReport: Encodable {
     var latency: BenchResult.Latency
     /// CPU time of this process, in seconds.
     var cpuSeconds: Double
+    /// Whether a signal ended it before its time.
+    var isInterrupted: Bool
     var errors: UInt64
     var firstError: String?
     var verifiedBlocks: UInt64
@@ -46,29 +48,28 @@ struct BenchReport: Encodable {
         bytesPerSecond = result.bytesPerSecond
         latency = result.latency
         cpuSeconds = result.cpuSeconds
+        isInterrupted = result.isInterrupted
         errors = result.errors
         firstError = result.firstError
         verifiedBlocks = result.verifiedBlocks
         verifyErrors = result.verifyErrors
         firstMismatch = result.firstMismatch
-        let isMix = result.workload.reads && result.workload.writes
-        func direction(_ count: UInt64) -> Direction {
+        func direction(_ count: UInt64, _ latency: BenchResult.Latency?) -> Direction {
             let rate = result.seconds > 0 ? Double(count) / result.seconds : 0
             return Direction(
                 operations: count, iops: rate,
                 bytesPerSecond: rate * Double(result.bytes) / Double(max(result.operations, 1)),
-                latency: isMix ? nil : result.latency)
+                latency: latency)
         }
-        read = result.workload.reads ? direction(result.reads) : nil
-        write = result.workload.writes ? direction(result.writes) : nil
+        read = result.workload.reads ? direction(result.reads, result.readLatency) : nil
+        write = result.workload.writes ? direction(result.writes, result.writeLatency) : nil
     }
 
     /// What a person reads.
     var text: String {
-        let plural = channels == 1 ? "channel" : "channels"
         var lines = [
-            "\(workload.rawValue), \(ByteCount(UInt64(blockSize))) blocks, depth \(ioDepth), \(channels) \(plural), "
-                + "\(Decimal.text(seconds, places: 1)) s"
+            "\(workload.rawValue), \(ByteCount(UInt64(blockSize))) blocks, depth \(ioDepth), "
+                + "\(channels.counted("channel")), \(Decimal.text(seconds, places: 1)) s"
         ]
         for (name, direction) in [("read:", read), ("write:", write)] {
             guard let direction else { continue }
@@ -87,7 +88,8 @@ struct BenchReport: Encodable {
             let verified = Decimal.grouped(Double(verifiedBlocks))
             lines.append("  verified: \(verified) blocks, \(verifyErrors) wrong")
         }
-        if errors > 0 { lines.append("  failed: \(errors) requests") }
+        if isInterrupted { lines.append("  interrupted: this is what was measured until then") }
+        if errors > 0 { lines.append("  failed: \(errors.counted("request"))") }
         return lines.joined(separator: "\n")
     }
 

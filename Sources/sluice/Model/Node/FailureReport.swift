@@ -5,8 +5,8 @@ import Yams
 struct FailureReport: Encodable {
     /// Why, for programs and for people.
     struct Reason: Encodable {
-        /// The stable code of the refusal, such as `IN_USE`; left out where there is none.
-        var code: String?
+        /// The stable code, such as `IN_USE`; where nobody has one of its own, what the exit code says.
+        var code: String
         var message: String
         /// The exit code.
         var exit: Int32

@@ -1,0 +1,149 @@
+"""What commands say they did: that nothing changed, the word for it as JSON, the code of every error, and events by kind."""
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+import yaml
+from conftest import BINARIES, await_condition
+
+
+def said(server, *arguments, **options):
+    return server.cli(*arguments, **options).stdout.strip()
+
+
+def test_a_change_says_what_it_changed_and_that_it_changed_nothing(server):
+    server.memory_pool("ram", size=64 << 20)
+    server.volume("data", size="16MiB", pool="ram")
+    server.json("node", "add", "compute")
+    server.grant("data", "compute", rights="read,write")
+    for command, first, again in (
+            ("pool set ram --when-full fail --label a=b", "changed: when-full is fail (was wait), label a is b",
+             "as it was: when-full is fail already, label a is b already"),
+            ("pool set ram --label a- --label z-", "changed: label a is gone (was b); nothing else: it has no label z",
+             "as it was: it has no label a, it has no label z"),
+            ("volume label data team=ml old-", "changed: label team is ml; nothing else: it has no label old", "as it was"),
+            ("volume mode data shared", "shared now", "shared as before"),
+            ("volume set data --iops 500", "500 IOPS now", "500 IOPS as before"),
+            ("volume set data --iops none", "no limits now", "no limits as before"),
+            ("volume resize data --size 32MiB", "32MiB now", "32MiB as before"),
+            ("grant set compute-data --rights read --iops 9", "changed: rights is read (was read,write), iops is 9",
+             "as it was: rights is read already, iops is 9 already"),
+            ("grant set compute-data --iops none --expires-in none", "changed: iops is gone (was 9); nothing else: it has no end",
+             "as it was: it has no iops, it has no end"),
+            ("server set --add-name io2.example", "certificate names localhost", "names as before localhost"),
+            ("server undrain", "it was not being drained", "it was not being drained")):
+        assert first in said(server, *command.split()), command
+        assert again in said(server, *command.split()), command
+    server.cli("server", "drain")
+    assert "not being drained" not in said(server, "server", "undrain")
+    refused = server.cli("pool", "set", "ram", "--setting", "size-", check=False)
+    assert refused.returncode == 64, refused
+
+
+def test_a_warning_is_given_at_a_change_as_at_the_beginning(server):
+    server.memory_pool("ram", size=64 << 20)
+    assert "note: pool ram has" in said(server, "volume", "create", "much", "--size", "1GiB", "--pool", "ram")
+    assert "note: pool ram has" in said(server, "volume", "resize", "much", "--size", "2GiB")
+    assert "note" not in said(server, "volume", "label", "much", "a=b")
+    server.json("node", "add", "compute")
+    server.grant("much", "compute")
+    for _ in range(2):
+        assert "note: the range ends at 4GiB" in said(server, "grant", "set", "compute-much", "--range", "0:4GiB")
+    assert "note" not in said(server, "grant", "set", "compute-much", "--range", "none")
+
+
+def test_what_was_taken_away_has_its_word(server):
+    node = server.join("compute")
+    server.volume("data", size="16MiB", node="compute")
+    server.cli("volume", "mark", "data", "monday")
+    server.cli("admin", "add", "alice", "--out", server.folder / "alice")
+    server.memory_pool("ram", size=64 << 20)
+    server.json("capability", "issue", "volume/data", credentials=node)
+    for command, word, what in (
+            ("volume unmark data monday", "removed", "volume/data/marker/monday"),
+            ("admin revoke alice", "revoked", "admin/alice"), ("pool delete ram", "deleted", "pool/ram"),
+            ("grant delete compute-data", "deleted", "grant/compute-data"), ("node remove compute", "removed", "node/compute"),
+            ("volume delete data --force", "deleted", "volume/data"), ("server undrain", "undrained", "server")):
+        form = "yaml" if word == "revoked" else "json"
+        found = (yaml.safe_load if form == "yaml" else json.loads)(said(server, *command.split(), "-o", form))
+        assert found.pop(word) == what and set(found) <= {"grants"}, (command, found)
+
+
+def test_every_error_has_a_code(server):
+    node = server.join("compute")
+    server.volume("data", size="16MiB")
+    nobody = server.folder / "nobody"
+    for command, credentials, code, status in (
+            ("volume show nothing", None, "NOT_FOUND", 66), ("volume create data --size 1MiB", None, "ALREADY_EXISTS", 73),
+            ("capability issue volume/data", node, "NO_GRANT", 77), ("bench volume/data --rw read", node, "NO_GRANT", 77),
+            ("volume map data", node, "NO_GRANT", 77), ("volume list", nobody, "NO_CREDENTIALS", 66),
+            ("bench volume/data --rw read", nobody, "NO_CREDENTIALS", 66), ("detach volume/data", node, "NOT_FOUND", 66),
+            ("volume delete data", None, "CONFLICT", 73), ("volume set data", None, "USAGE", 64),
+            ("volume list --nothing", None, "USAGE", 64), ("capability inspect /nowhere", None, "NOT_FOUND", 66)):
+        for form, read in (("json", json.loads), ("yaml", yaml.safe_load)):
+            refused = server.cli(*command.split(), "-o", form, credentials=credentials, check=False)
+            error = read(refused.stderr)["error"]
+            assert (error["code"], error["exit"], refused.returncode) == (code, status, status), (command, refused)
+            assert error["message"] and refused.stdout == "", (command, refused)
+
+
+def test_events_are_chosen_by_kind_resource_and_time(server):
+    server.memory_pool("ram", size=64 << 20)
+    server.volume("data", size="16MiB", pool="ram")
+    server.cli("volume", "fence", "data")
+
+    def kinds(*options):
+        return {event["kind"] for event in server.json("events", *options)}
+
+    assert kinds("--kind", "volume.fenced") == {"volume.fenced"}
+    assert kinds("--kind", "driver,volume") >= {"volume.fenced", "driver.running"}
+    assert {kind.split(".")[0] for kind in kinds("--kind", "driver,volume")} == {"driver", "volume"}
+    assert kinds("--resource", "volume/data") == {"volume.fenced"}
+    assert kinds("--resource", "pool/ram", "--since", "1h") >= {"driver.running"}
+    assert kinds("--since", "2100-01-01T00:00:00Z") == set() and kinds("--since", "2020-01-01T00:00:00Z") == kinds()
+    for wrong in (["--kind", "nothing"], ["--since", "yesterday"], ["--resource", "a/b/c"]):
+        assert server.cli("events", *wrong, check=False).returncode == 64, wrong
+    environment = {**os.environ, "SLUICE_SERVER": server.url, "SLUICE_CREDENTIALS": str(server.data / "admin")}
+    following = subprocess.Popen([BINARIES / "sluice", "events", "-f", "-o", "json", "--kind", "volume"], env=environment,
+                                 stdout=subprocess.PIPE, text=True)
+    first = json.loads(following.stdout.readline())
+    server.cli("pool", "restart", "ram")
+    server.cli("volume", "fence", "data", "--reason", "again")
+    second = json.loads(following.stdout.readline())
+    following.send_signal(signal.SIGINT)
+    following.communicate(timeout=30)
+    assert first["kind"] == second["kind"] == "volume.fenced" and "again" in second["message"]
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+@pytest.mark.parametrize("rw", ["randread", "mixed"])
+def test_an_interrupted_bench_prints_what_it_has_measured(server, rw, form):
+    node = server.join("compute")
+    server.volume("data", size="16MiB", node="compute")
+    environment = {**os.environ, "SLUICE_SERVER": server.url, "SLUICE_CREDENTIALS": str(node)}
+    running = subprocess.Popen(
+        [BINARIES / "sluice", "bench", "volume/data", "--rw", rw, "--time", "600", "-o", form], env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    await_condition("the load", lambda: any(one["requests"] > 100 for one in server.json("session", "list")))
+    running.send_signal(signal.SIGINT)
+    output, errors = running.communicate(timeout=60)
+    assert running.returncode == 130 and "interrupted after" in errors, errors
+    if form == "json":
+        report = json.loads(output)
+        assert report["isInterrupted"] and report["operations"] > 0 and report["read"]["latency"]["p50"] > 0
+    else:
+        assert "interrupted: this is what was measured until then" in output and "IOPS" in output
+    # One that waits for the server has measured nothing.
+    server.process.send_signal(signal.SIGSTOP)
+    running = subprocess.Popen(
+        [BINARIES / "sluice", "bench", "volume/data", "--rw", "read", "--time", "600", "-o", form], env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        running.wait(1)
+    except subprocess.TimeoutExpired:
+        running.send_signal(signal.SIGINT)
+    output, errors = running.communicate(timeout=60)
+    server.process.send_signal(signal.SIGCONT)
+    assert running.returncode != 0 and output == ""
