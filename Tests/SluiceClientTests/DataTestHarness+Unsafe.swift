@@ -28,7 +28,7 @@ final class ChannelHarness: DataChannelDelegate, @unchecked Sendable {
     // calls.
 
     let thread: ReactorThread
-    private var channel: DataChannel?
+    private var channel: SecureChannel?
     private let yield: AsyncStream<Heard>.Continuation
     private let heard: AsyncStream<Heard>
 
@@ -46,7 +46,7 @@ final class ChannelHarness: DataChannelDelegate, @unchecked Sendable {
     ) {
         thread.remote.postWithReactor { [self] reactor in
             do throws(ChannelError) {
-                let channel = try DataChannel(
+                let channel = try SecureChannel(
                     reactor: reactor, address: address, serverName: serverName, tls: context,
                     options: options,
                     delegate: self)
@@ -59,7 +59,7 @@ final class ChannelHarness: DataChannelDelegate, @unchecked Sendable {
     }
 
     /// Runs work with the channel on its thread.
-    func on(_ work: @escaping @Sendable (DataChannel) -> Void) {
+    func on(_ work: @escaping @Sendable (SecureChannel) -> Void) {
         thread.remote.post { [self] in
             if let channel { work(channel) }
         }
@@ -105,15 +105,15 @@ final class ChannelHarness: DataChannelDelegate, @unchecked Sendable {
         thread.join()
     }
 
-    func channelReady(_ channel: DataChannel) { yield.yield(.ready) }
+    func channelReady(_ channel: SecureChannel) { yield.yield(.ready) }
 
-    func channelCompleted(_ channel: DataChannel, _ completions: Span<ChannelCompletion>) {
+    func channelCompleted(_ channel: SecureChannel, _ completions: Span<ChannelCompletion>) {
         for index in completions.indices { yield.yield(.completed(completions[index])) }
     }
 
-    func channelEvent(_ channel: DataChannel, _ event: ChannelEvent) { yield.yield(.event(event)) }
+    func channelEvent(_ channel: SecureChannel, _ event: ChannelEvent) { yield.yield(.event(event)) }
 
-    func channelClosed(_ channel: DataChannel, _ error: ChannelError) { yield.yield(.closed(error)) }
+    func channelClosed(_ channel: SecureChannel, _ error: ChannelError) { yield.yield(.closed(error)) }
 }
 
 /// Memory for requests; freed with the last reference.

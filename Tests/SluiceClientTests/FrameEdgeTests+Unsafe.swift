@@ -79,7 +79,7 @@ import Wire
 
     @Test func requestsOfEverySizeLeaveWholeAndInOrder() throws {
         let pair = try OutgoingPair()
-        var frames = OutgoingFrames(tls: pair.client)
+        var frames = OutgoingFrames(sink: RecordSink(tls: pair.client))
         let payloads = [
             0, 512, (8 << 10) - 1, 8 << 10, (8 << 10) + 1, Self.record - 32, Self.record, Self.record + 1,
             (64 << 10) - 32, (64 << 10) - 31, 64 << 10, (64 << 10) + 1, 1 << 20,
@@ -112,6 +112,21 @@ import Wire
         }
         try frames.flush()
         #expect(try pair.received() == expected)
+    }
+}
+
+/// Encrypts frames.
+private final class RecordSink: FrameSink {
+    private let tls: TLSConnection
+
+    init(tls: TLSConnection) { self.tls = tls }
+
+    var pendingBytes: Int { tls.output.pendingBytes }
+
+    func write(_ bytes: UnsafeRawBufferPointer) throws(ChannelError) {
+        do throws(TLSError) {
+            unsafe try tls.write(bytes)
+        } catch { throw .tls(error) }
     }
 }
 

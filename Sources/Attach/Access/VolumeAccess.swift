@@ -272,7 +272,7 @@ public struct VolumeAccess: Sendable {
         do {
             return try TLSContext.client(
                 identity: credentials.identity, trust: .authority(caPEM: credentials.authorityPEM),
-                alpn: [DataChannel.protocolName])
+                alpn: [SecureLink.protocolName])
         } catch {
             throw ClientError(kind: .caller, code: "BAD_CREDENTIALS", detail: "\(error)")
         }

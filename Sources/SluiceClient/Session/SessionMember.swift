@@ -1,8 +1,8 @@
 import Core
 import Reactor
 
-/// One channel of a volume client, through all its connections.
-final class VolumeMember {
+/// One channel of a session, through all its connections.
+final class SessionMember<Link: ChannelLink> {
     enum Phase {
         /// No connection, and none is to be made now: another member's is needed first.
         case idle
@@ -13,18 +13,15 @@ final class VolumeMember {
         case opening
         /// The connection waits for a capability to open with.
         case needsCapability
-        /// The connection waits for another session to let go of the volume; a timer says when to try.
+        /// The connection waits for another session to let go of the resource; a timer says when to try.
         case conflicted
         case open
     }
 
-    /// The timer that ends reconnecting; a member's own has its index.
-    static let limitToken = UInt32.max
-
     let index: Int
     let core: ChannelCore
     var phase = Phase.idle
-    var channel: DataChannel?
+    var channel: DataChannel<Link>?
     var handle: UInt32 = 0
     var backoff = Backoff()
     var timer: TimerID?

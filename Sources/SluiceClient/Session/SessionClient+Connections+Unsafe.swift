@@ -1,19 +1,12 @@
 import Core
 import Reactor
-import TLS
 import Wire
 
-/// How the channels of a volume come, go and come back.
-extension VolumeClient {
-    /// How long a holder that has just died, or news on its way, may keep the volume from its user, and how often to ask.
-    private static let conflictNanoseconds: UInt64 = 8_000_000_000
-    private static let conflictPauseNanoseconds: UInt64 = 150_000_000
-    /// Between two questions to the name service.
-    private static let lookUpNanoseconds: UInt64 = 1_000_000_000
-
+/// How the channels of a session come, go and come back.
+extension SessionClient {
     // MARK: Connecting
 
-    func connect(_ member: VolumeMember) {
+    func connect(_ member: SessionMember<Link>) {
         member.phase = .connecting
         var setup = options.channel
         setup.ticket = ticketOfSession
@@ -23,9 +16,9 @@ extension VolumeClient {
                 since: reactor.now - interruption.since, usual: usualDial, longest: setup.dialMilliseconds)
         }
         do throws(ChannelError) {
-            let channel = try DataChannel(
-                reactor: reactor, address: places.current, serverName: options.serverName, tls: options.tls,
-                options: setup, buffers: buffers, core: member.core, delegate: self)
+            let channel = DataChannel(
+                reactor: reactor, link: try transport.makeLink(to: places.current, on: reactor),
+                options: setup, core: member.core, delegate: self)
             member.channel = channel
             channel.connect()
         } catch {
@@ -33,9 +26,9 @@ extension VolumeClient {
         }
     }
 
-    /// The first channel starts, joins or resumes the session and opens the volume; the others follow once
+    /// The first channel starts, joins or resumes the session and opens the resource; the others follow once
     /// that has worked.
-    public func channelReady(_ channel: DataChannel) {
+    public func channelReady(_ channel: DataChannel<Link>) {
         guard let member = member(of: channel), ending == nil else { return }
         places.worked()
         usualDial = channel.dialNanoseconds ?? usualDial
@@ -46,14 +39,15 @@ extension VolumeClient {
         open(member)
     }
 
-    func open(_ member: VolumeMember) {
+    func open(_ member: SessionMember<Link>) {
         guard let channel = member.channel, ending == nil else { return }
         member.phase = .opening
         // The claim of our own session is no obstacle; only a successor wants what a dead process holds.
         let takesOver = options.takesOver && !isReady
         member.openedWith = options.capability
-        channel.open(capability: options.capability, rights: options.rights, takesOver: takesOver) {
-            [self] result in
+        channel.open(
+            capability: options.capability, kind: rules.kind, rights: options.rights, takesOver: takesOver
+        ) { [self] result in
             guard member.channel === channel, ending == nil else { return }
             switch result {
             case .success(let (handle, resource)): opened(member, channel, handle, resource)
@@ -63,47 +57,28 @@ extension VolumeClient {
     }
 
     private func opened(
-        _ member: VolumeMember, _ channel: DataChannel, _ handle: UInt32, _ resource: ResourceState
+        _ member: SessionMember<Link>, _ channel: DataChannel<Link>, _ handle: UInt32,
+        _ described: ResourceState
     ) {
-        guard resource.kind == .volume else {
-            return end(.violation("the server opened something that is no volume"))
+        switch rules.judge(described, isOpened: true, known: state) {
+        case .over(let error): end(error)
+        // Another server may be right, so that this one is asked again, or another: what waits is not lost for that.
+        case .notBelieved(let fault): channel.end(.violation(fault))
+        case .taken(let believed, let findings):
+            conflictSince = nil
+            member.handle = handle
+            take(believed, findings, handle: handle)
+            channel.repeatUnanswered(handle: handle, isShared: findings.isShared)
         }
-        if let state, state.resource != resource.resource || state.epoch != resource.epoch {
-            // Others may have written since: what this side remembers of the volume is not true any more.
-            return end(
-                .refused(
-                    .open, .staleEpoch,
-                    message: "the volume was fenced, or lost what it held, while this node was away"))
-        }
-        if let stale = staleness(under: resource) { return end(stale) }
-        // A server of such a volume is not believed, and asked again: what waits for it is not lost for that.
-        if let fault = state?.fault(of: resource) { return channel.end(.violation(fault)) }
-        conflictSince = nil
-        member.handle = handle
-        let hasGrown = state.map { resource.size > $0.size } ?? false
-        take(resource)
-        if hasGrown { tellSize(handle: handle, resource.size) }
-        channel.repeatUnanswered(handle: handle, isShared: resource.accessMode == .shared)
     }
 
-    /// Why what this side remembers of the volume is not true any more, if somebody else has had it for writing since.
-    func staleness(under resource: ResourceState) -> ChannelError? {
-        let isAlone =
-            resource.accessMode == .singleWriter && state?.accessMode ?? .singleWriter == .singleWriter
-        guard isAlone, resource.rights.contains(.write) || resource.rights.contains(.discard),
-            let known = state?.writerGeneration ?? options.knownGeneration,
-            known != resource.writerGeneration
-        else { return nil }
-        return .superseded("another node wrote to the volume while this one was away")
-    }
-
-    private func notOpened(_ member: VolumeMember, _ error: ChannelError) {
+    private func notOpened(_ member: SessionMember<Link>, _ error: ChannelError) {
         guard case .refused = error else { return }
         switch ReconnectVerdict(error) {
         case .conflict:
             guard options.takesOver, isPatient else { return end(error) }
             member.phase = .conflicted
-            setTimer(member, after: VolumeClient.conflictPauseNanoseconds)
+            setTimer(member, after: SessionTimes.conflictPauseNanoseconds)
         case .newCapability where isReady:
             interrupted(error)
             guard member.phase != .needsCapability else { return }
@@ -115,7 +90,7 @@ extension VolumeClient {
             expired?(.failure(error))
             let isFirst = !members.contains { $0.phase == .needsCapability }
             member.phase = .needsCapability
-            if isFirst { delegate?.volumeNeedsCapability(self) }
+            if isFirst { needsCapability() }
         case .retry where isReady:
             interrupted(error)
             member.phase = .conflicted
@@ -123,7 +98,7 @@ extension VolumeClient {
                 member, after: max(member.backoff.next(random: randomNumber()), Backoff.firstNanoseconds))
         case .retry where error.status == .busy && isPatient:
             member.phase = .conflicted
-            setTimer(member, after: VolumeClient.conflictPauseNanoseconds)
+            setTimer(member, after: SessionTimes.conflictPauseNanoseconds)
         case .retry, .newSession, .newCapability, .final: end(error)
         }
     }
@@ -132,11 +107,11 @@ extension VolumeClient {
     private var isPatient: Bool {
         let since = conflictSince ?? reactor.now
         conflictSince = since
-        return reactor.now - since < VolumeClient.conflictNanoseconds
+        return reactor.now - since < SessionTimes.conflictNanoseconds
     }
 
     /// Everything that was unanswered is on its way again.
-    public func channelOpened(_ channel: DataChannel) {
+    public func channelOpened(_ channel: DataChannel<Link>) {
         guard let member = member(of: channel), ending == nil else { return }
         member.phase = .open
         member.openedAt = reactor.now
@@ -149,16 +124,16 @@ extension VolumeClient {
             renewal(.success(state))
         }
         guard members.allSatisfy({ $0.phase == .open }) else {
-            if isReady { delegate?.volumeHasRoom(self) }
+            if isReady { hasRoom() }
             return
         }
         if !isReady {
             isReady = true
-            delegate?.volumeReady(self)
+            ready()
             return
         }
         resumed()
-        delegate?.volumeHasRoom(self)
+        hasRoom()
     }
 
     // MARK: A capability that has ended
@@ -168,7 +143,7 @@ extension VolumeClient {
         guard !isExpired else { return }
         isExpired = true
         interrupted(.expired)
-        delegate?.volumeNeedsCapability(self)
+        needsCapability()
     }
 
     /// The server has taken a newer one on every channel that is open.
@@ -177,13 +152,13 @@ extension VolumeClient {
         isExpired = false
         submitLeftovers()
         if members.allSatisfy({ $0.phase == .open }) { resumed() }
-        delegate?.volumeHasRoom(self)
+        hasRoom()
     }
 
     // MARK: Losing and finding again
 
     /// For the channels.
-    public func channelClosed(_ channel: DataChannel, _ error: ChannelError) {
+    public func channelClosed(_ channel: DataChannel<Link>, _ error: ChannelError) {
         guard let member = member(of: channel) else { return }
         member.channel = nil
         member.phase = .idle
@@ -208,8 +183,8 @@ extension VolumeClient {
         }
     }
 
-    /// Before the volume was ready once, only another address may help.
-    private func startFailed(_ member: VolumeMember, _ channel: DataChannel, _ error: ChannelError) {
+    /// Before the session was ready once, only another address may help.
+    private func startFailed(_ member: SessionMember<Link>, _ channel: DataChannel<Link>, _ error: ChannelError) {
         guard channel.greeting == nil, case .retry = ReconnectVerdict(error), !places.failed(channel.address)
         else { return end(error) }
         if case .refused = error { return end(error) }
@@ -217,7 +192,7 @@ extension VolumeClient {
     }
 
     /// - Parameter reached: whether somebody took the connection of the last try.
-    private func tryAgain(_ member: VolumeMember, _ error: ChannelError, reached: Bool) {
+    private func tryAgain(_ member: SessionMember<Link>, _ error: ChannelError, reached: Bool) {
         interrupted(error)
         guard ending == nil else { return }
         // Only one may begin a session.
@@ -234,7 +209,7 @@ extension VolumeClient {
         setTimer(member, after: wait)
     }
 
-    private func setTimer(_ member: VolumeMember, after nanoseconds: UInt64) {
+    private func setTimer(_ member: SessionMember<Link>, after nanoseconds: UInt64) {
         guard let target else { return }
         if let timer = member.timer { reactor.cancelTimer(timer) }
         member.timer = reactor.setTimer(after: nanoseconds, target: target, token: UInt32(member.index))
@@ -247,14 +222,17 @@ extension VolumeClient {
     private func lookUp() {
         guard let lookUp = options.lookUp, !isLookingUp, reactor.now >= nextLookUp else { return }
         isLookingUp = true
-        nextLookUp = reactor.now + VolumeClient.lookUpNanoseconds
+        nextLookUp = reactor.now + SessionTimes.lookUpNanoseconds
         let remote = reactor.remote
-        let answer = LookUpAnswer(self)
+        let answer = PlacesAnswer { [self] found in
+            isLookingUp = false
+            places.replace(found)
+        }
         lookUp { found in remote.post { answer.take(found) } }
     }
 
     /// The server does not know the session any more: a new one executes what changes nothing; the rest fails.
-    private func sessionLost(_ member: VolumeMember, _ error: ChannelError) {
+    private func sessionLost(_ member: SessionMember<Link>, _ error: ChannelError) {
         // Only the client that began the session can begin another.
         guard options.channel.ticket == nil || options.succeedsSession else { return end(error) }
         let isLossy = ledger.lose()
@@ -294,13 +272,13 @@ extension VolumeClient {
             seen.reconnected()
             if let seconds = options.reconnectSeconds, let target {
                 reconnectLimit = reactor.setTimer(
-                    after: Nanoseconds.seconds(seconds), target: target, token: VolumeMember.limitToken)
+                    after: Nanoseconds.seconds(seconds), target: target, token: SessionTimes.limitToken)
             }
         } else if interruption?.reason == reason {
             return
         }
         interruption?.reason = reason
-        delegate?.volumeInterrupted(self, error)
+        interrupted(by: error)
     }
 
     private func resumed() {
@@ -308,8 +286,8 @@ extension VolumeClient {
         self.interruption = nil
         if let reconnectLimit { reactor.cancelTimer(reconnectLimit) }
         reconnectLimit = nil
-        delegate?.volumeResumed(
-            self, afterNanoseconds: reactor.now - interruption.since, repeated: interruption.repeated)
+        resumed(
+            afterNanoseconds: reactor.now - interruption.since, repeated: interruption.repeated)
     }
 
     func reconnectingTookTooLong() {
@@ -337,34 +315,18 @@ extension VolumeClient {
     /// Says the end when the last channel has gone and every completion is out.
     func announceEnd() {
         guard let ending, local.isEmpty,
-            members.allSatisfy({ $0.channel == nil && $0.core.completionCount == 0 }),
-            let listener = delegate
+            members.allSatisfy({ $0.channel == nil && $0.core.completionCount == 0 }), !hasAnnouncedEnd
         else { return }
-        delegate = nil
+        hasAnnouncedEnd = true
         if let target { reactor.unregister(target) }
         target = nil
         let renewal = renewal
         self.renewal = nil
         renewal?(.failure(ending))
-        listener.volumeClosed(self, ending)
+        closed(ending)
     }
 
-    func member(of channel: DataChannel) -> VolumeMember? {
+    func member(of channel: DataChannel<Link>) -> SessionMember<Link>? {
         members.first { $0.channel === channel }
-    }
-}
-
-/// Carries the name service's answer to the reactor's thread.
-private final class LookUpAnswer: @unchecked Sendable {
-    // SAFETY: made and taken on the reactor's thread; only the reference passes through others.
-    private var client: VolumeClient?
-
-    init(_ client: VolumeClient) { self.client = client }
-
-    func take(_ found: [SocketAddress]) {
-        guard let client else { return }
-        self.client = nil
-        client.isLookingUp = false
-        client.places.replace(found)
     }
 }

@@ -1,36 +1,25 @@
 import Core
 import Reactor
-import TLS
 import Wire
 
-/// The connection's life: connect, handshake, HELLO, bytes in and out, pulse, end.
+/// The timers of a channel.
+enum ChannelTimer {
+    static let deadline: UInt32 = 1
+    static let pulse: UInt32 = 2
+}
+
+/// The connection's life: HELLO, bytes in and out, pulse, end. What the link calls has its name in it.
 extension DataChannel {
     // MARK: Opening
 
-    func connectCompleted(_ result: Int32) {
-        operations -= 1
-        guard ending == nil, let target, let fd = socket?.raw else { return finishEnd() }
-        guard result >= 0 else {
-            let reason = ReactorError.text(errno: -result)
-            return end(.unreachable(address: address.description, reason: reason))
-        }
+    /// Somebody takes the connection.
+    func linkConnected() {
         dialled()
         restartDeadline(seconds: options.connectSeconds)
-        operations += 1
-        reactor.receiveMultishot(fd: fd, target: target, token: Token.receive)
-        do throws(TLSError) {
-            _ = try outgoing.tls.handshake()
-        } catch {
-            return end(.tls(error))
-        }
-        send()
     }
 
-    /// The handshake is done: checks the protocol and says HELLO.
-    private func sayHello() throws(ChannelError) {
-        guard outgoing.tls.alpn == DataChannel.protocolName else {
-            throw ChannelError.violation("it does not speak \(DataChannel.protocolName)")
-        }
+    /// Nobody else hears or says anything on the link: says HELLO.
+    func linkSecured() {
         var hello = Hello(
             payloadBytesMax: options.payloadBytesMax, features: options.outlivesConnections ? .resume : [],
             slots: UInt16(min(max(options.depth, 1) + 1, Limits.slotsPerChannelMax)),
@@ -56,11 +45,8 @@ extension DataChannel {
         if let deadline { reactor.cancelTimer(deadline) }
         guard let target else { return }
         deadline = reactor.setTimer(
-            after: Nanoseconds.seconds(seconds), target: target, token: Token.deadline)
+            after: Nanoseconds.seconds(seconds), target: target, token: ChannelTimer.deadline)
     }
-
-    /// The application protocol that is offered in the handshake.
-    public static let protocolName = "sluice/1"
 
     private func greeted(_ reply: HelloReply) {
         if let deadline { reactor.cancelTimer(deadline) }
@@ -73,66 +59,31 @@ extension DataChannel {
 
     // MARK: Bytes in
 
-    func receiveCompleted(_ result: Int32, _ flags: CompletionFlags) {
-        if !flags.more { operations -= 1 }
-        guard state != .closed else {
-            if flags.hasBuffer { reactor.recycle(flags) }
-            return finishEnd()
-        }
-        guard result > 0, flags.hasBuffer else {
-            if flags.hasBuffer { reactor.recycle(flags) }
-            return end(.lost(result == 0 ? "the server closed it" : ReactorError.text(errno: -result)))
-        }
+    /// Something has arrived, whatever it is.
+    func linkHeard() {
         hasHeard = true
         if unansweredSince != nil { isAnswered() }
-        var failure: ChannelError?
-        unsafe outgoing.tls.feed(
-            reactor.receiveBuffer(flags, count: Int(result)), headroom: Limits.receiveHeadroomBytes)
+    }
+
+    /// Takes apart all that has arrived; what was wrong with it.
+    func linkHasInput() -> ChannelError? {
         do throws(ChannelError) {
-            try takeIn()
+            while true {
+                let isDirect = core.isRoomDirect
+                guard let count = try unsafe link.read(into: core.room) else { return nil }
+                guard count > 0 else { return .lost("the server closed it") }
+                try core.received(count, isDirect: isDirect)
+            }
         } catch {
-            failure = error
+            return error
         }
-        outgoing.tls.endInput()
-        reactor.recycle(flags)
+    }
+
+    /// What has arrived is taken: hands out what it brought, and ends if it was the last.
+    func linkHasNoMore(_ failure: ChannelError?) {
         deliver()
         if let failure { return end(failure) }
-        if !flags.more { return end(.lost("the server closed it")) }
-        if outgoing.tls.output.pendingBytes > 0 { askForBatchEnd() }
-    }
-
-    /// Decrypts and takes apart all that has arrived.
-    private func takeIn() throws(ChannelError) {
-        do throws(TLSError) {
-            if !isHandshaken {
-                guard try outgoing.tls.handshake() else { return }
-                isHandshaken = true
-                try sayHelloAfterHandshake()
-            }
-        } catch {
-            throw .tls(error)
-        }
-        if let ending { throw ending }
-        while true {
-            let isDirect = core.isRoomDirect
-            let count: Int?
-            do throws(TLSError) {
-                count = try unsafe outgoing.tls.read(into: core.room)
-            } catch {
-                throw .tls(error)
-            }
-            guard let count else { return }
-            guard count > 0 else { throw .lost("the server closed it") }
-            try core.received(count, isDirect: isDirect)
-        }
-    }
-
-    private func sayHelloAfterHandshake() throws(TLSError) {
-        do throws(ChannelError) {
-            try sayHello()
-        } catch {
-            ending = error
-        }
+        if link.pendingBytes > 0 { askForBatchEnd() }
     }
 
     /// Hands out what the replies of this wake-up brought. What is submitted meanwhile is taken; the end
@@ -177,46 +128,18 @@ extension DataChannel {
 
     // MARK: Bytes out
 
-    /// Encrypts what was gathered and sends it, unless a send is in flight: that one's end sends the rest.
+    /// Writes what was gathered and sends it, unless a send is in flight: that one's end sends the rest.
     func send() {
-        do throws(TLSError) {
+        do throws(ChannelError) {
             try outgoing.flush()
         } catch {
-            return end(.tls(error))
+            return end(error)
         }
-        sendPending()
+        link.send()
     }
 
-    /// Sends what is encrypted already, now, so that the server works at it while the rest of this wake-up's requests is
-    /// being gathered. What the socket takes at once does not wait for a turn of the reactor, so that more may follow.
-    func sendEarly() {
-        guard target != nil, let fd = socket?.raw, outgoing.beginSend() else { return }
-        if unsafe outgoing.noteSent(Sockets.sendNow(fd: fd, outgoing.sendingBytes)) { return }
-        sendRest()
-        reactor.submit()
-    }
-
-    private func sendPending() {
-        guard target != nil, socket != nil, outgoing.beginSend() else { return }
-        sendRest()
-    }
-
-    private func sendRest() {
-        guard let target, let fd = socket?.raw else { return }
-        operations += 1
-        unsafe reactor.send(fd: fd, outgoing.sendingBytes, target: target, token: Token.send)
-    }
-
-    func sendCompleted(_ result: Int32) {
-        operations -= 1
-        let isAll = outgoing.endSend(Int(max(result, 0)))
-        if state == .closed {
-            if isAll, outgoing.tls.output.pendingBytes > 0 { sendPending() } else { hangUp() }
-            return finishEnd()
-        }
-        guard isAll else {
-            return end(.lost(result < 0 ? ReactorError.text(errno: -result) : "the server stopped reading"))
-        }
+    /// A send is over.
+    func linkHasSent() {
         if controls.waiting != nil { sendNextControl() }
         if repeating != nil { goOnRepeating() }
         send()
@@ -226,7 +149,8 @@ extension DataChannel {
 
     private func armPulse() {
         guard let target else { return }
-        pulse = reactor.setTimer(after: DataChannel.pulseNanoseconds, target: target, token: Token.pulse)
+        pulse = reactor.setTimer(
+            after: DataChannel.pulseNanoseconds, target: target, token: ChannelTimer.pulse)
     }
 
     /// Looks twice a second whether the server lives. A second of silence while something is awaited is answered with a
@@ -241,8 +165,8 @@ extension DataChannel {
             awaitedPulses = quietPulses == 0 ? 0 : awaitedPulses + 1
             let seconds = awaitedPulses / DataChannel.pulsesPerSecond
             if seconds >= 3 * max(options.pulseSeconds, 1) { return end(.timedOut("a PING")) }
-            if seconds >= DataChannel.unheardSeconds, let fd = socket?.raw,
-                Sockets.isUnheard(fd: fd, milliseconds: UInt32(DataChannel.unheardSeconds * 1000))
+            if seconds >= DataChannel.unheardSeconds,
+                link.isUnheard(milliseconds: UInt32(DataChannel.unheardSeconds * 1000))
             {
                 return end(.timedOut("the network is silent"))
             }
@@ -271,15 +195,15 @@ extension DataChannel {
         delegate?.channelIsAnswered(self)
     }
 
-    private static let pulseNanoseconds: UInt64 = 500_000_000
-    private static let pulsesPerSecond: UInt64 = 1_000_000_000 / pulseNanoseconds
+    private static var pulseNanoseconds: UInt64 { 500_000_000 }
+    private static var pulsesPerSecond: UInt64 { 1_000_000_000 / pulseNanoseconds }
 
     private func ping() {
         control(.ping, handle: 0, body: []) { _ in }
     }
 
     /// For how long a network may acknowledge nothing before a new connection is tried.
-    private static let unheardSeconds: UInt64 = 2
+    private static var unheardSeconds: UInt64 { 2 }
 
     // MARK: The end
 
@@ -297,42 +221,10 @@ extension DataChannel {
         // close_notify would end the channel at the server too.
         let outlives = !error.isDeliberate && (core.isSuspended || core.canResume)
         if outlives { core.suspend() } else { core.abandon(.ioError) }
-        if wasIdle {
-            deliver()
-            return
-        }
-        if outlives { hangUp() } else { sayGoodbye() }
+        if let target { reactor.unregister(target) }
+        target = nil
+        if !wasIdle { link.end(inOrder: !outlives) }
         deliver()
-        finishEnd()
-    }
-
-    /// Sends what waits and a close_notify, for a second at most.
-    private func sayGoodbye() {
-        outgoing.tls.close()
-        if !outgoing.isSending { sendPending() }
-        if outgoing.isSending, let target {
-            _ = reactor.setTimer(after: DataChannel.lingerNanoseconds, target: target, token: Token.linger)
-        } else {
-            hangUp()
-        }
-    }
-
-    private static let lingerNanoseconds: UInt64 = 1_000_000_000
-
-    /// Makes the operations of the socket end.
-    func hangUp() {
-        guard let target, let fd = socket?.raw, operations > 0 else { return }
-        Sockets.shutdown(fd: fd)
-        reactor.cancel(target: target, token: Token.connect)
-        reactor.cancel(target: target, token: Token.receive)
-    }
-
-    /// Lets go of the socket and the reactor once the kernel has nothing of ours.
-    private func finishEnd() {
-        guard state == .closed, operations == 0, let target else { return }
-        socket = nil
-        self.target = nil
-        reactor.unregister(target)
     }
 
     private func announceEnd() {

@@ -1,6 +1,5 @@
 import Core
 import Reactor
-import TLS
 import Wire
 
 /// One I/O request on a handle.
@@ -114,40 +113,43 @@ public struct ChannelOptions: Sendable {
 }
 
 /// Hears of a channel; called on the reactor's thread, and kept alive until `channelClosed`.
-public protocol DataChannelDelegate: AnyObject {
+public protocol DataChannelDelegate<Link>: AnyObject {
+    /// What carries the channel's bytes.
+    associatedtype Link: ChannelLink
+
     /// HELLO is answered: handles can be opened.
-    func channelReady(_ channel: DataChannel)
+    func channelReady(_ channel: DataChannel<Link>)
     /// I/O requests ended: all those of one wake-up. New requests may be submitted from here.
-    func channelCompleted(_ channel: DataChannel, _ completions: Span<ChannelCompletion>)
+    func channelCompleted(_ channel: DataChannel<Link>, _ completions: Span<ChannelCompletion>)
     /// The server said something unasked.
-    func channelEvent(_ channel: DataChannel, _ event: ChannelEvent)
+    func channelEvent(_ channel: DataChannel<Link>, _ event: ChannelEvent)
     /// Every request of the connection before was sent again: new ones can be submitted.
-    func channelOpened(_ channel: DataChannel)
+    func channelOpened(_ channel: DataChannel<Link>)
     /// No change that was given up can be executed any more.
-    func channelSettled(_ channel: DataChannel)
+    func channelSettled(_ channel: DataChannel<Link>)
     /// The server takes what is sent, and has answered nothing for a second and a half, not even a PING. Once, until
     /// `channelIsAnswered` or the end.
-    func channelIsUnanswered(_ channel: DataChannel)
+    func channelIsUnanswered(_ channel: DataChannel<Link>)
     /// The server has said something after `channelIsUnanswered`.
-    func channelIsAnswered(_ channel: DataChannel)
+    func channelIsAnswered(_ channel: DataChannel<Link>)
     /// Requests were refused because the capability has ended, and are not executed: the core has them.
-    func channelExpired(_ channel: DataChannel)
+    func channelExpired(_ channel: DataChannel<Link>)
     /// The channel's end, after the completions of all its requests: the last call.
-    func channelClosed(_ channel: DataChannel, _ error: ChannelError)
+    func channelClosed(_ channel: DataChannel<Link>, _ error: ChannelError)
 }
 
 extension DataChannelDelegate {
     /// Nothing: only channels that outlive their connections say it.
-    public func channelOpened(_ channel: DataChannel) {}
+    public func channelOpened(_ channel: DataChannel<Link>) {}
 
     /// Nothing: it passes, or the channel ends.
-    public func channelIsUnanswered(_ channel: DataChannel) {}
+    public func channelIsUnanswered(_ channel: DataChannel<Link>) {}
 
     /// Nothing.
-    public func channelIsAnswered(_ channel: DataChannel) {}
+    public func channelIsAnswered(_ channel: DataChannel<Link>) {}
     /// Nothing: only owners that hold such requests hear it.
-    public func channelExpired(_ channel: DataChannel) {}
+    public func channelExpired(_ channel: DataChannel<Link>) {}
 
     /// Nothing: only owners that give requests up hear it.
-    public func channelSettled(_ channel: DataChannel) {}
+    public func channelSettled(_ channel: DataChannel<Link>) {}
 }

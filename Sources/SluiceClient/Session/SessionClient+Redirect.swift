@@ -3,25 +3,20 @@ import Reactor
 import Wire
 
 /// A server that is to be left, and where to go instead.
-extension VolumeClient {
-    /// How long the clients of one server take to leave it, so that they do not come elsewhere all at once.
-    private static let spreadNanoseconds: UInt64 = 2_000_000_000
-    /// For how long after the time that was given the other place may begin to serve.
-    private static let latenessSeconds: UInt64 = 60
-
+extension SessionClient {
     /// The server of the channel goes away within so many seconds. A place where its certificate does not name it is
     /// not gone to, nor looked at: a server could learn from that what else this machine reaches.
-    func drains(_ channel: DataChannel, seconds: UInt64, target: String) {
+    func drains(_ channel: DataChannel<Link>, seconds: UInt64, target: String) {
         guard !target.isEmpty, options.reconnects else { return }
         let from = channel.address
-        let known = ServerNames(certificate: channel.serverCertificate, connected: from)
+        let known = channel.link.serverNames
         if let place = try? SocketAddress(text: target) {
             guard known.cover(place) else { return refuse(target) }
             return follow(place, from: from, within: seconds)
         }
         guard let resolve = options.resolve, known.cover(placeText: target) else { return refuse(target) }
         let remote = reactor.remote
-        let answer = ResolvedPlaces { [weak self] found in
+        let answer = PlacesAnswer { [weak self] found in
             guard let place = found.first(where: known.mayHave) else { return self?.refuse(target) ?? () }
             self?.follow(place, from: from, within: seconds)
         }
@@ -37,10 +32,10 @@ extension VolumeClient {
         guard ending == nil, place != from, place.port > 0, places.prefer(place) else { return }
         guard seconds > 0, isReady, move?.address != place else { return }
         move?.stop()
-        let spread = min(Nanoseconds.seconds(seconds) / 8, VolumeClient.spreadNanoseconds)
+        let spread = min(Nanoseconds.seconds(seconds) / 8, SessionTimes.spreadNanoseconds)
         move = PlaceProbe(
-            reactor: reactor, address: place, afterNanoseconds: randomNumber() % (spread + 1),
-            forSeconds: seconds.addingSaturated(VolumeClient.latenessSeconds)
+            reactor: reactor, transport: transport, address: place, afterNanoseconds: randomNumber() % (spread + 1),
+            forSeconds: seconds.addingSaturated(SessionTimes.latenessSeconds)
         ) { [weak self] in self?.leave(for: place) }
     }
 
@@ -49,13 +44,13 @@ extension VolumeClient {
         move = nil
         for member in members {
             guard let channel = member.channel, channel.address != place else { continue }
-            channel.leave("its server is drained, the volume is at \(place) from now on")
+            channel.leave("its server is drained, what it serves is at \(place) from now on")
         }
     }
 }
 
-/// Carries addresses from the name service to the reactor's thread.
-private final class ResolvedPlaces: @unchecked Sendable {
+/// Carries the name service's answer to the reactor's thread.
+final class PlacesAnswer: @unchecked Sendable {
     // SAFETY: made and taken on the reactor's thread; only the reference passes through others.
     private var use: (([SocketAddress]) -> Void)?
 

@@ -3,6 +3,9 @@ import Reactor
 import TLS
 import Wire
 
+/// A channel over TLS and TCP.
+public typealias SecureChannel = DataChannel<SecureLink>
+
 /// One connection to the data port of an I/O server: requests in, completions out, many at a time.
 ///
 /// Lives on one reactor and is used on that reactor's thread only. Requests that are submitted in one wake-up
@@ -10,7 +13,7 @@ import Wire
 /// and WRITE is the caller's and must stay valid until the completion. Everything that the server sends is
 /// checked; a server that breaks the protocol costs the channel and nothing else.
 @safe
-public final class DataChannel: CompletionTarget, BatchTarget {
+public final class DataChannel<Link: ChannelLink>: CompletionTarget {
     /// Where a channel is in its life.
     public enum State: Sendable {
         /// Made, `connect` not called yet.
@@ -23,15 +26,6 @@ public final class DataChannel: CompletionTarget, BatchTarget {
         case closed
     }
 
-    enum Token {
-        static let connect: UInt32 = 1
-        static let receive: UInt32 = 2
-        static let send: UInt32 = 3
-        static let deadline: UInt32 = 4
-        static let pulse: UInt32 = 5
-        static let linger: UInt32 = 6
-    }
-
     /// Where the channel is in its life.
     public internal(set) var state = State.idle
     /// What HELLO negotiated; nil before `channelReady`.
@@ -40,17 +34,14 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     let reactor: Reactor
     let core: ChannelCore
     let options: ChannelOptions
-    let address: SocketAddress
-    var delegate: (any DataChannelDelegate)?
-    var outgoing: OutgoingFrames
+    let link: Link
+    var delegate: (any DataChannelDelegate<Link>)?
+    var outgoing: OutgoingFrames<Link>
     var controls: ControlQueue
+    /// For timers.
     var target: TargetID?
-    var socket: FileDescriptor?
-    var isHandshaken = false
     var isDelivering = false
     var isAtBatchEnd = false
-    /// Operations that the kernel still has: the channel's memory and socket are theirs until they end.
-    var operations = 0
     var ending: ChannelError?
     /// The handle for the requests that are being sent again; nil when there are none.
     var repeating: (handle: UInt32, isShared: Bool)?
@@ -72,43 +63,19 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     /// Set when no further request is taken, because it is to go on elsewhere: the end that comes with the last reply.
     private var departure: ChannelError?
 
-    /// A channel that will connect to `address`.
-    ///
-    /// - Parameters:
-    ///   - serverName: the DNS name or IP address that the server's certificate must be for.
-    ///   - tls: a client's context with ALPN `sluice/1` and the identity that capabilities are bound to.
-    ///   - buffers: shared by the channels of one reactor; nil makes one of its own.
-    public convenience init(
-        reactor: Reactor, address: SocketAddress, serverName: String, tls: TLSContext,
-        options: ChannelOptions = ChannelOptions(), buffers: TLSBufferPool? = nil,
-        delegate: any DataChannelDelegate
-    ) throws(ChannelError) {
-        try self.init(
-            reactor: reactor, address: address, serverName: serverName, tls: tls, options: options,
-            buffers: buffers, core: ChannelCore(), delegate: delegate)
-    }
-
     /// A channel that goes on with the slots of `core`, if that was suspended; the options' ticket must be that
     /// of its session then.
     init(
-        reactor: Reactor, address: SocketAddress, serverName: String, tls: TLSContext,
-        options: ChannelOptions, buffers: TLSBufferPool?, core: ChannelCore,
-        delegate: any DataChannelDelegate
-    ) throws(ChannelError) {
+        reactor: Reactor, link: Link, options: ChannelOptions, core: ChannelCore,
+        delegate: any DataChannelDelegate<Link>
+    ) {
         self.reactor = reactor
         self.core = core
-        self.address = address
+        self.link = link
         self.options = options
         self.delegate = delegate
         controls = ControlQueue()
-        do throws(TLSError) {
-            outgoing = OutgoingFrames(
-                tls: try TLSConnection(
-                    context: tls, serverName: serverName,
-                    buffers: buffers ?? TLSBufferPool(retainedBytesMax: 4 << 20)))
-        } catch {
-            throw .tls(error)
-        }
+        outgoing = OutgoingFrames(sink: link)
     }
 
     // MARK: Entry points
@@ -119,23 +86,16 @@ public final class DataChannel: CompletionTarget, BatchTarget {
         state = .connecting
         let target = reactor.register(self)
         self.target = target
-        let socket: FileDescriptor
-        do throws(ReactorError) {
-            socket = try Sockets.stream(family: address.family)
-        } catch {
-            ending = .unreachable(address: address.description, reason: error.description)
-            askForBatchEnd()
-            return
-        }
-        let fd = socket.raw
-        self.socket = consume socket
-        Sockets.setNoDelay(fd: fd)
-        Sockets.setKeepAlive(fd: fd, idleSeconds: 30, intervalSeconds: 10)
         deadline = reactor.setTimer(
-            after: Nanoseconds.milliseconds(options.dialMilliseconds), target: target, token: Token.deadline)
-        operations += 1
+            after: Nanoseconds.milliseconds(options.dialMilliseconds), target: target,
+            token: ChannelTimer.deadline)
         dialledAt = reactor.now
-        reactor.connect(fd: fd, address: address, target: target, token: Token.connect)
+        do throws(ChannelError) {
+            try link.connect(for: self)
+        } catch {
+            ending = error
+            askForBatchEnd()
+        }
     }
 
     /// Sends an I/O request, at the latest when this wake-up ends.
@@ -151,7 +111,7 @@ public final class DataChannel: CompletionTarget, BatchTarget {
         if header.length > 0 {
             unsafe outgoing.append(
                 header, UnsafeRawBufferPointer(start: request.payload, count: Int(header.length)))
-            if outgoing.isWorthSending { sendEarly() }
+            if outgoing.isWorthSending, !link.isSending { link.sendEarly() }
         } else {
             outgoing.append(header)
         }
@@ -168,8 +128,8 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     /// What the server last said to an I/O request that it refused; empty when it said nothing.
     public var lastMessage: String { core.lastMessage }
 
-    /// What the server's certificate says; nil before the handshake is done.
-    var serverCertificate: Certificate? { outgoing.tls.peerCertificate }
+    /// Where it is connected to.
+    var address: SocketAddress { link.address }
 
     /// What other channels need to join this channel's session; nil before `channelReady`, or if this one
     /// joined.
@@ -266,21 +226,13 @@ public final class DataChannel: CompletionTarget, BatchTarget {
 
     /// For the reactor.
     public func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
-        switch token {
-        case Token.receive: receiveCompleted(result, flags)
-        case Token.send: sendCompleted(result)
-        case Token.connect: connectCompleted(result)
-        case Token.deadline:
-            deadline = nil
-            end(.timedOut("connecting to \(address) and saying HELLO"))
-        case Token.pulse: pulsed()
-        case Token.linger: hangUp()
-        default: preconditionFailure("a completion that nobody asked for")
-        }
+        if token == ChannelTimer.pulse { return pulsed() }
+        deadline = nil
+        end(.timedOut("connecting to \(address) and saying HELLO"))
     }
 
-    /// For the reactor: seals and sends what this wake-up's submissions left behind.
-    public func batchEnded() {
+    /// For the link: writes and sends what this wake-up's submissions left behind.
+    func batchEnded() {
         isAtBatchEnd = false
         if let ending { return end(ending) }
         send()
@@ -292,7 +244,7 @@ public final class DataChannel: CompletionTarget, BatchTarget {
     func askForBatchEnd() {
         guard !isAtBatchEnd else { return }
         isAtBatchEnd = true
-        reactor.atBatchEnd(self)
+        link.askForBatchEnd()
     }
 
     private func isWellFormed(_ request: ChannelRequest) -> Bool {
@@ -327,5 +279,25 @@ public final class DataChannel: CompletionTarget, BatchTarget {
         controls.begin()
         outgoing.append(header, next.body)
         askForBatchEnd()
+    }
+}
+
+extension DataChannel where Link == SecureLink {
+    /// A channel that will connect to `address`.
+    ///
+    /// - Parameters:
+    ///   - serverName: the DNS name or IP address that the server's certificate must be for.
+    ///   - tls: a client's context with ALPN `sluice/1` and the identity that capabilities are bound to.
+    ///   - buffers: shared by the channels of one reactor; nil makes one of its own.
+    public convenience init(
+        reactor: Reactor, address: SocketAddress, serverName: String, tls: TLSContext,
+        options: ChannelOptions = ChannelOptions(), buffers: TLSBufferPool? = nil,
+        delegate: any DataChannelDelegate<SecureLink>
+    ) throws(ChannelError) {
+        let link = try SecureLink(
+            reactor: reactor, address: address, serverName: serverName, tls: tls,
+            buffers: buffers ?? TLSBufferPool(retainedBytesMax: 4 << 20))
+        self.init(
+            reactor: reactor, link: link, options: options, core: ChannelCore(), delegate: delegate)
     }
 }
