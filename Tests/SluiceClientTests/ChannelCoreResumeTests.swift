@@ -60,4 +60,21 @@ struct ChannelCoreResumeTests {
         let again = try #require(unsafe core.nextRepeat(handle: 3, isShared: false)?.header)
         #expect(again.slot == header.slot && again.sequence == header.sequence && again.handle == 3)
     }
+
+    @Test("one that waits for a capability can be given up before its owner has taken it")
+    func givingUpWhatIsHeld() throws {
+        let core = ChannelCore()
+        core.holdsExpired = true
+        try greet(core, .fresh)
+        let request = unsafe ChannelRequest(.flush, handle: 1, tag: 9)
+        let header = try #require(unsafe core.begin(request))
+        let refusal = ReplyHeader(to: header, status: .expired).bytes
+        unsafe core.room.copyBytes(from: refusal)
+        try core.received(refusal.count, isDirect: false)
+        core.giveUp(tag: 9)
+        var ends: [ChannelCompletion] = []
+        while core.takeCompletions({ for index in $0.indices { ends.append($0[index]) } }) {}
+        #expect(ends == [ChannelCompletion(tag: 9, value: 0, status: .timedOut)])
+        #expect(unsafe core.takeExpired().isEmpty)
+    }
 }

@@ -346,12 +346,18 @@ import Wire
         let old = try SocketAddress(text: "192.0.2.1:1")
         let new = try SocketAddress(text: "192.0.2.2:1")
         var places = ServerPlaces([old])
-        func isGone(_ address: SocketAddress) -> Bool { places.isGone(by: address) }
+        func isGone(_ address: SocketAddress, asked round: Int? = nil) -> Bool {
+            places.isGone(by: address, asked: round ?? places.round)
+        }
         func prefers(_ address: SocketAddress) -> Bool { places.prefer(address) }
         #expect(isGone(old))
         #expect(prefers(new))
         #expect(places.current == new)
+        let before = places.round
         #expect(!isGone(new))
+        #expect(places.current == old)
+        // Another channel that went there at the same time hears nothing new.
+        #expect(!isGone(new, asked: before) && places.isDoubtful(new))
         #expect(places.current == old)
         // The same advice does not help again; when the old place is no more, what the new one says counts.
         #expect(!prefers(new))

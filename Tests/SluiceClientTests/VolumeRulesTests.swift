@@ -9,7 +9,9 @@ struct VolumeRulesTests {
     private let rules = VolumeRules(knownGeneration: nil)
 
     private static let range: ByteRange = {
-        guard let range = ByteRange(offset: 0, length: 1 << 30) else { preconditionFailure("it fits 64 bits") }
+        guard let range = ByteRange(offset: 0, length: 1 << 30) else {
+            preconditionFailure("it fits 64 bits")
+        }
         return range
     }()
 

@@ -15,7 +15,7 @@ struct Backoff {
     /// that opens the volume and breaks off, again and again, is asked ever less often.
     static let steadyNanoseconds: UInt64 = 2_000_000_000
 
-    private var tries = 0
+    private(set) var tries = 0
 
     /// The wait in nanoseconds when the last try has reached nobody, so long after the loss; `random` is any number.
     mutating func nextWhenUnreachable(since elapsed: UInt64, random: UInt64) -> UInt64 {
@@ -65,6 +65,8 @@ struct ServerPlaces {
     private var advised: SocketAddress?
     /// Where no server knew the session; not gone to again because of the same advice.
     private var rejected: SocketAddress?
+    /// How often advice was found to be wrong.
+    private(set) var round = 0
 
     /// At least one address, the best first.
     init(_ addresses: [SocketAddress]) {
@@ -117,15 +119,24 @@ struct ServerPlaces {
 
     /// The server there does not know the session. True when that says that it is gone; false when the advice to go
     /// there was wrong, and the others are to be asked first.
-    mutating func isGone(by address: SocketAddress) -> Bool {
+    ///
+    /// - Parameter asked: `round` when the connection was begun: channels go to a wrong place together, and what the
+    ///   second of them hears there is no news.
+    mutating func isGone(by address: SocketAddress, asked: Int) -> Bool {
+        if asked < round, address == rejected || !addresses.contains(address) { return false }
         guard address == redirect, addresses.count > 1 else { return true }
         (redirect, advised, rejected) = (nil, nil, address)
+        round += 1
         addresses.removeAll { $0 == address }
         addresses.append(address)
         index = 0
         failures = 0
         return false
     }
+
+    /// Whether no server there knew the session when the clients were sent there. It may be right all the same, if nobody
+    /// is found elsewhere.
+    func isDoubtful(_ address: SocketAddress) -> Bool { address == rejected }
 
     /// Takes what the name service says now, if it says anything; where the server sent its clients stays.
     mutating func replace(_ found: [SocketAddress]) {

@@ -20,6 +20,7 @@ extension SessionClient {
                 reactor: reactor, link: try transport.makeLink(to: places.current, on: reactor),
                 options: setup, core: member.core, delegate: self)
             member.channel = channel
+            member.placesRound = places.round
             channel.connect()
         } catch {
             if isReady { tryAgain(member, error, reached: true) } else { end(error) }
@@ -119,7 +120,9 @@ extension SessionClient {
         interruption?.repeated += channel.repeated
         for other in members where other.phase == .idle && other.channel == nil { connect(other) }
         addRoute(channel, handle: member.handle)
-        if let renewal, let state {
+        if member.openedWith != options.capability {
+            catchUp(member, channel)
+        } else if let renewal, let state {
             self.renewal = nil
             renewal(.success(state))
         }
@@ -134,6 +137,27 @@ extension SessionClient {
         }
         resumed()
         hasRoom()
+    }
+
+    /// There has been another capability while OPEN was under way with the one before.
+    private func catchUp(_ member: SessionMember<Link>, _ channel: DataChannel<Link>) {
+        let capability = options.capability
+        channel.renew(handle: member.handle, capability: capability) { [self] result in
+            guard member.channel === channel, ending == nil else { return }
+            let outcome: Result<ResourceState, ChannelError>
+            switch result {
+            case .success(let described):
+                member.openedWith = capability
+                outcome = taken(described, on: [member])
+            case .failure(.refused(let opcode, let status, let message)):
+                outcome = .failure(.refused(opcode, status, message: message))
+            // A channel that is lost meanwhile opens with the new one.
+            case .failure: return
+            }
+            let waiting = renewal
+            renewal = nil
+            waiting?(outcome)
+        }
     }
 
     // MARK: A capability that has ended
@@ -172,7 +196,7 @@ extension SessionClient {
         member.openedAt = 0
         switch ReconnectVerdict(error) {
         case .final: end(error)
-        case .newSession where !places.isGone(by: channel.address): tryAgain(member, error, reached: true)
+        case .newSession where isKnown(elsewhere: channel, of: member): tryAgain(member, error, reached: true)
         case .newSession: sessionLost(member, error)
         // Without RESUME nobody can say what became of the requests in flight.
         case .retry where channel.greeting != nil && !member.core.isSuspended: end(error)
@@ -183,8 +207,33 @@ extension SessionClient {
         }
     }
 
+    /// Whether a server that does not know the session is not the one to ask: it is where the clients were sent by
+    /// mistake, or another one has the session.
+    private func isKnown(elsewhere channel: DataChannel<Link>, of member: SessionMember<Link>) -> Bool {
+        if !places.isGone(by: channel.address, asked: member.placesRound) { return true }
+        // The server that has it may be away for a moment, or slow to answer.
+        if places.isDoubtful(channel.address), let interruption,
+            reactor.now - interruption.since < Backoff.soonNanoseconds
+        {
+            if places.failed(channel.address) { lookUp() }
+            return true
+        }
+        let isElsewhere = members.contains { other in
+            other.channel.map { $0.greeting != nil && $0.address != channel.address } ?? false
+        }
+        if isElsewhere, places.failed(channel.address) { lookUp() }
+        return isElsewhere
+    }
+
     /// Before the session was ready once, only another address may help.
-    private func startFailed(_ member: SessionMember<Link>, _ channel: DataChannel<Link>, _ error: ChannelError) {
+    private func startFailed(
+        _ member: SessionMember<Link>, _ channel: DataChannel<Link>, _ error: ChannelError
+    ) {
+        if ticketOfSession != nil, ReconnectVerdict(error) == .newSession,
+            !places.isGone(by: channel.address, asked: member.placesRound)
+        {
+            return connect(member)
+        }
         guard channel.greeting == nil, case .retry = ReconnectVerdict(error), !places.failed(channel.address)
         else { return end(error) }
         if case .refused = error { return end(error) }

@@ -34,7 +34,8 @@ extension SessionClient {
         move?.stop()
         let spread = min(Nanoseconds.seconds(seconds) / 8, SessionTimes.spreadNanoseconds)
         move = PlaceProbe(
-            reactor: reactor, transport: transport, address: place, afterNanoseconds: randomNumber() % (spread + 1),
+            reactor: reactor, transport: transport, address: place,
+            afterNanoseconds: randomNumber() % (spread + 1),
             forSeconds: seconds.addingSaturated(SessionTimes.latenessSeconds)
         ) { [weak self] in self?.leave(for: place) }
     }

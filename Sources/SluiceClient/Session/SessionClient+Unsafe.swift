@@ -236,7 +236,9 @@ public class SessionClient<Transport: SessionTransport>: DataChannelDelegate, Co
                     if isExpired, error.status == .writerConflict { end(error) }
                     completion(.failure(error))
                 case nil:
-                    if let ending { completion(.failure(ending)) } else { renewal = completion }
+                    if let ending { return completion(.failure(ending)) }
+                    renewal?(.failure(.closed))
+                    renewal = completion
                 }
             }
         }
@@ -249,7 +251,7 @@ public class SessionClient<Transport: SessionTransport>: DataChannelDelegate, Co
     }
 
     /// What a server says of the resource in answer to RENEW.
-    private final func taken(
+    final func taken(
         _ described: ResourceState, on open: [SessionMember<Link>]
     ) -> Result<ResourceState, ChannelError> {
         switch rules.judge(described, isOpened: false, known: state) {

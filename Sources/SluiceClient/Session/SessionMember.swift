@@ -28,6 +28,8 @@ final class SessionMember<Link: ChannelLink> {
     /// When the channel was opened last, in the reactor's time.
     var openedAt: UInt64 = 0
 
+    /// What was known of the server's places when the last connection was begun.
+    var placesRound = 0
     /// The capability of the last OPEN.
     var openedWith: [UInt8] = []
 

@@ -129,6 +129,9 @@ extension ChannelCore {
             givenUp += 1
             complete(tag: tag, value: 0, status: .timedOut)
         }
+        let held = unsafe expired.count
+        unsafe expired.removeAll { unsafe $0.tag == tag }
+        for _ in unsafe expired.count..<held { complete(tag: tag, value: 0, status: .timedOut) }
     }
 
     /// A given-up change will not be executed any more, or was.

@@ -88,7 +88,7 @@ final class ChannelCore {
     /// Requests wait for another capability when theirs has ended, in place of failing.
     var holdsExpired = false
     /// Those that do, and that nobody has taken yet.
-    private var expired: [ChannelRequest] = unsafe []
+    var expired: [ChannelRequest] = unsafe []
 
     /// What the cores of one session know together.
     let ledger: SessionLedger
