@@ -63,6 +63,30 @@ enum PlantedBug: String, CaseIterable, Sendable {
     case comparisonIsForgotten
     /// A HELLO that waits for the end of a connection is.
     case greetingIsForgotten
+    /// The client does not send again what waits in the first slot.
+    case resumeSkipsSlot
+    /// The client makes a second connection for a channel that has one.
+    case channelIsResumedTwice
+    /// The client tries a few times to connect, and then waits for ever.
+    case backoffNeverEnds
+    /// A client that is sent elsewhere forgets where it comes from.
+    case redirectForgetsPlaces
+    /// A channel that is lost opens with the capability of before the renewal.
+    case renewalIsForgotten
+    /// A channel that was being opened when the capability was renewed stays with the one before.
+    case renewalMissesChannel
+    /// What a second channel hears at a wrong place is believed, though the first has left it.
+    case wrongPlaceIsBelieved
+    /// The client gives up a channel that still has requests.
+    case memberIsDropped
+    /// The client does not send what waited for another capability, or another session.
+    case leftoverIsForgotten
+    /// The client changes bytes though a change that was given up may still land there.
+    case settledTooEarly
+    /// The client does not notice that a connection is silent.
+    case silenceIsNotHeard
+    /// The client waits for ever for the answer of somebody who is not there.
+    case dialNeverEnds
 
     /// Those that show only where requests wait for what clients of the simulation do not have.
     static let ofScenes: [PlantedBug] = [.delayedIsForgotten]

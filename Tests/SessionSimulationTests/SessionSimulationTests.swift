@@ -20,7 +20,7 @@ struct SessionSimulationTests {
 
     @Test("10,000 seeds", arguments: 0..<parts)
     func holds(part: UInt64) {
-        var counts = SimulatedClient.Counts()
+        var counts = SimulatedNode.Counts()
         var troubles: [Trouble: Int] = [:]
         let seeds = seeds(part)
         for seed in seeds {
@@ -43,6 +43,7 @@ struct SessionSimulationTests {
         #expect(counts.resumed > seeds.count && counts.repeated > seeds.count)
         for count in [
             counts.compared, counts.miscompared, counts.sessionsLost, counts.unknown, counts.givenUp,
+            counts.redirected, counts.renewed,
         ] {
             #expect(count > seeds.count / 10)
         }
@@ -100,8 +101,8 @@ struct SessionSimulationTests {
     }
 }
 
-extension SimulatedClient.Counts {
-    mutating func add(_ other: SimulatedClient.Counts) {
+extension SimulatedNode.Counts {
+    mutating func add(_ other: SimulatedNode.Counts) {
         attachments += other.attachments
         completed += other.completed
         failed += other.failed
@@ -114,5 +115,7 @@ extension SimulatedClient.Counts {
         heldExpired += other.heldExpired
         compared += other.compared
         miscompared += other.miscompared
+        redirected += other.redirected
+        renewed += other.renewed
     }
 }

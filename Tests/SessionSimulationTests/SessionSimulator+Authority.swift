@@ -46,7 +46,7 @@ struct SimulatedCapability {
 /// Authority: who may what, who took it away, and who was told.
 extension SessionSimulator {
     /// What the writes of a client's next session are named after.
-    func grant(to client: SimulatedClient, by capability: SimulatedCapability) -> Int {
+    func grant(to client: SimulatedNode, by capability: SimulatedCapability) -> Int {
         var grant = Grant(
             client: client.number, attachment: client.counts.attachments, capabilities: [capability.id],
             epoch: capability.epoch,
@@ -66,7 +66,7 @@ extension SessionSimulator {
     var issuesCapabilities: Bool { server?.calls == 0 }
 
     /// A capability for the volume as it is now.
-    func issue(to client: SimulatedClient) -> SimulatedCapability {
+    func issue(to client: SimulatedNode) -> SimulatedCapability {
         let wall = serverClock.now()
         var issued = SimulatedCapability(
             id: Identifier.random(using: identifiers), issuedAt: now,
@@ -127,7 +127,7 @@ extension SessionSimulator {
     }
 
     /// A client was told by a request that its capability has ended, which it has opened with at the time.
-    func mustBeLate(_ client: SimulatedClient, end: Int64) {
+    func mustBeLate(_ client: SimulatedNode, end: Int64) {
         if Int64(now / 1_000_000_000) + 1 < end {
             fail(
                 "client \(client.number) was answered EXPIRED \(end - Int64(now / 1_000_000_000)) s too early"

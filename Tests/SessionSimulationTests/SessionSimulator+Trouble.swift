@@ -1,4 +1,5 @@
 import Core
+import Reactor
 import Services
 import Simulation
 
@@ -8,29 +9,38 @@ enum Trouble: String, CaseIterable {
     case serverKilled, powerLost, clientKilled, givenUp
     case fence, revoke, disconnect, endSession, nodeEnrolledAnew
     case timePasses, clockJumps, nodeIsAway, longOutage
+    case connectionGoesSilent, serverMoves, clientsAreSentElsewhere, clientsAreSentAstray
 }
 
 extension SessionSimulator {
-    func makeTrouble(_ client: SimulatedClient) {
+    func makeTrouble(_ client: SimulatedNode) {
         let trouble = pick()
         troubles[trouble, default: 0] += 1
         switch trouble {
-        case .connectionLostByClient:
-            let channels = client.channels.filter { $0.connection != nil }
-            if !channels.isEmpty { client.lose(channels[random.below(channels.count)]) }
+        case .connectionLostByClient: client.loseConnection()
         case .connectionLostByServer:
             guard !connections.isEmpty else { return }
             connections[random.below(connections.count)].breakServer()
         case .connectionStalls:
             guard !connections.isEmpty else { return }
-            connections[random.below(connections.count)].frozenUntil = now + UInt64(random.below(20_000_000))
+            let connection = connections[random.below(connections.count)]
+            if !connection.isSilent { connection.frozenUntil = now + UInt64(random.below(20_000_000)) }
+        case .connectionGoesSilent:
+            guard !connections.isEmpty else { return }
+            connections[random.below(connections.count)].frozenUntil = .max
         case .networkParts:
             note("network parts", client.number)
             client.cutOffUntil = now + UInt64(random.below(20_000_000))
-            for connection in connections where connection.client == client.number {
+            for connection in connections where connection.client == client.number && !connection.isSilent {
                 connection.frozenUntil = client.cutOffUntil
             }
         case .serverKilled: killServer(losesPower: false)
+        case .serverMoves:
+            killServer(losesPower: false)
+            places = [otherPlace]
+            note("the server moves", Int(places[0].port))
+        case .clientsAreSentElsewhere: drain(to: otherPlace)
+        case .clientsAreSentAstray: drain(to: SessionSimulator.stranger)
         case .longOutage:
             // For longer than any capability lasts.
             killServer(losesPower: false)
@@ -50,7 +60,7 @@ extension SessionSimulator {
             note("is away", absent.number)
             now += 100_000_000_000
             absent.cutOffUntil = now + UInt64(random.below(20_000_000))
-            for connection in connections where connection.client == absent.number {
+            for connection in connections where connection.client == absent.number && !connection.isSilent {
                 connection.frozenUntil = absent.cutOffUntil
             }
             clients[1 - absent.number].visit()
@@ -61,7 +71,7 @@ extension SessionSimulator {
     }
 
     private func pick() -> Trouble {
-        switch random.below(40) {
+        switch random.below(48) {
         case 0..<10: .connectionLostByClient
         case 10..<16: .connectionLostByServer
         case 16..<20: .connectionStalls
@@ -76,12 +86,50 @@ extension SessionSimulator {
         case 35: .nodeEnrolledAnew
         case 36: .timePasses
         case 37..<39: .nodeIsAway
+        case 39..<42: .connectionGoesSilent
+        case 42..<44: .serverMoves
+        case 44..<46: .clientsAreSentElsewhere
+        case 46: .clientsAreSentAstray
         default: .clockJumps
         }
     }
 
+    private var otherPlace: SocketAddress {
+        SessionSimulator.addresses.first { $0 != places.last } ?? SessionSimulator.addresses[0]
+    }
+
+    /// The server is to be left for another of its addresses, where it is reached at once; or for one where somebody
+    /// else is, as an administrator has it by mistake.
+    private func drain(to place: SocketAddress) {
+        guard let server, server.calls == 0, drainEnd == nil else { return }
+        let seconds = UInt64(1 + random.below(4))
+        note("the server is drained", 0, Int(place.port))
+        if place != SessionSimulator.stranger {
+            places.append(place)
+            placesAfterDrain = random.once(in: 2) ? [place] : places
+        } else {
+            placesAfterDrain = places
+        }
+        drainEnd = now + (seconds + UInt64(random.below(2))) * 1_000_000_000
+        server.perform(
+            .drain(Drain(deadline: serverClock.now() + seconds, target: "\(place)"))
+        ) { _ in }
+    }
+
+    /// The administrator calls the drain off, or the new place is the only one from now on.
+    func endDrain() {
+        drainEnd = nil
+        places = placesAfterDrain
+        note("the drain is over", 0, Int(places[0].port))
+        server?.perform(.drain(nil)) { _ in }
+    }
+
     private func killServer(losesPower: Bool) {
         guard let server else { return }
+        if drainEnd != nil {
+            drainEnd = nil
+            places = placesAfterDrain
+        }
         note(losesPower ? "power is lost" : "server is killed")
         store.lose(random.below(store.waiting + 1))
         server.kill()
@@ -96,7 +144,7 @@ extension SessionSimulator {
         }
     }
 
-    private func administrate(_ trouble: Trouble, _ client: SimulatedClient) {
+    private func administrate(_ trouble: Trouble, _ client: SimulatedNode) {
         guard let server, server.calls < 2 else { return }
         switch trouble {
         case .fence:

@@ -8,10 +8,28 @@ import Wire
 
 /// Clients, network, server and disk in one thread and without a clock: a seed decides what happens next.
 ///
-/// The server's services and the client's protocol core are the real ones.
+/// The server's services and the client are the real ones, but for sockets and TLS.
 final class SessionSimulator {
     static let cluster = Identifier(high: 0xC1, low: 0x57E4)
     static let millisecond: UInt64 = 1_000_000
+    /// Where servers can be, and where somebody else's is.
+    static let addresses = [7481, 7482].map(address)
+    static let stranger = address(7483)
+
+    private static func address(_ port: UInt16) -> SocketAddress {
+        do { return try SocketAddress(host: "127.0.0.1", port: port) } catch {
+            preconditionFailure("no address: \(error)")
+        }
+    }
+
+    /// Of a reactor that is stepped by hand.
+    static var reactorOptions: Reactor.Options {
+        var options = Reactor.Options()
+        options.entries = 4
+        options.receiveBufferCount = 1
+        options.receiveBufferBytes = 4096
+        return options
+    }
 
     let seed: UInt64
     var random: SplitMix
@@ -22,8 +40,14 @@ final class SessionSimulator {
     private(set) var skews: [(since: UInt64, seconds: Int64)] = [(0, 0)]
     /// Counts moments, so that no two are the same.
     private var momentNumber: UInt64 = 1
-    var clients: [SimulatedClient] = []
+    var clients: [SimulatedNode] = []
     var server: SimulatedServer?
+    /// Where the server is reached now; never empty.
+    var places = [addresses[0]]
+    /// When the drain that is under way is over; nil when there is none.
+    var drainEnd: UInt64?
+    /// Where the server is reached then.
+    var placesAfterDrain: [SocketAddress] = []
     /// The services of every server that there was, for as long as somebody keeps them.
     private var lives: [() -> IOServices?] = []
     /// What the disk has of dead servers, with a planted bug.
@@ -74,7 +98,7 @@ final class SessionSimulator {
         volume = VolumeDescriptor(
             id: Identifier(high: 0x701, low: 1), name: "v", pool: "p", size: 4096,
             accessMode: scenario.isShared ? .shared : .singleWriter, epoch: 1)
-        clients = (0..<2).map { SimulatedClient(number: $0, world: self) }
+        clients = (0..<2).map { SimulatedNode(number: $0, world: self) }
         startServer()
     }
 
@@ -115,12 +139,31 @@ final class SessionSimulator {
     /// A client reaches the server again.
     func comesBack(_ number: Int) {
         clients[number].cutOffUntil = 0
-        for connection in connections where connection.client == number { connection.frozenUntil = 0 }
+        for connection in connections where connection.client == number && !connection.isSilent {
+            connection.frozenUntil = 0
+        }
     }
 
-    /// A connection to the server; nil when there is none.
-    func connect(_ client: SimulatedClient) -> SimulatedConnection? {
-        guard let server, client.cutOffUntil <= now else { return nil }
+    /// Who answers a client that connects to an address.
+    enum Listener {
+        /// The network is parted.
+        case nobody
+        /// The machine is there, and no server is.
+        case refusal
+        case server(SimulatedServer)
+        /// A server that knows nothing of the others.
+        case stranger
+    }
+
+    func whoIs(at address: SocketAddress, for client: SimulatedNode) -> Listener {
+        guard client.cutOffUntil <= now else { return .nobody }
+        if address == SessionSimulator.stranger { return .stranger }
+        guard let server, places.contains(address) else { return .refusal }
+        return .server(server)
+    }
+
+    /// A connection to the server.
+    func connect(_ client: SimulatedNode, to server: SimulatedServer) -> SimulatedConnection {
         connectionCount += 1
         let connection = SimulatedConnection(
             number: connectionCount, client: client.number, server: server, reactor: random.below(2),
@@ -281,7 +324,7 @@ final class SessionSimulator {
         var request = SimulatedRequest()
         request.first = random.below(SimulatedDisk.blocks)
         request.count = min(
-            1 + random.below(SimulatedClient.blocksMax), SimulatedDisk.blocks - request.first)
+            1 + random.below(SimulatedNode.blocksMax), SimulatedDisk.blocks - request.first)
         switch random.below(10) {
         case 0..<4: request.opcode = .read
         case 4..<7:
@@ -307,21 +350,30 @@ final class SessionSimulator {
         if !skipped.contains(steps) {
             var tries = 1
             while !act(), tries < 4 { tries += 1 }
-            if tries == 4 { now += UInt64(random.below(400_000)) }
+            if tries == 4 { pass() }
         }
+        if let drainEnd, now >= drainEnd { endDrain() }
+        for client in clients where client.isDue { client.wakeUp() }
         if server == nil, now >= serverStart { startServer() }
         if bug != nil { server?.tamper() }
         serverClock.life.monotonic = now
         if steps & 15 == 0 { checkBounds() }
     }
 
+    /// Nothing much happens: who waits for nothing but time may get it.
+    private func pass() {
+        if let next = clients.compactMap(\.waitsUntil).min(), next > now, random.once(in: faults ? 3 : 1) {
+            now = next
+        } else {
+            now += UInt64(random.below(400_000))
+        }
+    }
+
     private func act() -> Bool {
         let client = clients[random.below(clients.count)]
         switch random.below(100) {
         case 0..<14:
-            var moved = false
-            if faults { for _ in 0..<1 + random.below(4) where client.submit() { moved = true } }
-            return moved
+            return faults && client.submit(1 + random.below(4))
         case 14..<32: return deliverToServer()
         case 32..<46: return deliverToClient()
         case 46..<64: return stepReactor()
@@ -352,13 +404,8 @@ final class SessionSimulator {
     }
 
     private func deliverToClient() -> Bool {
-        let first = random.below(4)
-        for offset in 0..<4 {
-            let index = (first + offset) % 4
-            let channels = clients[index >> 1].channels
-            if index & 1 < channels.count, clients[index >> 1].hear(channels[index & 1]) { return true }
-        }
-        return false
+        let first = random.below(2)
+        return clients[first].hear() || clients[1 - first].hear()
     }
 
     private func stepReactor() -> Bool {
@@ -403,22 +450,22 @@ final class SessionSimulator {
     private func settle() {
         faults = false
         for client in clients { client.cutOffUntil = 0 }
-        for connection in connections { connection.frozenUntil = 0 }
+        for connection in connections where !connection.isSilent { connection.frozenUntil = 0 }
+        if drainEnd != nil { endDrain() }
         for _ in 0..<500 {
             for _ in 0..<20 where failure == nil { step() }
             for connection in connections { while connection.receive() {} }
             connections.removeAll { $0.isGone }
             if failure != nil || clients.allSatisfy({ $0.isSettled }) && server?.calls == 0 { return }
         }
-        let channels = clients.map { $0.channels.map { "\($0.state) \($0.connection?.number ?? 0)" } }
         fail(
-            "not settled: \(clients.map(\.openRequests)) requests open, \(channels), "
-                + "\(server?.description ?? "no server")")
+            "not settled: \(clients.map(\.description)), \(server?.description ?? "no server")")
     }
 
     /// When all clients have gone and every time is over, the server has nothing of them any more.
     private func windDown() {
         for client in clients where client.phase != .detached { client.detach("goes home") }
+        for connection in connections { connection.frozenUntil = 0 }
         for _ in 0..<40 {
             for _ in 0..<20 where failure == nil { step() }
             for connection in connections { while connection.receive() {} }

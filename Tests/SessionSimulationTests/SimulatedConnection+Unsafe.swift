@@ -76,6 +76,8 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
     }
 
     var isGone: Bool { phase == .closed && isClientClosed }
+    /// Nothing will ever arrive at either end, and nobody says so.
+    var isSilent: Bool { frozenUntil == .max }
     var isFrozen: Bool { frozenUntil > server.world.now }
 
     // MARK: The client's end

@@ -37,13 +37,9 @@ final class SimulatedServer {
         configuration.poolExecutor = work.add
         configuration.sessionStore = StoreOfLife(world.store, driver, work, world.bug)
         services = IOServices(configuration: configuration)
-        var options = Reactor.Options()
-        options.entries = 4
-        options.receiveBufferCount = 1
-        options.receiveBufferBytes = 4096
         for _ in 0..<2 {
             do {
-                let reactor = try Reactor(options)
+                let reactor = try Reactor(SessionSimulator.reactorOptions)
                 reactor.step(now: world.now)
                 reactors.append(reactor)
                 shards.append(try services.makeShard(reactor: reactor))

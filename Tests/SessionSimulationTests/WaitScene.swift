@@ -69,7 +69,7 @@ final class WaitScene {
         guard let server = world.server else { preconditionFailure("a scene has a server") }
         return server
     }
-    private var client: SimulatedClient { world.clients[0] }
+    private var client: SimulatedNode { world.clients[0] }
 
     init(isResumable: Bool, bug: PlantedBug? = nil) {
         // A seed in which one session may write.

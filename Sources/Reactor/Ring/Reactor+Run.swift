@@ -138,11 +138,13 @@ extension Reactor {
 
     // MARK: By hand
 
-    /// One wake-up without the kernel at a time that the caller chooses: what is due, posted and waits for the
-    /// batch's end. For a simulation, of code that starts no I/O; never of a reactor that `run()` is called on.
-    func step(now: UInt64) {
+    /// One wake-up without the kernel at a time that the caller chooses: what `arriving` does in the place of completions,
+    /// what is due, posted and waits for the batch's end. For a simulation, of code that starts no I/O; never of a reactor
+    /// that `run()` is called on.
+    func step(now: UInt64, arriving: () -> Void = {}) {
         precondition(unsafe !state.pointee.isStarted, "a reactor that runs is not stepped")
         unsafe state.pointee.now = now
+        arriving()
         fireTimers()
         if !remote.isEmpty { runPostedWork() }
         serveBatchEnds()

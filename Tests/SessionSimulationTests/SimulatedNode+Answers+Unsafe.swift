@@ -5,9 +5,10 @@ import Wire
 @testable import SluiceClient
 
 /// What the application is told, held against all that is known.
-extension SimulatedClient {
+extension SimulatedNode {
     /// A request has ended.
     func end(_ completion: ChannelCompletion) {
+        guard !isDead else { return }
         let tag = Int(completion.tag)
         let request = requests[tag]
         guard request.isOpen else { return world.fail("a request of client \(number) ended twice") }
@@ -17,7 +18,7 @@ extension SimulatedClient {
         counts.completed += 1
         world.note("is answered", number, Int(request.name))
         switch request.opcode {
-        case .read: unsafe read(request, memory + tag * SimulatedClient.bufferBytes, now)
+        case .read: unsafe read(request, memory + tag * SimulatedNode.bufferBytes, now)
         case .write, .compareAndWrite: written(request, now)
         case .flush:
             for block in 0..<SimulatedDisk.blocks
