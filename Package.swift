@@ -217,7 +217,7 @@ let package = Package(
             swiftSettings: settings),
         .testTarget(
             name: "ServicesTests",
-            dependencies: ["Services", "DriverKit", "Reactor", "Core", logging],
+            dependencies: ["Services", "DriverKit", "Reactor", "Wire", "Core", logging],
             swiftSettings: settings),
         .testTarget(
             name: "SessionSimulationTests",
@@ -229,8 +229,8 @@ let package = Package(
         .testTarget(
             name: "ControlPlaneTests",
             dependencies: [
-                "TestSupport", "Simulation", "ControlPlane", "Services", "Catalog", "Capability", "DriverKit",
-                "Drivers", "Reactor", "HTTP2", "TLS", "SluiceClient", "Core", httpTypes, yaml, "Wire", logging,
+                "TestSupport", "Simulation", "ControlPlane", "Services", "Catalog", "DriverKit", "Drivers",
+                "Reactor", "TLS", "SluiceClient", "Wire", "Core", httpTypes, yaml, logging,
             ],
             exclude: ["corpus"], swiftSettings: settings),
         .testTarget(

@@ -49,7 +49,7 @@ struct CascadeTests {
         machine.commits.endAfter(2)
         #expect(try await rig.ask(.delete, "/v1/nodes/n1").status == 204)
         let event = rig.events.events(after: 0, limit: 1000).events.last { $0.kind == .nodeRemoved }
-        #expect(event?.message.contains("with \(Limits.cascadeRecordsMax) grant(s)") == true)
+        #expect(event?.message.contains("with \(Limits.cascadeRecordsMax) grants") == true)
         #expect(event?.message.contains("500 more are removed when the server is started again") == true)
         try await rig.stop()
         rig = try await ControlRig(machine)

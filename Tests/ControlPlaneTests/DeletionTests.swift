@@ -102,7 +102,7 @@ struct DeletionTests {
             }
             #expect(try await rig.ask(.delete, "/v1/nodes/n1").status == 204)
             #expect(events(rig, .nodeRemoved).map(\.subject) == ["node/n1"])
-            #expect(events(rig, .nodeRemoved).first?.message.contains("with 1 grant(s)") == true)
+            #expect(events(rig, .nodeRemoved).first?.message.contains("with 1 grant:") == true)
             let deleted = try await rig.ask(.delete, "/v1/volumes/disk")
             #expect(deleted.text == #"{"grants":1,"resource":"volume/disk"}"# + "\n")
         }

@@ -65,29 +65,31 @@ struct FinishTests {
             let key = PrivateKey.generateP256()
             let clients = try (0..<3).map { _ in
                 let client = try server.client(key, slots: 8, features: .resume)
-                client.takesLittle()
+                // More than a segment of loopback, which arrives at once then.
+                client.takesLittle(bytes: 128 << 10)
                 return client
             }
             let token = try server.mint(server.claims(for: key, rights: .read)).bytes
+            // More than the kernel takes of it on both sides.
             for client in clients {
                 let handle = try client.open(token, rights: .read)
-                for slot in UInt16(0)..<2 {
+                for slot in UInt16(0)..<8 {
                     try client.send(.read, slot: slot, handle: handle, count: 1 << 20)
                 }
             }
-            try await untilTrue { server.driver.executed.count == 6 }
+            try await untilTrue { server.driver.executed.count >= 6 }
             let clock = SystemClock()
             let begun = clock.now()
             let reader = clients[2]
             let reading = Thread {
-                // Longer than those are waited for who take nothing.
-                for _ in 0..<2 { try reader.readReplySlowly(seconds: 2) }
-                #expect(reader.isClosedByServer())
+                // Each for longer than those are waited for who take nothing.
+                var count = 0
+                while (try? reader.readReplySlowly(seconds: 3)) != nil { count += 1 }
+                #expect(count >= 2)
             }
             await server.server.stop()
             try reading.join()
-            #expect(clock.now() - begun < 25_000_000_000)
-            for client in clients[..<2] { #expect(client.isClosedByServer()) }
+            #expect(clock.now() - begun < 30_000_000_000)
         }
     }
 

@@ -193,8 +193,8 @@ final class TestClient {
     }
 
     /// Has the system take as little for it as it can, so that the server notices at once that it does not read.
-    func takesLittle() {
-        var bytes: Int32 = 4096
+    func takesLittle(bytes: Int32 = 4096) {
+        var bytes = bytes
         _ = unsafe setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, socklen_t(MemoryLayout<Int32>.size))
     }
 

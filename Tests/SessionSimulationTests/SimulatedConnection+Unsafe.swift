@@ -205,7 +205,7 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
 
     private func established(_ channel: ServiceChannel) {
         phase = .open
-        limits = .established(payloadBytesMax: channel.maximumPayload)
+        limits = .established(payloadBytesMax: channel.payloadBytesMax)
     }
 
     func channelHasOutput() { scheduleFlush() }

@@ -20,7 +20,7 @@ struct VolumeRulesTests {
         epoch: UInt64 = 1, generation: UInt64 = 3
     ) -> ResourceState {
         ResourceState(
-            size: size, blockSize: 512, transferBytesMax: 1 << 17, rights: rights, kind: .volume,
+            size: size, blockSize: 512, transferBytesMax: 1 << 17, rights: rights,
             accessMode: mode, range: VolumeRulesTests.range, expiry: 9,
             resource: Identifier(high: 1, low: 2), capability: .zero, epoch: epoch,
             writerGeneration: generation)

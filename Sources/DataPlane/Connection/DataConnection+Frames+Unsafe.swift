@@ -87,7 +87,7 @@ extension DataConnection {
 
     private func establish(_ channel: ServiceChannel) {
         phase = .open
-        reader.establish(payloadBytesMax: channel.maximumPayload)
+        reader.establish(payloadBytesMax: channel.payloadBytesMax)
     }
 
     /// Takes up what had to wait, and what comes after it.

@@ -76,7 +76,8 @@ public final class ServiceChannel {
     var operations = OperationTable()
     /// What waits to be sent beside the answers of slots: those of control requests, refusals without a slot, events.
     var messages = Deque<ChannelMessage>()
-    var payloadBytesMax: UInt32 = 0
+    /// The longest payload that it was granted, in bytes.
+    public internal(set) var payloadBytesMax: UInt32 = 0
     /// Arena bytes that its requests hold.
     public internal(set) var chargedBytes = 0
     var isOutputAnnounced = false

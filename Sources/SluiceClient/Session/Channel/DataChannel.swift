@@ -173,6 +173,11 @@ public final class DataChannel<Link: ChannelLink>: CompletionTarget {
         }
     }
 
+    /// Gives the handle back, when every request on it has ended.
+    public func closeHandle(_ handle: UInt32, completion: @escaping (Result<Void, ChannelError>) -> Void) {
+        control(.close, handle: handle, body: []) { completion($0.map { _ in }) }
+    }
+
     /// Sends what the core's last connection left unanswered, with this connection's handle; requests can be
     /// submitted when all of it is on its way.
     func repeatUnanswered(handle: UInt32, isShared: Bool) {
