@@ -1,5 +1,5 @@
-import DequeModule
 import Core
+import DequeModule
 import Services
 
 /// Whose turn it is to use a reactor: deficit round robin over sessions, where the cost is known afterwards.
