@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Beginnings of demangled names, without the marks of private ones, and the most places that retain.
 HOT = {
     "DataPlane.DataConnection.pump(": 2,
-    "DataPlane.DataConnection.ingest(": 3,
+    "DataPlane.DataConnection.ingest(": 1,
     "DataPlane.DataConnection.accept(": 0,
     "DataPlane.DataConnection.startSending(": 1,
     "DataPlane.DataConnection.encrypt(": 0,

@@ -24,6 +24,7 @@ extension DataConnection {
     }
 
     /// Encrypts what waits, as far as one send goes, and sends it.
+    @inline(never)
     private func startSending(_ piece: Int) -> Int {
         guard !sending.isSending, !phase.isClosed else { return 0 }
         if let channel, phase.mayEncrypt, tls.isOpen {
@@ -58,11 +59,8 @@ extension DataConnection {
                 try gatherRest(piece)
                 continue
             }
-            if let message = services.takeMessage(channel) {
-                let frame = frames.frame(message)
-                try unsafe frame.span.withUnsafeBytes { bytes throws(TLSError) in
-                    try unsafe shard.gatherer.appendCopy(bytes, to: tls)
-                }
+            if channel.hasMessages {
+                try gatherMessage(channel)
                 continue
             }
             guard let reply = unsafe services.takeReply(channel) else { break }
@@ -79,6 +77,16 @@ extension DataConnection {
         try shard.gatherer.flush(to: tls)
         for index in 0..<shard.gatheredSlots.count {
             services.release(channel, slot: shard.gatheredSlots[index])
+        }
+    }
+
+    /// Adds what waits beside the answers of slots: those of control requests, events.
+    @inline(never)
+    private func gatherMessage(_ channel: ServiceChannel) throws(TLSError) {
+        guard let message = services.takeMessage(channel) else { return }
+        let frame = frames.frame(message)
+        try unsafe frame.span.withUnsafeBytes { bytes throws(TLSError) in
+            try unsafe shard.gatherer.appendCopy(bytes, to: tls)
         }
     }
 

@@ -92,7 +92,8 @@ extension ServiceShard {
         }
     }
 
-    /// Goes on when the driver has done a step of a request.
+    /// Goes on when the driver has done a step of a request. Apart from `complete`, which most requests go through once.
+    @inline(never)
     func stepEnded(_ channel: ServiceChannel, _ slot: UInt16, _ completion: DriverCompletion) {
         let status = Status(rawValue: completion.status) ?? .driverFailed
         switch channel[operation: slot] {

@@ -120,6 +120,8 @@ public final class ServiceChannel {
     public var nodeNumber: UInt32? { share == Flows.none ? nil : share }
     /// Whether HELLO was accepted.
     public var isEstablished: Bool { session != nil }
+    /// Whether something waits that goes before the answers of slots (`ServiceShard.takeMessage`).
+    public var hasMessages: Bool { !messages.isEmpty }
     /// Whether the owner was told of output and has not taken all of it yet.
     public var hasOutput: Bool { isOutputAnnounced }
 

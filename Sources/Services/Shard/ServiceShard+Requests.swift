@@ -6,10 +6,7 @@ import Wire
 extension ServiceShard {
     /// Offers the next request of an established channel.
     public func accept(_ channel: ServiceChannel, _ request: ResourceRequest) -> Intake {
-        if request.verdict.endsChannel {
-            channel.push(RequestAnswer(to: request, request.verdict))
-            return .end
-        }
+        if request.verdict.endsChannel { return end(channel, request) }
         if channel.messages.count >= Limits.waitingFramesPause { return stall(channel, .own) }
         if channel.slots.recalls > 0, channel.slots.replay(index: request.slot, sequence: request.sequence) {
             channel.announceOutput()
@@ -32,6 +29,13 @@ extension ServiceShard {
         }
         note(.takingUp, channel, request, position)
         return port.with { admit(channel, request, rule, position, $0) }
+    }
+
+    /// Refuses a request after which nothing more of the channel can be understood.
+    @inline(never)
+    private func end(_ channel: ServiceChannel, _ request: ResourceRequest) -> Intake {
+        channel.push(RequestAnswer(to: request, request.verdict))
+        return .end
     }
 
     /// Gives a request that its handle allows its slot and its part of the arena, if there is room.
@@ -149,7 +153,11 @@ extension ServiceShard {
     func complete(_ completion: DriverCompletion, port: DriverPort) {
         let tag = RequestTag(echo: completion.tag)
         let isKnown = channels.borrow(tag.channel)?.with { complete(completion, tag, port, $0) } ?? false
-        if isKnown || port.ownCompleted(completion) { return }
+        if !isKnown, !port.ownCompleted(completion) { noteUnknown(completion, port) }
+    }
+
+    @inline(never)
+    private func noteUnknown(_ completion: DriverCompletion, _ port: DriverPort) {
         accessLog.warning(
             "the driver completed a request that it does not have",
             ["pool": "\(port.pool.descriptor.name)", "tag": "\(completion.tag)"])
