@@ -4,8 +4,10 @@ import fcntl
 import json
 import os
 import pathlib
+import random
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -118,6 +120,18 @@ def let_pass(seconds):
     time.sleep(seconds)
 
 
+def own_address():
+    """An address that nothing listens on, and whose port no connection is given for its end."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as ports:
+        first = int(ports.read().split()[0])
+    while True:
+        port = random.randrange(10_000, first)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return f"127.0.0.1:{port}"
+
+
 class Server:
     """One `sluiced` on a data folder of its own, restarted at will."""
 
@@ -128,7 +142,7 @@ class Server:
         self.options = options
         self.process = None
         # A server that is started again is found where it was.
-        self.control = self.channel = "127.0.0.1:0"
+        self.control, self.channel = own_address(), own_address()
         self.environment = {**os.environ}
         # Set to `HeldSockets`, it is handed its sockets instead of making them.
         self.sockets = None
@@ -155,7 +169,13 @@ class Server:
     def stop(self, how=signal.SIGTERM):
         if self.process and self.process.poll() is None:
             self.process.send_signal(how)
-            self.process.wait(PATIENCE)
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                # It ends after 50 s, and says why not earlier.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(30)
+                raise AssertionError(f"the server did not end:\n{self.log.read_text()[-4000:]}") from None
         return self.process.returncode if self.process else None
 
     @property

@@ -62,7 +62,7 @@ def test_requests_wait_for_a_capability_that_has_ended_and_the_status_says_why(n
         write = f"dd if=/dev/zero of={node.device} bs=4k count=1 oflag=direct"
         waiting = subprocess.Popen(["sh", "-c", f"until [ -e {stop} ]; do {write} || exit 1; done"],
                                    stderr=subprocess.PIPE, text=True)
-        await_condition("the request", lambda: "1 requests wait" in (status(node).get("message") or ""))
+        await_condition("the request", lambda: "1 request waits" in (status(node).get("message") or ""))
         assert status(node)["state"] == "reconnecting"
         assert waiting.poll() is None
     stop.touch()
