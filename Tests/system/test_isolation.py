@@ -243,6 +243,29 @@ def test_a_host_that_is_lost_too_often_is_quarantined_until_an_administrator_res
         channel.write(handle, 0, bytes(4096))
 
 
+@pytest.mark.parametrize("end", ["stays", "closes", "is lost"])
+@pytest.mark.parametrize("opcode", [Opcode.READ, Opcode.FLUSH])
+def test_a_server_ends_though_a_request_waits_for_a_quarantined_pool(server, opcode, end):
+    server.stop()
+    server.environment["SLUICE_DRIVER_QUARANTINE_LOSSES"] = "1"
+    server.start()
+    node = server.join("compute")
+    server.volume("disk", node="compute")
+    with opened(server, node, "disk") as (channel, handle):
+        channel.write(handle, 0, bytes(4096))
+        os.kill(driver(server)["pid"], signal.SIGKILL)
+        await_condition("the quarantine", lambda: driver(server)["state"] == "quarantined")
+        channel.submit(opcode, handle=handle, count=4096 if opcode == Opcode.READ else 0)
+        await_condition("the metric", lambda: is_waiting(server))
+        if end != "stays":
+            {"closes": channel.close, "is lost": channel.drop}[end]()
+            await_condition("its end", lambda: all(
+                one["state"] == "ending" for one in server.json("session", "list")))
+        begun = time.monotonic()
+        assert server.stop() == 0, server.log.read_text()
+        assert time.monotonic() - begun < 25
+
+
 def is_waiting(server):
     with server.api(server.data / "admin") as api:
         return 'sluice_pool_requests_waiting{pool="default"} 1\n' in api.get("/metrics").text

@@ -60,6 +60,11 @@ extension ControlPlane {
         return session
     }
 
+    private func state(of session: SessionInfo) -> String {
+        if session.lost != nil { return "disconnected" }
+        return session.channels == 0 && session.inFlight > 0 ? "ending" : "connected"
+    }
+
     private func json(_ session: SessionInfo) -> JSONValue {
         let open = session.openVolumes.map { volume -> JSONValue in
             .object([
@@ -81,7 +86,7 @@ extension ControlPlane {
         case nil: break
         }
         return .object([
-            "state": .string(session.lost == nil ? "connected" : "disconnected"),
+            "state": .string(state(of: session)),
             "disconnectedSince": .optional(since.map(Timestamp.text)),
             "disconnectedBefore": .optional(before.map(Timestamp.text)),
             "writing": .array(claims),

@@ -102,7 +102,7 @@ extension ServiceShard {
         }
     }
 
-    /// Ends what drivers have of a session that an administrator ends.
+    /// Ends what drivers have of a channel for whose end somebody waits: who ended its session, or the server.
     func withdrawAll(_ channel: ServiceChannel) {
         var running: [UInt8: Set<RequestTag>] = [:]
         collectRunning(channel, nil, into: &running)

@@ -175,7 +175,8 @@ public final class ServiceShard {
         for waiter in waiters { waiter() }
     }
 
-    /// Closes every channel, for the end of the server. `done` runs when nothing is in flight.
+    /// Closes every channel, for the end of the server. `done` runs when nothing is in flight: what drivers have not begun, or
+    /// no driver can do now, never runs, and clients repeat it with the next server.
     public func stop(_ done: @escaping () -> Void) {
         isStopped = true
         let live = channels.all.compactMap { $0 }
@@ -186,7 +187,11 @@ public final class ServiceShard {
                 left -= 1
                 if left == 0 { finishStop(done) }
             }
-            if channel.isDetached { continue }
+            channel.isCutOff = true
+            if channel.isDetached {
+                withdrawAll(channel)
+                continue
+            }
             if let owner = channel.owner {
                 owner.channelMustClose("the server is stopping")
             } else {

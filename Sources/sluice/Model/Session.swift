@@ -18,7 +18,7 @@ struct Session: Presentable {
     }
 
     var id: String
-    /// `connected`, or `disconnected`: it waits for its client.
+    /// `connected`, `disconnected`: it waits for its client, or `ending`: a driver still has requests of it.
     var state: String?
     var disconnectedSince: String?
     /// The server's start, where it was lost before that.
