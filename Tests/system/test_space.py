@@ -196,6 +196,23 @@ def test_a_pool_in_a_folder_of_the_operators_choice(server, tmp_path):
     server.cli("pool", "delete", "fast")
 
 
+@pytest.mark.parametrize("isolation", ["isolated", "inline"])
+@pytest.mark.parametrize("place", ["folder", "device"])
+def test_a_pool_that_is_deleted_leaves_its_place_to_others(server, tmp_path, slow_disk, place, isolation):
+    path = slow_disk if place == "device" else tmp_path / "chosen"
+    if place == "folder":
+        path.mkdir()
+    for _ in range(2):
+        server.cli("pool", "create", "p", "--driver", "file", "--setting", f"path={path}", "--isolation", isolation)
+        if place == "folder":
+            server.cli("volume", "create", "disk", "--size", "1MiB", "--pool", "p")
+            server.cli("volume", "delete", "disk", "--confirm", "disk")
+        server.cli("pool", "delete", "p")
+        held = [os.readlink(f"/proc/{server.process.pid}/fd/{one}") for one in os.listdir(f"/proc/{server.process.pid}/fd")
+                if os.path.lexists(f"/proc/{server.process.pid}/fd/{one}")]
+        assert not [one for one in held if one.startswith(str(path)) or "pools/p" in one], held
+
+
 def test_a_driver_that_stands_keeps_nobody_from_seeing_the_others(server):
     server.cli("pool", "create", "slow", "--driver", "memory", "--setting", f"size={64 << 20}")
     pid = server.json("driver", "show", "slow")["pid"]

@@ -369,6 +369,7 @@ final class HostKeeper: @unchecked Sendable {
             shared.report = supervisor.report
             shared.report.state = .stopped
             defer {
+                shared.queues = [:]
                 shared.calls = [:]
                 shared.waiting = []
                 shared.inbox = []
@@ -383,6 +384,7 @@ final class HostKeeper: @unchecked Sendable {
         restartAnswers.forEach { $0.give(.failure(error)) }
         upgradeAnswers.forEach { $0.give(.failure(error)) }
         firstStart.give(.failure(error))
+        store.forgetAll()
         ended.signal()
     }
 }

@@ -66,6 +66,9 @@ final class StoredDescriptors: Sendable {
         _ = entries.withLock { $0.removeValue(forKey: name) }
     }
 
+    /// Closes all of them: their pool has ended, and nobody else is to find its device in use.
+    func forgetAll() { entries.withLock { $0.removeAll() } }
+
     /// All of them, by name.
     var all: [(name: String, entry: Entry)] {
         entries.withLock { entries in entries.sorted { $0.key < $1.key }.map { ($0.key, $0.value) } }
