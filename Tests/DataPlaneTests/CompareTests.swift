@@ -241,4 +241,42 @@ struct CompareTests {
             #expect(try await fencing.value == [.read])
         }
     }
+
+    /// By one reactor, where the next has its turn before the one that gives it is done: one that covers all and seven that
+    /// wait for it, on a handle that ends while a READ keeps them waiting; and more than may run at once.
+    @Test(arguments: [false, true], [false, true])
+    func thoseThatWaitOnOneHandleEndTogether(isRevoked: Bool, overlap: Bool) async throws {
+        try await withServer(accessMode: .shared) { server async throws in
+            let key = PrivateKey.generateP256()
+            let claims = server.claims(for: key)
+            let client = try server.client(key, slots: 64)
+            let handle = try client.open(try server.mint(claims).bytes)
+            server.driver.hold([.read])
+            try client.send(.read, slot: 0, handle: handle, count: 32 << 10)
+            await server.driver.waitUntilHeld(1)
+            for slot in UInt16(1)..<40 {
+                let offset = overlap && slot == 1 ? 0 : UInt64(slot) * 512
+                let count: UInt32 = overlap && slot == 1 ? 32 << 10 : 512
+                try client.send(
+                    .compareAndWrite, slot: slot, handle: handle, offset: offset, count: count,
+                    payload: zeroes(2 * Int(count)))
+            }
+            #expect(try client.request(.ping, slot: 50).status == .ok)
+            if isRevoked {
+                async let revoked: Void = server.services.perform(
+                    .revokeCapability(claims.capability, expiry: claims.expiry, reason: "test"))
+                for _ in 1..<40 { #expect(try client.readReply().status == .revoked) }
+                server.driver.letGo()
+                try await revoked
+            } else {
+                client.disconnect()
+                try await server.waitForSessions { $0.allSatisfy { $0.channels == 0 } }
+                server.driver.letGo()
+            }
+            try await server.waitForSessions { $0.allSatisfy { $0.inFlight == 0 } }
+            let other = try server.client(PrivateKey.generateP256())
+            #expect(try other.request(.ping).status == .ok)
+            #expect(server.driver.executed == [.read])
+        }
+    }
 }

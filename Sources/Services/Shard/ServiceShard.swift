@@ -72,6 +72,9 @@ public final class ServiceShard {
     var held: [(channel: ServiceChannel, slot: UInt16)] = []
     /// COMPARE_AND_WRITEs of this shard, by number.
     var compares: [UInt64: Compare] = [:]
+    /// COMPARE_AND_WRITEs of any shard whose turn it is, and which have not been told yet.
+    var turnsDue: [(UInt64, IOServices.ShardLink)] = []
+    var isGivingTurns = false
     /// Requests that devices have failed, by resource.
     var failures: [Identifier: FailureSeries] = [:]
     var isStopped = false

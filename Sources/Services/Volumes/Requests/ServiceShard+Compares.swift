@@ -129,11 +129,26 @@ extension ServiceShard {
     }
 
     /// Lets others have the bytes again. The shards hear it before the next has its turn.
-    private func includeOthers(_ id: UInt64) {
-        guard let compare = compares.removeValue(forKey: id) else { return }
+    private func includeOthers(_ id: UInt64) { begin(forget(id)) }
+
+    /// Forgets a COMPARE_AND_WRITE; returns those whose turn it is then.
+    private func forget(_ id: UInt64) -> [(UInt64, IOServices.ShardLink)] {
+        guard let compare = compares.removeValue(forKey: id) else { return [] }
         for shard in compare.shards { tell(shard) { $0.include(id) } }
-        let next = services.reservations.withLock { $0.release(id, compare.volume) }
-        for (id, owner) in next { tell(owner) { $0.excludeOthers(id) } }
+        return services.reservations.withLock { $0.release(id, compare.volume) }
+    }
+
+    /// Gives them their turn. One that ends at once gives it to others here, however many there are, and not from within.
+    private func begin(_ next: [(UInt64, IOServices.ShardLink)]) {
+        turnsDue += next
+        guard !isGivingTurns else { return }
+        isGivingTurns = true
+        while !turnsDue.isEmpty {
+            let due = turnsDue
+            turnsDue.removeAll(keepingCapacity: true)
+            for (id, owner) in due { tell(owner) { $0.excludeOthers(id) } }
+        }
+        isGivingTurns = false
     }
 
     // MARK: On every shard
@@ -189,6 +204,8 @@ extension ServiceShard {
             let request = channel.slots[compare.slot]
             if request.handle == position, request.state == .held { gone.append(compare.slot) }
         }
+        // All of them are forgotten before another has its turn, which may be one of them until then.
+        var next: [(UInt64, IOServices.ShardLink)] = []
         for slot in gone {
             let compare = channel[compare: slot]
             channel.handles[position].held -= 1
@@ -198,8 +215,9 @@ extension ServiceShard {
             } else {
                 answer(channel, slot, channel.handles[position].authority.denial)
             }
-            if let compare { includeOthers(compare.number) }
+            if let compare { next += forget(compare.number) }
         }
+        begin(next)
     }
 
     /// A driver is done with a request: exclusions that waited for it may begin.
