@@ -369,10 +369,14 @@ import Wire
         #expect(prefers(foreign))
         places.isForeign(foreign)
         #expect(!prefers(foreign))
+        // What another place knows says nothing of the one that was advised.
+        let other = try SocketAddress(text: "192.0.2.4:1")
+        #expect(prefers(other))
+        places.worked(old)
+        #expect(!isGone(other))
         // A place that has worked is believed.
-        places.worked()
         #expect(prefers(old))
-        places.worked()
+        places.worked(old)
         #expect(isGone(old))
     }
 
@@ -406,7 +410,7 @@ import Wire
         #expect(failed(2))
         #expect(places.current == addresses[0])
         #expect(!failed(0))
-        places.worked()
+        places.worked(addresses[1])
         #expect(!failed(1))
         #expect(!failed(2))
         let moved = try SocketAddress(text: "192.0.2.9:9")

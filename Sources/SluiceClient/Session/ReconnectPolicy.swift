@@ -93,10 +93,11 @@ struct ServerPlaces {
         return true
     }
 
-    /// A server answered at the current address.
-    mutating func worked() {
+    /// A server there knows the session. It need not be the current one: a channel that was on its way when clients were
+    /// sent elsewhere says nothing of that place.
+    mutating func worked(_ address: SocketAddress) {
         failures = 0
-        if redirect == current { (redirect, rejected) = (nil, nil) }
+        if redirect == address { (redirect, rejected) = (nil, nil) }
     }
 
     /// Goes there next, and to the others if it does not work; false when that did not help before.

@@ -31,7 +31,7 @@ extension SessionClient {
     /// that has worked.
     public func channelReady(_ channel: DataChannel<Link>) {
         guard let member = member(of: channel), ending == nil else { return }
-        places.worked()
+        places.worked(channel.address)
         usualDial = channel.dialNanoseconds ?? usualDial
         if ticketOfSession == nil {
             ticketOfSession = channel.ticket
