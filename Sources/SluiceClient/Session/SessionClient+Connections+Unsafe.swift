@@ -285,7 +285,7 @@ extension SessionClient {
         // Only the client that began the session can begin another.
         guard options.channel.ticket == nil || options.succeedsSession else { return end(error) }
         let isLossy = ledger.lose()
-        if isLossy { owesFlushFailure = true }
+        if isLossy { (owesFlushFailure, isTellingLoss) = (true, false) }
         for other in members { unsafe leftovers += other.core.takeExpired() }
         lastLoss = "the server does not know the session any more: changes under way have failed"
         if isLossy {

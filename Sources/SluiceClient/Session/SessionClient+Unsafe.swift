@@ -78,8 +78,10 @@ public class SessionClient<Transport: SessionTransport>: DataChannelDelegate, Co
     /// Completions that no channel has.
     final private(set) var local: ContiguousArray<ChannelCompletion> = []
     final private var isAtBatchEnd = false
-    /// Acknowledged changes were lost, and no FLUSH has said so yet.
+    /// Acknowledged changes were lost, and the user has not heard that from a FLUSH yet.
     final var owesFlushFailure = false
+    /// It is about to: each FLUSH that it sends before it knows fails.
+    final var isTellingLoss = false
     /// Requests wait for a capability that has not expired.
     final var isExpired = false
     /// What became of the last session that was lost; empty if none was.
@@ -154,7 +156,7 @@ public class SessionClient<Transport: SessionTransport>: DataChannelDelegate, Co
         let opcode = unsafe request.opcode
         if ledger.unsettled > 0, opcode.isChange { return false }
         if owesFlushFailure, opcode == .flush {
-            owesFlushFailure = false
+            isTellingLoss = true
             complete(tag: unsafe request.tag, .ioError)
             return true
         }
@@ -304,6 +306,7 @@ public class SessionClient<Transport: SessionTransport>: DataChannelDelegate, Co
         if !local.isEmpty {
             let ready = local
             local = []
+            if isTellingLoss { (owesFlushFailure, isTellingLoss) = (false, false) }
             completed(ready.span)
         }
         for member in members {
