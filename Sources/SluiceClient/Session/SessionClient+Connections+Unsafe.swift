@@ -154,9 +154,13 @@ extension SessionClient {
             // A channel that is lost meanwhile opens with the new one.
             case .failure: return
             }
-            let waiting = renewal
-            renewal = nil
-            waiting?(outcome)
+            if let waiting = renewal {
+                renewal = nil
+                return waiting(outcome)
+            }
+            // The user was told that it is in use, by a channel that took it before a clock was set, perhaps.
+            guard case .failure(let error) = outcome, ending == nil else { return }
+            if error.status == .expired || error.status == .notYetValid { needsCapability() }
         }
     }
 
