@@ -89,6 +89,7 @@ extension SessionClient {
             let expired = renewal
             renewal = nil
             expired?(.failure(error))
+            guard ending == nil else { return }
             let isFirst = !members.contains { $0.phase == .needsCapability }
             member.phase = .needsCapability
             if isFirst { needsCapability() }
@@ -171,12 +172,12 @@ extension SessionClient {
         guard !isExpired else { return }
         isExpired = true
         interrupted(.expired)
-        needsCapability()
+        if ending == nil { needsCapability() }
     }
 
     /// The server has taken a newer one on every channel that is open.
     func authorityReturned() {
-        guard isExpired else { return }
+        guard isExpired, ending == nil else { return }
         isExpired = false
         submitLeftovers()
         if members.allSatisfy({ $0.phase == .open }) { resumed() }
@@ -194,7 +195,12 @@ extension SessionClient {
         removeRoute(channel)
         if let timer = member.timer { reactor.cancelTimer(timer) }
         member.timer = nil
-        guard ending == nil else { return announceEnd() }
+        if ending != nil {
+            // The user may have closed the client from a call that told it of this loss: what waits for another
+            // connection has none to wait for. Nor is the call over in which it did: the end comes after it.
+            member.core.abandon(.ioError)
+            return askForBatchEnd()
+        }
         guard isReady else { return startFailed(member, channel, error) }
         if member.openedAt > 0 { member.backoff.hasHeld(nanoseconds: reactor.now - member.openedAt) }
         member.openedAt = 0
@@ -263,7 +269,7 @@ extension SessionClient {
     }
 
     private func setTimer(_ member: SessionMember<Link>, after nanoseconds: UInt64) {
-        guard let target else { return }
+        guard let target, ending == nil else { return }
         if let timer = member.timer { reactor.cancelTimer(timer) }
         member.timer = reactor.setTimer(after: nanoseconds, target: target, token: UInt32(member.index))
     }
@@ -318,6 +324,7 @@ extension SessionClient {
     }
 
     private func interrupted(_ error: ChannelError) {
+        guard ending == nil else { return }
         let reason = error.description
         if interruption == nil {
             isUnanswered = false
