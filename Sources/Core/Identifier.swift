@@ -23,12 +23,14 @@ public struct Identifier: Hashable, Sendable, CustomStringConvertible, Comparabl
     /// An identifier from exactly 16 bytes; nil for any other count.
     public init?(bytes: some Collection<UInt8>) {
         guard bytes.count == Identifier.byteCount else { return nil }
-        var high: UInt64 = 0
-        var low: UInt64 = 0
-        for (position, byte) in bytes.enumerated() {
-            if position < 8 { high = high << 8 | UInt64(byte) } else { low = low << 8 | UInt64(byte) }
+        // Other modules call this unspecialised, where each element of a collection costs as much as a copy of all.
+        let bytes = Array(bytes)
+        func word(_ range: Range<Int>) -> UInt64 {
+            var word: UInt64 = 0
+            for index in range { word = word << 8 | UInt64(bytes[index]) }
+            return word
         }
-        self.init(high: high, low: low)
+        self.init(high: word(0..<8), low: word(8..<16))
     }
 
     /// An identifier from 32 hex digits; nil for anything else.
