@@ -15,9 +15,13 @@ let settings: [SwiftSetting] = [
     .unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release)),
 ]
 
-/// What the simulators run is optimised in debug builds, too, as ten thousand seeds of it are; every assertion stays.
+/// What the simulators run is optimised in debug builds, too, as thousands of seeds of it are; every assertion stays.
 let simulated =
     settings + [.unsafeFlags(["-O", "-assert-config", "Debug"], .when(configuration: .debug))]
+
+/// The session simulator itself, which is no subject of its own, checks no accesses.
+let simulator =
+    simulated + [.unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .debug))]
 
 // Of swift-collections only the modules that are used: all of them take minutes to compile.
 let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
@@ -225,7 +229,7 @@ let package = Package(
                 "TestSupport", "Simulation", "Services", "DataPlane", "SluiceClient", "Capability",
                 "DriverKit", "Reactor", "Wire", "Core", logging, deque,
             ],
-            swiftSettings: simulated),
+            swiftSettings: simulator),
         .testTarget(
             name: "ControlPlaneTests",
             dependencies: [

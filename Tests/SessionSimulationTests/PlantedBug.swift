@@ -77,6 +77,10 @@ enum PlantedBug: String, CaseIterable, Sendable {
     case renewalMissesChannel
     /// What a second channel hears at a wrong place is believed, though the first has left it.
     case wrongPlaceIsBelieved
+    /// A channel that has reached the old place is taken for one that has reached the new.
+    case adviceIsConfirmedElsewhere
+    /// What waits on the channel that is being lost does not end when the user closes the client meanwhile.
+    case closeForgetsWhatWaits
     /// The client gives up a channel that still has requests.
     case memberIsDropped
     /// The client does not send what waited for another capability, or another session.
@@ -95,6 +99,86 @@ enum PlantedBug: String, CaseIterable, Sendable {
         .closeKeepsItsSlot, .answerToTheLostIsDropped, .heldIsForgotten, .delayedIsForgotten,
         .comparisonIsForgotten, .greetingIsForgotten,
     ]
+}
+
+extension PlantedBug {
+    /// What is said when it is found, in part: whatever else fails is not found for the right reason.
+    var signs: [String] {
+        switch self {
+        case .fenceDoesNotWait, .fenceMissesReactor, .withdrawnGoesOn: ["its authority is over"]
+        case .replyCacheOffByOne: ["BAD_SEQUENCE", "was answered and never done"]
+        case .replyCacheForgets: ["is executed twice"]
+        case .droppedIsAnswered, .resumeDoesNotWait:
+            ["was answered and never done", "another count than the request's"]
+        case .flushForgetsReactor, .clientHidesLoss: ["is not durable"]
+        case .halfAWriteIsExecuted: ["half a write reaches the driver", "are not its own"]
+        case .storeForgets, .openDoesNotWaitForStore, .claimEndsWithConnection, .claimEndsByTime,
+            .wrongPlaceIsBelieved, .adviceIsConfirmedElsewhere:
+            ["is gone without a reason"]
+        case .sessionsOutlivePower: ["is of before the loss of power"]
+        case .startDoesNotWaitForDisk, .clientChangesWhatItChanges,
+            .settledTooEarly:
+            ["explains what was seen", "was overwritten long ago", "is torn"]
+        case .clientRepeatsAmongOthers: ["is repeated over what another client has written"]
+        case .comparisonIsNotAlone: ["replaced"]
+        case .clientIgnoresWriters: ["goes on though another has had the volume"]
+        case .lifeFollowsClock: ["too early", "without a reason"]
+        case .disconnectEndsSessions: ["is gone without a reason", "nobody took anything away"]
+        case .clientTellsOfExpiry: ["requests wait for another capability"]
+        case .closeKeepsItsSlot: ["the server keeps", "an administrator is not answered"]
+        case .answerToTheLostIsDropped, .delayedIsForgotten: ["the server keeps"]
+        case .heldIsForgotten, .comparisonIsForgotten, .greetingIsForgotten, .resumeSkipsSlot,
+            .silenceIsNotHeard:
+            ["is not answered"]
+        case .channelIsResumedTwice: ["another sequence than the request's", "is torn"]
+        case .backoffNeverEnds, .redirectForgetsPlaces: ["is not answered", "has not all of its channels"]
+        case .renewalIsForgotten: ["in whose place another one was taken"]
+        case .renewalMissesChannel: ["is not renewed"]
+        case .closeForgetsWhatWaits: ["requests do not"]
+        case .memberIsDropped, .leftoverIsForgotten: ["requests do not", "is not answered"]
+        case .dialNeverEnds: ["does not attach", "has not all of its channels", "is not answered"]
+        }
+    }
+
+    /// A seed that finds it, so that a test need not search.
+    var seed: UInt64 {
+        switch self {
+        case .storeForgets, .claimEndsWithConnection, .claimEndsByTime, .delayedIsForgotten,
+            .greetingIsForgotten, .leftoverIsForgotten:
+            1
+        case .replyCacheOffByOne, .replyCacheForgets, .droppedIsAnswered, .flushForgetsReactor,
+            .resumeSkipsSlot, .channelIsResumedTwice:
+            2
+        case .resumeDoesNotWait, .renewalIsForgotten: 3
+        case .dialNeverEnds: 4
+        case .fenceMissesReactor: 5
+        case .clientTellsOfExpiry, .memberIsDropped: 9
+        case .backoffNeverEnds: 10
+        case .answerToTheLostIsDropped: 12
+        case .comparisonIsForgotten: 15
+        case .clientRepeatsAmongOthers: 20
+        case .redirectForgetsPlaces, .adviceIsConfirmedElsewhere: 21
+        case .disconnectEndsSessions: 22
+        case .silenceIsNotHeard: 28
+        case .lifeFollowsClock: 40
+        case .fenceDoesNotWait: 43
+        case .startDoesNotWaitForDisk: 76
+        case .halfAWriteIsExecuted: 85
+        case .comparisonIsNotAlone: 139
+        case .wrongPlaceIsBelieved: 175
+        case .heldIsForgotten: 186
+        case .sessionsOutlivePower: 216
+        case .closeKeepsItsSlot: 328
+        case .openDoesNotWaitForStore: 391
+        case .renewalMissesChannel: 527
+        case .clientIgnoresWriters: 623
+        case .clientHidesLoss: 932
+        case .closeForgetsWhatWaits: 1132
+        case .clientChangesWhatItChanges: 2312
+        case .withdrawnGoesOn: 2763
+        case .settledTooEarly: 2937
+        }
+    }
 }
 
 /// Bugs that are planted by changing what the server keeps, between two of its steps.

@@ -49,7 +49,7 @@ extension SessionSimulator {
             serverStart = now
         case .powerLost: if random.once(in: 2) { killServer(losesPower: true) }
         case .clientKilled: client.kill()
-        case .givenUp: client.giveUp()
+        case .givenUp: (clients.first { $0.phase == .attached && $0.openRequests > 0 } ?? client).giveUp()
         case .fence, .revoke, .disconnect, .endSession, .nodeEnrolledAnew: administrate(trouble, client)
         case .timePasses:
             note("time passes")

@@ -74,7 +74,9 @@ final class SessionSimulator {
     private var formerWriters: Set<[Int]> = []
     /// Likewise, those that had it when another asked for it.
     private(set) var askedAway: Set<[Int]> = []
+    /// Nothing is spared.
     private var faults = true
+    var isTroubled: Bool { faults }
     let scenario: Scenario
     let bug: PlantedBug?
     var steps = 0
@@ -275,7 +277,14 @@ final class SessionSimulator {
         if formerWriters.contains([grant.client, grant.attachment]) {
             fail("client \(grant.client) goes on though another has had the volume")
         }
-        if disk.cache[block].name != name { writes[Int(name)].replaced = disk.cache[block].name }
+        let before = disk.cache[block]
+        let earlier = self.version(of: name, block: block)
+        if earlier > 0, before.version > earlier,
+            grants[writes[Int(before.name)].grant].client != grant.client
+        {
+            fail("write \(name) is repeated over what another client has written")
+        }
+        if before.name != name { writes[Int(name)].replaced = before.name }
         let version = disk.write(block, name)
         if block & 1 == 0 {
             writes[Int(name)].versions.0 = version
@@ -362,7 +371,10 @@ final class SessionSimulator {
 
     /// Nothing much happens: who waits for nothing but time may get it.
     private func pass() {
-        if let next = clients.compactMap(\.waitsUntil).min(), next > now, random.once(in: faults ? 3 : 1) {
+        let waits =
+            clients.compactMap(\.waitsUntil)
+            + connections.compactMap { $0.isFrozen ? $0.deadline.map { $0 + 1 } : nil }
+        if let next = waits.min(), next > now, random.once(in: faults ? 3 : 1) {
             now = next
         } else {
             now += UInt64(random.below(400_000))
@@ -456,10 +468,14 @@ final class SessionSimulator {
             for _ in 0..<20 where failure == nil { step() }
             for connection in connections { while connection.receive() {} }
             connections.removeAll { $0.isGone }
-            if failure != nil || clients.allSatisfy({ $0.isSettled }) && server?.calls == 0 { return }
+            if failure != nil || clients.allSatisfy({ $0.lack == nil }) && server?.calls == 0 { return }
         }
+        let lacks = clients.compactMap { client in client.lack.map { "client \(client.number) \($0)" } }
+        let first =
+            lacks.first ?? (server == nil ? "the server does not start" : "an administrator is not answered")
         fail(
-            "not settled: \(clients.map(\.description)), \(server?.description ?? "no server")")
+            "\(first), nobody troubling: \(clients.map(\.description)), \(server?.description ?? "no server")"
+        )
     }
 
     /// When all clients have gone and every time is over, the server has nothing of them any more.
@@ -472,6 +488,9 @@ final class SessionSimulator {
             connections.removeAll { $0.isGone }
             // In all more than a session lasts that nobody misses.
             now += 2 * 86_400 * 1_000_000_000
+            if connections.isEmpty, store.sessions.isEmpty, server.map({ $0.remains == nil }) ?? false {
+                return
+            }
         }
         guard failure == nil, let server else { return }
         if let left = server.remains { fail("the server keeps \(left)") }
@@ -483,25 +502,42 @@ final class SessionSimulator {
 
     /// A step, for the account of a failure.
     struct Trace: Equatable {
-        var step = 0
-        var now: UInt64 = 0
-        var what = ""
-        var number = 0
-        var detail = 0
+        enum Event {
+            case told(StaticString)
+            case asked(Opcode)
+        }
+
+        let step: Int
+        let now: UInt64
+        let event: Event
+        let number: Int
+        let detail: Int
+
+        var what: String {
+            switch event {
+            case .told(let what): "\(what)"
+            case .asked(let opcode): opcode.name
+            }
+        }
+
+        static func == (one: Trace, other: Trace) -> Bool {
+            one.step == other.step && one.now == other.now && one.number == other.number
+                && one.detail == other.detail && one.what == other.what
+        }
     }
 
     func note(_ what: StaticString, _ number: Int = 0, _ detail: Int = 0) {
-        trace.append(Trace(step: steps, now: now, what: "\(what)", number: number, detail: detail))
+        trace.append(Trace(step: steps, now: now, event: .told(what), number: number, detail: detail))
     }
 
     func note(_ opcode: Opcode, _ number: Int = 0, _ detail: Int = 0) {
-        trace.append(Trace(step: steps, now: now, what: opcode.name, number: number, detail: detail))
+        trace.append(Trace(step: steps, now: now, event: .asked(opcode), number: number, detail: detail))
     }
 
     /// Seed, what went wrong, and what had happened.
     var account: String {
         var lines = ["SLUICE_SEED=\(seed) step \(steps): \(failure ?? "nothing wrong")"]
-        for entry in trace.suffix(120) {
+        for entry in trace.suffix(200) {
             lines.append(
                 "  \(entry.step) at \(entry.now / 1000) us: \(entry.number) \(entry.what) \(entry.detail)")
         }

@@ -32,8 +32,9 @@ struct Shrinker {
         var chunk = max(1, steps / 2)
         while runsLeft > 0 {
             var isSmaller = false
-            for first in stride(from: 1, through: best.steps, by: chunk) where runsLeft > 0 {
-                let more = Set(first..<first + chunk).subtracting(skipped)
+            // What settles afterwards is no trouble: without it nothing ends well.
+            for first in stride(from: 1, through: min(steps, best.steps), by: chunk) where runsLeft > 0 {
+                let more = Set(first..<min(first + chunk, steps + 1)).subtracting(skipped)
                 guard !more.isEmpty, first <= best.steps, let smaller = run(skipped.union(more)) else {
                     continue
                 }

@@ -80,18 +80,26 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
     var isSilent: Bool { frozenUntil == .max }
     var isFrozen: Bool { frozenUntil > server.world.now }
 
+    /// When the server's timer ends it, whatever the network does; nil while there is none.
+    var deadline: UInt64? {
+        switch phase {
+        case .closing, .lingering: closingSince + SimulatedConnection.lingerNanoseconds
+        case .greeting, .resuming, .open, .closed: nil
+        }
+    }
+
     // MARK: The client's end
 
     func send(_ frame: [UInt8]) {
         if !isClientClosed { toServer.append(frame) }
     }
 
-    /// The client gives the connection up. Without order, only some of what is under way arrives.
-    func closeClient(inOrder: Bool) {
+    /// The client gives the connection up. Without order, only some of what is under way arrives, unless nothing is lost.
+    func closeClient(inOrder: Bool, losesSome: Bool = true) {
         guard !isClientClosed else { return }
         isClientClosed = true
         isClosedInOrder = inOrder
-        if !inOrder { toServer.cut(to: server.world.random.below(toServer.count + 1)) }
+        if !inOrder, losesSome { toServer.cut(to: server.world.random.below(toServer.count + 1)) }
         toClient.cut(to: 0)
     }
 
@@ -107,6 +115,10 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
 
     /// Takes in what has arrived, or some of it; false when there is nothing to do.
     func receive() -> Bool {
+        if let deadline, server.world.now > deadline {
+            teardown()
+            return true
+        }
         guard !isFrozen else { return false }
         switch phase {
         case .greeting, .open:
@@ -116,14 +128,9 @@ final class SimulatedConnection: ChannelOwner, BatchTarget {
             return moved
         // Nothing is read, but the end of a broken connection is heard all the same.
         case .resuming: return isClientClosed && end()
-        case .closing:
-            guard server.world.now > closingSince + SimulatedConnection.lingerNanoseconds else {
-                return false
-            }
-            teardown()
-            return true
+        case .closing: return false
         case .lingering:
-            // Whether the client has heard the end, or the timer has had enough of it.
+            // The client has heard the end.
             teardown()
             return true
         case .closed:

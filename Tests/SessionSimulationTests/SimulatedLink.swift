@@ -276,10 +276,10 @@ final class SimulatedLink: ChannelLink, BatchTarget {
         channel?.end(.lost(why))
     }
 
-    /// The process is gone.
+    /// The process is gone: its kernel sends what it has, or the machine is gone too.
     func vanish() {
         phase = .ended
-        connection?.closeClient(inOrder: false)
+        connection?.closeClient(inOrder: false, losesSome: world.random.once(in: 2))
         channel = nil
     }
 }

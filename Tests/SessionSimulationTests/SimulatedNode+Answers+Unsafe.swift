@@ -13,6 +13,7 @@ extension SimulatedNode {
         let request = requests[tag]
         guard request.isOpen else { return world.fail("a request of client \(number) ended twice") }
         requests[tag].isOpen = false
+        defer { mayHaveEnough() }
         let now = world.moment()
         guard completion.status == .ok else { return endFailed(request, completion.status, now) }
         counts.completed += 1

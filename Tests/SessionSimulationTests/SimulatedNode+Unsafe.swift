@@ -127,13 +127,22 @@ final class SimulatedNode {
 
     var openRequests: Int { requests.reduce(0) { $0 + ($1.isOpen ? 1 : 0) } }
 
-    /// Whether it has all that it wants: no request is open, no channel on its way, and each has the newest capability.
-    var isSettled: Bool {
-        guard openRequests == 0 else { return false }
-        guard phase != .detached else { return true }
-        guard phase == .attached, let volume, !isRenewing, !wantsCapability else { return false }
-        return volume.members.allSatisfy { $0.phase == .open }
-            && ends.values.allSatisfy { $0.index >= renewedTo }
+    /// What it wants and has not got yet; nil when no request is open, no channel on its way, and each has the newest
+    /// capability.
+    var lack: StaticString? {
+        if openRequests > 0 { return "is not answered" }
+        switch phase {
+        case .detached: return nil
+        case .attaching: return "does not attach"
+        case .leaving: return "does not leave"
+        case .attached:
+            guard let volume, volume.members.allSatisfy({ $0.phase == .open }) else {
+                return "has not all of its channels"
+            }
+            let isRenewed =
+                !isRenewing && !wantsCapability && ends.values.allSatisfy { $0.index >= renewedTo }
+            return isRenewed ? nil : "is not renewed"
+        }
     }
 
     /// When it goes on by itself; nil while others can do something for it.
@@ -257,6 +266,7 @@ final class SimulatedNode {
     private func renewed(_ index: Int, _ result: Result<ResourceState, ChannelError>) {
         guard !isDead, phase != .detached, volume?.ending == nil else { return }
         isRenewing = false
+        defer { mayHaveEnough() }
         switch result {
         case .success:
             counts.renewed += 1
@@ -267,7 +277,7 @@ final class SimulatedNode {
             case .expired, .notYetValid, .writerConflict, .busy: wantsCapability = true
             default:
                 world.mustBeEnding(grant, status)
-                volume?.close()
+                close()
             }
         case .failure: break
         }
@@ -334,10 +344,28 @@ final class SimulatedNode {
         return moved
     }
 
+    /// The application goes on from where it is told that something has ended.
+    func maySubmit() {
+        guard !isDead, phase == .attached, world.isTroubled, world.random.once(in: 4) else { return }
+        _ = submit()
+    }
+
     private func submit() -> Bool {
-        guard let volume, let tag = requests.firstIndex(where: { !$0.isOpen }) else { return false }
-        var request = world.nextRequest()
+        guard let tag = requests.firstIndex(where: { !$0.isOpen }) else { return false }
+        let request = world.nextRequest()
         if request.opcode.isChange, overlaps(request) { return false }
+        return begin(request, tag)
+    }
+
+    /// Sends so many FLUSHes in one wake-up.
+    func flush(_ count: Int) {
+        let free = requests.indices.filter { !requests[$0].isOpen }
+        wakeUp { for tag in free.prefix(count) { _ = begin(SimulatedRequest(opcode: .flush), tag) } }
+    }
+
+    private func begin(_ wanted: SimulatedRequest, _ tag: Int) -> Bool {
+        guard let volume else { return false }
+        var request = wanted
         request.isOpen = true
         request.start = world.moment()
         request.life = world.life
@@ -404,8 +432,26 @@ final class SimulatedNode {
 
     // MARK: What the client says
 
+    /// The application closes the client, whatever that is about.
+    private func close() {
+        if world.bug == .closeForgetsWhatWaits {
+            for member in volume?.members ?? [] where member.channel?.state == .closed {
+                for slot in 0..<member.core.depth { unsafe member.core.flights[slot].phase = .free }
+            }
+        }
+        volume?.close()
+    }
+
+    /// Whatever it is told may make the application close the client, there and then.
+    func mayHaveEnough() {
+        guard !isDead, phase == .attached, world.isTroubled, world.random.once(in: 400) else { return }
+        world.note("has enough", number)
+        close()
+    }
+
     func heard(_ event: ChannelEvent) {
         guard !isDead else { return }
+        defer { mayHaveEnough() }
         if case .draining(_, let target) = event, let place = try? SocketAddress(text: target) {
             world.note("is sent elsewhere", number, Int(place.port))
             advice = place
@@ -416,6 +462,7 @@ final class SimulatedNode {
 
     func interrupted(by reason: ChannelError) {
         guard !isDead else { return }
+        defer { mayHaveEnough() }
         world.note("is interrupted", number)
         interruptedAt = volume?.interruption?.since ?? interruptedAt
         switch reason {
@@ -430,6 +477,7 @@ final class SimulatedNode {
         guard !isDead else { return }
         world.note("wants a capability", number)
         wantsCapability = true
+        mayHaveEnough()
     }
 
     /// The server does not know the session any more.
@@ -458,6 +506,7 @@ final class SimulatedNode {
     func closed(_ error: ChannelError) {
         guard !isDead else { return }
         world.note("has ended", number)
+        if openRequests > 0 { world.fail("client \(number) ends and \(openRequests) requests do not") }
         let wasReady = volume?.isReady == true
         switch error {
         case .closed: break

@@ -17,6 +17,7 @@ final class SimulatedVolume: SessionClient<SimulatedTransport> {
 
     override func completed(_ completions: Span<ChannelCompletion>) {
         for index in completions.indices { node.end(completions[index]) }
+        node.maySubmit()
     }
 
     override func heard(_ event: ChannelEvent) { node.heard(event) }
@@ -24,7 +25,14 @@ final class SimulatedVolume: SessionClient<SimulatedTransport> {
     override func doubted(_ what: String) {
         node.world.fail("client \(node.number) does not believe: \(what)")
     }
-    override func resumed(afterNanoseconds pause: UInt64, repeated: Int) { node.counts.repeated += repeated }
+    override func resumed(afterNanoseconds pause: UInt64, repeated: Int) {
+        node.counts.repeated += repeated
+        node.mayHaveEnough()
+    }
+    override func hasRoom() {
+        node.mayHaveEnough()
+        node.maySubmit()
+    }
     override func needsCapability() { node.needsCapability() }
     override func closed(_ error: ChannelError) { node.closed(error) }
 }
@@ -93,7 +101,15 @@ extension SimulatedNode {
                 member.openedWith = volume.options.capability
             }
         case .wrongPlaceIsBelieved:
-            for member in volume.members { member.placesRound = volume.places.round }
+            if volume.places.isDoubtful(SessionSimulator.stranger) {
+                volume.places = ServerPlaces(volume.options.addresses)
+            }
+        case .adviceIsConfirmedElsewhere:
+            if let advice,
+                volume.members.contains(where: { $0.phase == .opening && $0.channel?.address != advice })
+            {
+                volume.places.worked(advice)
+            }
         case .memberIsDropped:
             guard volume.members.count > 1 else { return }
             let member = volume.members[1]
@@ -102,7 +118,10 @@ extension SimulatedNode {
             volume.members.removeLast()
         case .leftoverIsForgotten:
             if unsafe !volume.leftovers.isEmpty { unsafe volume.leftovers.removeLast() }
-        case .settledTooEarly: while volume.ledger.unsettled > 0 { volume.ledger.settle() }
+        case .settledTooEarly:
+            for core in volume.members.map(\.core) {
+                for slot in 0..<core.depth where unsafe core.flights[slot].isUnsettled { core.settle(slot) }
+            }
         case .silenceIsNotHeard:
             for member in volume.members {
                 if let pulse = member.channel?.pulse { reactor.cancelTimer(pulse) }
