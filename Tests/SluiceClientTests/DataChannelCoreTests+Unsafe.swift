@@ -374,10 +374,10 @@ import Wire
         #expect(prefers(other))
         places.worked(old)
         #expect(!isGone(other))
-        // A place that has worked is believed.
-        #expect(prefers(old))
+        // A place that has worked is believed, and the wrong one is none any more.
+        #expect(prefers(old) && places.count == 4)
         places.worked(old)
-        #expect(isGone(old))
+        #expect(isGone(old) && places.count == 3 && !places.isDoubtful(other))
     }
 
     @Test func ofThePlacesThatAServerSendsItsClientsToOnlyTheLastIsRemembered() throws {

@@ -65,7 +65,7 @@ struct ServerPlaces {
     private var advised: SocketAddress?
     /// Where no server knew the session; not gone to again because of the same advice.
     private var rejected: SocketAddress?
-    /// How often advice was found to be wrong.
+    /// How often advice came, or was found to be wrong.
     private(set) var round = 0
 
     /// At least one address, the best first.
@@ -97,7 +97,16 @@ struct ServerPlaces {
     /// sent elsewhere says nothing of that place.
     mutating func worked(_ address: SocketAddress) {
         failures = 0
-        if redirect == address { (redirect, rejected) = (nil, nil) }
+        if rejected == address { rejected = nil }
+        guard redirect == address else { return }
+        redirect = nil
+        // Where a server sent its clients by mistake before is no place of theirs: what is said there must not count
+        // when this one is away for a moment.
+        guard let wrong = rejected, !own.contains(wrong) else { return }
+        let before = current
+        addresses.removeAll { $0 == wrong }
+        index = addresses.firstIndex(of: before) ?? 0
+        rejected = nil
     }
 
     /// Goes there next, and to the others if it does not work; false when that did not help before.
@@ -106,6 +115,8 @@ struct ServerPlaces {
         let before = advised
         redirect = address
         advised = address
+        // A connection that is on its way to where they were sent before says nothing any more.
+        round += 1
         addresses.removeAll { $0 == address || $0 == before && !own.contains($0) }
         addresses.insert(address, at: 0)
         index = 0
