@@ -91,6 +91,8 @@ extension Limits {
     static let mixedPatience: UInt64 = 100_000
     /// Requests that a wake-up takes up then before those of others are put off.
     static let mixedTurnRequests = 32
+    /// Capabilities whose signatures a wake-up checks before what else has arrived of who asks for more is put off.
+    static let turnSignatures: UInt64 = 4
     /// What a turn costs beside its bytes.
     static let turnCost = 1024
     /// A connection that sends this much at once is metered, in bytes, when several sessions share a reactor.

@@ -438,7 +438,8 @@ final class ControlConnection: CompletionTarget, BatchTarget {
         if let target {
             // In the ring's order: with the number free at once, the kernel would give what it has not taken up yet, such
             // as a send, to the next connection that another thread opens.
-            reactor.cancelAll(fd: fd)
+            reactor.cancel(target: target, token: Token.receive)
+            reactor.cancel(target: target, token: Token.send)
             reactor.close(fd: fd, target: target, token: Token.close)
             reactor.unregister(target)
         } else {

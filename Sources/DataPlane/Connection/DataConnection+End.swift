@@ -167,7 +167,10 @@ extension DataConnection {
             services.detach(channel, isClosedByClient: isByClient)
             self.channel = nil
         }
-        reactor.cancelAll(fd: fd)
+        // By name: what is cancelled by descriptor is looked for among all that the kernel has, of every connection.
+        if receiving.isReceiving { reactor.cancel(target: target, token: Token.receive) }
+        if receiving.isPolled { reactor.cancel(target: target, token: Token.readable) }
+        if sending.isSending { reactor.cancel(target: target, token: Token.send) }
         reactor.close(fd: fd, target: target, token: Token.close)
         reactor.unregister(target)
         shard.remove(self)

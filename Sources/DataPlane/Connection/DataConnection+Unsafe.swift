@@ -193,6 +193,10 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         do throws(TLSError) {
             if case .handshake = phase, try !continueHandshake() { return }
             while !reader.isWaiting, phase.isReading {
+                if phase.isOpen, !shard.hasTimeForSignatures {
+                    perform(receiving.putOff())
+                    break
+                }
                 let isDirect =
                     if case .payload = reader.part { reader.remaining >= Limits.directBytesMin } else {
                         false

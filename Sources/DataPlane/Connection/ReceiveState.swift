@@ -36,7 +36,7 @@ struct ReceiveState {
     /// Whether it is received from piece by piece, because it sends much and others are there.
     private(set) var isMetered = false
     /// Whether the kernel is to say when there is something to receive.
-    private var isPolled = false
+    private(set) var isPolled = false
 
     /// Whether the kernel gives what arrives.
     var isReceiving: Bool {

@@ -41,6 +41,7 @@ final class DataShard: BatchTarget {
     private var receivedBytes = 0
     /// Requests that it has taken up.
     var acceptedRequests = 0
+    private var signaturesBefore: UInt64 = 0
     /// When somebody who wants much had a turn last, and in which wake-up they gave way to what had just arrived.
     private var tookTurnAt: UInt64 = 0
     private var gaveWayTurn: UInt64 = 0
@@ -154,9 +155,17 @@ final class DataShard: BatchTarget {
 
     /// Whether this wake-up may take up further requests before others had their turn.
     var hasTimeForInput: Bool {
+        guard hasTimeForSignatures else { return false }
         guard services.isMixed else { return true }
         beginTurn()
         return acceptedRequests < Limits.mixedTurnRequests
+    }
+
+    /// Whether this wake-up may check further signatures: each takes as long as many reads, and who has no right asks for
+    /// them as easily as others.
+    var hasTimeForSignatures: Bool {
+        if reactor.turn != turn { beginTurn() }
+        return services.signaturesChecked &- signaturesBefore < Limits.turnSignatures
     }
 
     private func beginTurn() {
@@ -164,6 +173,7 @@ final class DataShard: BatchTarget {
         turn = reactor.turn
         isTurnBegun = false
         (sentBytes, receivedBytes, acceptedRequests) = (0, 0, 0)
+        signaturesBefore = services.signaturesChecked
     }
 
     /// How much a wake-up sends, and receives of those who send much, and how much of that for one connection.

@@ -292,6 +292,7 @@ extension ServiceShard {
     private func verified(
         _ bytes: [UInt8], holder: Digest32, now: Moment
     ) throws(StatusError) -> EffectiveCapability {
+        signaturesChecked &+= 1
         do throws(CapabilityError) {
             let capability = try Capability(bytes: bytes)
             return try services.verifier.verify(

@@ -32,6 +32,8 @@ public final class ServiceShard {
     var greetings: [UInt64: WaitingGreeting] = [:]
     var freeChannels: [UInt32] = []
     var statistics = Statistics()
+    /// How often it has checked the signatures of a capability; wraps.
+    public internal(set) var signaturesChecked: UInt64 = 0
     /// Where it says what it is at.
     let marker: ReactorPulse.Marker
     /// What a watchdog may know of it.
