@@ -93,6 +93,8 @@ extension Limits {
     static let mixedTurnRequests = 32
     /// Capabilities whose signatures a wake-up checks before what else has arrived of who asks for more is put off.
     static let turnSignatures: UInt64 = 4
+    /// How much of what such a client sends is looked at at once, in bytes.
+    static let signaturesPieceBytes = 1024
     /// What a turn costs beside its bytes.
     static let turnCost = 1024
     /// A connection that sends this much at once is metered, in bytes, when several sessions share a reactor.

@@ -35,6 +35,8 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     var unreadNoted = 0
     /// Of which node that was.
     var unreadNode: UInt32?
+    /// Whether signatures were checked for what it sent last.
+    private var asksForSignatures = false
     /// Whether it is probed often, because another client of the same key waits for its end.
     var isDoubted = false
 
@@ -201,14 +203,16 @@ final class DataConnection: CompletionTarget, ChannelOwner {
                     if case .payload = reader.part { reader.remaining >= Limits.directBytesMin } else {
                         false
                     }
-                let space = unsafe isDirect ? destination : shard.plaintext
+                let space = unsafe isDirect ? destination : plaintextSpace
                 guard let count = try unsafe tls.read(into: space) else { break }
                 if count == 0 { return close(nil, isByClient: true) }
                 if isDirect, let channel {
                     payloadGrew(channel, count)
                 } else {
                     let bytes = unsafe UnsafeRawBufferPointer(rebasing: space[..<count])
+                    let before = services.signaturesChecked
                     let used = unsafe ingest(bytes)
+                    asksForSignatures = services.signaturesChecked != before
                     if used < count, reader.isHeldBack {
                         unsafe held.append(contentsOf: bytes[used...])
                     }
@@ -219,6 +223,13 @@ final class DataConnection: CompletionTarget, ChannelOwner {
             reader.noteHalf(now: reactor.now)
             armTimer()
         }
+    }
+
+    /// Where the next piece is decrypted to: a little of it from who asks for signatures to be checked, one or a few of which
+    /// are all that a wake-up has time for.
+    private var plaintextSpace: UnsafeMutableRawBufferPointer {
+        guard asksForSignatures else { return unsafe shard.plaintext }
+        return unsafe UnsafeMutableRawBufferPointer(rebasing: shard.plaintext[..<Limits.signaturesPieceBytes])
     }
 
     private func fail(_ error: TLSError) {

@@ -326,8 +326,15 @@ extension Reactor {
         unsafe state.pointee.isStopping = true
         unsafe state.pointee.timers.removeAll()
         unsafe state.pointee.polled.removeAll()
+        // What its owners have cancelled ends first: the kernel would look through all of it for each that is left.
+        var left: Int
+        repeat {
+            left = unsafe Int(state.pointee.operations)
+            turn(longestWait: 0)
+        } while unsafe Int(state.pointee.operations) < left
         cancelEverything()
         var lastCancel = unsafe state.pointee.now
+        left = unsafe Int(state.pointee.operations)
         var rounds = 0
         while unsafe state.pointee.operations > 0 {
             turn(longestWait: Limits.shutdownRetryNanoseconds)
@@ -339,7 +346,9 @@ extension Reactor {
             }
             if unsafe state.pointee.now - lastCancel >= UInt64(Limits.shutdownRetryNanoseconds) {
                 lastCancel = unsafe state.pointee.now
-                cancelInKernel()
+                let isEnding = unsafe Int(state.pointee.operations) < left
+                left = unsafe Int(state.pointee.operations)
+                if !isEnding { cancelInKernel() }
             }
         }
         run(remote.finish())
