@@ -70,7 +70,7 @@ import Testing
                 #expect(!pair.key.isEmpty && pair.description == text, "\(place): \(text)")
             }
             if let id = IdentifierArgument(argument: text) {
-                #expect(IdentifierArgument(argument: id.description)?.id == id.id, "\(place): \(text)")
+                #expect(IdentifierArgument(argument: id.description)?.text == id.text, "\(place): \(text)")
             }
             _ = CeilingArgument<ByteCount>(argument: text)
         }

@@ -58,16 +58,54 @@ struct NameArgument: ExpressibleByArgument, CustomStringConvertible {
     var description: String { name.text }
 }
 
-/// The id of a capability or a session: 32 hex digits.
+/// The id of a capability, a session or an operation: 32 hex digits, or the first of them, as far as they name one.
 struct IdentifierArgument: ExpressibleByArgument, CustomStringConvertible {
-    var id: Identifier
+    /// Small hex digits.
+    var text: String
+
+    private static let digits = 8...2 * Identifier.byteCount
 
     init?(argument: String) {
-        guard let id = Identifier(hex: argument) else { return nil }
-        self.id = id
+        text = argument.lowercased()
+        guard Self.digits.contains(text.utf8.count), text.utf8.allSatisfy("0123456789abcdef".utf8.contains)
+        else { return nil }
     }
 
-    var description: String { id.hex }
+    var description: String { text }
+
+    /// What `--help` says.
+    static func help(_ noun: String) -> ArgumentHelp {
+        ArgumentHelp("The \(noun)'s id, or its first \(digits.lowerBound) digits or more.")
+    }
+
+    /// The whole id: what the list at `path` has that begins so.
+    ///
+    /// - Throws: `Failure` when there is none, or more than one.
+    func whole(_ noun: String, _ path: String, _ api: ControlAPI) throws -> String {
+        if text.utf8.count == Self.digits.upperBound { return text }
+        let all: [Identified] = try api.list(path)
+        return try choose(noun, among: all.map(\.id))
+    }
+
+    /// The one of some ids that begins so.
+    func choose(_ noun: String, among ids: [String]) throws -> String {
+        let found = ids.filter { $0.hasPrefix(text) }
+        guard let first = found.first else {
+            throw Failure(
+                .notFound, "there is no \(noun) whose id begins with \(text). See `sluice \(noun) list`.")
+        }
+        guard found.count == 1 else {
+            let some = found.prefix(4).joined(separator: ", ") + (found.count > 4 ? ", …" : "")
+            throw Failure(
+                .usage, "more than one \(noun) has an id that begins with \(text): \(some); give more digits")
+        }
+        return first
+    }
+
+    /// What a list has of each, as far as it is looked up here.
+    private struct Identified: Codable, Sendable {
+        var id: String
+    }
 }
 
 /// Rights as `read,write,…`.

@@ -108,10 +108,12 @@ extension CapabilityCommand {
             discussion: "EXAMPLE:\n  sluice capability show 0123456789abcdef0123456789abcdef")
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The capability's id.") var id: IdentifierArgument
+        @Argument(help: IdentifierArgument.help("capability")) var id: IdentifierArgument
 
         func run() throws {
-            let capability: Answered<CapabilityRecord> = try ControlAPI(global).get("/v1/capabilities/\(id)")
+            let api = try ControlAPI(global)
+            let id = try id.whole("capability", "/v1/capabilities", api)
+            let capability: Answered<CapabilityRecord> = try api.get("/v1/capabilities/\(id)")
             try global.output.show(one: capability)
         }
     }
@@ -129,11 +131,12 @@ extension CapabilityCommand {
                 """)
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The capability's id.") var id: IdentifierArgument
+        @Argument(help: IdentifierArgument.help("capability")) var id: IdentifierArgument
         @Option(help: "Why, for the server's log.") var reason: String?
 
         func run() throws {
             let api = try ControlAPI(global)
+            let id = try id.whole("capability", "/v1/capabilities", api)
             let before: Answered<CapabilityRecord> = try api.get("/v1/capabilities/\(id)")
             let revoked: Answered<CapabilityRecord> = try api.post(
                 "/v1/capabilities/\(id)/revoke", CapabilityRevocation(reason: reason))

@@ -30,10 +30,12 @@ extension SessionCommand {
             discussion: "EXAMPLE:\n  sluice session show 0123456789abcdef0123456789abcdef")
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The session's id.") var id: IdentifierArgument
+        @Argument(help: IdentifierArgument.help("session")) var id: IdentifierArgument
 
         func run() throws {
-            let session: Answered<Session> = try ControlAPI(global).get("/v1/sessions/\(id)")
+            let api = try ControlAPI(global)
+            let id = try id.whole("session", "/v1/sessions", api)
+            let session: Answered<Session> = try api.get("/v1/sessions/\(id)")
             try global.output.show(one: session)
         }
     }
@@ -58,7 +60,7 @@ extension SessionCommand {
         }
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The session's id.") var id: IdentifierArgument
+        @Argument(help: IdentifierArgument.help("session")) var id: IdentifierArgument
         @Option(help: "Why, for the server's log and its events.") var reason: String?
         @Flag(
             help: "End the session itself: its client cannot go on with it, and what it has under way fails.")
@@ -66,6 +68,7 @@ extension SessionCommand {
 
         func run() throws {
             let api = try ControlAPI(global)
+            let id = try id.whole("session", "/v1/sessions", api)
             let session: Answered<Session> = try api.get("/v1/sessions/\(id)")
             guard end else {
                 let now: Answered<Session> = try api.post(

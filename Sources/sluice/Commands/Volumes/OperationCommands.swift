@@ -39,13 +39,14 @@ extension OperationCommand {
                 """)
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The operation's id.") var id: IdentifierArgument
+        @Argument(help: IdentifierArgument.help("operation")) var id: IdentifierArgument
         @Flag(help: "Wait until it has ended; the exit code is 0 only if it is done.") var wait = false
 
         func run() throws {
             let api = try ControlAPI(global)
+            let id = try id.whole("operation", "/v1/operations", api)
             let operation: Answered<LongOperation> =
-                try wait ? OperationWait.untilDone("\(id)", api) : api.get("/v1/operations/\(id)")
+                try wait ? OperationWait.untilDone(id, api) : api.get("/v1/operations/\(id)")
             try global.output.show(one: operation)
         }
     }
@@ -62,10 +63,12 @@ extension OperationCommand {
                 """)
 
         @OptionGroup var global: GlobalOptions
-        @Argument(help: "The operation's id.") var id: IdentifierArgument
+        @Argument(help: IdentifierArgument.help("operation")) var id: IdentifierArgument
 
         func run() throws {
-            try ControlAPI(global).delete("/v1/operations/\(id)")
+            let api = try ControlAPI(global)
+            let id = try id.whole("operation", "/v1/operations", api)
+            try api.delete("/v1/operations/\(id)")
             try global.output.show(
                 Ended(.cancelled, "operation/\(id)"), sentence: "operation \(id) cancelled")
         }
