@@ -73,11 +73,12 @@ struct Sluice: ParsableCommand {
             if code == ExitCode.success { exit(withError: error) }
             if wantedOutput != .table {
                 let status = ExitStatus(rawValue: code.rawValue) ?? .usage
-                report(Failure(status, message(for: error), code: "USAGE"))
+                let text = UsageAdvice.added(to: message(for: error), CommandLine.arguments)
+                report(Failure(status, text, code: "USAGE"))
                 exit(withError: code)
             }
             // It repeats arguments, which a shell may have made of the names of files.
-            Terminal.notes(fullMessage(for: error))
+            Terminal.notes(UsageAdvice.added(to: fullMessage(for: error), CommandLine.arguments))
             exit(withError: code)
         }
     }

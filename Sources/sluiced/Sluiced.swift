@@ -61,7 +61,7 @@ enum Main {
             Sluiced.exit(withError: ExitCode(64))
         } catch let error as AuthorityError {
             note(error.description)
-            Sluiced.exit(withError: ExitCode(1))
+            Sluiced.exit(withError: ExitCode(error.isUsage ? 64 : 1))
         } catch {
             Sluiced.exit(withError: error)
         }

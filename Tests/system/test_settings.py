@@ -55,6 +55,9 @@ WRONG = [
     ("sluice: {control: 7480}", {}, ['control is "7480"']),
     ("sluice: {cpus: [99999]}", {}, ["cpus is a list; whole numbers from 0 to"]),
     ("sluice: {driver: {hots: /x}}", {}, ['there is no setting "driver.hots"; did you mean "host"?']),
+    ("sluice: {stop.seconds: 5}", {}, ['there is no key "stop.seconds": a dot is a level', "write it as stop: {seconds: …}"]),
+    ("sluice: {driver: {quarantine.losses: 5}}", {}, ["write it as quarantine: {losses: …}"]),
+    ("stop.seconds: 5", {}, ['"stop.seconds" belongs below "sluice:", as stop: {seconds: …}']),
     ("sluice: {driver: 3}", {}, ['"sluice.driver" holds settings, not a value']),
     ("sluice: {driver: {host: /nowhere}}", {}, ["driver.host (FILE:1): the program of driver hosts, /nowhere, cannot be run"]),
     ("sluice: {reactors: 1, reactors: 2}", {}, ["FILE: is no YAML"]),
@@ -130,11 +133,13 @@ def test_a_server_that_hangs_at_its_end_says_so_before_systemd_kills_it():
     (["--name", "bad name!"], '"bad name!" is no DNS name'),
     (["--name", "io.example", "--address", "192.0.2.10:7480"], '"192.0.2.10:7480" is no IP address'),
     (["--name", "io.example", "--address", "under/score"], '"under/score" is no DNS name'),
+    (["--name", "foo_bar"], '"foo_bar" is no DNS name'),
+    (["--name", "io.example", "--address", "foo_bar"], '"foo_bar" is no DNS name'),
     (["--name", "io.example\x1b[2j"], '"io.example?[2j" is no DNS name'),
 ])
 def test_init_that_is_told_nonsense_makes_nothing(tmp_path, options, said):
     result = sluiced("init", "--data", tmp_path / "d", *options)
-    assert result.returncode == 1 and said in result.stderr and "\x1b" not in result.stderr, result.stderr
+    assert result.returncode == 64 and said in result.stderr and "\x1b" not in result.stderr, result.stderr
     assert os.listdir(tmp_path) == []
 
 

@@ -21,6 +21,14 @@ public enum AuthorityError: Error, Sendable, Hashable, CustomStringConvertible {
     /// A key or certificate is not what it must be.
     case invalid(what: String, reason: String)
 
+    /// Whether what was asked for is wrong, whatever there is.
+    public var isUsage: Bool {
+        switch self {
+        case .badName, .badAddress, .tooManyNames: true
+        case .alreadyInitialised, .notEmpty, .notInitialised, .newerVersion, .inUse, .file, .invalid: false
+        }
+    }
+
     /// One sentence, with the fix where there is one.
     public var description: String {
         switch self {

@@ -48,6 +48,8 @@ extension Authority {
     /// Refuses what cannot be a name or an address of the server, in words that say which.
     static func check(names: [String], addresses: [String]) throws(AuthorityError) {
         for name in names {
+            // Certificates may have underscores; names of machines may not (RFC 1123 §2.1).
+            if name.contains("_") { throw .badName(name) }
             do throws(TLSError) { try CertificateAuthority.check(names: [name], addresses: []) } catch {
                 throw .badName(name)
             }

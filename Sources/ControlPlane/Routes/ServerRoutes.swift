@@ -49,8 +49,9 @@ extension ControlPlane {
         let names = try fields.texts("names", countMax: CertificateAuthority.serverNamesMax, bytesMax: 253)
         let addresses = try fields.texts(
             "addresses", countMax: CertificateAuthority.serverNamesMax, bytesMax: 64)
-        for name in names ?? [] {
-            guard (try? CertificateAuthority.check(names: [name], addresses: [])) != nil else {
+        let present = store.get(ServerRecord.self, "self")?.record.names ?? []
+        for name in names ?? [] where !present.contains(name.lowercased()) {
+            guard (try? Authority.check(names: [name], addresses: [])) != nil else {
                 throw Problem.invalid(
                     "names", "has something that is no DNS name",
                     expected: "names of letters, digits, hyphens and dots, such as io.example")

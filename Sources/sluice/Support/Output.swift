@@ -67,8 +67,27 @@ extension OutputFormat {
         case .json, .table:
             let encoder = JSONEncoder()
             encoder.outputFormatting = [.sortedKeys, .prettyPrinted, .withoutEscapingSlashes]
-            Terminal.line(String(decoding: try encoder.encode(value), as: UTF8.self))
+            Terminal.line(JSONText.closed(String(decoding: try encoder.encode(value), as: UTF8.self)))
         }
+    }
+}
+
+/// JSON that a person reads.
+enum JSONText {
+    /// The text with every list and object that holds nothing in one piece: texts in it have no line ends.
+    static func closed(_ text: String) -> String {
+        var lines: [Substring] = []
+        for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
+            let end = line.drop { $0 == " " }
+            if let last = lines.last, last.isEmpty, lines.count > 1, end.hasPrefix("]") || end.hasPrefix("}")
+            {
+                lines.removeLast()
+                lines[lines.count - 1] += end
+            } else {
+                lines.append(line)
+            }
+        }
+        return lines.joined(separator: "\n")
     }
 }
 

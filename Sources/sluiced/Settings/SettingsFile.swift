@@ -59,6 +59,8 @@ struct SettingsFile {
                 read(value, below: [])
             } else if SettingKey.all.contains(where: { $0.path.first == name }) {
                 problem(key, "\"\(name)\" belongs below \"\(Self.top):\"")
+            } else if let setting = Self.dotted(name, below: []) {
+                problem(key, "\"\(name)\" belongs below \"\(Self.top):\", as \(Self.nested(setting.path))")
             } else {
                 problem(key, "there is no \"\(shown(name))\"" + NearestName.hint(name, in: [Self.top]))
             }
@@ -82,6 +84,11 @@ struct SettingsFile {
                 take(value, for: setting, key: key)
             } else if known.contains(where: { $0.path.starts(with: path) }) {
                 read(value, below: path)
+            } else if Self.dotted(name, below: parents) != nil {
+                problem(
+                    key,
+                    "there is no key \"\(name)\": a dot is a level of the file; write it as "
+                        + Self.nested(name.split(separator: ".").map(String.init)))
             } else {
                 let names = Set(known.map { $0.path[parents.count] }).sorted()
                 let all = shown(path.joined(separator: "."))
@@ -92,6 +99,18 @@ struct SettingsFile {
                         + (hint.isEmpty ? "; there are \(names.joined(separator: ", "))" : hint))
             }
         }
+    }
+
+    /// The setting that a key with dots in it means.
+    private static func dotted(_ name: String, below parents: [String]) -> SettingKey? {
+        let path = parents + name.split(separator: ".").map(String.init)
+        return name.contains(".") ? SettingKey.all.first { $0.path == path } : nil
+    }
+
+    /// `stop: {seconds: …}`
+    private static func nested(_ path: [String]) -> String {
+        let inner = path.dropFirst().reversed().reduce("…") { inner, key in "{\(key): \(inner)}" }
+        return "\(path[0]): \(inner)"
     }
 
     private mutating func take(_ node: Node, for setting: SettingKey, key: Node) {

@@ -1,7 +1,7 @@
 /// Finds what somebody meant who misspelt a name.
-enum NearestName {
+public enum NearestName {
     /// The candidate that differs in the fewest letters, and in so few that it may be meant; nil when there is none.
-    static func of(_ name: String, in candidates: [String]) -> String? {
+    public static func of(_ name: String, in candidates: [String]) -> String? {
         let limit = min(2, max(1, name.count / 3))
         let found = candidates.map { (name: $0, distance: distance(name.lowercased(), $0.lowercased())) }
             .filter { $0.distance <= limit }
@@ -9,12 +9,12 @@ enum NearestName {
     }
 
     /// `; did you mean "X"?`, or nothing.
-    static func hint(_ name: String, in candidates: [String]) -> String {
+    public static func hint(_ name: String, in candidates: [String]) -> String {
         of(name, in: candidates).map { "; did you mean \"\($0)\"?" } ?? ""
     }
 
     /// How many letters are to be put in, taken out, changed or swapped with the next. Names are short.
-    static func distance(_ left: String, _ right: String) -> Int {
+    public static func distance(_ left: String, _ right: String) -> Int {
         let (left, right) = (Array(left.utf8.prefix(64)), Array(right.utf8.prefix(64)))
         var before = [Int](repeating: 0, count: right.count + 1)
         var last = Array(0...right.count)
