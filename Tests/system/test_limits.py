@@ -55,6 +55,7 @@ def test_limits_are_a_part_of_the_volume(volume):
         assert answer.json()["limits"] == {"iops": 5000, "bytesPerSecond": 1 << 20, "burstMilliseconds": None}
         for wrong, field in (({"iops": 0}, "limits.iops"), ({"bytesPerSecond": -1}, "limits.bytesPerSecond"),
                              ({"burstMilliseconds": 60_001}, "limits.burstMilliseconds"),
+                             ({"iops": None, "bytesPerSecond": None, "burstMilliseconds": 5}, "limits.burstMilliseconds"),
                              ({"ops": 1}, "limits.ops"), ("fast", "limits")):
             answer = api.patch("/v1/volumes/db", json={"limits": wrong})
             assert 400 <= answer.status_code < 500, answer.text
@@ -71,7 +72,11 @@ def test_the_command_line_sets_shows_and_takes_away(volume):
     assert "5000 IOPS, 200MiB/s, bursts of 500 ms" in server.cli("volume", "show", "db").stdout
     assert server.json("volume", "set", "db", "--iops", "none")["limits"] == {
         "iops": None, "bytesPerSecond": 200 << 20, "burstMilliseconds": 500}
-    assert "no limits" in server.cli("volume", "set", "db", "--bandwidth", "none", "--burst", "none").stdout
+    # The burst goes with the last rate, and does not come back with the next.
+    assert "no limits" in server.cli("volume", "set", "db", "--bandwidth", "none").stdout
+    assert "the limits 1000 IOPS now" in server.cli("volume", "set", "db", "--iops", "1000").stdout
+    assert "no limits" in server.cli("volume", "set", "db", "--iops", "none", "--burst", "none").stdout
+    assert "needs a rate" in server.cli("volume", "set", "db", "--burst", "5ms", check=False).stderr
     for wrong in (["--iops", "many"], ["--burst", "5x"], []):
         assert server.cli("volume", "set", "db", *wrong, check=False).returncode == 64
 

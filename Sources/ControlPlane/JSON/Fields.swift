@@ -311,14 +311,15 @@ struct Fields {
         return limits
     }
 
-    /// Ceilings of a volume, each optional; what is left out stays as it is at `present`.
+    /// Ceilings of a volume, each optional; what is left out stays as it is at `present`. A burst is of a ceiling: it goes
+    /// with the last one, and without one it is refused.
     func rateLimits(
         _ member: String = "limits", over present: RateLimits = .none
     ) throws(Problem) -> RateLimits? {
         guard let value = value(member) else { return nil }
         let fields = try Fields(
             value, at: name(member), known: ["iops", "bytesPerSecond", "burstMilliseconds"])
-        var limits = present
+        var limits = present.isUnlimited ? RateLimits.none : present
         if fields.has("iops") { limits.iops = try fields.integer("iops", in: 1...UInt64.max) }
         if fields.has("bytesPerSecond") {
             limits.bytesPerSecond = try fields.integer("bytesPerSecond", in: 1...UInt64.max)
@@ -327,7 +328,13 @@ struct Fields {
             limits.burstMilliseconds = try fields.integer(
                 "burstMilliseconds", in: 0...Limits.rateBurstMillisecondsMax)
         }
-        return limits
+        guard limits.isUnlimited else { return limits }
+        if fields.value("burstMilliseconds") != nil {
+            throw .invalid(
+                name("\(member).burstMilliseconds"), "needs a rate",
+                expected: "iops or bytesPerSecond, beside it or on the volume already")
+        }
+        return RateLimits.none
     }
 
     /// The kind and name in a resource reference such as `volume/demo`.

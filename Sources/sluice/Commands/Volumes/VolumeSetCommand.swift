@@ -8,7 +8,8 @@ extension VolumeCommand {
             abstract: "Limit what all users of a volume may use together, also while it is in use.",
             discussion: """
                 Requests above a limit are delayed, not refused. What is left out stays as it is; 'none' takes a
-                limit away. The burst is what a pause saves up, in time at the limited rate: 100 ms by default.
+                limit away. The burst is what a pause saves up, in time at the limited rate: 100 ms by default. It goes with
+                the last limit.
 
                 EXAMPLES:
                   sluice volume set data --iops 5000 --bandwidth 200MiB --burst 500ms
