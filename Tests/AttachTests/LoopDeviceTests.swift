@@ -136,7 +136,8 @@ struct LoopDeviceTests {
         let place = 5 * Self.mebibyte
         try Device.write(file.device, [UInt8](repeating: 7, count: 512), at: place)
         #expect(try VolumeContent.find(on: HeldDevice(record), extents: holes) == nil)
-        #expect(try VolumeContent.find(on: HeldDevice(record), extents: nil) == "data, as of byte \(place)")
+        let found = "data, such as at byte \(place)"
+        #expect(try VolumeContent.find(on: HeldDevice(record), extents: nil) == found)
         // A part of a volume: its extents begin where the part does.
         let data = [
             VolumeExtent(offset: 1 << 30, length: 4 * Self.mebibyte, flags: .zero),
@@ -144,7 +145,7 @@ struct LoopDeviceTests {
         ]
         #expect(
             try VolumeContent.find(on: HeldDevice(record), extents: data)
-                == "data, as of byte \(place), 12MiB allocated")
+                == "\(found), 12MiB allocated")
         #expect(try Subprocess.run(["mkfs.ext4", "-q", "-L", "kept", file.device]).code == 0)
         #expect(try VolumeContent.find(on: HeldDevice(record), extents: nil) == "ext4 'kept'")
         try file.close()

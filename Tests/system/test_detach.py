@@ -164,7 +164,7 @@ def test_nothing_is_written_over_what_a_volume_holds_unless_that_is_said(node):
         raw.seek(20 << 20)
         raw.write(b"\x01" + os.urandom(8191))
     text = refused(node, "mount", "volume/disk", node.mount, "--mkfs", "ext4")
-    assert f"holds data, as of byte {20 << 20}" in text and "--force" in text
+    assert f"holds data, such as at byte {20 << 20}" in text and "--force" in text
     # A server that does not answer leaves nothing known.
     sluice(node, "detach", "volume/disk")
     attach(node, "--io-timeout", "1s")

@@ -51,6 +51,16 @@ def test_umount_fails_when_a_fence_has_lost_what_was_written(node):
     refuses_until_forced(node, failed)
 
 
+def test_what_is_attached_and_revoked_is_not_mounted_and_says_why(node):
+    sluice(node, "attach", "volume/disk")
+    node.cli("grant", "delete", "compute-disk")
+    await_condition("the revocation", lambda: only(node)["state"] == "revoked")
+    device = only(node)["device"]
+    refused = sluice(node, "mount", "volume/disk", node.mount, check=False)
+    assert refused.returncode == 77 and f"is attached as {device}, and revoked: " in refused.stderr, refused
+    assert "cannot be read" not in refused.stderr and "sluice detach volume/disk" in refused.stderr
+
+
 def test_umount_fails_when_a_revocation_has_lost_what_was_written(node):
     sluice(node, "mount", "volume/disk", node.mount, "--mkfs", "ext4")
     write(node)
@@ -115,6 +125,9 @@ def test_a_mount_that_another_namespace_has_is_said_with_what_can_be_done(node):
         await_condition("the program", lambda: open(f"/proc/{other.pid}/comm").read().strip() == "sleep")
         failed = sluice(node, "umount", node.mount, check=False)
         assert failed.returncode == 75 and not os.path.ismount(node.mount), failed
+        assert only(node)["mountsElsewhere"][0]["folder"] == str(node.mount) and only(node)["mounts"] == []
+        shown = sluice(node, "status")
+        assert f"{node.mount} (elsewhere)" in shown.stdout and "in the mount namespace of sleep" in shown.stderr, shown
         assert "is unmounted from" in failed.stderr and "then run: sluice detach volume/disk" in failed.stderr
         subprocess.run(re.search(r"nsenter -t \d+ -m umount \S+?(?=[;.\s])", failed.stderr)[0].split(), check=True)
         sluice(node, "detach", "volume/disk")

@@ -68,13 +68,18 @@ public struct DeviceUse: Sendable, Hashable {
     /// Looks at the mount tables, /sys, the swap table and the open files of every process but this one.
     public static func of(_ device: String) -> DeviceUse {
         guard let numbers = DiskNumbers(path: device) else { return DeviceUse() }
-        let processes = TextFile.names(in: "/proc").filter { $0.utf8.allSatisfy { (48...57).contains($0) } }
+        let processes = Self.processes
         let mounts = MountTable.read().filter { numbers.contains($0) }.map(\.folder)
         return DeviceUse(
             mounts: mounts,
             mountsElsewhere: mounts.isEmpty ? mountsElsewhere(numbers, processes: processes) : [],
             holders: holders(numbers),
             isSwap: isSwap(numbers), openers: openers(numbers, processes: processes))
+    }
+
+    /// The numbers of all processes.
+    static var processes: [String] {
+        TextFile.names(in: "/proc").filter { $0.utf8.allSatisfy { (48...57).contains($0) } }
     }
 
     /// Where it is mounted, and what lies on top of it: what can be told quickly.
@@ -87,18 +92,7 @@ public struct DeviceUse: Sendable, Hashable {
     }
 
     private static func mountsElsewhere(_ numbers: DiskNumbers, processes: [String]) -> [MountElsewhere] {
-        var seen: Set<String> = [TextFile.link("/proc/self/ns/mnt") ?? ""]
-        var result: [MountElsewhere] = []
-        for process in processes {
-            guard let namespace = TextFile.link("/proc/\(process)/ns/mnt"), seen.insert(namespace).inserted
-            else {
-                continue
-            }
-            for mount in MountTable.read(process: process) where numbers.contains(mount) {
-                result.append(MountElsewhere(folder: mount.folder, process: process, name: name(of: process)))
-            }
-        }
-        return result
+        MountElsewhere.tables(processes: processes).flatMap { $0.places(of: numbers) }
     }
 
     private static func holders(_ numbers: DiskNumbers) -> [String] {
@@ -138,7 +132,7 @@ public struct DeviceUse: Sendable, Hashable {
         }
     }
 
-    private static func name(of process: String) -> String {
+    fileprivate static func name(of process: String) -> String {
         let name = TextFile.read("/proc/\(process)/comm")?.split(separator: "\n").first
         return name.map(String.init) ?? "process"
     }
@@ -164,7 +158,7 @@ public struct DeviceUse: Sendable, Hashable {
 }
 
 /// A place where a device is mounted that this process does not see: in another mount namespace.
-public struct MountElsewhere: Sendable, Hashable {
+public struct MountElsewhere: Sendable, Hashable, Codable {
     /// The folder, as that namespace shows it.
     public var folder: String
     /// A process of that namespace, and its name.
@@ -172,10 +166,34 @@ public struct MountElsewhere: Sendable, Hashable {
     /// The process's name.
     public var name: String
 
+    /// Where that is, in words.
+    public var place: String { "mounted on \(folder) in the mount namespace of \(name) (pid \(process))" }
+
     /// Why the device is used, and how to end that from here.
     var reason: String {
-        "mounted on \(folder) in the mount namespace of \(name) (pid \(process)); end that process, or run: "
-            + "nsenter -t \(process) -m umount \(folder)"
+        "\(place); end that process, or run: nsenter -t \(process) -m umount \(folder)"
+    }
+
+    /// What is mounted in another mount namespace, as a process of it sees it.
+    struct Table {
+        let process: String
+        let mounts: [MountPoint]
+
+        func places(of numbers: DiskNumbers) -> [MountElsewhere] {
+            mounts.filter(numbers.contains).map {
+                MountElsewhere(folder: $0.folder, process: process, name: DeviceUse.name(of: process))
+            }
+        }
+    }
+
+    /// The mount tables of all namespaces but this process's own, as far as it may look.
+    static func tables(processes: [String] = DeviceUse.processes) -> [Table] {
+        var seen: Set<String> = [TextFile.link("/proc/self/ns/mnt") ?? ""]
+        return processes.compactMap { process in
+            guard let namespace = TextFile.link("/proc/\(process)/ns/mnt"), seen.insert(namespace).inserted
+            else { return nil }
+            return Table(process: process, mounts: MountTable.read(process: process))
+        }
     }
 }
 

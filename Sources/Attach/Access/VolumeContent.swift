@@ -35,7 +35,7 @@ public enum VolumeContent {
             if let place = try firstByte(
                 on: device, from: offset, to: min(offset + length, size), interruption)
             {
-                return "data, as of byte \(place)\(amount)"
+                return "data, such as at byte \(place)\(amount)"
             }
         }
         return nil

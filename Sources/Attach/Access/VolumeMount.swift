@@ -58,6 +58,17 @@ public enum VolumeMount {
         try check(path: FilePath.absolute(folder))
     }
 
+    /// Refuses an attachment of which every request fails.
+    public static func check(serving attachment: Attachment) throws(AttachError) {
+        guard let state = AttachmentRecord.State(rawValue: attachment.state), !state.isServing else { return }
+        throw AttachError(
+            state == .revoked ? .denied : .unreachable,
+            "\(attachment.volume) is attached as \(attachment.device), and \(state.rawValue)"
+                + (attachment.message.map { ": \($0)" } ?? "")
+                + "; every request of it fails. Take it away, then mount again: "
+                + "sluice detach \(attachment.volume)")
+    }
+
     /// Mounts the device on a folder.
     public static func mount(
         _ attachment: Attachment, _ device: HeldDevice, on folder: String, _ options: Options = Options(),
@@ -67,7 +78,13 @@ public enum VolumeMount {
         try check(path: path)
         if try VolumeContent.signature(on: device) == nil {
             // "Nothing found" is also what a failed read looks like.
-            try VolumeContent.checkReadable(device)
+            do throws(AttachError) { try VolumeContent.checkReadable(device) } catch {
+                // Whoever took the right away meanwhile is the reason, not the device.
+                if let now = Attachments.list().first(where: { $0.key == attachment.key }) {
+                    try check(serving: now)
+                }
+                throw error
+            }
             throw AttachError(
                 .usage,
                 "\(attachment.volume) holds no file system yet; make one with: "

@@ -41,6 +41,8 @@ public struct Attachment: Codable, Sendable, Equatable {
     public var failure: String?
     /// The folders that the device and its partitions are mounted on now.
     public var mounts: [String]
+    /// Where they are mounted in other mount namespaces, when they are not in this one; nil for nowhere.
+    public var mountsElsewhere: [MountElsewhere]?
     /// Its partitions, such as `/dev/loop3p1`.
     public var partitions: [String]
     /// What the process that serves it has in memory, in bytes; nil when it is gone.
@@ -129,8 +131,23 @@ public enum Attachments {
         let attaching = store.attaching()
         let records = store.records()
         let keys = Set(records.map(\.key))
-        return records.map { Attachment($0, store: store, mounts: mounts) }
+        return mountedElsewhere(records.map { Attachment($0, store: store, mounts: mounts) })
             + attaching.filter { !keys.contains($0.key) }.map { Attachment($0, store: store) }
+    }
+
+    /// The same, each that is not mounted here with the places of other mount namespaces where it is.
+    private static func mountedElsewhere(_ attachments: [Attachment]) -> [Attachment] {
+        guard attachments.contains(where: \.mounts.isEmpty) else { return attachments }
+        let tables = MountElsewhere.tables()
+        return attachments.map { attachment in
+            guard attachment.mounts.isEmpty, attachment.state != AttachmentRecord.State.stale.rawValue,
+                let numbers = DiskNumbers(path: attachment.device)
+            else { return attachment }
+            var attachment = attachment
+            let places = tables.flatMap { $0.places(of: numbers) }
+            attachment.mountsElsewhere = places.isEmpty ? nil : places
+            return attachment
+        }
     }
 
     /// The attachment of a volume (`volume/NAME`), of a device (`/dev/loop3`), or of what is mounted on a

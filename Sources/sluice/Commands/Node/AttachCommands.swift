@@ -183,6 +183,9 @@ struct StatusCommand: ParsableCommand {
         guard global.output == .table else { return }
         for attachment in attachments {
             if let message = attachment.message { Terminal.note("\(attachment.volume): \(message)") }
+            for mount in attachment.mountsElsewhere ?? [] {
+                Terminal.note("\(attachment.volume): \(mount.place)")
+            }
         }
         noteCertificate()
     }

@@ -70,7 +70,9 @@ struct MountCommand: ParsableCommand {
         let all = Attachments.list().filter {
             $0.volume == resource.description && $0.state != "stale" && !$0.isAttaching
         }
-        return all.first { $0.server == options.server }
+        let present = all.first { $0.server == options.server }
+        if let present { try VolumeMount.check(serving: present) }
+        return present
     }
 
     /// Has signals end what was attached for this mount, whatever it waits for.

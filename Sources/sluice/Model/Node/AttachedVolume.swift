@@ -29,6 +29,8 @@ struct AttachedVolume: Presentable {
     var failure: String?
     /// The folders that it and its partitions are mounted on.
     var mounts: [String]
+    /// Where they are mounted in other mount namespaces, when they are not in this one.
+    var mountsElsewhere: [MountElsewhere]?
     /// Block devices.
     var partitions: [String]
     /// Bytes that its process has in memory, and that it has locked, whether used or not.
@@ -44,7 +46,8 @@ struct AttachedVolume: Presentable {
         [
             volume, device, size > 0 ? ByteCount(size).description : "",
             isReadOnly ? "read-only" : "read-write", state,
-            mounts.joined(separator: ","), "\(pid)",
+            (mounts + (mountsElsewhere ?? []).map { "\($0.folder) (elsewhere)" }).joined(separator: ","),
+            "\(pid)",
             memory.map { ByteCount(($0 >> 20) << 20).description } ?? "",
             since,
         ]
@@ -68,6 +71,7 @@ struct AttachedVolume: Presentable {
         lostRequests = attachment.lostRequests
         failure = attachment.failure
         mounts = attachment.mounts
+        mountsElsewhere = attachment.mountsElsewhere
         partitions = attachment.partitions
         memory = attachment.memory
         lockedMemory = attachment.lockedMemory
