@@ -10,8 +10,8 @@ struct DriverSettings {
         if let stranger = values.keys.sorted().first(where: { !known.contains($0) }) {
             throw StatusError(
                 .badRequest,
-                "the driver \(driver) has no setting \"\(stranger)\"; it has \(known.joined(separator: ", "))"
-            )
+                "the driver \(driver) has no setting \"\(stranger)\"; it has \(known.joined(separator: ", ")), and as "
+                    + "every driver \(PoolSettings.quarantineKey)")
         }
         self.values = values
         self.driver = driver

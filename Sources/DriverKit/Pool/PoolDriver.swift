@@ -40,7 +40,9 @@ extension PoolDriver {
 
     /// No setting can be changed while the pool runs.
     public func configure(settings: [String: String]) throws(StatusError) {
-        throw StatusError(.notSupported, "the settings of this driver cannot be changed while the pool runs")
+        throw StatusError(
+            .notSupported,
+            "the settings of this driver cannot be changed while the pool runs: make another pool")
     }
 }
 

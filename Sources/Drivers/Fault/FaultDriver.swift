@@ -99,7 +99,8 @@ public final class FaultDriver: InstalledVolumeDriver {
             throw StatusError(
                 .badRequest,
                 "the driver fault has no setting \"\(stranger)\"; it has \(known.joined(separator: ", ")), "
-                    + "and the wrapped driver's with inner. before their names")
+                    + "the wrapped driver's with inner. before their names, and as every driver "
+                    + PoolSettings.quarantineKey)
         }
         let names = wrapped.map { $0.name }
         guard let name = own["driver"], let type = wrapped.first(where: { $0.name == name }) else {
@@ -144,7 +145,8 @@ public final class FaultDriver: InstalledVolumeDriver {
         let before = try FaultDriver.parse(settings.withLock { $0 })
         if before.driver.name != configuration.driver.name || before.record != configuration.record {
             throw StatusError(
-                .notSupported, "driver and record of a fault pool cannot be changed while it runs")
+                .notSupported,
+                "driver and record of a fault pool cannot be changed while the pool runs: make another pool")
         }
         if before.inner != configuration.inner { try inner.configure(settings: configuration.inner) }
         settings.withLock { $0 = new }
@@ -159,10 +161,10 @@ public final class FaultDriver: InstalledVolumeDriver {
 
     /// That faults are injected, how many of each kind so far, and the wrapped driver's notes.
     public var notes: [String] {
-        let (rules, injected) = schedule.withLock { ($0.rules.rules.count, $0.injected) }
+        let (rules, injected) = schedule.withLock { ($0.rules.rules.count.counted("rule"), $0.injected) }
         let counts = injected.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }
         let far = counts.isEmpty ? "none so far" : counts.joined(separator: ", ")
-        return ["This pool injects faults by \(rules) rules: \(far)."] + inner.notes
+        return ["This pool injects faults by \(rules): \(far)."] + inner.notes
     }
 
     /// Makes a volume of the wrapped driver.

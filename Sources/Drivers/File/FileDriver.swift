@@ -53,6 +53,14 @@ public final class FileDriver: InstalledVolumeDriver {
         return needs
     }
 
+    /// Takes nothing while it runs; a setting that does not exist is said to be none.
+    public func configure(settings: [String: String]) throws(StatusError) {
+        _ = try FileDriver.parse(settings)
+        throw StatusError(
+            .notSupported,
+            "direct, erase and path cannot be changed while the pool runs: make another pool")
+    }
+
     /// Whether volumes run otherwise than the settings say.
     public var notes: [String] { store.notes }
 

@@ -211,7 +211,7 @@ struct Pools: Resource {
     ) async throws(Problem) {
         do throws(StatusError) { try await body() } catch {
             guard error.status.kind == .caller, error.status != other else { throw Problem(error) }
-            throw Problem(.invalidField, error.message, field: field, expected: "what the driver takes")
+            throw Problem(.invalidField, error.message, field: field)
         }
     }
 }
