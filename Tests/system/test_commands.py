@@ -89,6 +89,58 @@ def test_every_error_has_a_code(server):
             assert error["message"] and refused.stdout == "", (command, refused)
 
 
+def test_what_is_named_and_not_there_has_one_exit_code_and_says_where_to_look(server):
+    node = server.join("compute")
+    server.volume("data", size="16MiB", node="compute")
+    grant = "grant create g --rights read --resource volume/data --node"
+    for command, credentials, status, words in (
+            (f"{grant} nosuch", None, 66, "nosuch does not exist. See `sluice node list`."),
+            ("grant create g --rights read --resource volume/nosuch --node compute", None, 66, "See `sluice volume list`."),
+            ("volume create other --size 1MiB --pool nosuch", None, 66, "See `sluice pool list`."),
+            ("session show 01234567", None, 66, "no session whose id begins with 01234567. See `sluice session list`."),
+            ("capability revoke 01234567", None, 66, "See `sluice capability list`."),
+            ("volume map data", None, 77, "knows nodes alone"),
+            ("volume map data --range 1GiB:4KiB", node, 64, "what may be asked about is 0 to"),
+            (f"volume list --server https://{server.channel}", None, 69, "It may be the server's data channel"),
+            (f"volume map data --server https://{server.channel}", node, 69, "It may be the server's data channel"),
+            (f"admin add bob --out {node}", None, 73, "Name another folder by --out"),
+            ("volume create other --size 0", None, 64, "size is 0; expected: 4096 to"),
+            ("volume create other --size -5", None, 64, "a value that begins with - is written --size=-5"),
+            ("volume crate other", None, 64, "did you mean 'create'?"), ("volum list", None, 64, "did you mean 'volume'?"),
+            ("pool set default --setting foo=bar", None, 64, "it has direct, erase, path, and as every driver quarantine"),
+            ("pool set default --setting direct=false", None, 64, "cannot be changed while the pool runs: make another pool"),
+            ("bench volume/data --rw randread --threads 4 --channels 2", node, 64, "2 channels cannot be shared by 4 threads"),
+            ("bench volume/data --rw randread --range 8MiB:1", node, 64, "too few blocks: 0 blocks of 4KiB for a thread")):
+        refused = server.cli(*command.split(), credentials=credentials, check=False)
+        assert refused.returncode == status and words in refused.stderr, (command, refused)
+    again = server.cli("join", "--server", server.url, "--token", server.json("node", "token", "compute")["token"],
+                       "--credentials", node, check=False)
+    assert again.returncode == 73 and "holds credentials already" in again.stderr, again
+
+
+def test_the_beginning_of_an_id_names_what_it_is_of(server):
+    node = server.join("compute")
+    server.volume("data", size="16MiB", node="compute")
+    issued = [server.json("capability", "issue", "volume/data", credentials=node)["id"] for _ in range(2)]
+    shown = server.json("capability", "show", issued[0][:8].upper())
+    assert shown["id"] == issued[0]
+    assert issued[1] in said(server, "capability", "revoke", issued[1][:9])
+    assert server.cli("capability", "show", issued[0][:7], check=False).returncode == 64
+
+
+def test_a_list_of_nothing_is_one_piece(server):
+    assert said(server, "volume", "list", "-o", "json") == "[]"
+
+
+def test_the_bundle_of_the_server_names_its_port(server):
+    found = server.cli("pool", "list", SLUICE_SERVER="")
+    assert "default" in found.stdout
+    (server.data / "admin/config.json").write_text('{"server": "https://io.example:7480"}')
+    server.stop()
+    server.start()
+    assert "io.example" in (server.data / "admin/config.json").read_text()
+
+
 def test_events_are_chosen_by_kind_resource_and_time(server):
     server.memory_pool("ram", size=64 << 20)
     server.volume("data", size="16MiB", pool="ram")

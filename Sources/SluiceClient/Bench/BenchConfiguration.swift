@@ -93,6 +93,13 @@ public struct BenchConfiguration: Sendable {
         return options
     }
 
+    /// What is said of a thread's share of the volume that is too short for what it keeps under way.
+    static func shortRange(_ blocks: UInt64, of bytes: UInt64, requests: Int) -> String {
+        "what is loaded has too few blocks: \(blocks.counted("block")) of \(ByteCount(bytes)) for a thread with "
+            + "\(requests.counted("request")) under way; a longer range, fewer requests or fewer channels would "
+            + "be right"
+    }
+
     /// Requests in flight in all.
     var jobs: Int { ioDepth * channels }
 
@@ -105,7 +112,10 @@ public struct BenchConfiguration: Sendable {
         guard (1...Limits.channelsPerSessionMax).contains(channels) else {
             return "there are 1 to 64 channels"
         }
-        guard (1...channels).contains(reactors) else { return "there are 1 to as many reactors as channels" }
+        guard (1...channels).contains(reactors) else {
+            return "\(channels.counted("channel")) cannot be shared by \(reactors.counted("thread")): 1 to "
+                + "as many as there are channels would be right"
+        }
         guard pollMicroseconds <= Limits.pollMicrosecondsMax else {
             return "polling takes 0 to \(Limits.pollMicrosecondsMax) microseconds"
         }

@@ -158,7 +158,7 @@ final class BenchWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
         let (start, share) = configuration.blocks(of: state, size: block)
         let count = min(configuration.ioDepth * channelCount, depth)
         guard share > UInt64(count) else {
-            return "the range has too few blocks for that many requests at once"
+            return BenchConfiguration.shortRange(share, of: block, requests: count)
         }
         shareOffset = (start + UInt64(index) * share) * block
         plan = BenchPlan(

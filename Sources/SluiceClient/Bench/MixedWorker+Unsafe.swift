@@ -128,7 +128,7 @@ final class MixedWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
         guard share > 2 * UInt64(count), share <= UInt64(BenchPlan.verifiedBlocksMax) else {
             return share > UInt64(count)
                 ? "so much of a volume cannot be remembered block by block; name a part of it with a range"
-                : "the range has too few blocks for that many requests at once"
+                : BenchConfiguration.shortRange(share, of: unit, requests: count)
         }
         shareOffset = (start + UInt64(index) * share) * unit
         plan = MixedPlan(

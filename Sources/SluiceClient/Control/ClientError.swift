@@ -46,7 +46,8 @@ public struct ClientError: Error, Sendable, Equatable, CustomStringConvertible {
     static func unreachable(_ server: ServerAddress, _ reason: String) -> ClientError {
         ClientError(
             kind: .busy, code: "UNREACHABLE", detail: "cannot reach the server at \(server): \(reason)",
-            advice: "Is sluiced running there, and is \(server.port)/tcp the port of its control API?")
+            advice: "Is sluiced running there, and is \(server.port)/tcp the port of its control API? "
+                + "--server https://HOST:PORT or SLUICE_SERVER names another.")
     }
 
     /// The server took longer than the client waits.
@@ -62,6 +63,9 @@ public struct ClientError: Error, Sendable, Equatable, CustomStringConvertible {
             kind: .device, code: "CONNECTION_BROKEN", detail: "the connection to \(server) failed: \(reason)",
             advice: "Is \(server.port)/tcp the control API's port? The data channel's port is another.")
     }
+
+    /// The code where a folder holds credentials already.
+    public static let takenCode = "CREDENTIALS_EXIST"
 
     /// A file of the credentials is missing or unusable.
     static func credentials(_ detail: String, _ advice: String) -> ClientError {

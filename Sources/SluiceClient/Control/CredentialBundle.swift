@@ -17,12 +17,14 @@ public enum CredentialBundle {
     /// Makes a key, has it certified, and writes the folder, which appears complete or not at all. That it can be made is
     /// checked before anything is asked for.
     ///
+    /// - Parameter option: what names the folder on the command line.
     /// - Parameter certify: asks with a certificate request (PEM).
     /// - Throws: `ClientError`, or what `certify` throws; nothing was written then.
     public static func make(
-        name: String, folder: String, server: String?, certify: (String) throws -> Certified
+        name: String, folder: String, option: String, server: String?,
+        certify: (String) throws -> Certified
     ) throws -> Credentials {
-        let place = CredentialFolder(path: folder)
+        let place = CredentialFolder(path: folder, option: option)
         try place.expectVacant()
         try place.expectWritable()
         let key = newKey()

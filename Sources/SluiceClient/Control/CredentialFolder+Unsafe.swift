@@ -7,6 +7,8 @@ import TLS
 /// The files of a credentials folder: read with care, written so that a crash leaves the old or the new.
 struct CredentialFolder {
     let path: String
+    /// What names the folder on the command line.
+    var option = "--credentials"
 
     static let advice =
         "Enrol with `sluice join`, or name another folder by --credentials or SLUICE_CREDENTIALS."
@@ -84,9 +86,11 @@ struct CredentialFolder {
     /// Throws when there are credentials already.
     func expectVacant() throws(ClientError) {
         guard !isTaken else {
-            throw .credentials(
+            var error = ClientError.credentials(
                 "\(path) holds credentials already",
-                "Name another folder by --credentials, or remove that one first.")
+                "Name another folder by \(option), or remove that one first.")
+            error.code = ClientError.takenCode
+            throw error
         }
     }
 
@@ -95,7 +99,7 @@ struct CredentialFolder {
     func create(_ credentials: Credentials) throws(ClientError) {
         try expectVacant()
         let temporary = try makeTemporary()
-        let inside = CredentialFolder(path: temporary)
+        let inside = CredentialFolder(path: temporary, option: option)
         do {
             try inside.write(Credentials.authorityFile, credentials.authorityPEM)
             try inside.write(Credentials.certificateFile, credentials.certificatePEM)
@@ -207,8 +211,8 @@ struct CredentialFolder {
     private var parent: CredentialFolder {
         let parts = path.split(separator: "/", omittingEmptySubsequences: true).dropLast().joined(
             separator: "/")
-        if path.hasPrefix("/") { return CredentialFolder(path: "/" + parts) }
-        return CredentialFolder(path: parts.isEmpty ? "." : parts)
+        if path.hasPrefix("/") { return CredentialFolder(path: "/" + parts, option: option) }
+        return CredentialFolder(path: parts.isEmpty ? "." : parts, option: option)
     }
 
     private func makeParents() throws(ClientError) {
@@ -243,7 +247,7 @@ struct CredentialFolder {
         throw .credentials(
             "cannot \(verb) \(what): \(ReactorError.text(errno: reason))",
             isForbidden
-                ? "Choose a folder that you may write to, by --credentials, or try sudo."
-                : "Make room or choose another folder, by --credentials, then try again.")
+                ? "Choose a folder that you may write to, by \(option), or try sudo."
+                : "Make room or choose another folder, by \(option), then try again.")
     }
 }

@@ -71,10 +71,12 @@ public enum NodeEnrolment {
         let old = try Credentials.load(folder: folder)
         let end = old.certificate.notAfter
         guard again || now != .max && now > end else {
-            throw .credentials(
+            var error = ClientError.credentials(
                 "\(folder) holds credentials already, of \(old.config.node ?? "an administrator or node"), whose certificate lasts until \(Timestamp.text(end))",
                 "To enrol this machine anew, with the key that it has, as after the node was removed, add --again; to join another cluster, name another folder by --credentials."
             )
+            error.code = ClientError.takenCode
+            throw error
         }
         return old
     }

@@ -197,7 +197,7 @@ extension Failure {
         // Where a command has a word of its own for what to do, the API's, which speaks of requests, is left out.
         let own = path.flatMap { Failure.advice(error, status, path: $0) }
         if own == nil, let expected = error.expected, !text.contains(expected) {
-            text += error.field.map { "; \($0) is \(expected)" } ?? "; expected: \(expected)"
+            text += error.field == nil ? "; \(expected)" : "; expected: \(expected)"
         }
         if let advice = own ?? error.advice { text = Failure.sentence(text) + " " + advice }
         self.init(status, Failure.oneLine(text), code: error.code)
@@ -234,6 +234,9 @@ extension Failure {
             return "Do the --credentials allow it? Administration needs the server's DIR/admin."
         case (_, .notFound):
             // What is missing is the resource of the path only where the path names one.
+            if error.code == "INVALID_FIELD", let named = error.namedNoun {
+                return "See `sluice \(named) list`."
+            }
             guard parts.count > 2, let noun else { return nil }
             if parts.count > 4, parts[3] == "markers" { return "See `sluice volume markers \(parts[2])`." }
             return "See `sluice \(noun) list`."

@@ -53,7 +53,14 @@ enum ExitStatus: Int32, CaseIterable {
 
     /// The exit code of an error of the control client.
     init(_ error: ClientError) {
+        // The command has seen that it is a name; what the server misses is what it names.
+        if error.code == "INVALID_FIELD", error.namedNoun != nil {
+            self = .notFound
+            return
+        }
         switch (error.status, error.code) {
+        case (nil, "NOT_THE_CONTROL_API"): self = .unreachable
+        case (nil, ClientError.takenCode): self = .conflict
         case (_, "UNREACHABLE"), (nil, "TIMED_OUT"), (_, "CONNECTION_BROKEN"): self = .unreachable
         case (_, "IN_USE"), (_, "BUSY"), (_, "WRITER_CONFLICT"): self = .busy
         case (404, _): self = .notFound
@@ -74,7 +81,20 @@ enum ExitStatus: Int32, CaseIterable {
         case .busy: self = .busy
         case .caller where status == .notFound: self = .notFound
         case .caller where status == .alreadyExists: self = .conflict
+        case .caller where status == .outOfRange || status == .unaligned || status == .tooLarge: self = .usage
         case .caller, .device, .bug: self = .failure
+        }
+    }
+}
+
+extension ClientError {
+    /// The kind of the resource that a wrong field names.
+    var namedNoun: String? {
+        switch field {
+        case "node": "node"
+        case "pool": "pool"
+        case "resource": "volume"
+        default: nil
         }
     }
 }

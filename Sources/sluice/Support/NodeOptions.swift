@@ -134,6 +134,7 @@ extension Failure {
     init(_ error: AttachError) {
         let status: ExitStatus =
             switch error.reason {
+            case _ where error.code == "NOT_THE_CONTROL_API": .unreachable
             case .busy: .busy
             case .holdsData: .conflict
             case .notFound: .notFound

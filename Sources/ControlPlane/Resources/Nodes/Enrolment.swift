@@ -82,7 +82,8 @@ extension ControlPlane {
         return Problem(
             .invalidToken,
             "the token does not count: it was used, has expired, or is for another node or server",
-            field: "token", expected: "a new one (POST /v1/nodes/\(name)/token)")
+            field: "token",
+            expected: "a new one, of 'sluice node token \(name)' (POST /v1/nodes/\(name)/token)")
     }
 
     private func acceptedToken(_ text: String, node name: String) throws(Problem) -> Stored<TokenRecord> {

@@ -35,7 +35,7 @@ extension AdminCommands {
             let made: Credentials
             do {
                 made = try CredentialBundle.make(
-                    name: name.description, folder: out, server: api.server.description
+                    name: name.description, folder: out, option: "--out", server: api.server.description
                 ) { csr in
                     let answer: Answered<CredentialBundle.Certified> = try api.post(
                         "/v1/admins", AdminCreation(name: name.description, csr: csr))

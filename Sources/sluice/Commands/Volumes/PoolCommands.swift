@@ -83,7 +83,8 @@ extension PoolCommand {
         static let configuration = CommandConfiguration(
             abstract: "Change the settings, labels or isolation of a pool.",
             discussion: """
-                Settings are taken over by the running driver; one that it cannot change while it runs is refused.
+                Settings are taken over by the running driver; one that it cannot change while it runs is refused, and takes
+                another pool.
                 The isolation counts from the next start of the server on.
 
                 EXAMPLES:

@@ -66,7 +66,7 @@ extension VolumeCommand {
             let credentials = try ControlAPI.credentials(global)
             if token.path == nil, credentials.certificate.organizationalUnit == "admin" {
                 throw Failure(
-                    .failure,
+                    .denied,
                     "\(credentials.folder) has an administrator's credentials, and the data channel knows nodes alone: run "
                         + "this on a node that has a grant on volume/\(name), or give that node's folder as --credentials"
                 )
