@@ -127,6 +127,9 @@ struct Daemon {
             certificates: lookAfterCertificates(plane), memory: returnMemory(), logger: logger,
             ending: Ending(services))
         try daemon.announce()
+        BundledServer.note(
+            control.boundAddresses, addresses: store.get(ServerRecord.self, "self")?.record.addresses ?? [],
+            in: folder)
         events.append(
             .serverStarted, subject: "server",
             message:

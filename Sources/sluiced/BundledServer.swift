@@ -1,0 +1,54 @@
+import ControlPlane
+import Foundation
+import Reactor
+
+/// Notes in the administrator's bundle of a data folder where the control API is, for commands on this machine: without
+/// that they look for it at its usual port.
+enum BundledServer {
+    /// What `sluice` reads of the bundle beside certificate and key.
+    private struct Place: Codable, Equatable {
+        var server: String?
+    }
+
+    private static let usual = "https://localhost:7480"
+
+    /// Notes where a server with these addresses in its certificate listens. What somebody else has written there stays,
+    /// and a bundle that cannot be written stays as it is.
+    static func note(_ bound: [SocketAddress], addresses: [String], in folder: DataFolder) {
+        let path = "\(folder.adminFolder)/config.json"
+        guard PrivateFiles.exists("\(folder.adminFolder)/cert.pem"),
+            let server = bound.compactMap({ url($0, addresses) }).first
+        else { return }
+        if PrivateFiles.exists(path) {
+            guard let present = present(path), present != server, isOurs(present, addresses) else { return }
+        } else if server == usual {
+            return
+        }
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        guard let text = try? encoder.encode(Place(server: server)) else { return }
+        try? PrivateFiles.write(Array(text) + [0x0A], to: path)
+    }
+
+    /// How this machine asks for a listening address by what the certificate has; nil where it cannot.
+    private static func url(_ address: SocketAddress, _ addresses: [String]) -> String? {
+        if ["::", "0.0.0.0", "::1", "127.0.0.1"].contains(address.host) {
+            return "https://localhost:\(address.port)"
+        }
+        return addresses.contains(address.host) ? "https://\(address)" : nil
+    }
+
+    /// What the file says, if it says nothing else.
+    private static func present(_ path: String) -> String? {
+        guard let bytes = try? PrivateFiles.read(path),
+            let members = try? JSONDecoder().decode([String: String].self, from: Data(bytes)),
+            members.count == 1
+        else { return nil }
+        return members["server"]
+    }
+
+    private static func isOurs(_ server: String, _ addresses: [String]) -> Bool {
+        let hosts = ["localhost"] + addresses.map { $0.contains(":") ? "[\($0)]" : $0 }
+        return hosts.contains { server.hasPrefix("https://\($0):") }
+    }
+}
