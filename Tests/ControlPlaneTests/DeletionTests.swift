@@ -15,6 +15,23 @@ struct DeletionTests {
         rig.events.events(after: 0, limit: 1000).events.filter { $0.kind == kind }
     }
 
+    @Test func whatIsMadeGrownAndDeletedIsOnRecordWithWhoDidIt() async throws {
+        try await withControlPlane { rig async throws in
+            #expect(try await rig.ask(.post, "/v1/volumes", Self.volume).status == 201)
+            #expect(try await rig.ask(.patch, "/v1/volumes/disk", #"{"size": 2097152}"#).status == 200)
+            #expect(try await rig.ask(.patch, "/v1/volumes/disk", #"{"size": 2097152}"#).status == 200)
+            #expect(try await rig.ask(.delete, "/v1/volumes/disk?force=true").status == 200)
+            for (kind, words) in [
+                (ServerEvent.Kind.volumeCreated, "created by admin:"), (.volumeGrown, "2097152 bytes"),
+                (.volumeDeleted, "with force"),
+            ] {
+                let found = events(rig, kind)
+                #expect(found.map(\.subject) == ["volume/disk"])
+                #expect(found.allSatisfy { $0.message.contains(words) && $0.message.contains("admin:") })
+            }
+        }
+    }
+
     private func text(_ value: JSONValue?) -> String {
         if case .string(let text)? = value { text } else { "" }
     }

@@ -64,6 +64,7 @@ import Testing
             #expect(try await messages("resource=node/n1&limit=9&cursor=\(cursor)") == ["4", "5"])
             for wrong in [
                 "kind=", "kind=volume,", "kind=vol", "kind=nothing", "resource=a/b/c", "resource=/",
+                "resource=a", "resource=a/b", "resource=volume/", "resource=volume",
                 "sinceSeconds=-1", "sinceSeconds=x", "sinceTime=now",
                 "sinceTime=2026-01-01T00:00:00Z&sinceSeconds=1",
             ] {

@@ -54,6 +54,18 @@ def test_a_warning_is_given_at_a_change_as_at_the_beginning(server):
     assert "note" not in said(server, "grant", "set", "compute-much", "--range", "none")
 
 
+def test_what_becomes_of_a_volume_is_an_event_with_who_did_it(server):
+    server.volume("data", size="16MiB")
+    server.cli("volume", "resize", "data", "--size", "32MiB")
+    server.cli("volume", "delete", "data", "--force")
+    events = server.json("events", "--resource", "volume/data")
+    assert [event["kind"] for event in events] == ["volume.created", "volume.grown", "volume.deleted"], events
+    assert all("by admin:" in event["message"] for event in events) and "with force" in events[-1]["message"]
+    for wrong in ("data", "disk/data", "volume/"):
+        refused = server.cli("events", "--resource", wrong, check=False)
+        assert refused.returncode == 64 and f"no events about {wrong}" in refused.stderr
+
+
 def test_what_was_taken_away_has_its_word(server):
     node = server.join("compute")
     server.volume("data", size="16MiB", node="compute")

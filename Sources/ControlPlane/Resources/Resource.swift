@@ -2,6 +2,7 @@ import Catalog
 import Core
 import HTTPTypes
 import Logging
+import Services
 
 /// One kind of resource of the control API: its record, and what is its own of listing, showing, making, changing and
 /// removing one. What is the same for all is below: locks, whether there is one already, limits, preconditions, the commit
@@ -117,6 +118,8 @@ struct Made<Value: Record> {
     var then: (() async throws(Problem) -> Void)?
     /// What the log says of it.
     var audit: (what: Logger.Message, details: [String: String])?
+    /// The event that says that it is there; nil for what is no news.
+    var event: ServerEvent.Kind?
 
     init(_ value: Value, body: JSONValue) {
         self.value = value
@@ -222,6 +225,10 @@ extension Resource {
             }
             try await made.then?()
             if let audit = made.audit { plane.audit(audit.what, context, audit.details) }
+            if let kind = made.event {
+                plane.events.append(
+                    kind, subject: "\(Self.noun)/\(name)", message: "created by \(context.caller.name)")
+            }
             return response
         }
     }

@@ -59,13 +59,27 @@ struct EventFilter: Sendable {
     private static func resource(_ text: String?) throws(Problem) -> String? {
         guard let text else { return nil }
         let parts = text.split(separator: "/", omittingEmptySubsequences: false)
-        guard text.utf8.count <= 128, parts.count <= 2, parts.allSatisfy({ !$0.isEmpty }) else {
+        let isKnown =
+            switch parts.count {
+            case 1: subjects.contains(text)
+            case 2: subjectKinds.contains(String(parts[0])) && !parts[1].isEmpty
+            default: false
+            }
+        guard text.utf8.count <= 128, isKnown else {
             throw Problem(
-                .invalidParameter, "resource is not a resource", field: "resource",
-                expected: "KIND/NAME, such as volume/data, pool/default or node/compute-1")
+                .invalidParameter, "there are no events about \(text.prefix(64))", field: "resource",
+                expected: "KIND/NAME, such as volume/data or node/compute-1, of the kinds "
+                    + "\(subjectKinds.joined(separator: ", ")); or \(subjects.joined(separator: ", "))")
         }
         return text
     }
+
+    /// What events are about that has a name.
+    private static let subjectKinds =
+        (Kinds.inPools.map { $0.noun } + ["admin", "capability", "node", "pool", "reactor", "session"])
+        .sorted()
+    /// What they are about that there is one of.
+    private static let subjects = ["authority", "log", "server"]
 
     private static func seconds(_ text: String?) throws(Problem) -> UInt64? {
         guard let text else { return nil }

@@ -30,16 +30,24 @@ public struct ServerEvent: Sendable, Hashable {
         case poolFailed = "pool.failed"
         /// A pool's device answers again.
         case poolWorks = "pool.works"
+        /// There is another volume, which may still have to be prepared.
+        case volumeCreated = "volume.created"
+        /// A volume was deleted, and what it held with it.
+        case volumeDeleted = "volume.deleted"
         /// A volume that was being made can be used.
         case volumeReady = "volume.ready"
         /// A volume that was being made cannot be.
         case volumeFailed = "volume.failed"
-        /// A volume is larger, which took its device a while.
+        /// A volume is larger.
         case volumeGrown = "volume.grown"
         /// A volume was to be larger and cannot be; it is what it was.
         case volumeNotGrown = "volume.not-grown"
         /// A volume was deleted while its pool did not run: what it held stays on its device.
         case volumeForgotten = "volume.forgotten"
+        /// There is another pool.
+        case poolCreated = "pool.created"
+        /// A pool was deleted.
+        case poolDeleted = "pool.deleted"
         /// A pool was deleted while it did not run: what lies in its folder or on its device stays there.
         case poolForgotten = "pool.forgotten"
         /// A pool did not start with the server.

@@ -78,6 +78,7 @@ struct Pools: Resource {
         }
         var made = Made(pool, body: try await body(pool))
         made.changes.delete(intent)
+        made.event = .poolCreated
         made.audit = ("pool created", ["pool": name, "driver": draft.driver])
         return made
     }
@@ -183,6 +184,10 @@ struct Pools: Resource {
             plane.events.append(
                 .poolForgotten, subject: "pool/\(context.name)",
                 message: "deleted with force by \(context.caller.name): \(words)")
+        } else {
+            plane.events.append(
+                .poolDeleted, subject: "pool/\(context.name)",
+                message: "deleted by \(context.caller.name)\(isForced ? ", with force" : "")")
         }
         plane.audit(
             obstacle == nil ? "pool deleted" : "pool forgotten, its data stays", context,

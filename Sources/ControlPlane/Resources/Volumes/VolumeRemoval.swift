@@ -50,6 +50,11 @@ extension ControlPlane {
             events.append(
                 .volumeForgotten, subject: "volume/\(name)",
                 message: "deleted with force by \(context.caller.name): \(words)")
+        } else {
+            events.append(
+                .volumeDeleted, subject: "volume/\(name)",
+                message: "deleted by \(context.caller.name)\(isForced ? ", with force" : ""); its id was "
+                    + marked.record.id.hex)
         }
         audit(
             obstacle == nil ? "volume deleted" : "volume forgotten, its data stays", context,

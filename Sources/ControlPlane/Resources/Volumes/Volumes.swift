@@ -143,6 +143,7 @@ struct Volumes: Grantable {
             made.status = .accepted
             made.then = { [plane] () async throws(Problem) in plane.goOn(with: making) }
         }
+        made.event = .volumeCreated
         made.audit = (
             "volume created", ["volume": name, "id": volume.id.hex, "size": "\(volume.size)"]
         )
@@ -214,6 +215,12 @@ struct Volumes: Grantable {
                     "volume": changed.name, "size": "\(changed.size)",
                     "growsTo": "\(growth?.size ?? changed.size)",
                 ])
+        }
+        if changed.size > before.size {
+            plane.events.append(
+                .volumeGrown, subject: "volume/\(changed.name)",
+                message: "it has \(changed.size) bytes now, and had \(before.size), by \(context.caller.name)"
+            )
         }
         var words: String?
         if wanted.size > before.size {
