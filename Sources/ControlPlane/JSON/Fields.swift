@@ -55,6 +55,14 @@ struct Fields {
         return text
     }
 
+    /// Such a text, which must be there.
+    func requiredText(_ member: String, bytesMax: Int) throws(Problem) -> String {
+        guard let text = try text(member, bytesMax: bytesMax) else {
+            throw missing(member, expected: "text of at most \(bytesMax) bytes")
+        }
+        return text
+    }
+
     static func isPlain(_ scalar: Unicode.Scalar) -> Bool {
         scalar.value >= 0x20 && !(0x7F...0x9F).contains(scalar.value)
     }

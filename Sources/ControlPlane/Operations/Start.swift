@@ -26,7 +26,7 @@ extension ControlPlane {
     }
 
     /// The keys whose capabilities count: the one that signs, and old ones until their last capability has ended.
-    private var trustedKeys: [[UInt8]: [UInt8]] {
+    var trustedKeys: [[UInt8]: [UInt8]] {
         let now = wallClock.now()
         var keys: [[UInt8]: [UInt8]] = [:]
         for stored in store.all(KeyRecord.self) {

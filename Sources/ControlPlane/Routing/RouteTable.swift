@@ -32,6 +32,7 @@ public enum RouteTable {
             ControlPlane.listCapabilities),
         Route(
             .post, "/v1/capabilities", [.admin, .node], idempotent: true, ControlPlane.issueCapability),
+        Route(.post, "/v1/capabilities/inspect", [.admin, .node], ControlPlane.inspectCapability),
         Route(.get, "/v1/capabilities/{id}", everyRole, ControlPlane.showCapability),
         Route(
             .post, "/v1/capabilities/{id}/revoke", [.admin, .node], urgent: true,
