@@ -52,8 +52,46 @@ extension VolumeAccess {
                 .denied, "the capability in \(path) ends at \(end); put a newer one into the file before that"
             )
         }
+        try requireName(of: capability, in: path)
         lastHanded = capability.bytes
         return capability
+    }
+
+    /// Refuses a capability for another volume than the one that the user names: its resource is an id, which only the
+    /// control API can put a name to. Without its answer nothing goes on, for the user may be about to destroy what is
+    /// there. An id that has the name is not asked about again: a volume keeps both for its life.
+    private mutating func requireName(
+        of capability: IssuedCapability, in path: String
+    ) throws(AttachError) {
+        guard capability.resource != namedResource else { return }
+        let inspection: Inspection
+        do throws(ClientError) {
+            inspection = try inspect(capability)
+        } catch {
+            guard error.code == "NOT_FOUND" else {
+                throw AttachError(
+                    AttachError(error).reason,
+                    "the server does not say which volume \(path) is a capability for, and nothing was done: "
+                        + AttachError(error).message, code: error.code)
+            }
+            throw AttachError(
+                .denied,
+                "the server at \(server) knows no volume that \(path) is a capability for: that volume is gone, or "
+                    + "another cluster issued the capability", code: error.code)
+        }
+        guard inspection.resource == "volume/\(volume)" else {
+            throw AttachError(
+                .usage,
+                "\(path) is a capability for \(inspection.resource), not for volume/\(volume); nothing was done"
+            )
+        }
+        guard inspection.isUsable else {
+            throw AttachError(
+                .denied,
+                "the capability in \(path) does not count: \(inspection.reason ?? "the server does not say why")"
+            )
+        }
+        namedResource = capability.resource
     }
 
     private static func text(_ path: String) throws(AttachError) -> String {

@@ -55,6 +55,8 @@ public struct VolumeAccess: Sendable {
     /// The file with a capability that was handed to this node; nil has the control API issue them.
     public var capabilityFile: String?
     var lastHanded: [UInt8] = []
+    /// The id that the server said has the volume's name; nil while it has not said so.
+    var namedResource: Identifier?
     /// The thumbprint of the credentials' key.
     var holder: Digest32 { credentials.certificate.thumbprint }
     /// The monotonic clock's time before which the certificate is not renewed again, in nanoseconds.
@@ -107,23 +109,46 @@ public struct VolumeAccess: Sendable {
             let wish = Wish(
                 resource: "volume/\(volume)", rights: rights?.names, lifetimeSecondsWanted: lifetimeSeconds)
             let askedAt = SystemClock.monotonic()
-            let body = try Self.json { try JSONEncoder().encode(wish) }
-            let server = server
-            var outcome: CertificateRenewal.Outcome?
-            let answer = try CertificateRenewal.retrying(
-                credentials, server: server.description, onRenewal: { outcome = $0 }
-            ) { current throws(ClientError) in
-                try ControlClient(server: server.description, credentials: current).request(
-                    .post, "/v1/capabilities", body: Array(body))
-            }
-            if let outcome { take(outcome) }
-            let issued = try Self.json { try JSONDecoder().decode(Answer.self, from: Data(answer.body)) }
+            let issued: Answer = try post("/v1/capabilities", wish)
             var capability = try Self.parse(issued.token)
             capability.askedAt = askedAt
             return capability
         } catch {
             throw AttachError(error)
         }
+    }
+
+    /// What a capability that was handed over is for.
+    struct Inspection: Decodable {
+        var resource: String
+        var isUsable: Bool
+        var reason: String?
+    }
+
+    private struct Token: Encodable {
+        var token: String
+    }
+
+    /// Asks the control API what a capability for the credentials' key is for.
+    mutating func inspect(_ capability: IssuedCapability) throws(ClientError) -> Inspection {
+        let text = Capability.textPrefix + Base64URL.encode(capability.bytes)
+        return try post("/v1/capabilities/inspect", Token(token: text))
+    }
+
+    private mutating func post<Reply: Decodable>(
+        _ path: String, _ message: some Encodable
+    ) throws(ClientError) -> Reply {
+        let body = try Self.json { try JSONEncoder().encode(message) }
+        let server = server
+        var outcome: CertificateRenewal.Outcome?
+        let answer = try CertificateRenewal.retrying(
+            credentials, server: server.description, onRenewal: { outcome = $0 }
+        ) { current throws(ClientError) in
+            try ControlClient(server: server.description, credentials: current).request(
+                .post, path, body: Array(body))
+        }
+        if let outcome { take(outcome) }
+        return try Self.json { try JSONDecoder().decode(Reply.self, from: Data(answer.body)) }
     }
 
     /// What an attachment says of the node's certificate.

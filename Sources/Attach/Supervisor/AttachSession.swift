@@ -212,10 +212,14 @@ final class AttachSession {
         else {
             return
         }
+        let from =
+            other.server == access.server.description
+            ? "" : ", from \(other.server), which is another name of the same server"
+        let name = other.volume == options.volume.text ? "" : ", by the name of volume/\(other.volume)"
         throw AttachError(
             .busy,
-            "volume/\(options.volume) is attached already as \(other.device), from \(other.server), which is "
-                + "another name of the same server; see 'sluice status'")
+            "volume/\(options.volume) is attached already as \(other.device)\(from)\(name); see 'sluice status'"
+        )
     }
 
     /// The device is there: from now on it can be renewed, and handed over.

@@ -10,9 +10,12 @@ struct CapabilityFileOption: ParsableArguments {
         help: ArgumentHelp(
             "Use the capability in this file, such as one that was attenuated for this machine's key.",
             discussion:
-                "It is read again when it is about to expire. Default: the server issues one from this node's grants.",
+                "It must be for the volume that is named. It is read again when it is about to expire. Default: the server issues one from this node's grants.",
             valueName: "file"), completion: .file())
     var capability: String?
+
+    /// The option as a command that is advised has to repeat it, with a space before it; empty without.
+    var words: String { capability.map { " --capability \($0)" } ?? "" }
 
     /// An absolute path; nil without the option. Links stay as they are: whoever replaces the file may replace the link.
     var path: String? {

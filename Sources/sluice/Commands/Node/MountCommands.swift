@@ -126,7 +126,8 @@ struct MountCommand: ParsableCommand {
                     do {
                         try Confirmation.ask(
                             "\(attachment.volume) holds \(found)", name: "\(resource)",
-                            otherwise: "sluice mount \(resource) \(folder) --mkfs \(mkfs.rawValue) --force")
+                            otherwise: "sluice mount \(resource) \(folder) --mkfs \(mkfs.rawValue) --force"
+                                + device.token.words)
                     } catch let refusal as Failure {
                         throw AttachError(.holdsData, refusal.message)
                     } catch { throw AttachError(.system, "\(error)") }
