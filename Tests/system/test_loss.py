@@ -1,6 +1,8 @@
 """What the compute node says of data that was lost, of what it waits for, and of commands that were interrupted."""
+import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import time
@@ -158,6 +160,41 @@ def test_status_counts_from_when_the_server_was_last_heard(node):
     log = open(only(node)["logFile"]).read()
     resumed = re.search(r"resumed after (\d+\.\d) s", log)
     assert resumed and float(resumed[1]) >= time.monotonic() - silent - 0.5 or float(resumed[1]) > 2, log
+
+
+def test_a_device_to_which_nothing_was_written_has_lost_nothing(node):
+    device = sluice(node, "attach", "volume/disk").stdout.strip()
+    node.cli("volume", "fence", "disk")
+    file = os.open(device, os.O_RDWR)
+    with contextlib.suppress(OSError):
+        os.fsync(file)
+    os.close(file)
+    sluice(node, "detach", "volume/disk")
+    assert status(node) == []
+    # What was flushed is not lost either; what was written since is.
+    for is_flushed in (True, False):
+        device = sluice(node, "attach", "volume/disk").stdout.strip()
+        file = os.open(device, os.O_RDWR)
+        os.write(file, b"x" * 4096)
+        if is_flushed:
+            os.fsync(file)
+        node.cli("volume", "fence", "disk")
+        with contextlib.suppress(OSError):
+            os.fsync(file)
+        os.close(file)
+        left = sluice(node, "detach", "volume/disk", check=False)
+        assert left.returncode == (0 if is_flushed else 1), left
+    assert "was lost" in left.stderr
+    sluice(node, "detach", "--force", "volume/disk")
+
+
+def test_a_device_of_this_machine_has_grown_when_resize_answers(node):
+    device = sluice(node, "attach", "volume/disk").stdout.strip()
+    said = node.cli("volume", "resize", "disk", "--size", "96MiB").stdout
+    assert f"{device} here has it too, and devices elsewhere grow within a moment" in said
+    assert only(node)["size"] == 96 << 20
+    sluice(node, "detach", "volume/disk")
+    assert "attached devices grow within a moment" in node.cli("volume", "resize", "disk", "--size", "128MiB").stdout
 
 
 @pytest.fixture

@@ -144,6 +144,7 @@ extension FuseVolume {
         contexts[index].operation = operation
         contexts[index].count = Int(length)
         contexts[index].since = reactor.now
+        contexts[index].writesBefore = writesDone
         pump()
     }
 
@@ -190,7 +191,9 @@ extension FuseVolume {
         let context = contexts[index]
         contexts[index] = FuseContext()
         switch (status, context.operation) {
-        case (.ok, _): lastTold = nil
+        case (.ok, let operation):
+            lastTold = nil
+            noteDone(operation, writesBefore: context.writesBefore)
         // No failure: the kernel goes another way.
         case (.notSupported, .discard), (.notSupported, .writeZeroes): break
         default: noteFailure(context.operation, status)
@@ -246,10 +249,18 @@ extension FuseVolume {
         owner?.waitsForSpace(0)
     }
 
+    private func noteDone(_ operation: BlockOperation, writesBefore: UInt64) {
+        switch operation {
+        case .write, .writeZeroes: writesDone += 1
+        case .flush: writesFlushed = max(writesFlushed, writesBefore)
+        case .read, .discard: break
+        }
+    }
+
     private func noteFailure(_ operation: BlockOperation, _ status: Status) {
         // What the server does not allow was refused, and the kernel does without.
         if operation == .discard, status == .denied { return }
-        let isLoss = operation.writes
+        let isLoss = operation.writes && (operation != .flush || writesDone > writesFlushed)
         failed.all += 1
         if isLoss { failed.lost += 1 }
         if let lastTold, lastTold.status == status, lastTold.isLoss || !isLoss { return }

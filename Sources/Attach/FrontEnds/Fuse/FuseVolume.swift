@@ -49,6 +49,8 @@ struct FailureTotal: Sendable, Hashable {
     var count = 0
     /// When the kernel asked, in the reactor's time.
     var since: UInt64 = 0
+    /// Of a flush: how many writes had been done when it began.
+    var writesBefore: UInt64 = 0
 }
 
 /// Tokens of a volume's operations on its reactor.
@@ -106,6 +108,10 @@ enum FuseInode {
     var lastTold: (status: Status, isLoss: Bool)?
     /// Requests that failed, ever.
     var failed = FailureTotal()
+    /// Writes that were done, and how many of them a flush has made durable: a flush that fails when there are no more
+    /// of them has lost nothing.
+    var writesDone: UInt64 = 0
+    var writesFlushed: UInt64 = 0
     let since: time_t
     private let timeoutNanoseconds: UInt64?
 
@@ -141,6 +147,8 @@ enum FuseInode {
     /// process has made for it, if the other one did. On the reactor's thread.
     func adopt(descriptor: Int32, greeting: [UInt8], folder: String, ring: FuseRing?) {
         self.greeting = greeting
+        // What the other process wrote may not be durable.
+        writesDone = 1
         begin(FuseConnection(adopting: descriptor, folder: folder))
         if let ring { serve(ring) } else { pool.fill() }
         drain()
