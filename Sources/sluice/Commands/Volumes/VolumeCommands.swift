@@ -1,5 +1,7 @@
 import ArgumentParser
+import Attach
 import Core
+import Glibc
 
 /// `sluice volume …`
 struct VolumeCommand: ParsableCommand {
@@ -97,6 +99,8 @@ extension VolumeCommand {
             abstract: "Make a volume larger, also while it is in use.",
             discussion: """
                 On a block device that can take long: the volume keeps its size, and goes on, until it has the new one.
+                Nodes that have it attached hear of the new size at once, and their devices have it within a moment. The
+                devices of this machine are waited for, some seconds at most.
 
                 EXAMPLES:
                   sluice volume resize data --size 20GiB
@@ -129,10 +133,34 @@ extension VolumeCommand {
                 )
             }
             let word = before.size == volume.size ? "as before" : "now"
+            let devices: Sentence =
+                before.size == volume.size ? "" : "; \(Resize.devices(before, size: volume.size))"
             try global.output.show(
                 volume,
-                sentence: "volume/\(volume.name) has \(volume.known.sizeText(asked: size)) \(word)" + note)
+                sentence: "volume/\(volume.name) has \(volume.known.sizeText(asked: size)) \(word)" + devices
+                    + note)
         }
+
+        /// Waits for this machine's devices of the volume, and says how far they and those of others are.
+        private static func devices(_ before: Answered<Volume>, size: UInt64) -> String {
+            func own() -> [Attachment] {
+                Attachments.list().filter { $0.volumeID == before.id && $0.state == "attached" }
+            }
+            var looksLeft = devicesLooks
+            // A device of a part of the volume has another size, and does not grow.
+            while looksLeft > 0, own().contains(where: { $0.size == before.size }) {
+                looksLeft -= 1
+                _ = poll(nil, 0, devicesLookMilliseconds)
+            }
+            let grown = own().filter { $0.size >= size }.map(\.device)
+            guard !grown.isEmpty else { return "attached devices grow within a moment" }
+            let here = grown.joined(separator: ", ")
+            return "\(here) here has it too, and devices elsewhere grow within a moment"
+        }
+
+        /// Three seconds in all.
+        private static let devicesLooks = 60
+        private static let devicesLookMilliseconds: Int32 = 50
     }
 
     /// `sluice volume label`
