@@ -35,4 +35,20 @@ extension ControlPlane {
     func perform<Answer: Sendable>(_ action: ServiceAction<Answer>) async throws(Problem) -> Answer {
         do throws(StatusError) { return try await services.perform(action) } catch { throw Problem(error) }
     }
+
+    /// Asks the services for what a pool's driver has to do. Where the pool waits for an administrator, says for which and
+    /// what ends that: to ask again later would not help.
+    @discardableResult
+    func perform<Answer: Sendable>(
+        _ action: ServiceAction<Answer>, inPool pool: String
+    ) async throws(Problem) -> Answer {
+        do throws(StatusError) { return try await services.perform(action) } catch {
+            let problem = Problem(error)
+            guard problem.code == .deviceFailed || problem.code == .notFound,
+                let obstacle = try? await obstacle(inPool: pool)
+            else { throw problem }
+            throw Problem(
+                .conflict, "\(obstacle). Nothing was done", expected: "'sluice pool restart \(pool)'")
+        }
+    }
 }

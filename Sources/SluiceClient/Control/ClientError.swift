@@ -89,9 +89,13 @@ extension ClientError {
         var error = ClientError(
             kind: kind(status), code: document?.code.flatMap(code) ?? "HTTP_\(status)", status: status,
             detail: shown(text), field: document?.field.map(shown), expected: document?.expected.map(shown))
-        error.advice = error.isAboutTheCertificate ? nil : advice(status)
+        if error.isBeyondWaiting { error.kind = .device }
+        error.advice = error.isAboutTheCertificate || error.isBeyondWaiting ? nil : advice(status)
         return error
     }
+
+    /// Whether something of the server has failed that does not mend itself.
+    public var isBeyondWaiting: Bool { code == "DEVICE_FAILED" || code == "CATALOG_FAILED" }
 
     /// The most characters of a text of the server's.
     private static let charactersMax = 1024

@@ -63,6 +63,7 @@ enum ExitStatus: Int32, CaseIterable {
         case (nil, ClientError.takenCode): self = .conflict
         case (_, "UNREACHABLE"), (nil, "TIMED_OUT"), (_, "CONNECTION_BROKEN"): self = .unreachable
         case (_, "IN_USE"), (_, "BUSY"), (_, "WRITER_CONFLICT"): self = .busy
+        case (_, _) where error.isBeyondWaiting: self = .failure
         case (404, _): self = .notFound
         case (401, _), (403, _): self = .denied
         case (409, _), (412, _): self = .conflict

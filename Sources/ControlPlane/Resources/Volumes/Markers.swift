@@ -67,7 +67,8 @@ struct Markers: Resource {
         let marker = MarkerRecord(
             id: .random(using: plane.random), name: name, volume: volume.record.id,
             createdAt: plane.wallClock.now())
-        let info = try await plane.perform(.createMarker(marker.id, volume: marker.volume))
+        let info = try await plane.perform(
+            .createMarker(marker.id, volume: marker.volume), inPool: volume.record.pool)
         undo.add { [self] in await takeBack(marker) }
         var made = Made(marker, body: json(marker, of: volume.record, info))
         made.changes.require(volume)

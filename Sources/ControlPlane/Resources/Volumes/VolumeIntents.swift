@@ -59,13 +59,13 @@ extension ControlPlane {
             IntentRecord(
                 resizing: volume, to: size, operation: .random(using: random), since: wallClock.now()))
         do throws(Problem) {
-            let left = try await prepare(id, to: size)
+            let left = try await prepare(volume, to: size)
             if left > 0 {
                 var growth = LongOperation(intent.record)
                 growth?.left = left
                 return growth
             }
-            try await perform(.resizeVolume(id, size))
+            try await perform(.resizeVolume(id, size), inPool: volume.pool)
         } catch {
             var undo = RecordChanges()
             undo.delete(intent)

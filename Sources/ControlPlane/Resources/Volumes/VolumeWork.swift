@@ -138,10 +138,10 @@ extension ControlPlane {
     /// Has the device prepared for a larger volume, as far as that is done within a moment.
     ///
     /// - Returns: the bytes that are left.
-    func prepare(_ volume: Identifier, to size: UInt64) async throws(Problem) -> UInt64 {
+    func prepare(_ volume: VolumeRecord, to size: UInt64) async throws(Problem) -> UInt64 {
         var left = UInt64.max
         for _ in 0...Limits.preparationsAtOnce where left > 0 {
-            left = try await perform(.prepareVolume(volume, to: size)).left
+            left = try await perform(.prepareVolume(volume.id, to: size), inPool: volume.pool).left
         }
         return left
     }

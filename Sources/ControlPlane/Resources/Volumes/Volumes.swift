@@ -128,7 +128,7 @@ struct Volumes: Grantable {
         let intent = try await plane.begin(IntentRecord(.createVolume, volume: volume), requiring: pool)
         undo.add { [plane] in await plane.undoCreate(intent) }
         var making: LongOperation?
-        switch try await plane.perform(.createVolume(plane.descriptor(of: volume))) {
+        switch try await plane.perform(.createVolume(plane.descriptor(of: volume)), inPool: draft.pool) {
         case .made(let geometry): volume.blockSize = geometry.blockSize
         case .preparing(let left):
             volume.state = .preparing
@@ -189,7 +189,7 @@ struct Volumes: Grantable {
         do throws(Problem) {
             if volume.accessMode != before.accessMode || volume.limits != before.limits {
                 // First, for it may be refused: more sessions write than the new mode allows.
-                try await plane.perform(.updateVolume(plane.descriptor(of: volume)))
+                try await plane.perform(.updateVolume(plane.descriptor(of: volume)), inPool: volume.pool)
                 isInForce = true
             }
             if wanted.size > before.size {
