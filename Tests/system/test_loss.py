@@ -210,6 +210,32 @@ def late(node):
     return node
 
 
+@pytest.mark.parametrize("command", [
+    ["bench", "volume/late", "--rw", "randread", "--time", "200ms"], ["volume", "map", "late"],
+    ["bench", "volume/late", "--rw", "write", "--time", "200ms"]])
+def test_what_a_command_waits_for_is_said_until_a_signal_ends_it(late, command):
+    waiting = started(late, *command)
+    try:
+        assert select.select([waiting.stderr], [], [], 20)[0], "it says nothing"
+        said = waiting.stderr.readline()
+        assert said.startswith("waiting: volume/late: ") and "is quarantined" in said and "sluice pool restart" in said
+        waiting.send_signal(signal.SIGINT)
+        output, more = waiting.communicate(timeout=20)
+    finally:
+        waiting.kill()
+    assert waiting.returncode in (130, -signal.SIGINT), more
+    assert output == "" and "IOPS" not in more
+
+
+def test_what_an_administrator_has_to_do_is_no_matter_of_trying_again(late):
+    for command in (["volume", "create", "more", "--size", "1MiB"], ["volume", "resize", "late", "--size", "1GiB"],
+                    ["volume", "mark", "late", "monday"]):
+        refused = late.cli(*command, check=False)
+        assert refused.returncode == 73, refused
+        assert "pool default is quarantined" in refused.stderr and "sluice pool restart default" in refused.stderr
+        assert "in a moment" not in refused.stderr
+
+
 def test_giving_an_attach_up_does_not_wait_for_a_helper_that_hangs(late):
     attaching = started(late, "attach", "volume/late")
     entry = await_condition("the status", lambda: next(iter(status(late)), None))

@@ -192,12 +192,7 @@ extension AttachSession {
         case .draining(let seconds, let target):
             let place = target.isEmpty ? "" : "; go to \(target)"
             logger.warning("the server goes away within \(seconds.counted("second"))\(place)")
-        case .driverRecovering(_, let isRecovering):
-            driverIs(away: isRecovering ? "the volume's driver is being restarted" : nil)
-        case .driverQuarantined(_, let reason):
-            driverIs(
-                away: "the volume's pool is quarantined (\(reason)), until an administrator restarts it: "
-                    + "sluice pool restart")
+        case .driverRecovering, .driverQuarantined: driverIs(away: event.driverIsAway)
         }
     }
 

@@ -15,6 +15,8 @@ final class BenchBoard: Sendable {
     }
 
     private let state = Mutex(State())
+    /// What keeps the server from answering, as workers hear it.
+    let obstacle = VolumeObstacle()
     // SAFETY: guarded by `state`: read and written only while its lock is held.
     nonisolated(unsafe) private var tallies: [BenchTally] = []
     /// A byte goes in with every report and comes out when the calling thread looks.

@@ -10,15 +10,16 @@ public enum BenchRunner {
     /// - Parameters:
     ///   - isInterrupted: asked ten times a second, on the calling thread, whether the run is to end before its time; not
     ///     again after it has said so.
+    ///   - waiting: told what the run waits for, when nothing has come for two seconds; on the calling thread.
     ///   - progress: called about once a second, on the calling thread.
     /// - Returns: what was measured, also when requests failed or it was broken off: see `errors`, `verifyErrors` and
     ///   `isInterrupted`.
     public static func run(
         configuration: BenchConfiguration, isInterrupted: () -> Bool = { false },
-        progress: (BenchProgress) -> Void
+        waiting: @escaping (String) -> Void = { _ in }, progress: (BenchProgress) -> Void
     ) throws(BenchError) -> BenchResult {
         if let fault = configuration.fault { throw .badConfiguration(fault) }
-        let crew = try BenchCrew(configuration: configuration)
+        let crew = try BenchCrew(configuration: configuration, waiting: waiting)
         defer { crew.dismiss() }
         try crew.open(isInterrupted)
         let run = try crew.load(isInterrupted, progress)
@@ -36,9 +37,12 @@ private final class BenchCrew {
     private var workers: [any BenchHand] = []
     private var wasBrokenOff = false
     private var threads: [ReactorThread] = []
+    private let waiting: (String) -> Void
+    private var voice = WaitingVoice(now: SystemClock.monotonic())
 
-    init(configuration: BenchConfiguration) throws(BenchError) {
+    init(configuration: BenchConfiguration, waiting: @escaping (String) -> Void) throws(BenchError) {
         self.configuration = configuration
+        self.waiting = waiting
         board = try BenchBoard()
     }
 
@@ -62,6 +66,7 @@ private final class BenchCrew {
             workers.append(worker)
             try board.wait(forReady: index + 1) { () throws(BenchError) in
                 if isInterrupted() { throw BenchError.interrupted }
+                sayWaiting(for: "the server to open the volume")
             }
         }
     }
@@ -70,6 +75,7 @@ private final class BenchCrew {
     func load(
         _ isInterrupted: () -> Bool, _ progress: (BenchProgress) -> Void
     ) throws(BenchError) -> BenchResult {
+        voice = WaitingVoice(now: SystemClock.monotonic())
         let cpuStart = BenchCrew.cpuSeconds()
         let start = SystemClock.monotonic()
         let deadline = configuration.seconds.map { start &+ UInt64($0 * 1e9) }
@@ -95,11 +101,19 @@ private final class BenchCrew {
                 wasBrokenOff = true
                 for (worker, thread) in zip(workers, threads) { thread.remote.post { worker.breakOff() } }
             }
+            // What is read back is not counted until its end.
+            sayWaiting(for: isVerifying ? nil : "the server's answers")
             let now = SystemClock.monotonic()
             guard now >= nextProgress else { return }
             nextProgress = now &+ 1_000_000_000
             progress(progressNow(start: start, isVerifying: isVerifying))
         }
+    }
+
+    private func sayWaiting(for usual: String?) {
+        let done = workers.reduce(0) { $0 &+ $1.done }
+        guard let words = board.obstacle.words ?? usual else { return }
+        if let words = voice.look(progress: done, words, now: SystemClock.monotonic()) { waiting(words) }
     }
 
     /// Checks what the run has written and puts the outcome into its result.

@@ -100,7 +100,22 @@ final class MixedWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
         fillUp()
     }
 
+    func volumeInterrupted(_ volume: VolumeClient, _ reason: ChannelError) {
+        board.obstacle.connectionIs(away: reason.description)
+    }
+
+    func volumeIsUnanswered(_ volume: VolumeClient, forNanoseconds silence: UInt64) {
+        board.obstacle.connectionIs(away: "the server takes what is sent and answers nothing")
+    }
+
+    func volumeIsAnswered(_ volume: VolumeClient) { board.obstacle.connectionIs(away: nil) }
+
+    func volumeResumed(_ volume: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int) {
+        board.obstacle.connectionIs(away: nil)
+    }
+
     func volumeEvent(_ volume: VolumeClient, _ event: ChannelEvent) {
+        board.obstacle.heard(event)
         if case .revoked(_, let status, let reason) = event {
             tally.firstError = tally.firstError ?? "\(status.name): \(reason)"
             isStopping = true

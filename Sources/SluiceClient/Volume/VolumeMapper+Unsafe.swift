@@ -28,11 +28,14 @@ public enum VolumeMapper {
     /// The extents of a volume, or of a range of it, in order; neighbours differ in what is known. Blocks the calling
     /// thread, which must not be a reactor's.
     ///
-    /// - Parameter marker: the marker's id since which is asked what was changed.
+    /// - Parameters:
+    ///   - marker: the marker's id since which is asked what was changed.
+    ///   - waiting: told what is waited for, after two seconds; on the calling thread.
     /// - Throws: `tooLarge` for more than `extentsMax` extents, `outOfRange` for a range beyond the volume's end,
     ///   `notFound` for a marker that the volume does not have.
     public static func map(
-        _ options: VolumeClientOptions, range: ByteRange? = nil, since marker: Identifier? = nil
+        _ options: VolumeClientOptions, range: ByteRange? = nil, since marker: Identifier? = nil,
+        waiting: (String) -> Void = { _ in }
     ) throws(ChannelError) -> [VolumeExtent] {
         let task = VolumeMapTask(options, range: range, marker: marker)
         var setup = Reactor.Options()
@@ -45,11 +48,11 @@ public enum VolumeMapper {
             thread.remote.stop()
             thread.join()
         }
-        return try task.wait().get()
+        return try task.wait(waiting).get()
     }
 }
 
-// SAFETY: everything but `outcome` is touched on the reactor's thread only: by `start`, which the reactor
+// SAFETY: everything but `outcome` and `obstacle` is touched on the reactor's thread only: by `start`, which the reactor
 // calls, and by the volume client.
 /// One map in the making.
 @safe
@@ -58,6 +61,7 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
     private let range: ByteRange?
     private let marker: Identifier?
     private let outcome = OneShot<Result<[VolumeExtent], ChannelError>>()
+    private let obstacle = VolumeObstacle()
     private var volume: VolumeClient?
     private var remote: ReactorRemote?
     private var extents: [VolumeExtent] = []
@@ -91,8 +95,13 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
         volume.start()
     }
 
-    func wait() -> Result<[VolumeExtent], ChannelError> {
-        outcome.take()
+    func wait(_ waiting: (String) -> Void) -> Result<[VolumeExtent], ChannelError> {
+        var voice = WaitingVoice(now: SystemClock.monotonic())
+        while true {
+            if let found = outcome.take(milliseconds: 100) { return found }
+            let words = obstacle.words ?? "the server's answers"
+            if let words = voice.look(progress: 0, words, now: SystemClock.monotonic()) { waiting(words) }
+        }
     }
 
     func volumeReady(_ volume: VolumeClient) {
@@ -170,7 +179,13 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
         remote?.post { [self] in volume?.close() }
     }
 
-    func volumeEvent(_ volume: VolumeClient, _ event: ChannelEvent) {}
+    func volumeEvent(_ volume: VolumeClient, _ event: ChannelEvent) { obstacle.heard(event) }
+
+    func volumeIsUnanswered(_ volume: VolumeClient, forNanoseconds silence: UInt64) {
+        obstacle.connectionIs(away: "the server takes what is sent and answers nothing")
+    }
+
+    func volumeIsAnswered(_ volume: VolumeClient) { obstacle.connectionIs(away: nil) }
 
     func volumeHasRoom(_ volume: VolumeClient) {}
 

@@ -72,12 +72,16 @@ struct BenchCommand: ParsableCommand {
                     signals = nil
                     return true
                 },
+                waiting: { Terminal.note("waiting: \(resource): \($0)") },
                 progress: { if shows { Terminal.progress(BenchCommand.bar($0)) } })
         } catch {
             throw Failure(error)
         }
-        let report = BenchReport(result)
-        try global.output.show(report, sentence: Sentence(ownLines: report.text))
+        // Where nothing was done there is nothing that was measured.
+        if result.operations > 0 {
+            let report = BenchReport(result)
+            try global.output.show(report, sentence: Sentence(ownLines: report.text))
+        }
         if let mismatch = result.firstMismatch {
             throw Failure(
                 .failure,
@@ -91,6 +95,10 @@ struct BenchCommand: ParsableCommand {
                 case let count: "\(count.counted("request")) failed, the first with \(error)"
                 }
             throw Failure(.failure, what)
+        }
+        if result.operations == 0 {
+            guard !result.isInterrupted else { throw Failure(BenchError.interrupted) }
+            throw Failure(.failure, "no request was answered: nothing was measured")
         }
         if result.isInterrupted {
             throw Failure(

@@ -172,7 +172,9 @@ enum KnownBlocks {
         let capability = try access.issue(rights: .read)
         let options = try access.clientOptions(capability, rights: .read, channels: 1)
         do {
-            return try VolumeMapper.map(options, range: range)
+            return try VolumeMapper.map(options, range: range) {
+                Terminal.note("waiting: volume/\(volume): \($0)")
+            }
         } catch ChannelError.refused(_, .notSupported, _), ChannelError.refused(_, .tooLarge, _) {
             return nil
         } catch {

@@ -38,7 +38,9 @@ extension VolumeCommand {
             let extents: [VolumeExtent]
             do throws(ChannelError) {
                 let range = range.flatMap { ByteRange(offset: $0.offset, length: $0.length) }
-                extents = try VolumeMapper.map(options, range: range, since: marker)
+                extents = try VolumeMapper.map(options, range: range, since: marker) {
+                    Terminal.note("waiting: volume/\(name): \($0)")
+                }
             } catch { throw Failure(error) }
             if marker == nil {
                 try global.output.show(list: extents.map(MappedExtent.init))
