@@ -467,7 +467,7 @@ def test_an_example_body_is_taken_by_the_server(world, path, method, media_type,
         role = "node"
     answer = world.clients[role].request(method.upper(), target, json=body, headers={"content-type": media_type})
     check_answer(answer, path, method, operation)
-    expected = {"enrollNode": (403,), "renewCertificate": (422,), "restartPool": (200, 422),
+    expected = {"enrollNode": (403,), "inspectCapability": (404,), "renewCertificate": (422,), "restartPool": (200, 422),
                 "upgradeDriver": (200, 422)}.get(operation["operationId"], (200, 201, 202, 409))
-    # The examples of enrolment hold a token and a key of another server; an inline driver has no host.
+    # The examples of enrolment and of an inspection hold tokens of another server; an inline driver has no host.
     assert answer.status_code in expected, answer.text

@@ -58,8 +58,10 @@ public enum RouteTable {
         _ method: HTTPRequest.Method, _ path: [String]
     ) throws(Problem) -> (route: Route, parameters: [String: String]) {
         var allowed: [String] = []
-        for route in routes {
-            guard let parameters = route.match(path) else { continue }
+        let found = routes.compactMap { route in route.match(path).map { (route, parameters: $0) } }
+        // A part that is spelt out goes before a parameter in its place.
+        let fewest = found.map { $0.parameters.count }.min()
+        for (route, parameters) in found where parameters.count == fewest {
             if route.method == method { return (route, parameters) }
             allowed.append(route.method.rawValue)
             if route.method == .get { allowed.append("HEAD") }
