@@ -44,16 +44,7 @@ struct Daemon {
         let authority = try Authority.load(folder, store: store, now: SystemWallClock().now())
         let boot = try bootID()
         let keeper = SessionKeeper(store: store, bootID: boot, logger: logger)
-        let eventFile = EventFile(path: folder.eventsFile, logger: logger)
-        let events = EventLog(
-            wallClock: SystemWallClock(), start: UInt64(Date().timeIntervalSince1970 * 1_000_000),
-            history: eventFile.load(now: SystemWallClock().now()), keeper: eventFile)
-        try eventFile.follow { events.history }
-        log.tell { events.append($0) }
-        if let words = crash(in: events.history.events) {
-            events.append(.serverCrashed, subject: "server", message: words)
-            logger.warning("\(words)")
-        }
+        let (events, eventFile) = try openEvents(folder, log, logger)
         let drivers = DriverFactory(
             executable: try DriverFactory.executable(settings.driverHost), queues: settings.reactors,
             policy: settings.policy, events: events, logger: logger)
@@ -137,6 +128,23 @@ struct Daemon {
         )
         ServiceManager.tellReady()
         return daemon
+    }
+
+    /// The log of events with what is kept of earlier runs, and what there is to say of the last one.
+    private static func openEvents(
+        _ folder: DataFolder, _ log: LogSink, _ logger: Logger
+    ) throws -> (EventLog, EventFile) {
+        let eventFile = EventFile(path: folder.eventsFile, logger: logger)
+        let events = EventLog(
+            wallClock: SystemWallClock(), start: UInt64(Date().timeIntervalSince1970 * 1_000_000),
+            history: eventFile.load(now: SystemWallClock().now()), keeper: eventFile)
+        try eventFile.follow { events.history }
+        log.tell { events.append($0) }
+        if let words = crash(in: events.history.events) {
+            events.append(.serverCrashed, subject: "server", message: words)
+            logger.warning("\(words)")
+        }
+        return (events, eventFile)
     }
 
     /// Ends in the order in which users notice least: no new requests, then the channels, then the drivers, then the
