@@ -164,13 +164,13 @@ def test_events_are_chosen_by_kind_resource_and_time(server):
     assert kinds("--kind", "volume.fenced") == {"volume.fenced"}
     assert kinds("--kind", "driver,volume") >= {"volume.fenced", "driver.running"}
     assert {kind.split(".")[0] for kind in kinds("--kind", "driver,volume")} == {"driver", "volume"}
-    assert kinds("--resource", "volume/data") == {"volume.fenced"}
+    assert kinds("--resource", "volume/data") == {"volume.created", "volume.fenced"}
     assert kinds("--resource", "pool/ram", "--since", "1h") >= {"driver.running"}
     assert kinds("--since", "2100-01-01T00:00:00Z") == set() and kinds("--since", "2020-01-01T00:00:00Z") == kinds()
     for wrong in (["--kind", "nothing"], ["--since", "yesterday"], ["--resource", "a/b/c"]):
         assert server.cli("events", *wrong, check=False).returncode == 64, wrong
     environment = {**os.environ, "SLUICE_SERVER": server.url, "SLUICE_CREDENTIALS": str(server.data / "admin")}
-    following = subprocess.Popen([BINARIES / "sluice", "events", "-f", "-o", "json", "--kind", "volume"], env=environment,
+    following = subprocess.Popen([BINARIES / "sluice", "events", "-f", "-o", "json", "--kind", "volume.fenced"], env=environment,
                                  stdout=subprocess.PIPE, text=True)
     first = json.loads(following.stdout.readline())
     server.cli("pool", "restart", "ram")
