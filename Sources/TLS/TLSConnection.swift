@@ -148,6 +148,12 @@ public final class TLSConnection {
     /// Takes all pending ciphertext with its memory, for a send that outlives this call.
     public func takeOutput() -> OutputBuffer { output.take() }
 
+    /// Has memory for `count` bytes of output, until `takeOutput` or `dropUnusedOutput`.
+    public func prepareOutput(_ count: Int) { output.prepare(count) }
+
+    /// Gives back memory for output that none came for.
+    public func dropUnusedOutput() { output.dropUnused() }
+
     /// Returns a buffer whose bytes have been sent, to be used again.
     public func giveBack(_ buffer: consuming OutputBuffer) { output.giveBack(buffer) }
 

@@ -28,6 +28,7 @@ extension DataConnection {
     private func startSending(_ piece: Int) -> Int {
         guard !sending.isSending, !phase.isClosed else { return 0 }
         if let channel, phase.mayEncrypt, tls.isOpen {
+            prepareOutput(min(piece, channel.chargedBytes / 2))
             do throws(TLSError) { try encrypt(channel, piece) } catch {
                 teardown()
                 return 0
@@ -38,9 +39,17 @@ extension DataConnection {
             send()
             return bytes
         }
+        tls.dropUnusedOutput()
         if case .finishing(let finishing) = phase, isAnswered(finishing) { close(nil) }
         if case .closing = phase { linger() }
         return 0
+    }
+
+    /// Has memory for what is about to be encrypted: grown as it comes, it would be copied. No more than what is charged to
+    /// the channel bounds: there is nothing to spare for who does not read.
+    @inline(never)
+    private func prepareOutput(_ bytes: Int) {
+        if bytes > Limits.directBytesMin { tls.prepareOutput(bytes + bytes / 256 + 2 * Limits.recordBytes) }
     }
 
     /// Whether everything that was taken is answered and the answers are on their way.

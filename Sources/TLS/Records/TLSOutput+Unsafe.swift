@@ -48,6 +48,12 @@ public final class TLSOutput {
         buffer.release(to: pool)
     }
 
+    /// Has memory for `count` bytes, so that it need not be grown, and copied, as they come.
+    func prepare(_ count: Int) { _ = unsafe reserve(count) }
+
+    /// Gives back memory that holds nothing.
+    func dropUnused() { if start == end { dropMemory() } }
+
     /// Where the next bytes may be written: at least `count` bytes long. `append` makes them pending.
     func reserve(_ count: Int) -> UnsafeMutableRawBufferPointer {
         if unsafe memory.count - end < count { grow(by: count) }
