@@ -19,10 +19,6 @@ let settings: [SwiftSetting] = [
 let simulated =
     settings + [.unsafeFlags(["-O", "-assert-config", "Debug"], .when(configuration: .debug))]
 
-/// The session simulator itself, which is no subject of its own, checks no accesses.
-let simulator =
-    simulated + [.unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .debug))]
-
 // Of swift-collections only the modules that are used: all of them take minutes to compile.
 let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
 let heap = Target.Dependency.product(name: "HeapModule", package: "swift-collections")
@@ -229,7 +225,7 @@ let package = Package(
                 "TestSupport", "Simulation", "Services", "DataPlane", "SluiceClient", "Capability",
                 "DriverKit", "Reactor", "Wire", "Core", logging, deque,
             ],
-            swiftSettings: simulator),
+            swiftSettings: simulated),
         .testTarget(
             name: "ControlPlaneTests",
             dependencies: [

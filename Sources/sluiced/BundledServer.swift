@@ -1,5 +1,6 @@
 import ControlPlane
 import Foundation
+import Logging
 import Reactor
 
 /// Notes in the administrator's bundle of a data folder where the control API is, for commands on this machine: without
@@ -13,8 +14,10 @@ enum BundledServer {
     private static let usual = "https://localhost:7480"
 
     /// Notes where a server with these addresses in its certificate listens. What somebody else has written there stays,
-    /// and a bundle that cannot be written stays as it is.
-    static func note(_ bound: [SocketAddress], addresses: [String], in folder: DataFolder) {
+    /// and a bundle that cannot be written stays as it is, which the log says.
+    static func note(
+        _ bound: [SocketAddress], addresses: [String], in folder: DataFolder, _ logger: Logger
+    ) {
         let path = "\(folder.adminFolder)/config.json"
         guard PrivateFiles.exists("\(folder.adminFolder)/cert.pem"),
             let server = bound.compactMap({ url($0, addresses) }).first
@@ -26,8 +29,13 @@ enum BundledServer {
         }
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        guard let text = try? encoder.encode(Place(server: server)) else { return }
-        try? PrivateFiles.write(Array(text) + [0x0A], to: path)
+        do {
+            try PrivateFiles.write(Array(try encoder.encode(Place(server: server))) + [0x0A], to: path)
+        } catch {
+            logger.warning(
+                "the administrator's bundle does not say where the server listens: name it with --server",
+                metadata: ["file": "\(path)", "server": "\(server)", "reason": "\(error)"])
+        }
     }
 
     /// How this machine asks for a listening address by what the certificate has; nil where it cannot.

@@ -32,7 +32,8 @@ struct Daemon {
     let ending: Ending
 
     static func start(
-        data path: String, settings: Settings, inherited: InheritedSockets, log: LogSink
+        data path: String, settings: Settings, inherited: InheritedSockets, log: LogSink,
+        willServe: () -> Void
     ) async throws -> Daemon {
         // Every channel and volume is a descriptor; the soft limit of a shell is far too low.
         _ = OpenFiles.allow(.max)
@@ -109,6 +110,7 @@ struct Daemon {
         try data.prepare()
         for (name, remote) in data.reactors { watchdog.watch(name, remote) }
         try await plane.start()
+        willServe()
         data.accept()
         try control.start()
         if let remote = control.remote { watchdog.watch("control", remote) }
@@ -120,7 +122,7 @@ struct Daemon {
         try daemon.announce()
         BundledServer.note(
             control.boundAddresses, addresses: store.get(ServerRecord.self, "self")?.record.addresses ?? [],
-            in: folder)
+            in: folder, logger)
         events.append(
             .serverStarted, subject: "server",
             message:
@@ -237,7 +239,7 @@ struct Daemon {
     /// What is to be said of the run before this one, if that did not end in order; nil when it did, or nothing is known
     /// of it.
     static func crash(in history: [ServerEvent]) -> String? {
-        let marks: Set<ServerEvent.Kind> = [.serverStarted, .serverStopped]
+        let marks: Set<ServerEvent.Kind> = [.serverStarted, .serverStopped, .serverCrashed]
         guard let last = history.last(where: { marks.contains($0.kind) }), last.kind == .serverStarted,
             let end = history.last
         else { return nil }

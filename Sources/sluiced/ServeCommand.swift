@@ -48,29 +48,39 @@ struct ServeCommand: AsyncParsableCommand {
         for warning in settings.warnings { logger.warning("\(warning)") }
         let starting = Atomic<Bool>(true)
         let told = AsyncStream.makeStream(of: Int32.self)
-        let signals = Self.hearSignals { number in
+        let signals = try Self.hearSignals { number in
             if starting.load(ordering: .acquiring) { Self.end(number, log, logger) }
             told.continuation.yield(number)
         }
-        if signals == nil { told.continuation.finish() }
         let daemon = try await Daemon.start(
-            data: data, settings: settings, inherited: try ServiceManager.sockets(), log: log)
-        starting.store(false, ordering: .releasing)
+            data: data, settings: settings, inherited: try ServiceManager.sockets(), log: log
+        ) {
+            starting.store(false, ordering: .releasing)
+        }
         for await _ in told.stream { break }
         let (seconds, ending) = (settings.stopSeconds, daemon.ending)
-        signals?.remote.postWithReactor { reactor in
+        signals.remote.postWithReactor { reactor in
             StopBound.start(on: reactor, seconds: seconds, witness: ending, logger: logger)
         }
         await daemon.stop()
-        signals?.remote.stop()
-        signals?.join()
+        signals.remote.stop()
+        signals.join()
     }
 
-    /// A thread that hears the signals which end the server; nil where there can be none.
-    private static func hearSignals(_ heard: @escaping @Sendable (Int32) -> Void) -> ReactorThread? {
-        try? Reactor.start(signalReactor) { reactor in
-            try? Signals.forward(endingSignals, on: reactor, handler: heard)
+    /// A thread that hears the signals which end the server. They are blocked everywhere else: without it nothing would end
+    /// the server.
+    private static func hearSignals(
+        _ heard: @escaping @Sendable (Int32) -> Void
+    ) throws(ReactorError) -> ReactorThread {
+        let hears = OneShot<Result<Void, ReactorError>>()
+        let thread = try Reactor.start(signalReactor) { reactor in
+            do throws(ReactorError) {
+                try Signals.forward(endingSignals, on: reactor, handler: heard)
+                hears.give(.success(()))
+            } catch { hears.give(.failure(error)) }
         }
+        try hears.take().get()
+        return thread
     }
 
     /// Ends a server that is told to end while it starts, which may wait for a device that hangs: it serves nobody yet, and

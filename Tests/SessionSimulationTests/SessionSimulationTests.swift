@@ -9,7 +9,7 @@ import Testing
 struct SessionSimulationTests {
     private static let environment = ProcessInfo.processInfo.environment
     private static let stepsPerSeed = 600
-    private static let seedsTotal = UInt64(environment["SLUICE_SIMULATION_SEEDS"] ?? "") ?? 4_000
+    private static let seedsTotal = UInt64(environment["SLUICE_SIMULATION_SEEDS"] ?? "") ?? 10_000
     private static let seedsForBug: UInt64 = 10_000
     private static let parts: UInt64 = 4
     /// Failures of one part after which it ends.
@@ -22,7 +22,7 @@ struct SessionSimulationTests {
         return Array(part * count + 1...(part + 1) * count)
     }
 
-    @Test("4,000 seeds", arguments: 0..<parts)
+    @Test("10,000 seeds", arguments: 0..<parts)
     func holds(part: UInt64) {
         var counts = SimulatedNode.Counts()
         var troubles: [Trouble: Int] = [:]
@@ -55,7 +55,7 @@ struct SessionSimulationTests {
         ] {
             #expect(count > seeds.count / 10)
         }
-        #expect(counts.superseded > seeds.count / 2000 && counts.heldExpired > seeds.count / 100)
+        #expect(counts.superseded > seeds.count / 1000 && counts.heldExpired > seeds.count / 100)
         for trouble in Trouble.allCases { #expect(troubles[trouble, default: 0] > seeds.count / 10) }
     }
 

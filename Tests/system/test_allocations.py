@@ -12,7 +12,7 @@ from conftest import BINARIES, ROOT, Server
 SIZE = 64 << 20
 REQUESTS = 270_000
 # What a second of a server costs beside requests: timers, the log, the control API's connections.
-BESIDE = 2_500
+BESIDE = 1_000
 
 
 class Counter:
@@ -67,7 +67,7 @@ def test_requests_allocate_nothing(tmp_path, library, isolation):
             bench(server, node, {}, "--rw", rw, "--iodepth", 32, "--total", 50_000 * 4096)
             # What the server does by itself meanwhile, on a busy machine for longer, adds to that: the least of some.
             extras = []
-            while len(extras) < 3 and (not extras or extras[-1] >= BESIDE):
+            while len(extras) < 8 and (not extras or extras[-1] >= BESIDE):
                 before = counter.value
                 few = bench(server, node, {}, "--rw", rw, "--iodepth", 32, "--total", 20_000 * 4096)
                 between = counter.value

@@ -1,4 +1,5 @@
 """Limits of volumes and capabilities: what users may use together, changed while they use it, over REST and CLI."""
+import functools
 import json
 import os
 import signal
@@ -42,6 +43,30 @@ def rate(server, seconds=1.0):
     return (requests(server) - before) / (time.monotonic() - begun)
 
 
+class TooBusy(AssertionError):
+    """The machine did not do what was asked of it, which a limit does not explain."""
+
+
+def within(rate, least, most):
+    """Holds a rate below a limit always, and above the least that the limit leaves where the machine can."""
+    assert rate < most
+    if rate <= least:
+        raise TooBusy(f"{rate:.0f} a second, and not {least}")
+
+
+def tried_again(test):
+    """Tries again on a machine that was busy, a few times."""
+    @functools.wraps(test)
+    def tries(*arguments, **named):
+        for left in (3, 2, 1, 0):
+            try:
+                return test(*arguments, **named)
+            except TooBusy:
+                if not left:
+                    raise
+    return tries
+
+
 def test_limits_are_a_part_of_the_volume(volume):
     server, _ = volume
     none = {"iops": None, "bytesPerSecond": None, "burstMilliseconds": None}
@@ -81,8 +106,10 @@ def test_the_command_line_sets_shows_and_takes_away(volume):
         assert server.cli("volume", "set", "db", *wrong, check=False).returncode == 64
 
 
+@tried_again
 def test_limits_change_under_load_and_survive_a_restart(volume):
     server, node = volume
+    server.cli("volume", "set", "db", "--iops", "none")
     load = start_bench(server, node, 8)
     await_condition("load", lambda: requests(server) > 1000)
     server.cli("volume", "set", "db", "--iops", 400, "--burst", "0ms")
@@ -91,10 +118,10 @@ def test_limits_change_under_load_and_survive_a_restart(volume):
     wider = rate(server)
     server.cli("volume", "set", "db", "--iops", "none")
     free = rate(server)
-    assert 300 < limited < 500
-    assert limited + 100 < wider < 1500
-    assert free > 1.5 * wider
     output, errors = load.communicate(timeout=60)
+    within(limited, 300, 500)
+    within(wider, 900, 1500)
+    within(free, 1.5 * wider, float("inf"))
     assert load.returncode == 0, errors
     assert json.loads(output)["errors"] == 0
     with server.api(server.data / "admin") as api:
@@ -106,9 +133,10 @@ def test_limits_change_under_load_and_survive_a_restart(volume):
     server.start()
     assert server.json("volume", "show", "db")["limits"] == {
         "iops": 300, "bytesPerSecond": None, "burstMilliseconds": 0}
-    assert 250 < bench(server, node, "--time", 2)["iops"] < 350
+    within(bench(server, node, "--time", 2)["iops"], 250, 350)
 
 
+@tried_again
 def test_a_limit_holds_for_all_sessions_and_channels_and_is_even(volume):
     server, node = volume
     server.cli("volume", "set", "db", "--iops", 1000, "--burst", "0ms")
@@ -123,15 +151,14 @@ def test_a_limit_holds_for_all_sessions_and_channels_and_is_even(volume):
         let_pass(3)
         after, seconds = counts(), time.monotonic() - begun
     rates = [(after[session] - before[session]) / seconds for session in before]
-    # What a busy machine does not reach is no fault of the limit.
-    assert 500 < sum(rates) < 1040
-    # Handles take turns: two with as many channels get as much, and nobody waits much longer than all do.
-    assert 0.9 < rates[0] / rates[1] < 1.1
     figures = []
     for load in both:
         output, errors = load.communicate(timeout=60)
         assert load.returncode == 0, errors
         figures.append(json.loads(output)["read"])
+    within(sum(rates), 930, 1040)
+    # Handles take turns: two with as many channels get as much, and nobody waits much longer than all do.
+    assert 0.9 < rates[0] / rates[1] < 1.1
     for one in figures:
         assert one["latency"]["p99"] < 3 * one["latency"]["p50"]
 

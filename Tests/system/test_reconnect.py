@@ -93,7 +93,7 @@ def test_a_server_that_is_killed_or_restarted_is_only_a_pause(node):
         node.stop(how)
         entry = await_condition("the status", lambda: next(
             (one for one in node.json("status", credentials=node.node) if one["state"] == "reconnecting"), None))
-        assert "since " in entry["message"] and re.search("requests? waits?", entry["message"]), entry
+        assert "since " in entry["message"] and re.search(r"\b(1 request waits|([02-9]|\d{2,}) requests wait)\b", entry["message"]), entry
         node.start()
         await_condition("the connection", lambda: status(node)["state"] == "attached")
     fio.finish()

@@ -175,17 +175,11 @@ public enum VolumeMount {
         }
         let use = DeviceUse.quick(device.path)
         guard use.mayPass else { throw use.refusal(of: device.path) }
-        do throws(AttachError) {
-            try run(
-                ["mkfs.\(format.rawValue)", "-q"] + (overwrites ? [format.forceOption] : []) + [device.path],
-                "cannot make a file system on \(attachment.volume)", package: format.package, interruption)
-        } catch {
-            guard error.reason == .interrupted else { throw error }
-            throw AttachError(
-                .interrupted,
-                "\(error.message) while the \(format.rawValue) was made, of which a part is on \(attachment.volume): "
-                    + "to make it anew, add --force")
-        }
+        try run(
+            ["mkfs.\(format.rawValue)", "-q"] + (overwrites ? [format.forceOption] : []) + [device.path],
+            "cannot make a file system on \(attachment.volume)", package: format.package, interruption,
+            leaves:
+                "a part of the \(format.rawValue) is on \(attachment.volume): to make it anew, add --force")
     }
 
     /// Writes back what the kernel holds for an attachment's device, so that the server's block map tells of it.
@@ -197,12 +191,17 @@ public enum VolumeMount {
     }
 
     private static func run(
-        _ command: [String], _ what: String, package: String? = nil, _ interruption: Interruption? = nil
+        _ command: [String], _ what: String, package: String? = nil, _ interruption: Interruption? = nil,
+        leaves: String? = nil
     ) throws(AttachError) {
         let result: Subprocess.Result
         do throws(AttachError) {
             result =
-                if let interruption { try interruption.run(command) } else { try Subprocess.run(command) }
+                if let interruption {
+                    try interruption.run(command, leaves: leaves)
+                } else {
+                    try Subprocess.run(command)
+                }
         } catch {
             if error.reason == .interrupted { throw error }
             let advice = package.map { "; install it with: apt install \($0)" } ?? ""

@@ -159,6 +159,15 @@ struct BackgroundStart {
         return try? JSONDecoder().decode(AttachProcess.ReadyMessage.self, from: Data(bytes[..<count]))
     }
 
+    /// Waits for the end of the process while nobody insists; whether it has come.
+    private func hasEnded(_ identity: ProcessIdentity) -> Bool {
+        let end = SystemClock.monotonic() + AttachLimits.forceAtMostNanoseconds
+        while SystemClock.monotonic() < end, signals.taken() == nil {
+            if identity.waitUntilEnded(milliseconds: AttachLimits.startLookMilliseconds) { return true }
+        }
+        return identity.waitUntilEnded(milliseconds: 0)
+    }
+
     /// Ends the process, and says what became of it.
     private func stopped(by number: Int32, _ pipe: Int32) -> AttachError {
         let volume = "volume/\(options.volume)"
@@ -169,7 +178,7 @@ struct BackgroundStart {
                 "\(signal); process \(process) goes on taking \(volume) over: see 'sluice status'")
         }
         guard let identity = ProcessIdentity(pid: process), identity.signal(SIGTERM),
-            !identity.waitUntilEnded(milliseconds: Int32(AttachLimits.forceAtMostNanoseconds / 1_000_000))
+            !hasEnded(identity)
         else {
             store.removeLeftOver(key)
             let left = lastWords(from: pipe)?.left.map { "; \($0)" } ?? ""

@@ -123,15 +123,20 @@ public struct Attachment: Codable, Sendable, Equatable {
 /// The attachments of this machine. Everything here blocks; never call it in a process that serves one.
 public enum Attachments {
     /// All of them, those whose process has ended too, by name.
-    public static func list() -> [Attachment] { list(.standard) }
+    ///
+    /// - Parameter looksElsewhere: whether places in other mount namespaces are looked for, among those of every process.
+    public static func list(looksElsewhere: Bool = false) -> [Attachment] {
+        list(.standard, looksElsewhere: looksElsewhere)
+    }
 
-    static func list(_ store: AttachmentStore) -> [Attachment] {
+    static func list(_ store: AttachmentStore, looksElsewhere: Bool = false) -> [Attachment] {
         let mounts = MountTable.read()
         // In this order: what is attached meanwhile is not missed.
         let attaching = store.attaching()
         let records = store.records()
         let keys = Set(records.map(\.key))
-        return mountedElsewhere(records.map { Attachment($0, store: store, mounts: mounts) })
+        let attached = records.map { Attachment($0, store: store, mounts: mounts) }
+        return (looksElsewhere ? mountedElsewhere(attached) : attached)
             + attaching.filter { !keys.contains($0.key) }.map { Attachment($0, store: store) }
     }
 

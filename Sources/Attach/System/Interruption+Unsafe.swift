@@ -14,6 +14,8 @@ public final class Interruption: Sendable {
         var signal: Int32?
         /// The program that is waited for.
         var program: Int32?
+        /// What the program that is waited for leaves when it is broken off: one line.
+        var leaves: String?
         /// The command, or the thread in its place, is past what could be broken off.
         var isOver = false
         /// There is nothing to take back.
@@ -76,8 +78,11 @@ public final class Interruption: Sendable {
     }
 
     /// Runs a program to its end, or until a signal ends it, and collects what it writes. Blocks.
-    func run(_ arguments: [String]) throws(AttachError) -> Subprocess.Result {
+    ///
+    /// - Parameter leaves: what it leaves where it is broken off, for whoever hears that: one line.
+    func run(_ arguments: [String], leaves: String? = nil) throws(AttachError) -> Subprocess.Result {
         try check()
+        state.withLock { $0.leaves = leaves }
         defer { state.withLock { $0.program = nil } }
         let result = try Subprocess.run(arguments, inNewSession: true) { [self] program in
             let signal = state.withLock { state in
@@ -86,7 +91,9 @@ public final class Interruption: Sendable {
             }
             if signal != nil { kill(program, SIGTERM) }
         }
+        if hasCome, let leaves { throw AttachError(.interrupted, "\(word); \(leaves)") }
         try check()
+        state.withLock { $0.leaves = nil }
         return result
     }
 
@@ -102,7 +109,16 @@ public final class Interruption: Sendable {
                 return (state.signal == nil && !state.isOver, state.isDone)
             }
             guard goesOn else { leave(isDone ? nil : stays, number) }
-            if !endsByItself() { leave(takeBack(), number) }
+            if !endsByItself() {
+                let first = number
+                let left = state.withLock { $0.leaves }.map { "; \($0)" } ?? ""
+                // It may take long: the next signal is heard meanwhile.
+                inBackground("take back") { [self] in
+                    leave(takeBack() + left, first)
+                } otherwise: { [self] _ in
+                    leave(stays, first)
+                }
+            }
         }
     }
 

@@ -145,7 +145,23 @@ extension ControlPlane {
         var changes = RecordChanges()
         try recordBegin(of: context, as: run.hex, in: &changes)
         if !changes.isEmpty { try await commit(changes) }
-        try await body()
+        do throws(Problem) { try await body() } catch {
+            await forgetBegin(of: context)
+            throw error
+        }
+    }
+
+    /// What was refused has not begun: a repeat, also with another server, is a new request.
+    private func forgetBegin(of context: RequestContext) async {
+        guard let slot = context.idempotency,
+            let stored = store.get(IdempotencyRecord.self, slot.hash.hex), stored.record.begun != nil
+        else { return }
+        var changes = RecordChanges()
+        changes.delete(stored)
+        do throws(Problem) { try await commit(changes) } catch {
+            logger.error(
+                "a refused request is on record as begun", metadata: ["reason": "\(error.detail)"])
+        }
     }
 
     private func put(_ record: IdempotencyRecord, in changes: inout RecordChanges) throws(Problem) {

@@ -28,7 +28,7 @@ extension DataConnection {
     private func startSending(_ piece: Int) -> Int {
         guard !sending.isSending, !phase.isClosed else { return 0 }
         if let channel, phase.mayEncrypt, tls.isOpen {
-            prepareOutput(min(piece, channel.chargedBytes / 2))
+            prepareOutput(min(piece, unsafe rest.count + channel.replyBytesExpected))
             do throws(TLSError) { try encrypt(channel, piece) } catch {
                 teardown()
                 return 0
@@ -45,8 +45,7 @@ extension DataConnection {
         return 0
     }
 
-    /// Has memory for what is about to be encrypted: grown as it comes, it would be copied. No more than what is charged to
-    /// the channel bounds: there is nothing to spare for who does not read.
+    /// Has memory for what is about to be encrypted: grown as it comes, it would be copied.
     @inline(never)
     private func prepareOutput(_ bytes: Int) {
         if bytes > Limits.directBytesMin { tls.prepareOutput(bytes + bytes / 256 + 2 * Limits.recordBytes) }

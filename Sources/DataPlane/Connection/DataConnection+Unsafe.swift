@@ -35,8 +35,8 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     var unreadNoted = 0
     /// Of which node that was.
     var unreadNode: UInt32?
-    /// Whether signatures were checked for what it sent last.
-    private var asksForSignatures = false
+    /// Whether it has opened nothing, or signatures were checked for what it sent last.
+    private var asksForSignatures = true
     /// Whether it is probed often, because another client of the same key waits for its end.
     var isDoubted = false
 
@@ -106,7 +106,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         if result > 0, flags.more { return result >= Limits.meteredBytesMin ? meter() : () }
         if result <= 0, result != -ECANCELED, result != -ENOBUFS {
             // What was put off may end with the client's word that it closes.
-            if receiving.isPutOff, !reader.isWaiting { pump() }
+            if receiving.isPutOff, !reader.isWaiting { pump(isAtEnd: true) }
             // Half a frame that the peer left behind is not executed.
             return teardown()
         }
@@ -180,7 +180,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         guard phase.isHearing else { return }
         heardAt = reactor.now
         unsafe tls.feed(ciphertext, headroom: headroom)
-        if receiving.isPutOff || (phase.isOpen && !reader.isWaiting && !shard.hasTimeForInput) {
+        if receiving.isPutOff || (phase.isOpen && !reader.isWaiting && !hasTimeForInput) {
             perform(receiving.putOff())
         } else if !reader.isWaiting {
             pump()
@@ -191,13 +191,21 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     }
 
     /// Takes decrypted bytes for as long as there are any and requests find room.
-    func pump() {
+    ///
+    /// - Parameter isAtEnd: nothing more comes, and there is no later turn for what is left: who has opened something is
+    ///   heard to the end, as far as a client goes that waits for answers.
+    func pump(isAtEnd: Bool = false) {
         do throws(TLSError) {
             if case .handshake = phase, try !continueHandshake() { return }
+            let before = services.signaturesChecked
             while !reader.isWaiting, phase.isReading {
-                if phase.isOpen, !shard.hasTimeForSignatures {
-                    perform(receiving.putOff())
-                    break
+                if phase.isOpen, asksForSignatures, !shard.hasTimeForSignatures {
+                    guard isAtEnd else {
+                        perform(receiving.putOff())
+                        break
+                    }
+                    let checked = services.signaturesChecked &- before
+                    if rank != .opened || checked >= UInt64(Limits.slotsPerChannelMax) { break }
                 }
                 let isDirect =
                     if case .payload = reader.part { reader.remaining >= Limits.directBytesMin } else {
@@ -210,9 +218,9 @@ final class DataConnection: CompletionTarget, ChannelOwner {
                     payloadGrew(channel, count)
                 } else {
                     let bytes = unsafe UnsafeRawBufferPointer(rebasing: space[..<count])
-                    let before = services.signaturesChecked
+                    let checked = services.signaturesChecked
                     let used = unsafe ingest(bytes)
-                    asksForSignatures = services.signaturesChecked != before
+                    asksForSignatures = rank != .opened || services.signaturesChecked != checked
                     if used < count, reader.isHeldBack {
                         unsafe held.append(contentsOf: bytes[used...])
                     }
@@ -225,10 +233,14 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         }
     }
 
+    private var hasTimeForInput: Bool {
+        shard.hasTimeForInput && (!asksForSignatures || shard.hasTimeForSignatures)
+    }
+
     /// Where the next piece is decrypted to: a little of it from who asks for signatures to be checked, one or a few of which
     /// are all that a wake-up has time for.
     private var plaintextSpace: UnsafeMutableRawBufferPointer {
-        guard asksForSignatures else { return unsafe shard.plaintext }
+        guard phase.isOpen, asksForSignatures else { return unsafe shard.plaintext }
         return unsafe UnsafeMutableRawBufferPointer(rebasing: shard.plaintext[..<Limits.signaturesPieceBytes])
     }
 

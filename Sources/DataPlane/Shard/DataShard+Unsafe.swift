@@ -155,7 +155,6 @@ final class DataShard: BatchTarget {
 
     /// Whether this wake-up may take up further requests before others had their turn.
     var hasTimeForInput: Bool {
-        guard hasTimeForSignatures else { return false }
         guard services.isMixed else { return true }
         beginTurn()
         return acceptedRequests < Limits.mixedTurnRequests

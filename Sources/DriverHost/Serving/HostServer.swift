@@ -160,7 +160,14 @@ final class HostServer {
 
     /// Tells every reactor, and returns when all of them know.
     private func changed(_ indices: [UInt32]) throws(StatusError) {
-        for reactor in reactors { try reactor.volumesChanged(indices) }
+        // One that has ended keeps no other from hearing of it.
+        var failure: StatusError?
+        for reactor in reactors {
+            do throws(StatusError) { try reactor.volumesChanged(indices) } catch {
+                failure = failure ?? error
+            }
+        }
+        if let failure { throw failure }
     }
 
     private func volumes(

@@ -120,6 +120,11 @@ public final class ServiceChannel {
     public var nodeNumber: UInt32? { share == Flows.none ? nil : share }
     /// Whether HELLO was accepted.
     public var isEstablished: Bool { session != nil }
+    /// The payload of the answers that wait, in bytes, as if all were as long as the oldest.
+    public var replyBytesExpected: Int {
+        let replies = slots.replies
+        return replies.isEmpty ? 0 : replies.count * Int(slots[replies.first].replyBytes)
+    }
     /// Whether something waits that goes before the answers of slots (`ServiceShard.takeMessage`).
     public var hasMessages: Bool { !messages.isEmpty }
     /// Whether the owner was told of output and has not taken all of it yet.

@@ -111,7 +111,7 @@ final class MixedWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
     func volumeIsAnswered(_ volume: VolumeClient) { board.obstacle.connectionIs(away: nil) }
 
     func volumeResumed(_ volume: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int) {
-        board.obstacle.connectionIs(away: nil)
+        board.obstacle.resumed()
     }
 
     func volumeEvent(_ volume: VolumeClient, _ event: ChannelEvent) {

@@ -26,6 +26,9 @@ public final class VolumeObstacle: Sendable {
         }
     }
 
+    /// The session goes on with a connection, which tells anew what the driver is at.
+    public func resumed() { state.withLock { $0 = State() } }
+
     /// A connection is lost, or answers nothing; nil when all work again.
     public func connectionIs(away words: String?) { state.withLock { $0.connection = words } }
 }

@@ -251,9 +251,10 @@ extension FuseVolume {
 
     private func noteDone(_ operation: BlockOperation, writesBefore: UInt64) {
         switch operation {
-        case .write, .writeZeroes: writesDone += 1
+        // The kernel says by a hole, too, that a range is to read as zero.
+        case .write, .writeZeroes, .discard: writesDone += 1
         case .flush: writesFlushed = max(writesFlushed, writesBefore)
-        case .read, .discard: break
+        case .read: break
         }
     }
 

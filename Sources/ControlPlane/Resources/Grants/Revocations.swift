@@ -72,7 +72,6 @@ extension ControlPlane {
             } catch { failure = error }
         } while failure == nil && written.count < capabilities.count
         try await enforce(written, reason: reason)
-        if let failure { throw failure }
         for stored in written {
             counters.update { $0.capabilitiesRevoked += 1 }
             // A node that gives its own back keeps its grant, as it should.
@@ -83,6 +82,7 @@ extension ControlPlane {
                     + (remainder.map { "; \($0)" } ?? ""),
                 by: caller?.node.map { "node:\($0.name)" })
         }
+        if let failure { throw failure }
     }
 
     private func commit(

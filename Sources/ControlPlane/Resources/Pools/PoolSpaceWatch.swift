@@ -133,7 +133,13 @@ extension ControlPlane {
         of pool: PoolRecord, seconds: Int = Limits.driverAnswerSeconds
     ) async throws(Problem) {
         let seen = await ControlPlane.inTime(seconds: seconds) { () -> WatchedSpace?? in
-            .some(await self.lookAtSpace(pool))
+            // A host may still be on its way, or wait for what the one before it has under way.
+            while let hosts = try? await self.driverHosts(),
+                [.starting, .recovering].contains(self.condition(of: pool, hosts).state), !Task.isCancelled
+            {
+                try? await Task.sleep(for: .milliseconds(20))
+            }
+            return .some(await self.lookAtSpace(pool))
         }
         guard let seen else {
             throw Problem(

@@ -121,7 +121,13 @@ struct Pools: Resource {
         do throws(Problem) { try await plane.put(pool, over: stored) } catch {
             // The driver goes back to what is on record; what it refuses, the next start puts right.
             if pool.settings != before.settings {
-                _ = try? await plane.services.perform(.configurePool(pool.name, before.settings))
+                do throws(StatusError) {
+                    try await plane.services.perform(.configurePool(pool.name, before.settings))
+                } catch {
+                    plane.logger.error(
+                        "a pool runs with settings that are not on record, until the next start",
+                        metadata: ["pool": "\(pool.name)", "reason": "\(error.message)"])
+                }
             }
             throw error
         }
@@ -230,6 +236,7 @@ extension ControlPlane {
             let pool = try pool(context.name).record
             if fault(ofPool: pool.name) != nil {
                 try await retryPool(pool)
+                try await expectAnswer(of: pool)
             } else {
                 try await once(context) { () async throws(Problem) in
                     try await perform(.restartDriver(pool.name))

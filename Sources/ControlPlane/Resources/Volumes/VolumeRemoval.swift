@@ -18,7 +18,10 @@ extension ControlPlane {
                     "'sluice pool restart \(pool)' first, or a deletion with force, which forgets the volume and"
                     + " leaves what it holds where that is")
         }
-        let (marked, intent) = try await markDeleting(stored)
+        // What is forgotten stays on its device, also when the server is lost now: no start is to delete it.
+        let (marked, intent) =
+            obstacle == nil
+            ? try await markDeleting(stored) : (stored, store.get(IntentRecord.self, stored.record.id.hex))
         if let operation = live.withLock({ $0.operations.underWay(on: marked.record.id) }) {
             end(operation, .cancelled)
         }
@@ -34,7 +37,7 @@ extension ControlPlane {
         let grants = try await removeGrants { $0.resourceID == marked.record.id }
         var changes = RecordChanges()
         changes.delete(marked)
-        changes.delete(intent)
+        if let intent { changes.delete(intent) }
         for marker in markers(of: marked.record.id) { changes.delete(marker) }
         try await commit(changes)
         live.withLock { live in
@@ -84,7 +87,7 @@ extension ControlPlane {
 
     private func markDeleting(
         _ stored: Stored<VolumeRecord>
-    ) async throws(Problem) -> (Stored<VolumeRecord>, Stored<IntentRecord>) {
+    ) async throws(Problem) -> (Stored<VolumeRecord>, Stored<IntentRecord>?) {
         let intent = IntentRecord(.deleteVolume, volume: stored.record)
         var changes = RecordChanges()
         let previous = store.get(IntentRecord.self, intent.recordKey)?.revision ?? 0

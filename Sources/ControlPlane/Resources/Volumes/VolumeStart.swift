@@ -99,7 +99,8 @@ extension ControlPlane {
             }
             switch intent.action {
             case .createVolume, .deleteVolume: try await settleRemoval(stored)
-            case .resizeVolume: try await settleResize(stored)
+            case .resizeVolume:
+                guard try await settleResize(stored) else { return }
             }
             logger.notice(
                 "interrupted operation settled",
@@ -126,22 +127,37 @@ extension ControlPlane {
         }
         for marker in markers(of: volume.id) { changes.delete(marker) }
         try await commit(changes)
+        guard intent.record.action == .deleteVolume else { return }
+        capabilitiesHaveEnded()
+        events.append(
+            .volumeDeleted, subject: "volume/\(volume.name)",
+            message: "its deletion, which was begun before, is complete; its id was \(volume.id.hex)")
     }
 
     /// Completes a growth of which no more than a second's work is left. Others go on when the server is ready, and what
     /// is wrong with them is found out then.
-    private func settleResize(_ intent: Stored<IntentRecord>) async throws(Problem) {
+    ///
+    /// - Returns: whether nothing is left to do.
+    private func settleResize(_ intent: Stored<IntentRecord>) async throws(Problem) -> Bool {
         guard let growth = LongOperation(intent.record),
             store.get(VolumeRecord.self, growth.name)?.record.id == growth.volume
         else {
             var changes = RecordChanges()
             changes.delete(intent)
-            return try await commit(changes)
+            try await commit(changes)
+            return true
         }
-        guard
-            case .preparing(left: 0)? = try? await perform(.prepareVolume(growth.volume, to: growth.size))
-        else { return }
+        do throws(Problem) {
+            guard case .preparing(left: 0) = try await perform(.prepareVolume(growth.volume, to: growth.size))
+            else { return false }
+        } catch {
+            logger.warning(
+                "an interrupted growth goes on later",
+                metadata: ["volume": "\(growth.name)", "reason": "\(error.detail)"])
+            return false
+        }
         try await finishGrowth(growth)
+        return true
     }
 
     func descriptor(of volume: VolumeRecord) -> VolumeDescriptor {

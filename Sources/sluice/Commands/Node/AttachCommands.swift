@@ -178,7 +178,7 @@ struct StatusCommand: ParsableCommand {
     @OptionGroup var global: GlobalOptions
 
     func run() throws {
-        let attachments = Attachments.list()
+        let attachments = Attachments.list(looksElsewhere: true)
         try global.output.show(list: attachments.map(AttachedVolume.init))
         guard global.output == .table else { return }
         for attachment in attachments {

@@ -146,10 +146,9 @@ extension VolumeCommand {
             func own() -> [Attachment] {
                 Attachments.list().filter { $0.volumeID == before.id && $0.state == "attached" }
             }
-            var looksLeft = devicesLooks
+            let end = ContinuousClock.now + .seconds(3)
             // A device of a part of the volume has another size, and does not grow.
-            while looksLeft > 0, own().contains(where: { $0.size == before.size }) {
-                looksLeft -= 1
+            while ContinuousClock.now < end, own().contains(where: { $0.size == before.size }) {
                 _ = poll(nil, 0, devicesLookMilliseconds)
             }
             let grown = own().filter { $0.size >= size }.map(\.device)
@@ -158,8 +157,6 @@ extension VolumeCommand {
             return "\(here) here has it too, and devices elsewhere grow within a moment"
         }
 
-        /// Three seconds in all.
-        private static let devicesLooks = 60
         private static let devicesLookMilliseconds: Int32 = 50
     }
 
