@@ -33,7 +33,7 @@ test: ## every test, from a fresh clone; says at its end what took how long
 	@Deploy/install-dependencies.sh build test
 	@python3 Tests/parts.py test
 
-soak: ## the long campaigns: sized for three hours, where `make test` takes minutes
+soak: ## the long campaigns: sized for three hours (SOAK_HOURS), where `make test` takes minutes
 	@Deploy/install-dependencies.sh build test
 	@python3 Tests/parts.py soak
 

@@ -27,6 +27,8 @@ RUN_TESTS = f"{SCRATCH}/debug/SluicePackageTests.xctest --testing-library swift-
 PYTEST = ".venv-test/bin/python -m pytest -q"
 # System tests wait more than they work: more processes than processors.
 PROCESSES = os.environ.get("TEST_PROCESSES", "4")
+# What `make soak` is sized for, on two processors that do nothing else.
+HOURS = float(os.environ.get("SOAK_HOURS", "3"))
 # What takes no socket, no device and no second process: milliseconds a test.
 VALUES = "^(TidyTests|CoreTests|WireTests|CapabilityTests|HTTP2Tests|LogsTests|ServicesTests|DriverKitTests)\\."
 
@@ -51,6 +53,11 @@ def pytest(options, *needs, **environment):
     return Part(f"{PYTEST} -s --timeout 36000 {options}", ("release", "python", *needs), environment)
 
 
+def long(count):
+    """So many of what takes three hours, in as many hours as there are."""
+    return str(max(1, round(count * HOURS / 3)))
+
+
 BUILDS = {
     "packages": Part("swift package resolve"),
     "python": Part("make --no-print-directory .venv-test/bin/python"),
@@ -72,17 +79,17 @@ CAMPAIGNS = {
     },
     # Three lanes, of which the first takes the processors that the others leave.
     "soak": BUILDS | {
-        "sessions": swift("--filter SessionSimulationTests", SLUICE_SIMULATION_SEEDS="400000"),
-        "drivers": swift("--filter DriverHostTests.SimulationTests", "sessions", SLUICE_SIMULATION_STEPS="60000000"),
-        "fuzzers": swift("--filter Fuzz", "drivers", SLUICE_FUZZ="50"),
-        "crash": pytest("Tests/system/test_crash.py", SLUICE_CRASH_KILLS="2000"),
-        "channels": pytest("Tests/system/test_data_channel.py", "crash", SLUICE_FUZZ_CHANNELS="20000"),
-        "answers": pytest("Tests/system/test_hostile_control.py", "channels", SLUICE_FUZZ_ANSWERS="5000"),
-        "hosts": pytest("Tests/system/test_isolation.py", "answers", SLUICE_DRIVER_KILLS="150"),
-        "survival": pytest("Tests/system/test_survival.py", "hosts", SLUICE_SURVIVAL_SECONDS="600"),
+        "sessions": swift("--filter SessionSimulationTests", SLUICE_SIMULATION_SEEDS=long(400_000)),
+        "drivers": swift("--filter DriverHostTests.SimulationTests", "sessions", SLUICE_SIMULATION_STEPS=long(60_000_000)),
+        "fuzzers": swift("--filter Fuzz", "drivers", SLUICE_FUZZ=long(50)),
+        "crash": pytest("Tests/system/test_crash.py", SLUICE_CRASH_KILLS=long(2_000)),
+        "channels": pytest("Tests/system/test_data_channel.py", "crash", SLUICE_FUZZ_CHANNELS=long(20_000)),
+        "answers": pytest("Tests/system/test_hostile_control.py", "channels", SLUICE_FUZZ_ANSWERS=long(5_000)),
+        "hosts": pytest("Tests/system/test_isolation.py", "answers", SLUICE_DRIVER_KILLS=long(150)),
+        "survival": pytest("Tests/system/test_survival.py", "hosts", SLUICE_SURVIVAL_SECONDS=long(600)),
         "model": pytest("Tests/system/test_model.py", SLUICE_MODEL_LARGE="1"),
-        "api": pytest("Tests/system/test_openapi.py", "model", SLUICE_FUZZ_API="8"),
-        "disks": pytest("Tests/system/crash_consistency", "api", SLUICE_CRASH_DEPTH="2", SLUICE_CRASH_SAMPLES="1500"),
+        "api": pytest("Tests/system/test_openapi.py", "model", SLUICE_FUZZ_API=long(8)),
+        "disks": pytest("Tests/system/crash_consistency", "api", SLUICE_CRASH_DEPTH="2", SLUICE_CRASH_SAMPLES=long(1_500)),
     },
 }
 # What takes hours goes on when a part of it has failed.
