@@ -19,11 +19,12 @@ ASSERTIONS = {
 SIZES = [
     ("resume", "CUTS=1", "CRASHES=1", "FENCES=1", "REQUESTS=2"),
     ("resume", "CUTS=2", "CRASHES=0", "FENCES=1", "REQUESTS=2"),
-    ("resume", "CUTS=1", "CRASHES=2", "FENCES=0", "REQUESTS=3"),
+    ("resume", "CUTS=1", "CRASHES=2", "FENCES=0", "REQUESTS=2"),
     ("channels", "CUTS=2", "WRITES=4")]
 if os.environ.get("SLUICE_MODEL_LARGE"):
     SIZES += [
         ("resume", "CUTS=2", "CRASHES=1", "FENCES=1", "REQUESTS=2"),
+        ("resume", "CUTS=1", "CRASHES=2", "FENCES=0", "REQUESTS=3"),
         ("resume", "CUTS=1", "CRASHES=2", "FENCES=1", "REQUESTS=3"),
         ("channels", "CUTS=3", "WRITES=4")]
 

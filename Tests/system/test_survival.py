@@ -168,7 +168,10 @@ def test_fio_on_a_mounted_file_system_sees_nothing_of_all_this(server, far):
         before = sectors(device)
         await_condition("I/O on the device", lambda: sectors(device) > before + 8192 or fio.poll() is not None,
                         seconds=PATIENCE)
-        assert fio.poll() is None, fio.stdout.read()[-2000:]
+        # What fio found stands before its figures.
+        assert fio.poll() is None, "\n".join([
+            fio.stdout.read()[:3000], far.sluice("status", check=False), server.text()[-4000:],
+            *(path.read_text(errors="replace")[-6000:] for path in (server.folder / "run").glob("*.log"))])
 
     try:
         goes_on()
