@@ -72,13 +72,7 @@ struct CascadeTests {
 
     @Test func aGrantIsThereUntilAllItsCapabilitiesAreRevoked() async throws {
         let machine = try await ControlRig.Machine()
-        var spy: RefusingServices?
-        let rig = try await ControlRig(machine) {
-            let services = RefusingServices($0.services)
-            spy = services
-            $0.services = services
-        }
-        let services = try #require(spy)
+        let (rig, services) = try await ControlRig.spied(machine)
         try await fill(rig, grants: 1)
         let store = rig.plane.store
         let grant = try #require(store.get(GrantRecord.self, "g0")?.record)

@@ -70,3 +70,17 @@ final class RefusingServices: ServicePort {
         return try await services.perform(action)
     }
 }
+
+extension ControlRig {
+    /// A start of the server whose services a test looks at, and has refuse.
+    static func spied(_ machine: Machine) async throws -> (ControlRig, RefusingServices) {
+        var spy: RefusingServices?
+        let rig = try await ControlRig(machine) {
+            let services = RefusingServices($0.services)
+            spy = services
+            $0.services = services
+        }
+        guard let spy else { preconditionFailure("the rig was configured") }
+        return (rig, spy)
+    }
+}

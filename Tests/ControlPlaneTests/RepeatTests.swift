@@ -68,14 +68,7 @@ struct RepeatTests {
     }
 
     @Test func aFenceThatCouldNotBePutInForceIsPutInForceByARepeat() async throws {
-        var spy: RefusingServices?
-        let machine = try await ControlRig.Machine()
-        let rig = try await ControlRig(machine) {
-            let services = RefusingServices($0.services)
-            spy = services
-            $0.services = services
-        }
-        let services = try #require(spy)
+        let (rig, services) = try await ControlRig.spied(try await ControlRig.Machine())
         try await makeVolume(rig)
         services.refuse("fenceVolume", StatusError(.busy, "not now"))
         #expect(try await rig.ask(.post, "/v1/volumes/disk/fence", headers: key).code == "BUSY")
@@ -123,6 +116,75 @@ struct RepeatTests {
             #expect(try await rig.ask(.post, "/v1/pools/default/restart", headers: key).status == 200)
             #expect(host.state.withLock { $0.restarts } == 1)
         }
+    }
+
+    /// A machine whose pool did not start with the server, for a reason that is gone.
+    private func mendedPool(
+        isolation: String = "isolated"
+    ) async throws -> (ControlRig.Machine, ControlRig, RefusingServices) {
+        let machine = try await ControlRig.Machine()
+        let before = try await ControlRig(machine)
+        let changed = try await before.ask(
+            .patch, "/v1/pools/default", "{\"isolation\":\"\(isolation)\"}")
+        #expect(changed.status == 200)
+        try await before.stop()
+        machine.isBroken.withLock { $0 = true }
+        let (rig, services) = try await ControlRig.spied(machine)
+        machine.isBroken.withLock { $0 = false }
+        return (machine, rig, services)
+    }
+
+    @Test(arguments: ["isolated", "inline"])
+    func aPoolThatARestartHasStartedIsNotRestartedByARepeat(_ isolation: String) async throws {
+        let (machine, rig, services) = try await mendedPool(isolation: isolation)
+        let target = "/v1/pools/default/restart"
+        // The server notes the beginning, and loses the answer.
+        machine.commits.endAfter(1)
+        #expect(try await rig.ask(.post, target, headers: key).code == "CATALOG_FAILED")
+        machine.commits.refuse { _ in false }
+        for _ in 0..<2 {
+            let again = try await rig.ask(.post, target, headers: key)
+            #expect(again.status == 200 && again.json["state"] == .string("ready"), "\(again.text)")
+        }
+        #expect(services.count(of: "restartDriver") == 0)
+        try await rig.stop()
+    }
+
+    @Test func aPoolThatDidNotStartAgainIsTriedAgainByARepeat() async throws {
+        let (machine, rig, _) = try await mendedPool()
+        machine.commits.endAfter(1)
+        #expect(try await rig.ask(.post, "/v1/pools/default/restart", headers: key).code == "CATALOG_FAILED")
+        try await rig.stop()
+        machine.isBroken.withLock { $0 = true }
+        let next = try await ControlRig(machine)
+        #expect(try await next.ask(.post, "/v1/pools/default/restart", headers: key).code == "DEVICE_FAILED")
+        machine.isBroken.withLock { $0 = false }
+        let again = try await next.ask(.post, "/v1/pools/default/restart", headers: key)
+        #expect(again.status == 200 && again.json["state"] == .string("ready"), "\(again.text)")
+        try await next.stop()
+    }
+
+    @Test(arguments: [false, true])
+    func twoThatAskAtOnceForAPoolThatDoesNotRunStartItOnce(isQuarantined: Bool) async throws {
+        let machine = try await ControlRig.Machine()
+        machine.isBroken.withLock { $0 = !isQuarantined }
+        let (rig, services) = try await ControlRig.spied(machine)
+        machine.isBroken.withLock { $0 = false }
+        if isQuarantined { rig.host("default")?.state.withLock { $0.report.state = .quarantined } }
+        // Both have seen that it does not run when the first begins.
+        let asked = await rig.plane.locks.withLock("pool/default") {
+            let asked = (0..<2).map { _ in
+                Task { try await rig.ask(.post, "/v1/pools/default/restart").status }
+            }
+            while rig.plane.locks.waiting("pool/default") < 2 { await Task.yield() }
+            return asked
+        }
+        for task in asked { #expect(try await task.value == 200) }
+        #expect(services.count(of: "restartDriver") == (isQuarantined ? 1 : 0))
+        // Whoever asks afterwards has it restarted.
+        #expect(try await rig.ask(.post, "/v1/pools/default/restart").status == 200)
+        #expect(services.count(of: "restartDriver") == (isQuarantined ? 2 : 1))
+        try await rig.stop()
     }
 
     @Test func whatIsMadeTogetherWithItsAnswerIsMadeOnce() async throws {

@@ -64,14 +64,8 @@ struct UndoTests {
     }
 
     @Test func aModeThatIsRefusedIsNotOnRecord() async throws {
-        var spy: RefusingServices?
         let machine = try await ControlRig.Machine()
-        let rig = try await ControlRig(machine) {
-            let services = RefusingServices($0.services)
-            spy = services
-            $0.services = services
-        }
-        let services = try #require(spy)
+        let (rig, services) = try await ControlRig.spied(machine)
         let volume = #"{"name":"disk","size":1048576,"accessMode":"shared"}"#
         #expect(try await rig.ask(.post, "/v1/volumes", volume).status == 201)
         services.refuse("updateVolume", StatusError(.busy, "2 sessions write to the volume"))

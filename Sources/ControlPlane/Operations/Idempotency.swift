@@ -142,8 +142,15 @@ extension ControlPlane {
         _ context: RequestContext, _ body: () async throws(Problem) -> Void
     ) async throws(Problem) {
         if let begun = context.idempotency?.begun, begun != run.hex { return }
+        try await noting(context, as: run.hex, body)
+    }
+
+    /// Does what has no commit of its own, and notes before that it has begun; what fails has not.
+    func noting(
+        _ context: RequestContext, as begun: String, _ body: () async throws(Problem) -> Void
+    ) async throws(Problem) {
         var changes = RecordChanges()
-        try recordBegin(of: context, as: run.hex, in: &changes)
+        try recordBegin(of: context, as: begun, in: &changes)
         if !changes.isEmpty { try await commit(changes) }
         do throws(Problem) { try await body() } catch {
             await forgetBegin(of: context)

@@ -21,6 +21,8 @@ struct Pools: Resource {
     /// The services have a number for each.
     static let countMax: Int? = nil
     static let canBeForced = true
+    /// What is noted of a request that starts a pool which did not run.
+    fileprivate static let isStarted = "started"
 
     static let routes: [Route] = [
         Route(.get, "/v1/pools", RouteTable.readers, query: RouteTable.page, list),
@@ -229,19 +231,26 @@ struct Pools: Resource {
 
 extension ControlPlane {
     /// `POST /v1/pools/{name}/restart`: a new driver host, also out of quarantine; a pool that did not start with the
-    /// server is tried again.
+    /// server is tried again. Of several that ask while it does not run, one has it started.
     func restartPool(_ context: RequestContext) async throws(Problem) -> ControlResponse {
         _ = try context.fields(known: [])
+        let wasDown = try await isDown(context.name)
         return try await locks.withLock("pool/\(context.name)") { () async throws(Problem) in
             let pool = try pool(context.name).record
             if fault(ofPool: pool.name) != nil {
-                try await retryPool(pool)
-                try await expectAnswer(of: pool)
-            } else {
-                try await once(context) { () async throws(Problem) in
-                    try await perform(.restartDriver(pool.name))
+                // Whatever a repeat finds running, this or the start of a server has started.
+                try await noting(context, as: Pools.isStarted) { () async throws(Problem) in
+                    try await retryPool(pool)
+                    try await expectAnswer(of: pool)
                 }
-                for kind in Kinds.inPools { kind.goOn(inPool: pool.name, self) }
+            } else {
+                let isMended = try await wasDown && !isDown(pool.name)
+                if !isMended {
+                    try await once(context) { () async throws(Problem) in
+                        try await perform(.restartDriver(pool.name))
+                    }
+                    for kind in Kinds.inPools { kind.goOn(inPool: pool.name, self) }
+                }
                 try await expectAnswer(of: pool)
             }
             audit("pool restarted", context, ["pool": pool.name])
@@ -250,6 +259,12 @@ extension ControlPlane {
             try await remember(response, for: context, body: body)
             return response
         }
+    }
+
+    /// Whether a pool does not run, and will not by itself.
+    private func isDown(_ name: String) async throws(Problem) -> Bool {
+        if fault(ofPool: name) != nil { return true }
+        return try await driverHosts()[name].flatMap { $0 }?.state == .quarantined
     }
 
     /// Why a pool does not run; nil when it does.
