@@ -240,7 +240,9 @@ let package = Package(
             ],
             swiftSettings: settings),
         .testTarget(
-            name: "SluicedTests", dependencies: ["Simulation", "sluiced", "Core"], swiftSettings: settings),
+            name: "SluicedTests",
+            dependencies: ["Simulation", "sluiced", "ControlPlane", "Reactor", "Core", logging],
+            swiftSettings: settings),
         .testTarget(
             name: "SluiceTests", dependencies: ["Simulation", "sluice", "Core", arguments],
             swiftSettings: settings),

@@ -6,15 +6,20 @@ import Reactor
 /// Notes in the administrator's bundle of a data folder where the control API is, for commands on this machine: without
 /// that they look for it at its usual port.
 enum BundledServer {
-    /// What `sluice` reads of the bundle beside certificate and key.
+    /// What the file has.
     private struct Place: Codable, Equatable {
+        /// Where `sluice` looks for the server.
         var server: String?
+        /// What the server has written there: whoever changes `server` need not know of it.
+        var noted: String?
+
+        static let members: Set = ["server", "noted"]
     }
 
     private static let usual = "https://localhost:7480"
 
     /// Notes where a server with these addresses in its certificate listens. What somebody else has written there stays,
-    /// and a bundle that cannot be written stays as it is, which the log says.
+    /// such as the near end of a tunnel, and a bundle that cannot be written stays as it is, which the log says.
     static func note(
         _ bound: [SocketAddress], addresses: [String], in folder: DataFolder, _ logger: Logger
     ) {
@@ -23,14 +28,15 @@ enum BundledServer {
             let server = bound.compactMap({ url($0, addresses) }).first
         else { return }
         if PrivateFiles.exists(path) {
-            guard let present = present(path), present != server, isOurs(present, addresses) else { return }
+            guard let noted = noted(path), noted != server else { return }
         } else if server == usual {
             return
         }
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         do {
-            try PrivateFiles.write(Array(try encoder.encode(Place(server: server))) + [0x0A], to: path)
+            let place = Place(server: server, noted: server)
+            try PrivateFiles.write(Array(try encoder.encode(place)) + [0x0A], to: path)
         } catch {
             logger.warning(
                 "the administrator's bundle does not say where the server listens: name it with --server",
@@ -46,17 +52,12 @@ enum BundledServer {
         return addresses.contains(address.host) ? "https://\(address)" : nil
     }
 
-    /// What the file says, if it says nothing else.
-    private static func present(_ path: String) -> String? {
+    /// What the file says, if the server wrote all of it.
+    private static func noted(_ path: String) -> String? {
         guard let bytes = try? PrivateFiles.read(path),
             let members = try? JSONDecoder().decode([String: String].self, from: Data(bytes)),
-            members.count == 1
+            Place.members.isSuperset(of: members.keys), members["noted"] == members["server"]
         else { return nil }
-        return members["server"]
-    }
-
-    private static func isOurs(_ server: String, _ addresses: [String]) -> Bool {
-        let hosts = ["localhost"] + addresses.map { $0.contains(":") ? "[\($0)]" : $0 }
-        return hosts.contains { server.hasPrefix("https://\($0):") }
+        return members["noted"]
     }
 }
