@@ -98,11 +98,12 @@ public final class LogSink: Sendable {
         state.withLock { $0.onNotice = body }
     }
 
-    /// Waits until everything is written, or for so long; lines that come later may be lost. Blocks.
+    /// Waits until everything is written, or for so long; lines that come later may be lost. May be called again. Blocks.
     public func finish(milliseconds: Int64 = 1000) {
         state.withLock { $0.isFinishing = true }
         work.signal()
-        _ = finished.wait(milliseconds: milliseconds)
+        // It stays raised for whoever else ends.
+        if finished.wait(milliseconds: milliseconds) { finished.signal() }
     }
 
     // MARK: Lines

@@ -33,7 +33,7 @@ struct Daemon {
 
     static func start(
         data path: String, settings: Settings, inherited: InheritedSockets, log: LogSink,
-        willServe: () -> Void
+        words: LastWords, willServe: () -> Void
     ) async throws -> Daemon {
         // Every channel and volume is a descriptor; the soft limit of a shell is far too low.
         _ = OpenFiles.allow(.max)
@@ -45,7 +45,7 @@ struct Daemon {
         let authority = try Authority.load(folder, store: store, now: SystemWallClock().now())
         let boot = try bootID()
         let keeper = SessionKeeper(store: store, bootID: boot, logger: logger)
-        let (events, eventFile) = try openEvents(folder, log, logger)
+        let (events, eventFile) = try openEvents(folder, log, words, logger)
         let drivers = DriverFactory(
             executable: try DriverFactory.executable(settings.driverHost), queues: settings.reactors,
             policy: settings.policy, events: events, logger: logger)
@@ -134,13 +134,14 @@ struct Daemon {
 
     /// The log of events with what is kept of earlier runs, and what there is to say of the last one.
     private static func openEvents(
-        _ folder: DataFolder, _ log: LogSink, _ logger: Logger
+        _ folder: DataFolder, _ log: LogSink, _ words: LastWords, _ logger: Logger
     ) throws -> (EventLog, EventFile) {
         let eventFile = EventFile(path: folder.eventsFile, logger: logger)
         let events = EventLog(
             wallClock: SystemWallClock(), start: UInt64(Date().timeIntervalSince1970 * 1_000_000),
             history: eventFile.load(now: SystemWallClock().now()), keeper: eventFile)
         try eventFile.follow { events.history }
+        words.include(eventFile)
         log.tell { events.append($0) }
         if let words = crash(in: events.history.events) {
             events.append(.serverCrashed, subject: "server", message: words)

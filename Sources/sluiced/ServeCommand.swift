@@ -43,24 +43,26 @@ struct ServeCommand: AsyncParsableCommand {
         let log = try LogSink(
             descriptor: LogSink.standardError(), format: settings.logFormat, label: "sluiced")
         LoggingSystem.bootstrap { log.handler($0) }
-        defer { log.finish() }
+        let words = LastWords(log)
+        defer { words.write() }
         let logger = Logger(label: "sluiced")
         for warning in settings.warnings { logger.warning("\(warning)") }
         let starting = Atomic<Bool>(true)
         let told = AsyncStream.makeStream(of: Int32.self)
         let signals = try Self.hearSignals { number in
-            if starting.load(ordering: .acquiring) { Self.end(number, log, logger) }
+            if starting.load(ordering: .acquiring) { Self.end(number, words, logger) }
             told.continuation.yield(number)
         }
         let daemon = try await Daemon.start(
-            data: data, settings: settings, inherited: try ServiceManager.sockets(), log: log
+            data: data, settings: settings, inherited: try ServiceManager.sockets(), log: log,
+            words: words
         ) {
             starting.store(false, ordering: .releasing)
         }
         for await _ in told.stream { break }
         let (seconds, ending) = (settings.stopSeconds, daemon.ending)
         signals.remote.postWithReactor { reactor in
-            StopBound.start(on: reactor, seconds: seconds, witness: ending, logger: logger)
+            StopBound.start(on: reactor, seconds: seconds, witness: ending, words: words, logger: logger)
         }
         await daemon.stop()
         signals.remote.stop()
@@ -85,9 +87,9 @@ struct ServeCommand: AsyncParsableCommand {
 
     /// Ends a server that is told to end while it starts, which may wait for a device that hangs: it serves nobody yet, and
     /// what it has begun the next start goes on with.
-    private static func end(_ number: Int32, _ log: LogSink, _ logger: Logger) -> Never {
+    private static func end(_ number: Int32, _ words: LastWords, _ logger: Logger) -> Never {
         logger.notice("stopped, while it was being started", metadata: ["signal": "\(number)"])
-        log.finish()
+        words.write()
         _exit(0)
     }
 

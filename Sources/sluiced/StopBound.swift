@@ -10,6 +10,8 @@ extension Limits {
     static let stopSecondsDefault = 50
     /// What may be set, in seconds.
     static let stopSecondsRange = 3...3600
+    /// How long before its end the process writes down what it has said, events and log each for half of it at most.
+    fileprivate static let stopWordsMilliseconds: UInt64 = 200
 }
 
 /// Ends the process when ending in order takes too long, and says what it waited for: whatever hangs, a stop has an end.
@@ -25,30 +27,37 @@ final class StopBound: CompletionTarget {
 
     private let seconds: Int
     private let witness: Daemon.Ending
+    private let words: LastWords
     private let logger: Logger
 
-    private init(seconds: Int, witness: Daemon.Ending, logger: Logger) {
+    private init(seconds: Int, witness: Daemon.Ending, words: LastWords, logger: Logger) {
         self.seconds = seconds
         self.witness = witness
+        self.words = words
         self.logger = logger
     }
 
     /// Starts the clock. On the reactor's thread.
-    static func start(on reactor: Reactor, seconds: Int, witness: Daemon.Ending, logger: Logger) {
-        let bound = StopBound(seconds: seconds, witness: witness, logger: logger)
+    static func start(
+        on reactor: Reactor, seconds: Int, witness: Daemon.Ending, words: LastWords, logger: Logger
+    ) {
+        let bound = StopBound(seconds: seconds, witness: witness, words: words, logger: logger)
         let target = reactor.register(bound)
         let second: UInt64 = 1_000_000_000
         let end = UInt64(seconds) * second
         _ = reactor.setTimer(after: end - 2 * second, target: target, token: Token.ask)
         _ = reactor.setTimer(after: end - second, target: target, token: Token.tell)
-        _ = reactor.setTimer(after: end, target: target, token: Token.end)
+        _ = reactor.setTimer(
+            after: end - Limits.stopWordsMilliseconds * 1_000_000, target: target, token: Token.end)
     }
 
     func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
         switch token {
         case Token.ask: ask()
         case Token.tell: tell()
-        case Token.end: _exit(1)
+        case Token.end:
+            words.write(milliseconds: Int64(Limits.stopWordsMilliseconds / 2))
+            _exit(1)
         default: break
         }
     }

@@ -121,6 +121,23 @@ def test_sigterm_and_start_again_keeps_everything(server):
     assert server.json("volume", "show", "kept")["size"] == 10 << 20
 
 
+def test_what_a_start_that_fails_has_said_is_kept(tmp_path):
+    server = Server(tmp_path).start()
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    server.cli("pool", "create", "lost", "--driver", "file", "--isolation", "inline", "--setting", f"path={folder}")
+    assert server.stop() == 0
+    shutil.rmtree(folder)
+    host, port = server.control.rsplit(":", 1)
+    with socket.create_server((host, int(port))):
+        result = run(BINARIES / "sluiced", "serve", "--data", server.data, "--control", server.control,
+                     "--channel", server.channel)
+    # It ended within the tenth of a second for which events wait for others.
+    assert result.returncode == 1 and "pool did not start" in result.stderr, result.stderr
+    events = [json.loads(line) for line in (server.data / "events.jsonl").read_text().splitlines()]
+    assert ("pool.not-started", "pool/lost") in {(event.get("kind"), event.get("subject")) for event in events}
+
+
 def threads(server):
     """The CPUs that each thread of the server may run on, by its name."""
     tasks = pathlib.Path(f"/proc/{server.process.pid}/task").iterdir()

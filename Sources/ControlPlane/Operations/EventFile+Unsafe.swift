@@ -98,12 +98,13 @@ public final class EventFile: EventKeeper {
         if wakes { work.signal() }
     }
 
-    /// Writes what waits, or gives up after so long. Blocks.
+    /// Writes what waits, or gives up after so long; may be called again. Blocks.
     public func finish(milliseconds: Int64 = 2000) {
         state.withLock { $0.isFinishing = true }
         pause.signal()
         work.signal()
-        _ = finished.wait(milliseconds: milliseconds)
+        // It stays raised for whoever else ends.
+        if finished.wait(milliseconds: milliseconds) { finished.signal() }
     }
 
     // MARK: The thread
