@@ -38,14 +38,16 @@ public enum ProcessMemory {
 public struct MemoryReturn: Sendable {
     /// The least that it had, since it began, in bytes.
     private var least = UInt64.max
+    /// What was left when it was given back last, in bytes.
+    private var left: UInt64 = 0
     /// How many looks are left out.
     private var pause = 0
     private var pauseNext = 0
 
     /// What it may have above the least, in bytes.
     public static let toleratedBytes: UInt64 = 16 << 20
-    /// The most looks that are left out, where what it has above the least is in use.
-    public static let pausesMax = 2
+    /// The most looks that are left out, where what it has above the least is in use. It may be free at any time after.
+    public static let pausesMax = 30
 
     /// Nothing is known yet.
     public init() {}
@@ -53,19 +55,20 @@ public struct MemoryReturn: Sendable {
     /// Whether it is time to give back, with so many bytes in memory.
     public mutating func isDue(_ own: UInt64) -> Bool {
         least = min(least, own)
-        guard own - least > Self.toleratedBytes else {
-            (pause, pauseNext) = (0, 0)
-            return false
-        }
-        pause -= 1
-        return pause < 0
+        let isPausing = pause > 0
+        if isPausing { pause -= 1 }
+        guard own - least > Self.toleratedBytes else { return false }
+        // Another flood does not wait.
+        return !isPausing || own > left + left / 4 + Self.toleratedBytes
     }
 
     /// Notes what is left in memory after it was given back.
     public mutating func returned(from before: UInt64, to now: UInt64) {
-        // What is in use is looked at less often.
-        pauseNext = before > now + Self.toleratedBytes / 4 ? 0 : min(pauseNext + 1, Self.pausesMax)
+        // What is in use is looked at less and less often.
+        let isWorthIt = before > now + max(Self.toleratedBytes / 4, before / 16)
+        pauseNext = isWorthIt ? 0 : min(max(1, 2 * pauseNext), Self.pausesMax)
         pause = pauseNext
+        left = now
         least = min(least, now)
     }
 }
