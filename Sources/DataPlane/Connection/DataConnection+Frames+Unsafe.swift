@@ -5,7 +5,7 @@ import Wire
 /// The way in: plaintext into requests, and those into the services.
 extension DataConnection {
     /// Takes whole and partial frames out of `bytes`; returns how many bytes were used. Stops early only at a request
-    /// that has to wait, or the end.
+    /// that has to wait, for room or for time for its signature, or the end.
     func ingest(_ bytes: UnsafeRawBufferPointer) -> Int {
         guard let channel else { return bytes.count }
         var at = 0
@@ -23,6 +23,7 @@ extension DataConnection {
                 payloadGrew(channel, count)
             case .body:
                 let count = min(left, reader.remaining)
+                if count == reader.remaining, mustWaitForSignatures { return at }
                 let piece = unsafe UnsafeRawBufferPointer(rebasing: bytes[at..<at + count])
                 at += count
                 if unsafe reader.collect(piece) { bodyArrived(channel) }
@@ -35,6 +36,12 @@ extension DataConnection {
             }
         }
         return at
+    }
+
+    /// Whether the request in hand, of which all has arrived, may have a signature checked, and there is no time for that.
+    private var mustWaitForSignatures: Bool {
+        guard phase.isOpen, reader.request.operation?.kind.isControl == true else { return false }
+        return !mayAskForSignature()
     }
 
     /// Offers the request in hand to the services.
@@ -92,13 +99,8 @@ extension DataConnection {
 
     /// Takes up what had to wait, and what comes after it.
     private func readOn() {
-        if !reader.isWaiting, !held.isEmpty {
-            let bytes = held
-            held = []
-            let used = unsafe bytes.withUnsafeBytes { unsafe ingest($0) }
-            if used < bytes.count, reader.isWaiting { held = Array(bytes[used...]) }
-        }
-        guard !reader.isWaiting else { return }
+        // What is put off has its turn.
+        guard !reader.isWaiting, !receiving.isPutOff else { return }
         pump()
         noteUnread()
         if !reader.isWaiting, !receiving.isReceiving { receive() }

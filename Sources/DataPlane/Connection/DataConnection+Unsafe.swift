@@ -29,7 +29,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     var frames = MessageFrames()
     /// Where the payload that is being read goes.
     var destination = unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0)
-    /// Plaintext that arrived behind a request which waits for room.
+    /// Plaintext that arrived behind a request which waits for room, or for time for its signature.
     var held: [UInt8] = []
     /// What `noteUnread` has noted last, in bytes.
     var unreadNoted = 0
@@ -37,6 +37,8 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     var unreadNode: UInt32?
     /// Whether it has opened nothing, or signatures were checked for what it sent last.
     private var asksForSignatures = true
+    /// How many signatures may be checked for it that a wake-up has no time for.
+    private var lastSignatures = 0
     /// Whether it is probed often, because another client of the same key waits for its end.
     var isDoubted = false
 
@@ -137,7 +139,12 @@ final class DataConnection: CompletionTarget, ChannelOwner {
         case .nothing: break
         case .receive: reactor.receiveMultishot(fd: fd, target: target, token: Token.receive)
         case .cancel: reactor.cancel(target: target, token: Token.receive)
-        case .waitForTurn: shard.scheduleInput(self)
+        case .waitForTurn:
+            if receiving.isPutOff, phase.isOpen, asksForSignatures {
+                shard.scheduleSignatures(self)
+            } else {
+                shard.scheduleInput(self)
+            }
         }
     }
 
@@ -197,15 +204,12 @@ final class DataConnection: CompletionTarget, ChannelOwner {
     func pump(isAtEnd: Bool = false) {
         do throws(TLSError) {
             if case .handshake = phase, try !continueHandshake() { return }
-            let before = services.signaturesChecked
+            if isAtEnd, rank == .opened { lastSignatures = Limits.slotsPerChannelMax }
+            if !held.isEmpty, !reader.isHeldBack, phase.isReading { takeHeld() }
             while !reader.isWaiting, phase.isReading {
-                if phase.isOpen, asksForSignatures, !shard.hasTimeForSignatures {
-                    guard isAtEnd else {
-                        perform(receiving.putOff())
-                        break
-                    }
-                    let checked = services.signaturesChecked &- before
-                    if rank != .opened || checked >= UInt64(Limits.slotsPerChannelMax) { break }
+                if phase.isOpen, asksForSignatures, !shard.hasTimeForSignatures, lastSignatures == 0 {
+                    if !isAtEnd { perform(receiving.putOff()) }
+                    break
                 }
                 let isDirect =
                     if case .payload = reader.part { reader.remaining >= Limits.directBytesMin } else {
@@ -217,13 +221,7 @@ final class DataConnection: CompletionTarget, ChannelOwner {
                 if isDirect, let channel {
                     payloadGrew(channel, count)
                 } else {
-                    let bytes = unsafe UnsafeRawBufferPointer(rebasing: space[..<count])
-                    let checked = services.signaturesChecked
-                    let used = unsafe ingest(bytes)
-                    asksForSignatures = rank != .opened || services.signaturesChecked != checked
-                    if used < count, reader.isHeldBack {
-                        unsafe held.append(contentsOf: bytes[used...])
-                    }
+                    unsafe takePlaintext(UnsafeRawBufferPointer(rebasing: space[..<count]))
                 }
             }
         } catch { return fail(error) }
@@ -231,6 +229,31 @@ final class DataConnection: CompletionTarget, ChannelOwner {
             reader.noteHalf(now: reactor.now)
             armTimer()
         }
+    }
+
+    /// Takes requests out of plaintext, and keeps what has to wait.
+    private func takePlaintext(_ bytes: UnsafeRawBufferPointer) {
+        let checked = services.signaturesChecked
+        let used = unsafe ingest(bytes)
+        asksForSignatures = rank != .opened || services.signaturesChecked != checked
+        guard used < bytes.count, !reader.isEnded else { return }
+        // Where nothing else holds it back, the next signature does.
+        if !reader.isHeldBack { asksForSignatures = true }
+        unsafe held.append(contentsOf: bytes[used...])
+    }
+
+    private func takeHeld() {
+        let bytes = held
+        held = []
+        unsafe bytes.withUnsafeBytes { unsafe takePlaintext($0) }
+    }
+
+    /// Whether a request may be taken up now that may have a signature checked.
+    func mayAskForSignature() -> Bool {
+        if shard.hasTimeForSignatures { return true }
+        guard lastSignatures > 0 else { return false }
+        lastSignatures -= 1
+        return true
     }
 
     private var hasTimeForInput: Bool {

@@ -68,6 +68,9 @@ struct FrameReader {
         }
     }
 
+    /// Whether nothing more is looked at.
+    var isEnded: Bool { if case .ended = part { true } else { false } }
+
     /// Since when a frame has been half read, in nanoseconds, as far as that was noted; nil when none is.
     var halfSince: UInt64? { isInsideFrame && half.frame == framesBegun ? half.since : nil }
 

@@ -68,7 +68,7 @@ extension DataShard {
 extension DataConnection {
     /// Notes how much is kept that has arrived and is not read now.
     func noteUnread() {
-        let now = phase.isClosed ? 0 : tls.unreadInputBytes
+        let now = phase.isClosed ? 0 : tls.unreadInputBytes + held.count
         guard now != unreadNoted else { return }
         let grew = now > unreadNoted
         if unreadNode != nodeNumber {

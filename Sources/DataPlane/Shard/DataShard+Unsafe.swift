@@ -32,6 +32,9 @@ final class DataShard: BatchTarget {
     private var outputs = TurnQueue<DataConnection>()
     /// Connections that are metered and have something to receive.
     private var inputs = TurnQueue<DataConnection>()
+    /// Connections of which something has arrived that waits for time for signatures.
+    private var asking = TurnQueue<DataConnection>()
+    private var isTakingAsking = false
     private var isScheduled = false
     /// The wake-up that the next four are of.
     private var turn: UInt64 = 0
@@ -93,6 +96,12 @@ final class DataShard: BatchTarget {
         schedule()
     }
 
+    /// Has a connection take up what has arrived, when there is time for signatures and it is its session's turn.
+    func scheduleSignatures(_ connection: DataConnection) {
+        asking.append(connection, flow: connection.flow)
+        schedule()
+    }
+
     private func schedule() {
         guard !isScheduled else { return }
         isScheduled = true
@@ -120,7 +129,8 @@ final class DataShard: BatchTarget {
             }
         }
         takeInputs { givesWay || receivedBytes >= most || !hasTimeForInput }
-        if !outputs.isEmpty || !inputs.isEmpty { schedule() }
+        if !asking.isEmpty { takeAsking(most) }
+        if !outputs.isEmpty || !inputs.isEmpty || !asking.isEmpty { schedule() }
     }
 
     /// Whether those that want much wait, because others want little just now: what drivers are to be given for them is
@@ -153,6 +163,20 @@ final class DataShard: BatchTarget {
         }
     }
 
+    /// Has those take up what has arrived for whose signatures the wake-up has time.
+    private func takeAsking(_ most: Int) {
+        isTakingAsking = true
+        defer { isTakingAsking = false }
+        let piece = unsafe UnsafeMutableRawBufferPointer(rebasing: ciphertext[..<Limits.mixedInputBytes])
+        while hasTimeForSignatures, hasTimeForInput, receivedBytes < most,
+            let (connection, flow, _) = asking.next(onlyFresh: false)
+        {
+            let bytes = unsafe connection.receivePiece(piece)
+            asking.charge(bytes + Limits.turnCost, flow: flow)
+            receivedBytes += bytes
+        }
+    }
+
     /// Whether this wake-up may take up further requests before others had their turn.
     var hasTimeForInput: Bool {
         guard services.isMixed else { return true }
@@ -161,9 +185,10 @@ final class DataShard: BatchTarget {
     }
 
     /// Whether this wake-up may check further signatures: each takes as long as many reads, and who has no right asks for
-    /// them as easily as others.
+    /// them as easily as others. Whoever comes later does not go before those that wait for it.
     var hasTimeForSignatures: Bool {
         if reactor.turn != turn { beginTurn() }
+        guard asking.isEmpty || isTakingAsking else { return false }
         return services.signaturesChecked &- signaturesBefore < Limits.turnSignatures
     }
 
