@@ -38,6 +38,8 @@ enum AttachLimits {
     static let busyAttemptMicroseconds: UInt32 = 50_000
     /// How long a freed loop device may take to let go of its file.
     static let loopReleaseMilliseconds = 3_000
+    /// Between two looks whether an answer was read, in milliseconds.
+    static let answerLookMilliseconds: Int32 = 1
     /// How long a command that waits says nothing of it, and how long a forced one waits before it ends the process that
     /// serves the device, and at all.
     static let silentNanoseconds: UInt64 = 2_000_000_000

@@ -150,6 +150,13 @@ static inline int sluice_loop_status(int device, char *name, uint32_t *flags) {
 static inline int sluice_loop_set_capacity(int device) {
     return sluice_attach_result(ioctl(device, LOOP_SET_CAPACITY, 0));
 }
+// How many bytes of a pipe nobody has read, by either of its ends.
+static inline int sluice_attach_unread_bytes(int pipe) {
+    int count = 0;
+    int result = sluice_attach_result(ioctl(pipe, FIONREAD, &count));
+    return result < 0 ? result : count;
+}
+
 static inline int sluice_loop_clear(int device) {
     return sluice_attach_result(ioctl(device, LOOP_CLR_FD, 0));
 }

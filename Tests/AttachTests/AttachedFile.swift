@@ -116,6 +116,8 @@ final class AttachedFile: Sendable {
     var ringEntries: Int { parts.ring.withLock { $0 } }
     /// How often the kernel has said that it closed the file.
     var closedCount: Int { parts.closed.withLock { $0 } }
+    /// How many requests have failed, and with how many of them data may be lost.
+    var failed: FailureTotal { onReactor { $0.volume!.failed } }
     var failures: [Status] { parts.failures.withLock { $0 } }
 
     /// Every request fails so from now on, or works again.

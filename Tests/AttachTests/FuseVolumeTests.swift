@@ -240,6 +240,25 @@ struct FuseVolumeTests {
     }
 
     @Test(
+        "a flush that fails has lost what was given back since the last, and nothing where nothing was",
+        arguments: FuseTransport.possible)
+    func failedFlush(_ transport: FuseTransport) throws {
+        let file = try transport.prepared { try AttachedFile(size: 16 * Self.mebibyte) }
+        try Device.sync(file.device)
+        file.fail(.ioError)
+        #expect(throws: AttachError.self) { try Device.sync(file.device) }
+        let without = file.failed
+        #expect(without.all > 0 && without.lost == 0)
+        file.fail(nil)
+        #expect(try Subprocess.run(["blkdiscard", "-f", "-o", "0", "-l", "1048576", file.device]).code == 0)
+        file.fail(.ioError)
+        #expect(throws: AttachError.self) { try Device.sync(file.device) }
+        #expect(file.failed.lost > 0)
+        file.fail(nil)
+        try file.close()
+    }
+
+    @Test(
         "while a device is open somewhere it is not given up, and the refusal names who has it open",
         arguments: FuseTransport.possible)
     func refusal(_ transport: FuseTransport) throws {

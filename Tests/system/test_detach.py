@@ -1,13 +1,15 @@
 """An attached device beside other users of its name, its loop device, its contents and its process."""
 import os
 import pty
+import select
 import signal
 import stat
 import subprocess
 import time
 
+import pytest
 from attached import ended, node, only, sluice, started, status  # noqa: F401 (a fixture)
-from conftest import BINARIES, await_condition, needs_root
+from conftest import BINARIES, PATIENCE, await_condition, needs_root
 
 pytestmark = needs_root
 
@@ -105,6 +107,25 @@ def test_a_device_that_was_taken_away_is_said_to_be_and_its_name_is_never_used_a
     finally:
         if taken.returncode == 0:
             subprocess.run(["losetup", "-d", device], check=True)
+
+
+@pytest.mark.parametrize("goes", ["before", "without reading"])
+def test_a_loop_device_whose_answer_nobody_takes_is_taken_back(tmp_path, goes):
+    image = tmp_path / "image"
+    image.write_bytes(bytes(1 << 20))
+    answer, given = os.pipe()
+    if goes == "before":
+        os.close(answer)
+    helper = subprocess.Popen([BINARIES / "sluice", "internal-loop", "attach", image, "512", "rw", "sluice:test"], stdout=given)
+    os.close(given)
+    if goes != "before":
+        assert select.select([answer], [], [], PATIENCE)[0]
+        os.close(answer)
+    helper.wait(PATIENCE)
+    left = subprocess.run(["losetup", "-n", "-O", "NAME", "-j", image], check=True, capture_output=True, text=True).stdout.split()
+    for device in left:
+        subprocess.run(["losetup", "-d", device], check=True)
+    assert not left
 
 
 def test_force_takes_seconds_whoever_has_the_device_open_and_whatever_its_process_does(node):

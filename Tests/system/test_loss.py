@@ -314,6 +314,28 @@ def test_a_mount_that_is_interrupted_in_mkfs_detaches_what_it_attached(node, how
     sluice(node, "mount", "volume/disk", node.mount, "--mkfs", "ext4")
 
 
+def test_a_second_signal_ends_an_interrupted_mount_at_once(node):
+    heard = node.folder / "heard"
+    path, begun = hanging(node, "mkfs.ext4", f"trap 'touch {heard}' TERM; while :; do sleep 0.1; done")
+    for _ in range(5):
+        heard.unlink(missing_ok=True)
+        begun.unlink(missing_ok=True)
+        mounting = started(node, "mount", "volume/disk", node.mount, "--mkfs", "ext4", PATH=path)
+        await_condition("mkfs", begun.exists)
+        mounting.send_signal(signal.SIGINT)
+        await_condition("its signal", lambda mounting=mounting: heard.exists() or mounting.poll() is not None)
+        mounting.send_signal(signal.SIGINT)
+        _, said = mounting.communicate(timeout=60)
+        assert mounting.returncode == 130, said
+        if "stays attached" in said:
+            break
+        # On a busy machine mkfs is killed before the second signal is sent.
+        assert "volume/disk is not attached" in said, said
+    assert "take it away with: sluice detach --force volume/disk" in said, said
+    os.kill(int(begun.read_text()), signal.SIGKILL)
+    sluice(node, "detach", "--force", "volume/disk")
+
+
 def test_an_interrupted_mount_of_what_was_attached_before_leaves_it(node):
     device = sluice(node, "attach", "volume/disk").stdout.strip()
     path, begun = hanging(node, "mkfs.ext4")

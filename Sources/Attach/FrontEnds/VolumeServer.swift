@@ -40,9 +40,9 @@ enum AttachNotice: Sendable {
     /// What a successor must know; nil when it cannot be had now.
     case offer(SuccessionOffer?, SuccessionChannel)
     /// Every request is answered, and nothing more is taken from this descriptor.
-    case drained(Int32)
+    case drained(Int32, ServingAccount)
     /// Nothing of the ring is this process's any more: the successor serves it.
-    case left
+    case left(ServingAccount)
     /// The successor's channel has ended.
     case successorGone(SuccessionChannel)
     /// The kernel sends requests through a ring of so many entries.
@@ -116,6 +116,8 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         var greeting: [UInt8]
         /// What the requests come through, if not through the descriptor.
         var ring: FuseRing?
+        /// Whether the other process has done writes that may not be durable.
+        var hasUnflushed: Bool
     }
 
     /// Mounts the opened volume as a file in `folder`, or goes on with the mount there, and serves it.
@@ -153,7 +155,7 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         if let adoption {
             volume.adopt(
                 descriptor: adoption.descriptor, greeting: adoption.greeting, folder: folder,
-                ring: adoption.ring)
+                ring: adoption.ring, hasUnflushed: adoption.hasUnflushed)
         } else {
             try volume.serve(at: folder)
         }
@@ -174,8 +176,8 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
 
     /// Takes nothing more from the kernel; `drained` follows when everything is answered.
     func pause() {
-        guard let volume else { return inbox.post(.drained(-1)) }
-        volume.pause { [inbox] in inbox.post(.drained(volume.fuseDescriptor)) }
+        guard let volume else { return inbox.post(.drained(-1, ServingAccount())) }
+        volume.pause { [inbox] in inbox.post(.drained(volume.fuseDescriptor, volume.account)) }
     }
 
     /// No successor came.
@@ -186,7 +188,13 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
 
     /// Leaves the ring to the successor, whose own entries the kernel has by now; `left` follows when nothing is
     /// under way any more.
-    func leaveRing() { volume?.leaveRing { [inbox] in inbox.post(.left) } }
+    func leaveRing() {
+        guard let volume else { return }
+        volume.leaveRing { [inbox] in inbox.post(.left(volume.account)) }
+    }
+
+    /// The process that served the device before does so no more.
+    func predecessorLeft(hasUnflushed: Bool) { volume?.predecessorLeft(hasUnflushed: hasUnflushed) }
 
     /// The device's size in whole blocks, of a volume of that size.
     private func size(volumeSize: UInt64) -> UInt64 {

@@ -166,4 +166,9 @@ struct SuccessionAnswer: Codable, Sendable {
 struct SuccessionGrant: Codable, Sendable {
     /// Why not; the old process goes on.
     var problem: String?
+    /// What has failed until now.
+    var failures: AttachmentRecord.Failures?
+    /// Whether the old process has done writes that may not be durable; nil from a version that does not say, nor what
+    /// has failed.
+    var hasUnflushed: Bool?
 }

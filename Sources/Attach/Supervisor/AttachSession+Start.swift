@@ -92,22 +92,29 @@ extension AttachSession {
     private func giveUp(_ helper: HelperProcess, mark: String) -> String? {
         _ = thread?.remote.post { [server] in server.giveUp() }
         let patience = Int32(AttachLimits.forceNanoseconds / 1_000_000)
+        let made: LoopDevice.Made
         do throws(AttachError) {
             guard let answer = try helper.answer(within: patience) else {
-                return "process \(helper.process), which was to make its block device, does not end"
+                return
+                    "process \(helper.process), which was to make its block device, does not end yet; it takes back what it"
+                    + " makes"
             }
-            let made = try LoopHelper.made(answer)
+            made = try LoopHelper.made(answer)
+        } catch {
+            logger.notice("there is no device: \(error)")
+            return nil
+        }
+        let advice = "run losetup -d \(made.device)"
+        do throws(AttachError) {
             let loop = LoopOwner(
                 device: made.device, mark: mark, folder: store.mountFolder(key), identity: made.identity)
             let release = try LoopHelper.release(loop, isForced: true)
             guard let keepers = try release.answer(within: patience) else {
-                return
-                    "\(made.device) is left, which the kernel does not let go: when it does, run losetup -d \(made.device)"
+                return "\(made.device) is left, which the kernel does not let go: when it does, \(advice)"
             }
             return keepers.isEmpty ? nil : keepers
         } catch {
-            logger.notice("there is no device: \(error)")
-            return nil
+            return "\(made.device) is left (\(error.message)): \(advice)"
         }
     }
 }

@@ -88,9 +88,11 @@ extension AttachSession {
         let geometry = try serve(
             on: thread, folder: record.folder, isReadOnly: record.isReadOnly,
             adopting: VolumeServer.Adoption(
-                descriptor: descriptors[0], greeting: offer.greeting, ring: ring))
+                descriptor: descriptors[0], greeting: offer.greeting, ring: ring,
+                hasUnflushed: grant.hasUnflushed ?? true))
         hasMount = true
-        if ring != nil { awaitLeaving(channel, folder: record.folder) }
+        let last = ring == nil ? grant : awaitLeaving(channel, folder: record.folder) ?? grant
+        if last.hasUnflushed != nil { record.failures = last.failures }
         record.process = process
         record.size = geometry.size
         record.channels = options.channels
@@ -114,16 +116,21 @@ extension AttachSession {
         return ring
     }
 
-    /// The kernel has both rings' entries: waits until the old process has left, and lets reads and writes go on.
-    private func awaitLeaving(_ channel: SuccessionChannel, folder: String) {
+    /// The kernel has both rings' entries: waits until the old process has left, and lets reads and writes go on. Returns
+    /// the old process's last words.
+    private func awaitLeaving(_ channel: SuccessionChannel, folder: String) -> SuccessionGrant? {
+        var last: SuccessionGrant?
         do throws(AttachError) {
             try channel.send(SuccessionRequest.serving)
-            _ = try channel.receive(SuccessionGrant.self)
+            last = try channel.receive(SuccessionGrant.self).0
         } catch {
             // It has ended, and its entries with it; or it hangs, and what it still has waits for it.
             logger.warning("the old process did not say that it has left: \(error)")
         }
+        let hasUnflushed = last?.hasUnflushed ?? true
+        _ = thread?.remote.post { [server] in server.predecessorLeft(hasUnflushed: hasUnflushed) }
         thaw(folder: folder)
+        return last
     }
 
     private func thaw(folder: String) {
@@ -198,14 +205,14 @@ extension AttachSession {
     }
 
     /// Every request is answered: the device goes to the successor. True when it has it; with a ring that is later.
-    func handedOver(_ descriptor: Int32) -> Bool {
+    func handedOver(_ descriptor: Int32, _ account: ServingAccount) -> Bool {
         guard let successor else { return false }
         guard descriptor >= 0, lock >= 0 else {
             refuseSuccessor("there is no device to hand over")
             return false
         }
         do throws(AttachError) {
-            try successor.channel.send(SuccessionGrant(problem: nil), descriptors: [descriptor, lock])
+            try successor.channel.send(lastWords(account), descriptors: [descriptor, lock])
         } catch {
             refuseSuccessor("\(error)")
             return false
@@ -217,12 +224,20 @@ extension AttachSession {
     }
 
     /// Nothing comes through the old ring any more: its entries end with the reactor's thread. True when they did.
-    func left() -> Bool {
+    func left(_ account: ServingAccount) -> Bool {
         guard let successor else { return false }
+        let words = lastWords(account)
         leave()
-        try? successor.channel.send(SuccessionGrant(problem: nil))
+        try? successor.channel.send(words)
         logger.notice("the successor has the device")
         return true
+    }
+
+    /// What the successor must know of the time since its offer.
+    private func lastWords(_ account: ServingAccount) -> SuccessionGrant {
+        counted(failures: account.failed)
+        return SuccessionGrant(
+            problem: nil, failures: record?.failures, hasUnflushed: account.hasUnflushed)
     }
 
     /// Ends the connection and the reactor, and leaves the device and the record to the other process.

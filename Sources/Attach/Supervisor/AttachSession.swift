@@ -385,10 +385,10 @@ final class AttachSession {
             case .certificate(let state): heard(state)
             case .succession(let request, let channel): asked(request, channel)
             case .offer(let offer, let channel): offered(offer, channel)
-            case .drained(let descriptor):
-                if handedOver(descriptor) { return }
-            case .left:
-                if left() { return }
+            case .drained(let descriptor, let account):
+                if handedOver(descriptor, account) { return }
+            case .left(let account):
+                if left(account) { return }
             case .successorGone(let channel):
                 if successor?.channel === channel { refuseSuccessor("it has gone") }
             case .ring(let entries):

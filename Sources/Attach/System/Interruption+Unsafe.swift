@@ -109,7 +109,7 @@ public final class Interruption: Sendable {
                 return (state.signal == nil && !state.isOver, state.isDone)
             }
             guard goesOn else { leave(isDone ? nil : stays, number) }
-            if !endsByItself() {
+            if !endsByItself(heard) {
                 let first = number
                 let left = state.withLock { $0.leaves }.map { "; \($0)" } ?? ""
                 // It may take long: the next signal is heard meanwhile.
@@ -122,8 +122,10 @@ public final class Interruption: Sendable {
         }
     }
 
-    /// Ends the program that is waited for, and waits a while for the command; whether that deals with it.
-    private func endsByItself() -> Bool {
+    /// Ends the program that is waited for, and waits a while for the command; whether that deals with it. The next signal
+    /// is not kept waiting.
+    private func endsByItself(_ heard: sigset_t) -> Bool {
+        var heard = heard
         let begin = SystemClock.monotonic()
         while true {
             let elapsed = SystemClock.monotonic() - begin
@@ -138,7 +140,9 @@ public final class Interruption: Sendable {
                 return false
             }
             if let isSettled { return isSettled }
-            Pause.microseconds(50_000)
+            var patience = timespec(tv_sec: 0, tv_nsec: 50_000_000)
+            let next = unsafe sigtimedwait(&heard, nil, &patience)
+            if next > 0 { leave(state.withLock { $0.isDone } ? nil : stays, next) }
         }
     }
 

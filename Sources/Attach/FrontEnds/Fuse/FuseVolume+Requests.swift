@@ -144,7 +144,7 @@ extension FuseVolume {
         contexts[index].operation = operation
         contexts[index].count = Int(length)
         contexts[index].since = reactor.now
-        contexts[index].writesBefore = writesDone
+        contexts[index].writesBefore = unflushed.done
         pump()
     }
 
@@ -193,7 +193,7 @@ extension FuseVolume {
         switch (status, context.operation) {
         case (.ok, let operation):
             lastTold = nil
-            noteDone(operation, writesBefore: context.writesBefore)
+            unflushed.succeeded(operation, writesBefore: context.writesBefore)
         // No failure: the kernel goes another way.
         case (.notSupported, .discard), (.notSupported, .writeZeroes): break
         default: noteFailure(context.operation, status)
@@ -249,19 +249,10 @@ extension FuseVolume {
         owner?.waitsForSpace(0)
     }
 
-    private func noteDone(_ operation: BlockOperation, writesBefore: UInt64) {
-        switch operation {
-        // The kernel says by a hole, too, that a range is to read as zero.
-        case .write, .writeZeroes, .discard: writesDone += 1
-        case .flush: writesFlushed = max(writesFlushed, writesBefore)
-        case .read: break
-        }
-    }
-
     private func noteFailure(_ operation: BlockOperation, _ status: Status) {
         // What the server does not allow was refused, and the kernel does without.
         if operation == .discard, status == .denied { return }
-        let isLoss = operation.writes && (operation != .flush || writesDone > writesFlushed)
+        let isLoss = unflushed.isLoss(operation)
         failed.all += 1
         if isLoss { failed.lost += 1 }
         if let lastTold, lastTold.status == status, lastTold.isLoss || !isLoss { return }

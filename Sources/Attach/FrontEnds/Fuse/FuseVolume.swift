@@ -38,6 +38,13 @@ struct FailureTotal: Sendable, Hashable {
     }
 }
 
+/// What a process that serves a device no more knows of it.
+struct ServingAccount: Sendable, Hashable {
+    var failed = FailureTotal()
+    /// Whether it has done writes that may not be durable.
+    var hasUnflushed = true
+}
+
 /// What is kept about a request until it is answered.
 @safe struct FuseContext {
     /// Nil when it has its answer already.
@@ -108,10 +115,8 @@ enum FuseInode {
     var lastTold: (status: Status, isLoss: Bool)?
     /// Requests that failed, ever.
     var failed = FailureTotal()
-    /// Writes that were done, and how many of them a flush has made durable: a flush that fails when there are no more
-    /// of them has lost nothing.
-    var writesDone: UInt64 = 0
-    var writesFlushed: UInt64 = 0
+    /// What a flush that fails may lose.
+    var unflushed = UnflushedWrites()
     let since: time_t
     private let timeoutNanoseconds: UInt64?
 
@@ -144,11 +149,11 @@ enum FuseInode {
     }
 
     /// Goes on with the mount of another process at `folder`, whose /dev/fuse this is; through a ring, which this
-    /// process has made for it, if the other one did. On the reactor's thread.
-    func adopt(descriptor: Int32, greeting: [UInt8], folder: String, ring: FuseRing?) {
+    /// process has made for it, if the other one did: that one serves it, too, until `predecessorLeft`. What it has written
+    /// may not be durable if `hasUnflushed`. On the reactor's thread.
+    func adopt(descriptor: Int32, greeting: [UInt8], folder: String, ring: FuseRing?, hasUnflushed: Bool) {
         self.greeting = greeting
-        // What the other process wrote may not be durable.
-        writesDone = 1
+        unflushed = UnflushedWrites(hasSome: hasUnflushed, isShared: ring != nil)
         begin(FuseConnection(adopting: descriptor, folder: folder))
         if let ring { serve(ring) } else { pool.fill() }
         drain()
@@ -173,8 +178,14 @@ enum FuseInode {
         owner?.ringServes(entries: ring.entryCount)
     }
 
+    /// The other process serves its ring no more.
+    func predecessorLeft(hasUnflushed: Bool) { unflushed.endShare(hasSome: hasUnflushed) }
+
+    /// What has become of the kernel's requests until now.
+    var account: ServingAccount { ServingAccount(failed: failed, hasUnflushed: unflushed.hasSome) }
+
     /// Takes nothing more from /dev/fuse; calls `body` when everything that was taken is answered. What comes
-    /// through a ring is served all the same.
+    /// through a ring is served all the same, beside the successor from then on.
     func pause(_ body: @escaping () -> Void) {
         isPaused = ring == nil
         paused = body
@@ -186,6 +197,7 @@ enum FuseInode {
         if leaving != nil { sweep() }
         guard let body = paused else { return }
         paused = nil
+        if ring != nil { unflushed.share() }
         body()
     }
 
@@ -193,6 +205,7 @@ enum FuseInode {
     func unpause() {
         isPaused = false
         paused = nil
+        unflushed.endShare(hasSome: true)
         if isServing { drain() }
     }
 

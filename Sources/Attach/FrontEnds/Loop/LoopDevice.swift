@@ -46,9 +46,16 @@ public enum LoopDevice {
             let result = unsafe sluice_loop_configure(device, backing, blockSize, isReadOnly ? 1 : 0, name)
             switch result {
             case 0...:
-                tune(number: number)
-                addPartitions(device, path)
-                return Made(device: path, identity: try identity(of: device, path, backing: status))
+                do throws(AttachError) {
+                    let made = Made(device: path, identity: try identity(of: device, path, backing: status))
+                    tune(number: number)
+                    addPartitions(device, path)
+                    return made
+                } catch {
+                    // Without that nobody could tell later whose it is.
+                    _ = sluice_loop_clear(device)
+                    throw error
+                }
             // Somebody has it, or has it open for itself, for a moment or for long.
             case -EBUSY, -ENXIO:
                 guard SystemClock.monotonic() < deadline else {

@@ -24,8 +24,15 @@ public enum LoopHelper {
     /// The first thing in `main`.
     public static func run(_ arguments: [String]) -> Int32? {
         guard arguments.count > 1, arguments[1] == command else { return nil }
+        // Whoever waits for the answer may go away, and what was made is then to be taken back.
+        Signals.ignoreBrokenPipes()
         do throws(AttachError) {
-            print(try perform(Array(arguments.dropFirst(2))))
+            let arguments = Array(arguments.dropFirst(2))
+            if arguments.first == "attach", arguments.count == 5 {
+                try attach(arguments)
+            } else {
+                print(try perform(arguments))
+            }
             return 0
         } catch {
             print("\(error.reason.rawValue) \(error.message)")
@@ -33,14 +40,18 @@ public enum LoopHelper {
         }
     }
 
+    /// Makes a loop device for whoever takes the answer: one that nobody knows of would stay.
+    private static func attach(_ arguments: [String]) throws(AttachError) {
+        let made = try LoopDevice.attach(
+            file: arguments[1], blockSize: UInt32(arguments[2]) ?? 512, isReadOnly: arguments[3] == "ro",
+            name: arguments[4])
+        if HelperAnswer.give(text(made) + "\n", to: STDOUT_FILENO) { return }
+        let loop = LoopOwner(device: made.device, mark: arguments[4], folder: "", identity: made.identity)
+        try LoopDevice.release(loop, isForced: true)
+    }
+
     private static func perform(_ arguments: [String]) throws(AttachError) -> String {
         switch arguments.first {
-        case "attach" where arguments.count == 5:
-            return try text(
-                LoopDevice.attach(
-                    file: arguments[1], blockSize: UInt32(arguments[2]) ?? 512,
-                    isReadOnly: arguments[3] == "ro",
-                    name: arguments[4]))
         case "resize" where arguments.count == 6:
             return String(try LoopDevice.refreshSize(owner(arguments[2...]), file: arguments[1]))
         case "flush" where arguments.count == 5:
