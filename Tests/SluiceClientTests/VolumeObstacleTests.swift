@@ -22,6 +22,18 @@ import Wire
         #expect(obstacle.words == nil)
     }
 
+    @Test func oneWorkerOfABenchmarkIsInNobodysPlace() throws {
+        let board = try BenchBoard()
+        let (first, second) = (board.makeObstacle(), board.makeObstacle())
+        #expect(board.obstacle == nil)
+        first.connectionIs(away: "it is lost")
+        second.connectionIs(away: "another is lost")
+        second.resumed()
+        #expect(board.obstacle == "it is lost")
+        first.resumed()
+        #expect(board.obstacle == nil)
+    }
+
     @Test func aReasonIsSaidOnceAfterTwoSecondsOfSilence() {
         let second: UInt64 = 1_000_000_000
         var voice = WaitingVoice(now: second)

@@ -15,8 +15,7 @@ final class BenchBoard: Sendable {
     }
 
     private let state = Mutex(State())
-    /// What keeps the server from answering, as workers hear it.
-    let obstacle = VolumeObstacle()
+    private let obstacles = Mutex<[VolumeObstacle]>([])
     // SAFETY: guarded by `state`: read and written only while its lock is held.
     nonisolated(unsafe) private var tallies: [BenchTally] = []
     /// A byte goes in with every report and comes out when the calling thread looks.
@@ -34,6 +33,13 @@ final class BenchBoard: Sendable {
     }
 
     // MARK: Workers
+
+    /// What a worker hears of what keeps the server from answering it; one for each, whose connections are their own.
+    func makeObstacle() -> VolumeObstacle {
+        let obstacle = VolumeObstacle()
+        obstacles.withLock { $0.append(obstacle) }
+        return obstacle
+    }
 
     /// A worker has opened the volume.
     func ready(ticket: SessionTicket?) {
@@ -77,6 +83,9 @@ final class BenchBoard: Sendable {
 
     /// The session that later workers join.
     var ticket: SessionTicket? { state.withLock { $0.ticket } }
+
+    /// What keeps the server from answering one of the workers, in words; nil where nothing does.
+    var obstacle: String? { obstacles.withLock { $0.lazy.compactMap(\.words).first } }
 
     /// What all workers counted.
     var tally: BenchTally {

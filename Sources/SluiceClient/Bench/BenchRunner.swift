@@ -112,7 +112,7 @@ private final class BenchCrew {
 
     private func sayWaiting(for usual: String?) {
         let done = workers.reduce(0) { $0 &+ $1.done }
-        guard let words = board.obstacle.words ?? usual else { return }
+        guard let words = board.obstacle ?? usual else { return }
         if let words = voice.look(progress: done, words, now: SystemClock.monotonic()) { waiting(words) }
     }
 

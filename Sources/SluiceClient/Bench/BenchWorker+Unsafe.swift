@@ -4,7 +4,9 @@ import Synchronization
 import Wire
 
 /// One thread's part of a benchmark, whatever its load. On the reactor's thread, apart from `done`.
-protocol BenchHand: AnyObject, Sendable {
+protocol BenchHand: ObstacleWatcher, Sendable {
+    /// Where it reports.
+    var board: BenchBoard { get }
     /// Requests done; for the thread that reports progress.
     var done: UInt64 { get }
     /// Connects; the first worker's session is joined by the others.
@@ -18,11 +20,38 @@ protocol BenchHand: AnyObject, Sendable {
     func breakOff()
     /// Ends the channels.
     func close()
+    /// Shares out the volume and makes the memory; says what is wrong with the configuration for this volume.
+    func prepare(_ state: ResourceState, depth: Int) -> String?
+    /// Its right was taken away: it begins nothing more.
+    func wasRevoked(_ why: String)
+    /// Its channels are closed.
+    func channelsEnded()
+}
+
+extension BenchHand {
+    func volumeReady(_ volume: VolumeClient) {
+        guard let state = volume.state else { return }
+        if let fault = prepare(state, depth: volume.depth) {
+            board.failed(.badConfiguration(fault))
+        } else {
+            board.ready(ticket: volume.ticket)
+        }
+    }
+
+    func volumeEvent(_ volume: VolumeClient, _ event: ChannelEvent) {
+        obstacle.heard(event)
+        if case .revoked(_, let status, let reason) = event { wasRevoked("\(status.name): \(reason)") }
+    }
+
+    func volumeClosed(_ volume: VolumeClient, _ error: ChannelError) {
+        channelsEnded()
+        board.closed(error)
+    }
 }
 
 /// One thread's part of a benchmark: its channels, its share of the volume, its requests.
 @safe
-final class BenchWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
+final class BenchWorker: BenchHand, @unchecked Sendable {
     // SAFETY: everything but the atomics is touched on the reactor's thread only: the methods are called by
     // its volume client or through `ReactorRemote.postWithReactor`. `board` is Sendable.
 
@@ -37,7 +66,8 @@ final class BenchWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
     var done: UInt64 { operations.load(ordering: .relaxed) }
     private let index: Int
     private let configuration: BenchConfiguration
-    private let board: BenchBoard
+    let board: BenchBoard
+    let obstacle: VolumeObstacle
     private let pattern: BenchPattern
     private var volume: VolumeClient?
     private var tally = BenchTally()
@@ -56,6 +86,7 @@ final class BenchWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
         self.index = index
         self.configuration = configuration
         self.board = board
+        obstacle = board.makeObstacle()
         pattern = BenchPattern(seed: configuration.seed)
     }
 
@@ -109,15 +140,6 @@ final class BenchWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
 
     // MARK: The volume
 
-    func volumeReady(_ volume: VolumeClient) {
-        guard let state = volume.state else { return }
-        if let fault = prepare(state, depth: volume.depth) {
-            board.failed(.badConfiguration(fault))
-        } else {
-            board.ready(ticket: volume.ticket)
-        }
-    }
-
     func volumeCompleted(_ volume: VolumeClient, _ completions: Span<ChannelCompletion>) {
         let now = SystemClock.monotonic()
         for index in completions.indices {
@@ -128,41 +150,20 @@ final class BenchWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
         fillUp(now: now)
     }
 
-    func volumeInterrupted(_ volume: VolumeClient, _ reason: ChannelError) {
-        board.obstacle.connectionIs(away: reason.description)
-    }
-
-    func volumeIsUnanswered(_ volume: VolumeClient, forNanoseconds silence: UInt64) {
-        board.obstacle.connectionIs(away: "the server takes what is sent and answers nothing")
-    }
-
-    func volumeIsAnswered(_ volume: VolumeClient) { board.obstacle.connectionIs(away: nil) }
-
-    func volumeResumed(_ volume: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int) {
-        board.obstacle.resumed()
-    }
-
-    func volumeEvent(_ volume: VolumeClient, _ event: ChannelEvent) {
-        board.obstacle.heard(event)
-        if case .revoked(_, let status, let reason) = event {
-            tally.firstError = tally.firstError ?? "\(status.name): \(reason)"
-            isStopping = true
-        }
-    }
-
     func volumeHasRoom(_ volume: VolumeClient) {
         if !jobs.isEmpty, !isFinished { fillUp(now: SystemClock.monotonic()) }
     }
 
-    func volumeClosed(_ volume: VolumeClient, _ error: ChannelError) {
-        self.volume = nil
-        board.closed(error)
+    func channelsEnded() { volume = nil }
+
+    func wasRevoked(_ why: String) {
+        tally.firstError = tally.firstError ?? why
+        isStopping = true
     }
 
     // MARK: Load
 
-    /// Shares out the volume and makes the memory; says what is wrong with the configuration for this volume.
-    private func prepare(_ state: ResourceState, depth: Int) -> String? {
+    func prepare(_ state: ResourceState, depth: Int) -> String? {
         let block = UInt64(configuration.blockSize)
         guard block.isMultiple(of: UInt64(state.blockSize)) else {
             return "the volume takes multiples of \(state.blockSize) bytes"

@@ -5,7 +5,7 @@ import Wire
 
 /// One thread's part of a mixed benchmark: requests of all lengths at any place, reads and writes, all of them checked.
 @safe
-final class MixedWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
+final class MixedWorker: BenchHand, @unchecked Sendable {
     // SAFETY: everything but the atomics is touched on the reactor's thread only: the methods are called by
     // its volume client or through `ReactorRemote.post`. `board` is Sendable.
 
@@ -22,7 +22,8 @@ final class MixedWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
     var done: UInt64 { operations.load(ordering: .relaxed) }
     private let index: Int
     private let configuration: BenchConfiguration
-    private let board: BenchBoard
+    let board: BenchBoard
+    let obstacle: VolumeObstacle
     private let pattern: BenchPattern
     private var volume: VolumeClient?
     private var tally = BenchTally()
@@ -40,6 +41,7 @@ final class MixedWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
         self.index = index
         self.configuration = configuration
         self.board = board
+        obstacle = board.makeObstacle()
         pattern = BenchPattern(seed: configuration.seed)
     }
 
@@ -82,15 +84,6 @@ final class MixedWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
 
     // MARK: The volume
 
-    func volumeReady(_ volume: VolumeClient) {
-        guard let state = volume.state else { return }
-        if let fault = prepare(state, depth: volume.depth) {
-            board.failed(.badConfiguration(fault))
-        } else {
-            board.ready(ticket: volume.ticket)
-        }
-    }
-
     func volumeCompleted(_ volume: VolumeClient, _ completions: Span<ChannelCompletion>) {
         let now = SystemClock.monotonic()
         for index in completions.indices {
@@ -100,40 +93,20 @@ final class MixedWorker: BenchHand, VolumeClientDelegate, @unchecked Sendable {
         fillUp()
     }
 
-    func volumeInterrupted(_ volume: VolumeClient, _ reason: ChannelError) {
-        board.obstacle.connectionIs(away: reason.description)
-    }
-
-    func volumeIsUnanswered(_ volume: VolumeClient, forNanoseconds silence: UInt64) {
-        board.obstacle.connectionIs(away: "the server takes what is sent and answers nothing")
-    }
-
-    func volumeIsAnswered(_ volume: VolumeClient) { board.obstacle.connectionIs(away: nil) }
-
-    func volumeResumed(_ volume: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int) {
-        board.obstacle.resumed()
-    }
-
-    func volumeEvent(_ volume: VolumeClient, _ event: ChannelEvent) {
-        board.obstacle.heard(event)
-        if case .revoked(_, let status, let reason) = event {
-            tally.firstError = tally.firstError ?? "\(status.name): \(reason)"
-            isStopping = true
-        }
-    }
-
     func volumeHasRoom(_ volume: VolumeClient) {
         if !jobs.isEmpty, !isFinished { fillUp() }
     }
 
-    func volumeClosed(_ volume: VolumeClient, _ error: ChannelError) {
-        self.volume = nil
-        board.closed(error)
+    func channelsEnded() { volume = nil }
+
+    func wasRevoked(_ why: String) {
+        tally.firstError = tally.firstError ?? why
+        isStopping = true
     }
 
     // MARK: Load
 
-    private func prepare(_ state: ResourceState, depth: Int) -> String? {
+    func prepare(_ state: ResourceState, depth: Int) -> String? {
         let unit = UInt64(max(state.blockSize, 512))
         guard UInt64(configuration.blockSize) >= unit else {
             return "the volume takes multiples of \(state.blockSize) bytes"

@@ -56,12 +56,12 @@ public enum VolumeMapper {
 // calls, and by the volume client.
 /// One map in the making.
 @safe
-private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
+private final class VolumeMapTask: ObstacleWatcher, @unchecked Sendable {
     private let options: VolumeClientOptions
     private let range: ByteRange?
     private let marker: Identifier?
     private let outcome = OneShot<Result<[VolumeExtent], ChannelError>>()
-    private let obstacle = VolumeObstacle()
+    let obstacle = VolumeObstacle()
     private var volume: VolumeClient?
     private var remote: ReactorRemote?
     private var extents: [VolumeExtent] = []
@@ -178,14 +178,6 @@ private final class VolumeMapTask: VolumeClientDelegate, @unchecked Sendable {
     private func finish() {
         remote?.post { [self] in volume?.close() }
     }
-
-    func volumeEvent(_ volume: VolumeClient, _ event: ChannelEvent) { obstacle.heard(event) }
-
-    func volumeIsUnanswered(_ volume: VolumeClient, forNanoseconds silence: UInt64) {
-        obstacle.connectionIs(away: "the server takes what is sent and answers nothing")
-    }
-
-    func volumeIsAnswered(_ volume: VolumeClient) { obstacle.connectionIs(away: nil) }
 
     func volumeHasRoom(_ volume: VolumeClient) {}
 

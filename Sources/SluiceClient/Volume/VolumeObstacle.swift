@@ -33,6 +33,30 @@ public final class VolumeObstacle: Sendable {
     public func connectionIs(away words: String?) { state.withLock { $0.connection = words } }
 }
 
+/// Who notes what a volume's client says of what keeps the server from answering.
+protocol ObstacleWatcher: VolumeClientDelegate {
+    /// Where it is noted.
+    var obstacle: VolumeObstacle { get }
+}
+
+extension ObstacleWatcher {
+    func volumeEvent(_ volume: VolumeClient, _ event: ChannelEvent) { obstacle.heard(event) }
+
+    func volumeInterrupted(_ volume: VolumeClient, _ reason: ChannelError) {
+        obstacle.connectionIs(away: reason.description)
+    }
+
+    func volumeIsUnanswered(_ volume: VolumeClient, forNanoseconds silence: UInt64) {
+        obstacle.connectionIs(away: "the server takes what is sent and answers nothing")
+    }
+
+    func volumeIsAnswered(_ volume: VolumeClient) { obstacle.connectionIs(away: nil) }
+
+    func volumeResumed(_ volume: VolumeClient, afterNanoseconds pause: UInt64, repeated: Int) {
+        obstacle.resumed()
+    }
+}
+
 extension ChannelEvent {
     /// What is wrong with the volume's driver and who ends that, in words; nil where nothing is, or the event is about
     /// something else.
