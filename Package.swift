@@ -179,7 +179,7 @@ let package = Package(
             name: "ReactorTests", dependencies: ["TestSupport", "Reactor", "Core", "CURing"],
             swiftSettings: settings),
         .testTarget(
-            name: "TLSTests", dependencies: ["TestSupport", "TLS", "Core", "Capability"],
+            name: "TLSTests", dependencies: ["TestSupport", "Simulation", "TLS", "Core", "Capability"],
             swiftSettings: settings),
         .testTarget(
             name: "HTTP2Tests", dependencies: ["HTTP2", "Core", httpTypes, "Simulation", "CNGHTTP2"],
@@ -199,7 +199,8 @@ let package = Package(
         .testTarget(
             name: "DriversTests",
             dependencies: [
-                "TestSupport", "DriverHost", "Drivers", "DriverKit", "Reactor", "Core", "sluice-driver",
+                "TestSupport", "Simulation", "DriverHost", "Drivers", "DriverKit", "Reactor", "Core",
+                "sluice-driver",
             ],
             swiftSettings: settings),
         .testTarget(
@@ -217,7 +218,7 @@ let package = Package(
             swiftSettings: settings),
         .testTarget(
             name: "ServicesTests",
-            dependencies: ["Services", "DriverKit", "Reactor", "Wire", "Core", logging],
+            dependencies: ["Simulation", "Services", "DriverKit", "Reactor", "Wire", "Core", logging],
             swiftSettings: settings),
         .testTarget(
             name: "SessionSimulationTests",

@@ -10,7 +10,7 @@ import Testing
     private let keys = OpenSSLSignatures()
 
     /// Tokens that share no key, so that no splice of two of them can be a third valid one.
-    private func corpus(_ generator: inout SeededGenerator) throws -> [Capability] {
+    private func corpus(_ generator: inout SplitMix) throws -> [Capability] {
         let issuer = try Sample.issuer()
         var tokens: [Capability] = []
         for index in 0..<24 {
@@ -31,7 +31,7 @@ import Testing
     }
 
     private func mutated(
-        _ original: [UInt8], other: [UInt8], using generator: inout SeededGenerator
+        _ original: [UInt8], other: [UInt8], using generator: inout SplitMix
     ) -> [UInt8] {
         var bytes = original
         for _ in 0..<Int.random(in: 1...3, using: &generator) where !bytes.isEmpty {
@@ -71,7 +71,7 @@ import Testing
 
     @Test func mutatedTokensAreNeverAcceptedAndNeverCrash() throws {
         let seed: UInt64 = 20_260
-        var generator = SeededGenerator(seed: seed)
+        var generator = SplitMix(seed: seed)
         let tokens = try corpus(&generator)
         let genuine = Set(tokens.map(\.bytes))
         for token in tokens { _ = try Sample.verify(token) }
@@ -93,7 +93,7 @@ import Testing
 
     @Test func mutatedTextsAreNeverAcceptedAndNeverCrash() throws {
         let seed: UInt64 = 7
-        var generator = SeededGenerator(seed: seed)
+        var generator = SplitMix(seed: seed)
         let files = try ["valid.json", "invalid.json"].map { try VectorFile(named: $0).vectors }
         let genuine = Set(files[0].map(\.token))
         let texts = files.joined().map { Array($0.token.utf8) }.filter { !$0.isEmpty }
@@ -117,7 +117,7 @@ import Testing
     /// Payloads are mutated and then signed rightly, so that what lies behind the signatures is reached.
     @Test func mutatedPayloadsWithRightSignaturesNeverGrantMoreThanTheIssuerGave() throws {
         let seed: UInt64 = 99
-        var generator = SeededGenerator(seed: seed)
+        var generator = SplitMix(seed: seed)
         let tokens = try corpus(&generator).filter { !$0.isSealed }
         let factory = SeededKeys([])
         var accepted = 0

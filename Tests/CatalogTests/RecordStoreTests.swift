@@ -50,13 +50,15 @@ private final class MemoryCatalog: Catalog {
     }
 }
 
-/// Whether a test's writer is at its end.
-private final class Writing: Sendable {
+/// How far a test's writer and reader are.
+private final class Progress: Sendable {
     let isOver = Atomic<Bool>(false)
+    /// Values that the reader has seen.
+    let seen = Mutex<Set<UInt64>>([])
 }
 
 /// Typed records over a catalog: what is in memory is what is on disk.
-@Suite struct RecordStoreTests {
+@Suite(.timeLimit(.minutes(1))) struct RecordStoreTests {
     private func node(_ name: String, _ number: UInt64 = 1) -> NodeRecord {
         NodeRecord(id: Identifier(high: 1, low: number), name: name, createdAt: 5)
     }
@@ -219,31 +221,30 @@ private final class Writing: Sendable {
                 try $0.insert(node("a", 0))
                 try $0.insert(node("b", 0))
             })
-        let writing = Writing()
-        let torn = await withTaskGroup(of: Int.self) { group in
+        let progress = Progress()
+        try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask {
-                var torn = 0
-                while !writing.isOver.load(ordering: .relaxed) {
+                while !progress.isOver.load(ordering: .relaxed) {
                     let both = store.all(NodeRecord.self).map(\.record.id.low)
-                    if both.count != 2 || both[0] != both[1] { torn += 1 }
+                    try #require(both.count == 2 && both[0] == both[1], "\(both)")
+                    progress.seen.withLock { _ = $0.insert(both[0]) }
                     await Task.yield()
                 }
-                return torn
             }
             group.addTask {
-                for number in UInt64(1)...300 {
-                    guard let a = store.get(NodeRecord.self, "a"), let b = store.get(NodeRecord.self, "b")
-                    else { return 1000 }
+                defer { progress.isOver.store(true, ordering: .relaxed) }
+                var number: UInt64 = 0
+                while number < 300 || progress.seen.withLock({ $0.count }) < 50 {
+                    number += 1
+                    let a = try #require(store.get(NodeRecord.self, "a"))
+                    let b = try #require(store.get(NodeRecord.self, "b"))
                     var changes = RecordChanges()
-                    try? changes.put(node("a", number), over: a.revision)
-                    try? changes.put(node("b", number), over: b.revision)
-                    _ = try? await store.commit(changes)
+                    try changes.put(node("a", number), over: a.revision)
+                    try changes.put(node("b", number), over: b.revision)
+                    try await store.commit(changes)
                 }
-                writing.isOver.store(true, ordering: .relaxed)
-                return 0
             }
-            return await group.reduce(0, +)
+            try await group.waitForAll()
         }
-        #expect(torn == 0)
     }
 }

@@ -12,8 +12,7 @@ import Testing
 @Suite(.background) struct JSONFuzzTests {
     private static let folder = URL(filePath: #filePath).deletingLastPathComponent().appending(
         path: "corpus/json")
-    private static let inputs =
-        20_000 * (ProcessInfo.processInfo.environment["SLUICE_FUZZ"].flatMap { Int($0) } ?? 1)
+    private static let values = 2000 * Fuzzer.factor
 
     private static func corpus() throws -> [(name: String, bytes: [UInt8])] {
         try FileManager.default.contentsOfDirectory(atPath: folder.path).sorted().map { name in
@@ -31,24 +30,23 @@ import Testing
     }
 
     @Test func mutatedInputsAreReadAsFoundationReadsThemOrRefused() throws {
-        let corpus = try Self.corpus().map(\.bytes)
-        var random = SplitMix(seed: 0x51_1CE)
-        var wrong = 0
-        for number in 0..<Self.inputs {
-            let input =
-                number % 4 == 0
-                ? Self.text(of: Self.value(depth: 0, &random), &random)
-                : Self.mutated(corpus[random.below(corpus.count)], corpus, &random)
-            if !Self.check(input, "input \(number)") { wrong += 1 }
+        let fuzzer = Fuzzer(
+            "JSON", corpus: try Self.corpus().map(\.bytes), tokens: Self.scraps.map { Array($0.utf8) })
+        var (wrong, read) = (0, 0)
+        fuzzer.run(15_000) { input, place, _ in
             guard wrong < 10 else { return }
+            if !Self.check(input, place) { wrong += 1 }
+            if (try? JSONParser.parse(input)) != nil { read += 1 }
         }
+        #expect(read > 1000)
     }
 
     @Test func aWrittenValueIsReadAsItselfHoweverItIsSpelt() throws {
         var random = SplitMix(seed: 0xFACADE)
-        for number in 0..<Self.inputs / 10 {
+        for number in 0..<2 * Self.values {
             let value = Self.value(depth: 0, &random)
             let spelt = Self.text(of: value, &random)
+            Self.check(spelt, "\(number)")
             #expect(try JSONParser.parse(spelt) == value, "\(number): \(Self.shown(spelt))")
             #expect(try JSONParser.parse(value.text) == value, "\(number)")
         }
@@ -60,7 +58,9 @@ import Testing
         var random = SplitMix(seed: 0xF1E1D)
         var texts = ["1GiB", "18446744073709551615B", "-1", "2030-01-31T12:00:00Z", "volume/a", "read", ""]
         texts += ["9999-99-99T99:99:99Z", "1e9", "\u{0}", "18446744073709551615k", "volume/", "\u{661}k"]
-        for _ in 0..<Self.inputs / 10 {
+        var taken: [Int: Int] = [:]
+        var refused: [Int: Int] = [:]
+        for _ in 0..<Self.values {
             var object: [String: JSONValue] = [:]
             for member in members where !random.once(in: 3) {
                 object[member] =
@@ -68,12 +68,16 @@ import Testing
                     ? .string(texts[random.below(texts.count)]) : Self.value(depth: 5, &random)
             }
             let fields = try Fields(.object(object), known: members)
-            var count = 0
+            var reader = 0
             func read<Value>(_ body: () throws(Problem) -> Value) {
-                do throws(Problem) { _ = try body() } catch {
+                reader += 1
+                do throws(Problem) {
+                    _ = try body()
+                    taken[reader, default: 0] += 1
+                } catch {
                     #expect(error.code.httpStatus == 422, "\(error.detail)")
+                    refused[reader, default: 0] += 1
                 }
-                count += 1
             }
             read { () throws(Problem) in try fields.size("size") }
             read { () throws(Problem) in try fields.requiredName("name") }
@@ -88,8 +92,9 @@ import Testing
             read { () throws(Problem) in try fields.requiredResource() }
             read { () throws(Problem) in try fields.text("name", bytesMax: 10) }
             read { () throws(Problem) in try fields.texts("rights", countMax: 3, bytesMax: 10) }
-            #expect(count == 13)
         }
+        // Each has seen what it takes and what it does not.
+        #expect(taken.count == 13 && refused.count == 13, "\(taken) \(refused)")
     }
 
     // MARK: The judge
@@ -180,30 +185,6 @@ import Testing
         "\u{1f600}",
         "{\"a\":", "[[[[[[[[", "]]]]]]]]", "//", "/*", "'", "\u{feff}",
     ]
-
-    private static func mutated(
-        _ bytes: [UInt8], _ corpus: [[UInt8]], _ random: inout SplitMix
-    ) -> [UInt8] {
-        var result = bytes
-        for _ in 0...random.below(6) {
-            let at = random.below(result.count + 1)
-            let length = min(result.count - at, 1 + random.below(20))
-            switch random.below(8) {
-            case 0 where at < result.count: result[at] ^= 1 << UInt8(random.below(8))
-            case 1 where at < result.count: result[at] = UInt8(random.below(256))
-            case 2: result.removeSubrange(at..<at + length)
-            case 3: result.insert(contentsOf: result[at..<at + length], at: at)
-            case 4: result.removeSubrange(at...)
-            case 5:
-                let other = corpus[random.below(corpus.count)]
-                let from = random.below(other.count + 1)
-                result.replaceSubrange(at..<at + length, with: other[from..<min(other.count, from + 30)])
-            default:
-                result.insert(contentsOf: scraps[random.below(scraps.count)].utf8, at: at)
-            }
-        }
-        return result
-    }
 
     private static func value(depth: Int, _ random: inout SplitMix) -> JSONValue {
         switch random.below(depth < Limits.jsonDepthMax ? 9 : 6) {

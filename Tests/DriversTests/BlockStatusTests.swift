@@ -1,5 +1,6 @@
 import Core
 import DriverKit
+import Simulation
 import TestSupport
 import Testing
 
@@ -39,7 +40,7 @@ struct BlockStatusTests {
         arguments: DriverConfiguration.all, [1, 2] as [UInt64])
     func truth(configuration: DriverConfiguration, seed: UInt64) throws {
         try withVolume(configuration, size: 8 << 20) { rig, geometry throws in
-            var random = SeededGenerator(seed: seed)
+            var random = SplitMix(seed: seed)
             let block = Int(geometry.blockSize)
             let blocks = (8 << 20) / block
             var isData = [Bool](repeating: false, count: blocks)

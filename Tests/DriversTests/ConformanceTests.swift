@@ -1,5 +1,6 @@
 import Core
 import DriverKit
+import Simulation
 import TestSupport
 import Testing
 
@@ -40,7 +41,7 @@ struct ConformanceTests {
         [1, 2, 3] as [UInt64])
     func model(configuration: DriverConfiguration, seed: UInt64) throws {
         try withVolume(configuration) { rig, geometry throws in
-            var random = SeededGenerator(seed: seed)
+            var random = SplitMix(seed: seed)
             var model = ModelDisk(size: Int(Self.size))
             let block = Int(geometry.blockSize)
             let blocks = Int(Self.size) / block
@@ -85,7 +86,7 @@ struct ConformanceTests {
     @Test("hundreds of requests in flight do not mix", arguments: DriverConfiguration.all)
     func concurrency(configuration: DriverConfiguration) throws {
         try withVolume(configuration) { rig, _ throws in
-            var random = SeededGenerator(seed: 11)
+            var random = SplitMix(seed: 11)
             let count = 1500
             let places = Array(0..<count).shuffled(using: &random)
             var buffers: [ArenaBuffer] = []
@@ -489,7 +490,7 @@ private struct ModelDisk {
 
 enum SeededBytes {
     static func make(_ count: Int, seed: UInt64) -> [UInt8] {
-        var random = SeededGenerator(seed: seed)
+        var random = SplitMix(seed: seed)
         return random.bytes(count)
     }
 }

@@ -1,6 +1,7 @@
 import Core
 import DriverKit
 import Reactor
+import Simulation
 import TestSupport
 import Testing
 
@@ -93,7 +94,7 @@ struct FixedArenaTests {
             let completions = try rig.perform([read, read, read])
             #expect(completions.allSatisfy { $0.status == Status.ok.rawValue })
         }
-        var generator = SeededGenerator(seed: 7)
+        var generator = SplitMix(seed: 7)
         let bytes = generator.bytes(16384)
         // At the edge of a piece, over it, and in a third one.
         for offset in [Self.piece - 16384, Self.piece - 8192, 2 * Self.piece] {

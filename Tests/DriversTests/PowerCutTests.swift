@@ -1,6 +1,7 @@
 import Core
 import DriverKit
 import Reactor
+import Simulation
 import TestSupport
 import Testing
 
@@ -61,7 +62,7 @@ struct PowerCutTests {
         try withVolume(inner: inner, seed: seed) { rig, driver, cut throws in
             // By block: what it may be after a cut; the last is what it is now.
             var allowed = [[UInt8]](repeating: [0], count: Self.blocks)
-            var random = SeededGenerator(seed: seed)
+            var random = SplitMix(seed: seed)
             var losses = 0
             for cutNumber in 1...4 {
                 for step in 0..<60 {
@@ -106,7 +107,7 @@ struct PowerCutTests {
         arguments: ["memory", "file"], 1...4 as ClosedRange<UInt64>)
     func concurrent(inner: String, seed: UInt64) throws {
         try withVolume(inner: inner, seed: seed) { rig, _, cut throws in
-            var random = SeededGenerator(seed: seed)
+            var random = SplitMix(seed: seed)
             let buffers = try (0..<200).map { _ in try #require(rig.allocator.allocate(Self.block)) }
             var allowed = [Set<UInt8>](repeating: [0], count: Self.blocks)
             for round in 0..<4 {

@@ -2,6 +2,7 @@ import Core
 import DriverKit
 import Foundation
 import Reactor
+import Simulation
 import TestSupport
 import Testing
 
@@ -92,7 +93,7 @@ struct RequestLogTests {
         let rig = try open(folder, rules: "write nth=150: powercut")
         try rig.driver.createVolume(Self.id, size: 1 << 20)
         try rig.open(Self.id, index: 0)
-        var random = SeededGenerator(seed: 3)
+        var random = SplitMix(seed: 3)
         for step in 0..<200 {
             let at = UInt64.random(in: 0..<256, using: &random) * 4096
             if step % 10 == 0 { _ = try rig.range(.writeZeroes, at: at, 4096) }

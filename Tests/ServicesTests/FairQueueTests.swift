@@ -1,5 +1,6 @@
 import Core
 import DriverKit
+import Simulation
 import Testing
 
 @testable import Services
@@ -288,20 +289,5 @@ import Testing
         for _ in 0..<100 { window.note(delay: 90_000_000, isShared: true, now: now) }
         #expect(window.part(of: 64, now: now) == 4)
         #expect(window.part(of: 64, now: now + Limits.delayValidNanoseconds) == 64)
-    }
-}
-
-/// A small generator for tests, from a seed.
-private struct SplitMix {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        value = (value ^ (value >> 27)) &* 0x94D0_49BB_1331_11EB
-        return value ^ (value >> 31)
     }
 }

@@ -1,6 +1,7 @@
 import Core
 import Foundation
 import Logging
+import Simulation
 import Testing
 
 @testable import Services
@@ -39,7 +40,7 @@ import Testing
     @Test(arguments: [UInt64](0..<60))
     func whatWasMarkedIsFoundAndNothingBesides(seed: UInt64) throws {
         try withFolder { path in
-            var random = Xorshift(state: seed &* 0x9e37_79b9 | 1)
+            var random = SplitMix(seed: seed)
             let granule: UInt64 = 65536
             let size = UInt64.random(in: 1...600, using: &random) * 4096 * (seed % 3 == 0 ? 1 : 37)
             let bits = try folder(path).create(Self.marker, of: Self.volume, size: size)
@@ -225,16 +226,5 @@ import Testing
             let names = try FileManager.default.contentsOfDirectory(atPath: path).sorted()
             #expect(names == ["\(Self.volume.hex)-\(kept.hex).marker", "notes.txt"])
         }
-    }
-}
-
-private struct Xorshift: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state ^= state << 13
-        state ^= state >> 7
-        state ^= state << 17
-        return state
     }
 }

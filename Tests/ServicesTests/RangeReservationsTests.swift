@@ -1,4 +1,5 @@
 import Core
+import Simulation
 import Testing
 
 @testable import Services
@@ -82,7 +83,7 @@ struct RangeReservationsTests {
     }
 
     @Test func atAnyMomentNoTwoThatOverlapHaveTheirTurnAndAllHaveItInTheEnd() {
-        var random = SystemlessRandom(state: 7)
+        var random = SplitMix(seed: 7)
         for _ in 0..<200 {
             var reservations = RangeReservations<Int>()
             var waiting: [UInt64: Range<UInt64>] = [:]
@@ -95,8 +96,8 @@ struct RangeReservationsTests {
             while left > 0 || !having.isEmpty || !waiting.isEmpty {
                 if left > 0, random.below(3) > 0 || having.isEmpty {
                     left -= 1
-                    let start = random.below(40)
-                    let range = start..<start + 1 + random.below(8)
+                    let start = UInt64(random.below(40))
+                    let range = start..<start + 1 + UInt64(random.below(8))
                     let (id, hasTurn) = reservations.request(
                         volume, offset: range.lowerBound, count: UInt32(range.count), owner: 0)
                     if hasTurn { grant(id, range) } else { waiting[id] = range }
@@ -115,18 +116,5 @@ struct RangeReservationsTests {
             }
             #expect(reservations.count == 0)
         }
-    }
-}
-
-/// splitmix64: the same numbers on every run.
-private struct SystemlessRandom {
-    var state: UInt64
-
-    mutating func below(_ bound: UInt64) -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
-        return (mixed ^ (mixed >> 31)) % bound
     }
 }

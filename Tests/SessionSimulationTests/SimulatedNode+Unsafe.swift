@@ -473,6 +473,15 @@ final class SimulatedNode {
         }
     }
 
+    /// All its channels work again. Where they do at a place that it was sent to, a stranger that it was sent to before is
+    /// no place of its any more.
+    func isBack() {
+        guard let volume, let advice, advice != SessionSimulator.stranger,
+            volume.members.allSatisfy({ $0.channel?.address == advice })
+        else { return }
+        isSentAstray = false
+    }
+
     func needsCapability() {
         guard !isDead else { return }
         world.note("wants a capability", number)

@@ -27,6 +27,7 @@ final class SimulatedVolume: SessionClient<SimulatedTransport> {
     }
     override func resumed(afterNanoseconds pause: UInt64, repeated: Int) {
         node.counts.repeated += repeated
+        node.isBack()
         node.mayHaveEnough()
     }
     override func hasRoom() {

@@ -8,7 +8,8 @@ import Glibc
 public struct Fuzzer: Sendable {
     /// What the campaign is scaled by.
     public static let factor = number("SLUICE_FUZZ") ?? 1
-    private static let firstSeed = UInt64(number("SLUICE_SEED") ?? 1)
+    /// The seed that a campaign begins with.
+    public static let firstSeed = UInt64(number("SLUICE_SEED") ?? 1)
 
     private let corpus: [[UInt8]]
     private let tokens: [[UInt8]]

@@ -21,4 +21,18 @@ public struct SplitMix: RandomNumberGenerator {
 
     /// True once in `count` times on average.
     public mutating func once(in count: Int) -> Bool { below(count) == 0 }
+
+    /// So many bytes.
+    public mutating func bytes(_ count: Int) -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(count + 7)
+        while bytes.count < count {
+            let word = next()
+            for shift in stride(from: 0, to: 64, by: 8) {
+                bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(shift)))
+            }
+        }
+        bytes.removeLast(bytes.count - count)
+        return bytes
+    }
 }

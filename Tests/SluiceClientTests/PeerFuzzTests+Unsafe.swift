@@ -66,17 +66,12 @@ private struct HostileNumbers {
 ///
 /// `SLUICE_FUZZ` multiplies the rounds, `SLUICE_SEED` begins with another seed.
 @Suite(.timeLimit(.minutes(60)), .serialized, .blocking) struct PeerFuzzTests {
-    private static func number(_ name: String) -> UInt64? {
-        unsafe getenv(name).flatMap { unsafe UInt64(String(cString: $0)) }
-    }
-
     private static let factor = Fuzzer.factor
-    private static let firstSeed = number("SLUICE_SEED") ?? 12
 
     /// Runs `body` for one seed after the other; a seed that ends the process is the last one that was written.
     private func eachSeed(_ rounds: Int, _ body: (inout HostileNumbers) async throws -> Void) async throws {
         for round in 0..<rounds * Self.factor {
-            let seed = Self.firstSeed &+ UInt64(round)
+            let seed = Fuzzer.firstSeed &+ UInt64(round)
             if round % 1000 == 0 { print("peer fuzz: seeds from \(seed) on") }
             var numbers = HostileNumbers(random: BenchPattern.Random(seed))
             try await body(&numbers)

@@ -72,7 +72,13 @@ import Testing
             if let id = IdentifierArgument(argument: text) {
                 #expect(IdentifierArgument(argument: id.description)?.text == id.text, "\(place): \(text)")
             }
-            _ = CeilingArgument<ByteCount>(argument: text)
+            let ceiling = CeilingArgument<ByteCount>(argument: text)
+            #expect(
+                text == "none"
+                    ? ceiling.map { $0.value == nil } == true
+                    : ceiling?.value == ByteCount(argument: text)
+                        && (ceiling == nil) == (ceiling?.value == nil),
+                "\(place): \(text)")
         }
         #expect(taken > 5000)
     }

@@ -1,4 +1,5 @@
 import Core
+import Simulation
 import Testing
 
 @testable import TLS
@@ -135,7 +136,7 @@ import Testing
 
     @Test(arguments: 1...300)
     func alteredCertificatesAreRefusedOrParsedButNeverCrash(_ seed: UInt64) throws {
-        var random = SeededGenerator(seed: seed)
+        var random = SplitMix(seed: seed)
         let client = try authority.issueClient(
             key: .generateEd25519(), commonName: "n", role: "node", uris: ["sluice:node:00"], validSeconds: 60
         )
@@ -153,7 +154,7 @@ import Testing
     }
 
     @Test func aRequestThatAnotherKeySignedIsRefused() throws {
-        var random = SeededGenerator(seed: 9)
+        var random = SplitMix(seed: 9)
         let pem = try CertificateRequest.make(key: .generateEd25519(), commonName: "node-1")
         let der = try CertificateRequest(pem: pem).der
         for _ in 0..<200 {

@@ -1,5 +1,6 @@
 import Core
 import Glibc
+import Simulation
 import TestSupport
 import Testing
 
@@ -26,7 +27,7 @@ import Testing
     func everySizeArrivesInEveryPieceAndRoom(_ room: Int) throws {
         let pair = try pki.pair()
         try pair.handshake()
-        var random = SeededGenerator(seed: UInt64(room))
+        var random = SplitMix(seed: UInt64(room))
         for size in Self.sizes {
             let bytes = random.bytes(size)
             for piece in Self.pieces where size / piece < 400 {
@@ -54,7 +55,7 @@ import Testing
     @Test func oneRecordTakesAnyContentInAnyPieces() throws {
         let pair = try pki.pair()
         try pair.handshake()
-        var random = SeededGenerator(seed: 7)
+        var random = SplitMix(seed: 7)
         for size in Self.sizes where size <= Self.record {
             for step in [1, 32, 511, 512, 513, 4096, Self.record] where size / step < 600 {
                 let bytes = random.bytes(size)

@@ -1,4 +1,5 @@
 import Core
+import Simulation
 import Testing
 
 @testable import TLS
@@ -18,7 +19,7 @@ import Testing
         pair.client.recordsPerKey = recordsPerKey
         pair.server.recordsPerKey = recordsPerKey
         try pair.handshake()
-        var random = SeededGenerator(seed: recordsPerKey)
+        var random = SplitMix(seed: recordsPerKey)
         for _ in 0..<20 {
             let bytes = random.bytes(.random(in: 1...60000, using: &random))
             #expect(try pair.server.accept(pair.client.sealed(bytes)) { try pair.server.readAll() } == bytes)
@@ -182,7 +183,7 @@ import Testing
     @Test(arguments: CipherSuite.allCases)
     func everyCipherSuiteProtectsRecords(_ suite: CipherSuite) throws {
         let peer = try ScriptedPeer(isClient: true, suite: suite)
-        var random = SeededGenerator(seed: 3)
+        var random = SplitMix(seed: 3)
         for size in [1, 15, 16, 17, 4096, 16384] {
             let bytes = random.bytes(size)
             try peer.send(RecordType.applicationData, bytes)

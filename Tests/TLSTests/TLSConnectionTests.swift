@@ -1,5 +1,6 @@
 import Core
 import Glibc
+import Simulation
 import Testing
 
 @testable import TLS
@@ -28,7 +29,7 @@ import Testing
 
     @Test(arguments: 1...24)
     func anyCuttingOfTheStreamGivesTheSameBytes(_ seed: UInt64) throws {
-        var random = SeededGenerator(seed: seed)
+        var random = SplitMix(seed: seed)
         let pair = try pki.pair()
         try pair.client.handshakeInPieces(with: pair.server, &random)
         for _ in 0..<6 {
@@ -45,7 +46,7 @@ import Testing
     @Test(arguments: [1, 15, 16, 4095, 4096, 4097, 16383, 16384, 16385, 16400, 40000])
     func readsOfAnySizeGiveTheSameBytes(_ size: Int) throws {
         let pair = try opened()
-        var random = SeededGenerator(seed: UInt64(size))
+        var random = SplitMix(seed: UInt64(size))
         let sent = random.bytes(size == 1 ? 3000 : 100_000)
         let received = try pair.server.accept(pair.client.sealed(sent)) { try pair.server.readAll(size) }
         #expect(received == sent)
@@ -53,7 +54,7 @@ import Testing
 
     @Test func aMebibyteIsOneWriteInRecordsOf16KiB() throws {
         let pair = try opened()
-        var random = SeededGenerator(seed: 5)
+        var random = SplitMix(seed: 5)
         let sent = random.bytes(1 << 20)
         let ciphertext = try pair.client.sealed(sent)
         #expect(ciphertext.count == (1 << 20) + 64 * 22)
@@ -171,7 +172,7 @@ import Testing
 
     @Test(arguments: 1...50)
     func garbageInsteadOfAHandshakeIsRefused(_ seed: UInt64) throws {
-        var random = SeededGenerator(seed: seed)
+        var random = SplitMix(seed: seed)
         let server = try TLSConnection(context: pki.serverContext())
         var garbage = random.bytes(.random(in: 6...3000, using: &random))
         // Some of it looks like the beginning of a record, and of a greeting.
@@ -204,7 +205,7 @@ import Testing
 
     @Test(arguments: 1...40)
     func anAlteredHandshakeNeverSucceeds(_ seed: UInt64) throws {
-        var random = SeededGenerator(seed: seed)
+        var random = SplitMix(seed: seed)
         let pair = try pki.pair()
         let flight = Int.random(in: 0..<3, using: &random)
         func carry(_ index: Int, _ from: TLSConnection, _ to: TLSConnection) throws -> Bool {
@@ -254,7 +255,7 @@ import Testing
     }
 
     private func sealedInPieces(
-        _ bytes: [UInt8], _ from: TLSConnection, _ random: inout SeededGenerator
+        _ bytes: [UInt8], _ from: TLSConnection, _ random: inout SplitMix
     ) throws -> [UInt8] {
         var rest = bytes[...]
         while !rest.isEmpty {
@@ -267,7 +268,7 @@ import Testing
 
     /// Feeds in pieces of any size, and reads with buffers of any size, or not at all for once.
     private func deliverInPieces(
-        _ ciphertext: [UInt8], _ to: TLSConnection, _ random: inout SeededGenerator
+        _ ciphertext: [UInt8], _ to: TLSConnection, _ random: inout SplitMix
     ) throws -> [UInt8] {
         var rest = ciphertext[...]
         var received: [UInt8] = []
@@ -285,7 +286,7 @@ import Testing
 
 extension TLSConnection {
     /// A handshake in which every flight arrives in small pieces.
-    func handshakeInPieces(with server: TLSConnection, _ random: inout SeededGenerator) throws {
+    func handshakeInPieces(with server: TLSConnection, _ random: inout SplitMix) throws {
         func carry(_ from: TLSConnection, _ to: TLSConnection) throws {
             var rest = from.drainOutput()[...]
             while !rest.isEmpty {

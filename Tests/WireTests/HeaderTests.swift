@@ -1,4 +1,5 @@
 import Core
+import Simulation
 import Testing
 import Wire
 
@@ -166,26 +167,5 @@ import Wire
         // A slot that holds no request is found by the table of slots.
         #expect(found == Set(ReplyFault.allCases).subtracting([.unknownSlot]))
         #expect(Set(ReplyFault.allCases.map(\.message)).count == ReplyFault.allCases.count)
-    }
-}
-
-/// splitmix64: the same numbers on every run.
-struct SplitMix {
-    private var state: UInt64
-
-    init(seed: UInt64) {
-        state = seed
-    }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
-        return mixed ^ (mixed >> 31)
-    }
-
-    mutating func bytes(_ count: Int) -> [UInt8] {
-        (0..<count).map { _ in UInt8(truncatingIfNeeded: next()) }
     }
 }
