@@ -36,6 +36,23 @@ struct DeletionTests {
         if case .string(let text)? = value { text } else { "" }
     }
 
+    @Test func aVolumeWhoseDeviceRefusesToDeleteItSaysWhyItIsStillThere() async throws {
+        let machine = try await ControlRig.Machine()
+        let (rig, services) = try await ControlRig.spied(machine)
+        #expect(try await rig.ask(.post, "/v1/volumes", Self.volume).status == 201)
+        services.refuse("deleteVolume", StatusError(.ioError, "the disk is gone"))
+        #expect(try await rig.ask(.delete, "/v1/volumes/disk").code == "DEVICE_FAILED")
+        let kept = try await rig.ask(.get, "/v1/volumes/disk")
+        #expect(kept.json["state"] == .string("deleting"))
+        let message = text(kept.json["message"])
+        #expect(message.contains("the disk is gone") && message.contains("'sluice volume delete disk'"))
+        #expect(try await rig.ask(.get, "/v1/operations").json["items"] == .array([]))
+        services.allow()
+        #expect(try await rig.ask(.delete, "/v1/volumes/disk").status == 200)
+        #expect(try await rig.ask(.get, "/v1/volumes/disk").status == 404)
+        try await rig.stop()
+    }
+
     @Test func nothingIsDeletedOfAPoolThatDoesNotRun() async throws {
         let machine = try await ControlRig.Machine()
         var rig = try await ControlRig(machine)

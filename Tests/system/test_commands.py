@@ -112,7 +112,7 @@ def test_what_is_named_and_not_there_has_one_exit_code_and_says_where_to_look(se
             ("session show 01234567", None, 66, "no session whose id begins with 01234567. See `sluice session list`."),
             ("capability revoke 01234567", None, 66, "See `sluice capability list`."),
             ("volume map data", None, 77, "knows nodes alone"),
-            ("volume map data --range 1GiB:4KiB", node, 64, "what may be asked about is 0 to"),
+            ("volume map data --range 1GiB:4KiB", node, 64, "the range 1073741824:4096 is not within 0:16777216"),
             (f"volume list --server https://{server.channel}", None, 69, "It may be the server's data channel"),
             (f"volume map data --server https://{server.channel}", node, 69, "It may be the server's data channel"),
             (f"admin add bob --out {node}", None, 73, "Name another folder by --out"),
@@ -122,6 +122,7 @@ def test_what_is_named_and_not_there_has_one_exit_code_and_says_where_to_look(se
             ("pool set default --setting foo=bar", None, 64, "it has direct, erase, path, and as every driver quarantine"),
             ("pool set default --setting direct=false", None, 64, "cannot be changed while the pool runs: make another pool"),
             ("bench volume/data --rw randread --threads 4 --channels 2", node, 64, "2 channels cannot be shared by 4 threads"),
+            ("bench volume/data --rw randread --range 1GiB:4KiB", node, 64, "1073741824:4096 is not within 0:16777216"),
             ("bench volume/data --rw randread --range 8MiB:1", node, 64, "too few blocks: 0 blocks of 4KiB for a thread")):
         refused = server.cli(*command.split(), credentials=credentials, check=False)
         assert refused.returncode == status and words in refused.stderr, (command, refused)

@@ -71,6 +71,8 @@ def test_umount_fails_when_a_revocation_has_lost_what_was_written(node):
             node.cli("capability", "revoke", one["id"], "--reason", "the test says so")
     failed = sluice(node, "umount", node.mount, check=False)
     assert not os.path.ismount(node.mount)
+    again = sluice(node, "mount", "volume/disk", node.mount, check=False)
+    assert again.returncode == 77 and "then mount again: sluice detach --force volume/disk" in again.stderr, again
     refuses_until_forced(node, failed)
 
 

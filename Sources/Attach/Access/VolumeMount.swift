@@ -61,12 +61,14 @@ public enum VolumeMount {
     /// Refuses an attachment of which every request fails.
     public static func check(serving attachment: Attachment) throws(AttachError) {
         guard let state = AttachmentRecord.State(rawValue: attachment.state), !state.isServing else { return }
+        let advice =
+            attachment.lostRequests > 0
+            ? "Check what is on it, give what was lost up, then mount again: sluice detach --force \(attachment.volume)"
+            : "Take it away, then mount again: sluice detach \(attachment.volume)"
         throw AttachError(
             state == .revoked ? .denied : .unreachable,
             "\(attachment.volume) is attached as \(attachment.device), and \(state.rawValue)"
-                + (attachment.message.map { ": \($0)" } ?? "")
-                + "; every request of it fails. Take it away, then mount again: "
-                + "sluice detach \(attachment.volume)")
+                + (attachment.message.map { ": \($0)" } ?? "") + "; every request of it fails. \(advice)")
     }
 
     /// Mounts the device on a folder.

@@ -82,6 +82,14 @@ public struct BenchConfiguration: Sendable {
         return (first, end > first ? (end - first) / UInt64(reactors) : 0)
     }
 
+    /// What is wrong with the wanted range for this volume, in a sentence; nil when some of it may be used.
+    func rangeFault(of state: ResourceState) -> String? {
+        guard let range else { return nil }
+        let usable = state.usable
+        guard range.offset >= usable.end || range.end <= usable.offset else { return nil }
+        return usable.refusal(of: range)
+    }
+
     /// How one worker opens the volume; the first one's session is joined by the others.
     func options(ofWorker index: Int, ticket: SessionTicket?) -> VolumeClientOptions {
         var options = volume

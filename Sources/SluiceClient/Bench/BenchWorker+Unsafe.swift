@@ -5,6 +5,8 @@ import Wire
 
 /// One thread's part of a benchmark, whatever its load. On the reactor's thread, apart from `done`.
 protocol BenchHand: ObstacleWatcher, Sendable {
+    /// What it is to do.
+    var configuration: BenchConfiguration { get }
     /// Where it reports.
     var board: BenchBoard { get }
     /// Requests done; for the thread that reports progress.
@@ -31,7 +33,7 @@ protocol BenchHand: ObstacleWatcher, Sendable {
 extension BenchHand {
     func volumeReady(_ volume: VolumeClient) {
         guard let state = volume.state else { return }
-        if let fault = prepare(state, depth: volume.depth) {
+        if let fault = configuration.rangeFault(of: state) ?? prepare(state, depth: volume.depth) {
             board.failed(.badConfiguration(fault))
         } else {
             board.ready(ticket: volume.ticket)
@@ -65,7 +67,7 @@ final class BenchWorker: BenchHand, @unchecked Sendable {
 
     var done: UInt64 { operations.load(ordering: .relaxed) }
     private let index: Int
-    private let configuration: BenchConfiguration
+    let configuration: BenchConfiguration
     let board: BenchBoard
     let obstacle: VolumeObstacle
     private let pattern: BenchPattern

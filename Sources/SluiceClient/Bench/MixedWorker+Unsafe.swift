@@ -21,7 +21,7 @@ final class MixedWorker: BenchHand, @unchecked Sendable {
     private let operations = Atomic<UInt64>(0)
     var done: UInt64 { operations.load(ordering: .relaxed) }
     private let index: Int
-    private let configuration: BenchConfiguration
+    let configuration: BenchConfiguration
     let board: BenchBoard
     let obstacle: VolumeObstacle
     private let pattern: BenchPattern

@@ -106,14 +106,11 @@ private final class VolumeMapTask: ObstacleWatcher, @unchecked Sendable {
 
     func volumeReady(_ volume: VolumeClient) {
         guard let state = volume.state else { return }
-        let last = min(state.size, state.range.end)
-        position = range?.offset ?? state.range.offset
-        end = range?.end ?? last
-        guard end <= last, position >= state.range.offset else {
-            return fail(
-                .refused(
-                    .blockStatus, .outOfRange,
-                    message: "what may be asked about is \(state.range.offset) to \(last)"))
+        let usable = state.usable
+        let wanted = range ?? usable
+        (position, end) = (wanted.offset, wanted.end)
+        guard usable.contains(wanted) else {
+            return fail(.refused(.blockStatus, .outOfRange, message: usable.refusal(of: wanted)))
         }
         ask()
     }

@@ -61,6 +61,26 @@ public protocol VolumeClientDelegate: AnyObject {
     func volumeClosed(_ volume: VolumeClient, _ error: ChannelError)
 }
 
+extension ResourceState {
+    /// What of a volume there is and may be used.
+    var usable: ByteRange {
+        let end = min(range.end, size)
+        let first = min(range.offset, end)
+        guard let usable = ByteRange(offset: first, length: end - first) else {
+            preconditionFailure("a range that ends at \(end) fits")
+        }
+        return usable
+    }
+}
+
+extension ByteRange {
+    /// Says that another range is not within this one, both as the command line takes them.
+    func refusal(of wanted: ByteRange) -> String {
+        "the range \(wanted.offset):\(wanted.length) is not within \(offset):\(length) (offset and length in bytes), "
+            + "which is what there is of the volume and may be used"
+    }
+}
+
 extension VolumeClientDelegate {
     /// Nothing: an interruption passes, or ends in `volumeClosed`.
     public func volumeInterrupted(_ volume: VolumeClient, _ reason: ChannelError) {}

@@ -63,7 +63,9 @@ extension ControlPlane {
             guard request.publicKeyThumbprint == stored.record.keyThumbprint else {
                 throw Problem(
                     .keyChanged, "the request is for another key than the node has", field: "csr",
-                    expected: "the same key; for a new one enrol again (POST /v1/nodes/{name}/token)")
+                    expected:
+                        "the same key; for a new one enrol again, with the token of 'sluice node token \(context.name)'"
+                )
             }
             let certificate = try issueCertificate(request, for: stored.record)
             var node = stored.record
@@ -83,7 +85,7 @@ extension ControlPlane {
             .invalidToken,
             "the token does not count: it was used, has expired, or is for another node or server",
             field: "token",
-            expected: "a new one, of 'sluice node token \(name)' (POST /v1/nodes/\(name)/token)")
+            expected: "a new one, of 'sluice node token \(name)'")
     }
 
     private func acceptedToken(_ text: String, node name: String) throws(Problem) -> Stored<TokenRecord> {

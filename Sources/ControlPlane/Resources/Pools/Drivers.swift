@@ -74,7 +74,7 @@ extension ControlPlane {
             if let fault = fault(ofPool: name) {
                 throw Problem(
                     .deviceFailed, "pool \(name) does not run: \(fault)",
-                    expected: "POST /v1/pools/\(name)/restart first")
+                    expected: "'sluice pool restart \(name)' first")
             }
             // A server that was started anew has started the driver that is installed: nobody waits once more.
             var waited: UInt64 = 0

@@ -31,7 +31,10 @@ extension ControlPlane {
                     ? .deleteVolume(marked.record.id, pool: pool) : .forgetVolume(marked.record.id))
         } catch {
             // The record stays in state `deleting`: repeat the request, or the next start goes on.
-            guard error.code == .notFound else { throw error }
+            guard error.code == .notFound else {
+                noteUndeleted(marked.record, error.detail)
+                throw error
+            }
         }
         // A crash in between is a deletion that the next start completes.
         let grants = try await removeGrants { $0.resourceID == marked.record.id }
@@ -66,6 +69,14 @@ extension ControlPlane {
                 "grants": "\(grants)",
             ])
         return deletion
+    }
+
+    /// Says of a volume that is to go why it is still there. Nothing goes on with it by itself, so it is no operation.
+    func noteUndeleted(_ volume: VolumeRecord, _ why: String) {
+        let words =
+            "its space was not given back: \(why). Repeat the deletion: 'sluice volume delete \(volume.name)'; the next"
+            + " start of the server does so too"
+        live.withLock { $0.volumeFaults[volume.id] = words }
     }
 
     /// Why a pool's driver cannot be asked to delete anything until somebody restarts the pool; nil when it can.

@@ -106,6 +106,7 @@ extension ControlPlane {
                 "interrupted operation settled",
                 metadata: ["action": "\(intent.action.rawValue)", "volume": "\(intent.volume.name)"])
         } catch {
+            if intent.action == .deleteVolume { noteUndeleted(intent.volume, error.detail) }
             logger.error(
                 "interrupted operation is left for the next start",
                 metadata: [
