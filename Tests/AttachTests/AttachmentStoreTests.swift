@@ -37,6 +37,19 @@ import Testing
         }
     }
 
+    @Test("a device grows with its volume as far as its capability lets it")
+    func growth() throws {
+        try withStore { store in
+            var record = Self.record("db@h_7480", process: try #require(.current))
+            for (sizeMax, grows) in [(nil, true), (8192, true), (4096, false)] as [(UInt64?, Bool)] {
+                record.sizeMax = sizeMax
+                let attachment = Attachment(record, store: store, mounts: [])
+                #expect(attachment.mayGrow(from: 4096) == grows)
+                #expect(!attachment.mayGrow(from: 2048), "it has grown already")
+            }
+        }
+    }
+
     @Test("a file that is no record, or that of another key, is left out")
     func foreign() throws {
         try withStore { store in

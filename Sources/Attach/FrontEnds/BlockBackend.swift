@@ -29,6 +29,8 @@ public struct BlockGeometry: Sendable, Hashable {
     public var isReadOnly: Bool
     /// The server takes discards; otherwise they are refused before they are sent.
     public var allowsDiscard = true
+    /// The most bytes that it may have when the volume grows; nil where it grows with it.
+    public var sizeMax: UInt64?
 
     /// A geometry of its parts.
     public init(size: UInt64, blockSize: UInt32, maximumTransfer: UInt32, isReadOnly: Bool) {

@@ -143,6 +143,7 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
             size: size(volumeSize: state.size), blockSize: blockSize,
             maximumTransfer: max(state.transferBytesMax / blockSize * blockSize, blockSize),
             isReadOnly: isReadOnly)
+        geometry.sizeMax = end == .max ? nil : size(volumeSize: .max)
         geometry.allowsDiscard = state.rights.contains(.discard)
         guard geometry.size > 0 else {
             throw AttachError(.denied, "volume/\(fileName): the grant's range holds no byte of the volume")

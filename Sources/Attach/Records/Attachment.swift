@@ -14,6 +14,8 @@ public struct Attachment: Codable, Sendable, Equatable {
     public var device: String
     /// Bytes.
     public var size: UInt64
+    /// The most bytes that it may have by its capability; nil where it grows with the volume.
+    public var sizeMax: UInt64?
     /// The device's logical block size in bytes.
     public var blockSize: UInt32
     /// Writes are refused.
@@ -62,6 +64,7 @@ public struct Attachment: Codable, Sendable, Equatable {
         server = record.server
         device = record.device
         size = record.size
+        sizeMax = record.sizeMax
         blockSize = record.blockSize
         isReadOnly = record.isReadOnly
         channels = record.channels
@@ -82,6 +85,9 @@ public struct Attachment: Codable, Sendable, Equatable {
         detachesOnUnmount = record.detachesOnUnmount
         key = record.key
     }
+
+    /// Whether a device of that size may become larger with its volume.
+    public func mayGrow(from size: UInt64) -> Bool { self.size == size && size < sizeMax ?? .max }
 
     /// What the record says, where the kernel does not say otherwise.
     private static func state(_ record: AttachmentRecord) -> (String, String?) {

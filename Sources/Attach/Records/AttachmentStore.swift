@@ -81,6 +81,9 @@ struct AttachmentRecord: Codable, Sendable, Equatable {
     var unansweredSince: UInt64?
     /// Nil while none has failed.
     var failures: Failures?
+    /// The most bytes that it may have by its capability; nil where it grows with the volume, and in the records of older
+    /// versions.
+    var sizeMax: UInt64?
 
     /// What was lost, as a sentence; nil when nothing was.
     var loss: String? {

@@ -95,6 +95,7 @@ extension AttachSession {
         if last.hasUnflushed != nil { record.failures = last.failures }
         record.process = process
         record.size = geometry.size
+        record.sizeMax = geometry.sizeMax
         record.channels = options.channels
         record.state = .attached
         record.message = nil

@@ -191,7 +191,7 @@ final class AttachSession {
             size: geometry.size,
             blockSize: geometry.blockSize,
             isReadOnly: options.isReadOnly, channels: options.channels,
-            detachesOnUnmount: options.detachesOnUnmount, state: .attached)
+            detachesOnUnmount: options.detachesOnUnmount, state: .attached, sizeMax: geometry.sizeMax)
         self.record = record
         try store.write(record)
         store.endAttaching(key)

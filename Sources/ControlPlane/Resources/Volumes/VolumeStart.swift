@@ -128,6 +128,7 @@ extension ControlPlane {
         }
         for marker in markers(of: volume.id) { changes.delete(marker) }
         try await commit(changes)
+        live.withLock { $0.volumeFaults[volume.id] = nil }
         guard intent.record.action == .deleteVolume else { return }
         capabilitiesHaveEnded()
         events.append(

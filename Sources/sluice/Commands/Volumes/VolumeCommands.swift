@@ -147,8 +147,8 @@ extension VolumeCommand {
                 Attachments.list().filter { $0.volumeID == before.id && $0.state == "attached" }
             }
             let end = ContinuousClock.now + .seconds(3)
-            // A device of a part of the volume has another size, and does not grow.
-            while ContinuousClock.now < end, own().contains(where: { $0.size == before.size }) {
+            // A device of a part of the volume does not grow.
+            while ContinuousClock.now < end, own().contains(where: { $0.mayGrow(from: before.size) }) {
                 _ = poll(nil, 0, devicesLookMilliseconds)
             }
             let grown = own().filter { $0.size >= size }.map(\.device)
