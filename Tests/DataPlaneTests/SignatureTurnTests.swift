@@ -62,7 +62,7 @@ struct SignatureTurnTests {
         try await withServer(configure: { $0.signatures = signatures }) { server async throws in
             let key = PrivateKey.generateP256()
             let capability = try server.mint(server.claims(for: key, rights: .read)).bytes
-            let client = try server.client(key, slots: 128)
+            let client = try server.client(key, slots: 128, features: .resume)
             signatures.follow(try #require(server.server.reactors.first).remote)
             let handle = try client.open(capability)
             try await body(

@@ -27,10 +27,10 @@ def connect(server, folder, **options):
 
 
 def pour(channels, load, seconds=15):
-    """Sends the load on all of them, again and again, until nothing is taken any more."""
+    """Sends the load on all of them, again and again, until nothing is taken any more; returns how many bytes were."""
     for channel in channels:
         channel.socket.setblocking(False)
-    live, rest, idle = set(channels), {channel: load(channel) for channel in channels}, 0
+    live, rest, idle, poured = set(channels), {channel: load(channel) for channel in channels}, 0, 0
     deadline = time.monotonic() + seconds
     while live and idle < 20 and time.monotonic() < deadline:
         taken = False
@@ -38,7 +38,7 @@ def pour(channels, load, seconds=15):
             try:
                 sent = channel.socket.send(rest[channel][:256 * KIB])
                 rest[channel] = rest[channel][sent:] or load(channel)
-                taken = True
+                taken, poured = True, poured + sent
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
                 continue
             except OSError:
@@ -46,6 +46,7 @@ def pour(channels, load, seconds=15):
         idle = 0 if taken else idle + 1
         if not taken:
             let_pass(0.05)
+    return poured
 
 
 def token(server, folder):
@@ -64,7 +65,7 @@ def test_what_a_flood_took_goes_back_within_a_minute(server, kind):
         channels = [connect(server, node, slots=8) for _ in range(count)]
         if kind == "strangers":
             pings = RequestHeader(opcode=Opcode.PING, slot=9999, sequence=7).encode() * 4000
-            pour(channels, lambda channel: pings)
+            poured = pour(channels, lambda channel: pings)
         else:
             handles = {channel: channel.open(known)[0] for channel in channels}
             for channel in channels:
@@ -79,20 +80,20 @@ def test_what_a_flood_took_goes_back_within_a_minute(server, kind):
 
             for channel in channels:
                 channel.writes = 0
-            pour(channels, write)
-        return channels
+            poured = pour(channels, write)
+        return channels, poured
 
-    for channel in flood(4):
+    for channel in flood(4)[0]:
         channel.drop()
     pid = server.process.pid
     before = own_bytes(pid)
-    channels = flood(60)
+    channels, poured = flood(60)
     highest = own_bytes(pid)
     for channel in channels:
         channel.drop()
     await_condition("their end", lambda: not server.json("session", "list"))
     begun = time.monotonic()
-    print(kind, "before", before >> 20, "highest", highest >> 20, "dropped", own_bytes(pid) >> 20)
+    print(kind, "poured", poured >> 20, "before", before >> 20, "highest", highest >> 20, "dropped", own_bytes(pid) >> 20)
     await_condition("the memory", lambda: own_bytes(pid) < before + 40 * MIB, seconds=60)
     print("back after", time.monotonic() - begun, own_bytes(pid) >> 20)
     assert highest < before + 400 * MIB

@@ -244,7 +244,7 @@ extension ControlPlane {
                     try await expectAnswer(of: pool)
                 }
             } else {
-                let isMended = try await wasDown && !isDown(pool.name)
+                let isMended = wasDown ? try await !isDown(pool.name) : false
                 if !isMended {
                     try await once(context) { () async throws(Problem) in
                         try await perform(.restartDriver(pool.name))
