@@ -190,6 +190,23 @@ def test_a_device_to_which_nothing_was_written_has_lost_nothing(node):
     sluice(node, "detach", "--force", "volume/disk")
 
 
+@pytest.mark.parametrize("is_flushed", [True, False])
+def test_a_successor_knows_whether_there_is_something_to_lose(node, fuse_transport, is_flushed):
+    device = sluice(node, "attach", "volume/disk").stdout.strip()
+    sync = ["conv=fsync"] if is_flushed else []
+    subprocess.run(["dd", f"of={device}", "if=/dev/zero", "bs=4k", "count=1", "oflag=direct", *sync], check=True,
+                   capture_output=True)
+    assert sluice(node, "attach", "volume/disk", "--take-over").stdout.strip() == device
+    node.cli("volume", "fence", "disk")
+    file = os.open(device, os.O_RDWR)
+    with contextlib.suppress(OSError):
+        os.fsync(file)
+    os.close(file)
+    assert only(node)["failedRequests"] > 0 and (only(node)["lostRequests"] == 0) == is_flushed, only(node)
+    sluice(node, "detach", *([] if is_flushed else ["--force"]), "volume/disk")
+    assert status(node) == []
+
+
 def test_a_device_of_this_machine_has_grown_when_resize_answers(node):
     device = sluice(node, "attach", "volume/disk").stdout.strip()
     said = node.cli("volume", "resize", "disk", "--size", "96MiB").stdout
