@@ -7,9 +7,9 @@ import Synchronization
 
 /// The events of all runs of the server, in a file of JSON lines that a thread of its own writes.
 ///
-/// An event is on the disk a tenth of a second after it happened. The file is written anew when more than half of it is
-/// no longer kept, and after whatever went wrong, so that it holds what the log holds. Where it cannot be written the
-/// events stay in memory, and that is said. Any thread.
+/// An event is on the disk a tenth of a second after it happened. The thread writes the file anew when more than
+/// half of it is no longer kept, and after every failure, so that the file holds what the log holds. While it
+/// cannot be written, the events stay in memory, and `problem` says why. Any thread.
 public final class EventFile: EventKeeper {
     private struct State {
         var waiting: [ServerEvent] = []
@@ -37,8 +37,8 @@ public final class EventFile: EventKeeper {
     /// Why events are not being written; nil while they are.
     public var problem: String? { state.withLock { $0.problem } }
 
-    /// What the file holds and is not too old at `now` (Unix seconds). Lines that are none, such as one that a crash cut,
-    /// are left out; a file that cannot be read holds nothing. Call it before `follow`.
+    /// The events in the file that are not too old at `now` (Unix seconds). A line that is no event, such as one
+    /// that a crash cut, is left out; a file that cannot be read has none. Call it before `follow`.
     public func load(now: UInt64) -> EventHistory {
         var history = EventHistory()
         guard PrivateFiles.exists(path) else { return history }
@@ -46,7 +46,7 @@ public final class EventFile: EventKeeper {
         do throws(AuthorityError) {
             bytes = try PrivateFiles.read(path, bytesMax: Limits.eventFileBytesMax)
         } catch {
-            // Kept for whoever may look into it; this run begins another.
+            // The file is kept for whoever may look into it; this run begins another.
             logger.error("the events of earlier runs cannot be read", metadata: ["reason": "\(error)"])
             _ = unsafe rename(path, path + ".unreadable")
             return history
@@ -72,7 +72,8 @@ public final class EventFile: EventKeeper {
         // A file that was never written anew has everything since its first event.
         if history.droppedUpTo == nil { history.droppedUpTo = history.events.first.map { $0.id - 1 } }
         if !isWhole { logger.warning("the file of events was damaged; what can be read of it is kept") }
-        // How much of a long file is still kept is not known: written anew, so that it does not grow from run to run.
+        // Nobody knows how much of a long file is still kept: the thread writes it anew, or it would grow from run
+        // to run.
         state.withLock { $0.mustRewrite = !isWhole || bytes.count > Limits.eventFileSlackBytes }
         return history
     }
@@ -88,7 +89,8 @@ public final class EventFile: EventKeeper {
     public func keep(_ event: ServerEvent) {
         let wakes = state.withLock { state in
             if state.waiting.count >= Limits.eventsWaitingMax {
-                // The disk is slower than events come: the next rewrite has those that are still kept then.
+                // Events come faster than the disk takes them: the next rewrite has those that the log still keeps
+                // then.
                 state.waiting.removeAll(keepingCapacity: true)
                 state.mustRewrite = true
             }

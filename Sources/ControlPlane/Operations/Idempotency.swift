@@ -16,8 +16,9 @@ struct IdempotencySlot: Sendable {
 extension ControlPlane {
     /// Runs a POST, or answers what it answered before when its `Idempotency-Key` was seen already.
     ///
-    /// The answer is committed together with the changes, so no crash separates them. What has an effect between its first
-    /// commit and its answer notes that it has begun in that commit, and a repeat goes on from there. Refusals are not kept.
+    /// The answer is committed together with the changes, so no crash separates them. A handler that has effects
+    /// between its first commit and its answer notes in that commit that it has begun, and a repeat goes on from
+    /// there. The server keeps no refusals.
     func repeatable(_ context: RequestContext, route: Route) async throws(Problem) -> ControlResponse {
         guard let key = context.request.headers[.idempotencyKey] else {
             return try await route.handler(self)(context)
@@ -59,8 +60,8 @@ extension ControlPlane {
         return ControlResponse(status: HTTPResponse.Status(code: record.status), headers: headers, body: body)
     }
 
-    /// Adds the token, which is never stored as it is: an enrolment token is computed again, that of a capability was
-    /// sealed.
+    /// Adds the token to a recorded answer. The catalog never has a token as it is: the server computes an
+    /// enrolment token again, and opens the seal of a capability's.
     private func unseal(
         _ sealed: String, into body: [UInt8], slot: IdempotencySlot
     ) throws(Problem) -> [UInt8] {
@@ -115,8 +116,8 @@ extension ControlPlane {
         try put(record, in: &changes)
     }
 
-    /// Adds to `changes` that a request with an `Idempotency-Key` has begun, and what a repeat needs to know then. Its end is
-    /// noted by `remember`.
+    /// Adds to `changes` that a request with an `Idempotency-Key` has begun, and what a repeat needs to know then.
+    /// `remember` notes its end.
     func recordBegin(
         of context: RequestContext, as begun: String, in changes: inout RecordChanges
     ) throws(Problem) {
@@ -136,8 +137,8 @@ extension ControlPlane {
         if !changes.isEmpty { try await commit(changes) }
     }
 
-    /// Does what the start of a server does, too, such as to start a pool's driver anew; a repeat after such a start does it
-    /// no more.
+    /// Runs what the start of a server does as well, such as starting a pool's driver anew. When the server was
+    /// started again since the request began, a repeat has nothing left to do.
     func once(
         _ context: RequestContext, _ body: () async throws(Problem) -> Void
     ) async throws(Problem) {
@@ -158,7 +159,8 @@ extension ControlPlane {
         }
     }
 
-    /// What was refused has not begun: a repeat, also with another server, is a new request.
+    /// Forgets that a request had begun which was refused then: a repeat is a new request, also after a start of
+    /// the server.
     private func forgetBegin(of context: RequestContext) async {
         guard let slot = context.idempotency,
             let stored = store.get(IdempotencyRecord.self, slot.hash.hex), stored.record.begun != nil

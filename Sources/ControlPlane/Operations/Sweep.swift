@@ -4,8 +4,9 @@ import Core
 import Logging
 
 extension ControlPlane {
-    /// Removes records that have ended: capabilities and tokens an hour after their expiry, recorded answers after a day,
-    /// and the oldest recorded answers of whoever has the most, above their maximum. At most every few minutes, when something is written anyway.
+    /// Removes records that have ended: capabilities and tokens an hour after their expiry, recorded answers after
+    /// a day, and the oldest recorded answers of whoever has the most, above their maximum. At most every few
+    /// minutes, when something is written anyway.
     func sweep(force: Bool = false) async {
         let (wall, life) = (wallClock.now(), lifeClock.now())
         let excess = store.count(IdempotencyRecord.self) - Limits.idempotencyRecordsMax
@@ -30,11 +31,11 @@ extension ControlPlane {
         take(TokenRecord.self) { $0.expiresAt + Limits.expiredRecordSeconds < now }
         take(IdempotencyRecord.self) { record in
             record.createdAt + Limits.idempotencySeconds < now
-                // As versions before this stored them: with the token.
+                // Earlier versions stored the answer with its token.
                 || record.sealed == nil && record.body.contains(Capability.textPrefix)
         }
         if excess > 0, changes.isEmpty {
-            // Of whoever has the most: nobody makes the server forget what it answered to others.
+            // Those of whoever has the most go: nobody can make the server forget what it answered to others.
             let group = store.largestGroup(IdempotencyRecord.self)?.group
             let oldest = store.all(IdempotencyRecord.self, in: group).sorted {
                 $0.record.createdAt < $1.record.createdAt

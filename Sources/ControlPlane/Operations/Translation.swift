@@ -21,7 +21,7 @@ extension ControlPlane {
         counters.countCommit(succeeded: true)
     }
 
-    /// Refuses what would take room where there is none left for the catalog: what is kept then is for what makes room.
+    /// Refuses what would take room while the catalog has nothing left but its reserve, which is for what makes room.
     func requireRoom() async throws(Problem) {
         guard await store.isShortOfSpace() else { return }
         throw Problem(
@@ -36,8 +36,8 @@ extension ControlPlane {
         do throws(StatusError) { return try await services.perform(action) } catch { throw Problem(error) }
     }
 
-    /// Asks the services for what a pool's driver has to do. Where the pool waits for an administrator, says for which and
-    /// what ends that: to ask again later would not help.
+    /// Asks the services for what a pool's driver has to do. Where the pool waits for an administrator, the problem
+    /// says why and what ends that: asking again later would not help.
     @discardableResult
     func perform<Answer: Sendable>(
         _ action: ServiceAction<Answer>, inPool pool: String

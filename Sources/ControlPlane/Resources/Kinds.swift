@@ -1,7 +1,7 @@
 import Core
 
-/// The kinds of resource that the control API has. Another one is a folder beside this file, its record in `Catalog`, and a
-/// line here.
+/// The kinds of resource that the control API has. Whoever adds one adds a folder beside this file, a record in
+/// `Catalog` and a line here.
 enum Kinds {
     /// In the order in which they are brought up when the server starts.
     static let all: [any Resource.Type] = [

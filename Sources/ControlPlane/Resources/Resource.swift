@@ -4,9 +4,9 @@ import HTTPTypes
 import Logging
 import Services
 
-/// One kind of resource of the control API: its record, and what is its own of listing, showing, making, changing and
-/// removing one. What is the same for all is below: locks, whether there is one already, limits, preconditions, the commit
-/// together with the answer, what is taken back when that fails, the audit, the answer.
+/// One kind of resource of the control API: its record, and what is its own of listing, showing, making, changing
+/// and removing one. What is the same for all is below: locks, whether there is one already, limits, preconditions,
+/// the commit together with the answer, what is taken back when that fails, the audit, the answer.
 ///
 /// A value serves one request.
 protocol Resource: Sendable {
@@ -46,7 +46,7 @@ protocol Resource: Sendable {
     func name(of value: Value) -> String
     /// The key of the record of one with this name.
     func key(of name: String) throws(Problem) -> String
-    /// What is held while one is changed or removed.
+    /// The lock that is held while one is changed or removed.
     func lock(of name: String) -> String
     /// Its entity tag; nil for what has none.
     func tag(of value: Value) -> String?
@@ -64,11 +64,11 @@ protocol Resource: Sendable {
 
     /// Reads what one is to be, as far as that needs no record.
     func draft(_ fields: Fields) throws(Problem) -> Draft
-    /// What is held while one is made.
+    /// The locks that are held while one is made.
     func locks(making name: String, _ draft: Draft) -> Set<String>
     /// Refuses another one where there are as many as there may be.
     func checkCount() throws(Problem)
-    /// Makes one, on devices too, up to its record. What it did is taken back by `undo` if something fails from then on.
+    /// Makes one, on devices too, up to its record. `undo` gets what takes that back if something fails later.
     func make(_ name: String, _ draft: Draft, undo: inout Undo) async throws(Problem) -> Made<Value>
 
     /// Refuses a PATCH that is wrong for every one of them.

@@ -99,7 +99,7 @@ enum EventStream {
                 "missedUpTo": .integer(missed),
                 "message": .string("events were lost: they are no longer kept, or the server was restarted"),
             ])
-            // Without an id: whoever comes back after it is told again, not spared.
+            // It has no id: a client that comes back after it is told of the gap again.
             append(name: "gap", id: nil, data, to: &bytes)
         }
         for event in batch.events where isWanted(event) {
@@ -111,7 +111,7 @@ enum EventStream {
     private static func append(name: String, id: UInt64?, _ data: JSONValue, to bytes: inout [UInt8]) {
         if let id { bytes += Array("id: \(id)\n".utf8) }
         bytes += Array("event: \(name)\ndata: ".utf8)
-        // One line: the text of a value has a line end at its end only.
+        // The text of a value has a line end at its end only, so that it is one line of data.
         bytes += data.text
         bytes.append(UInt8(ascii: "\n"))
     }

@@ -16,12 +16,12 @@ extension ControlPlane {
         text.single(
             "sluice_start_time_seconds", "gauge", "When the server became ready, in Unix seconds.",
             live.withLock { $0.startedAt })
-        // Asking takes the catalog's disk, which may stand still; it is full then, as far as was seen.
+        // The question reaches the catalog's disk, which may stand still: without an answer it counts as full.
         let store = store
         let isShortOfSpace = await ControlPlane.inTime(seconds: 1) { await store.isShortOfSpace() }
         addControl(to: &text, isShortOfSpace: isShortOfSpace ?? true)
         addLog(to: &text)
-        // A reactor that stands does not answer, and that it stands is what the reader wants to know.
+        // A reactor that stands does not answer, and its reader wants to know just that: metrics do not wait for it.
         let statistics = await statisticsInTime()
         add(watchdog?.reports ?? [], to: &text)
         if let statistics { add(statistics, to: &text) }

@@ -25,7 +25,7 @@ extension ControlPlane {
         let session = try await session(context)
         try await perform(.disconnectSession(session.id, reason: reason))
         audit("session disconnected", context, ["session": session.id.hex, "reason": reason])
-        // One whose client cannot resume has ended with its connections.
+        // A session whose client cannot resume has ended with its connections.
         let left = try await sessions(for: context.caller).first { $0.id == session.id } ?? session
         return ControlResponse(status: .ok, json: json(left))
     }

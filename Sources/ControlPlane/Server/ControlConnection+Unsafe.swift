@@ -72,7 +72,7 @@ final class ControlConnection: CompletionTarget, BatchTarget {
         reactor.receiveMultishot(fd: fd, target: target, token: Token.receive)
     }
 
-    /// No certificate, and nothing under way: the first to go when connections run out.
+    /// Whether it has no certificate and nothing under way: such go first when connections run out.
     var isExpendable: Bool {
         switch phase {
         case .handshaking, .lingering: true
@@ -331,8 +331,8 @@ final class ControlConnection: CompletionTarget, BatchTarget {
         return true
     }
 
-    /// Tells the loop how much waits to be read. A caller with too much of it loses the connection that adds to it: what
-    /// it does not read is memory of the server.
+    /// Tells the loop how much waits to be read. A caller with too much of it loses the connection that adds to it:
+    /// what it does not read is memory of the server.
     private func noteUnread() {
         let now = http?.bufferedOutputBytes ?? 0
         let more = now - unread
@@ -436,8 +436,8 @@ final class ControlConnection: CompletionTarget, BatchTarget {
         http = nil
         noteUnread()
         if let target {
-            // In the ring's order: with the number free at once, the kernel would give what it has not taken up yet, such
-            // as a send, to the next connection that another thread opens.
+            // The descriptor is closed in the ring's order. Were its number free at once, the kernel would do what
+            // it has not taken up yet, such as a send, on the next connection that another thread opens.
             reactor.cancel(target: target, token: Token.receive)
             reactor.cancel(target: target, token: Token.send)
             reactor.close(fd: fd, target: target, token: Token.close)

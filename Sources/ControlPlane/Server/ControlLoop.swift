@@ -128,10 +128,10 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
         return true
     }
 
-    /// It is known who is at the other end of a connection.
+    /// Notes who is at the other end of a connection.
     func identified(_ caller: ControlCaller) { connectionsOf[caller, default: 0] += 1 }
 
-    /// A connection of the caller has so many more bytes that wait to be read; false when that is too much of one caller.
+    /// Notes that a connection of the caller has so many more bytes that wait to be read; false when that is too much.
     func holds(_ caller: ControlCaller, more count: Int) -> Bool {
         unread.change(caller, by: count)
         return count <= 0 || !unread.isTooMuch(of: caller)
@@ -181,7 +181,7 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
     private func serveNext() {
         while let dispatcher, let ((request, id), turn) = turns.next() {
             guard let connection = connections[id.connection], connection.takesTurn(id.stream) else {
-                // Its client has given it up.
+                // The client has given the request up.
                 turns.ended(turn)
                 connections[id.connection]?.requestCompleted(id.stream)
                 continue
@@ -191,7 +191,7 @@ final class ControlLoop: CompletionTarget, @unchecked Sendable {
         }
     }
 
-    /// A request is answered, or is from now on, for as long as that is read: another may have its turn.
+    /// Gives another request its turn, when one is answered or has begun a streaming answer.
     func turnEnded(_ id: ControlRequestID) {
         guard let turn = running.removeValue(forKey: id) else { return }
         turns.ended(turn)

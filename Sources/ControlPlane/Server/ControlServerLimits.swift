@@ -2,8 +2,7 @@ import HTTP2
 
 /// What the control server may be made to spend. Every figure is a hard maximum.
 public struct ControlServerLimits: Sendable {
-    /// Connections open at once. Beyond it the longest idle one without a certificate makes room, or else one of
-    /// the
+    /// Connections open at once. Beyond it the longest idle one without a certificate makes room, or else one of the
     /// caller that has the most.
     public var connections = 2500
     /// Requests at once of all callers but administrators, those that wait for their turn included; more are answered
@@ -29,8 +28,9 @@ public struct ControlServerLimits: Sendable {
     public var sendBytes = 64 * 1024
     /// Bytes of one streaming answer that wait for a slow client before its writer waits as well.
     public var streamBacklogBytes = 64 * 1024
-    /// Bytes of answers that one caller has not read, over all its connections. Beyond it, or beyond what it leaves to
-    /// others, those of its connections end whose answers add to them. No administrator's.
+    /// Bytes of answers that one caller has not read, over all its connections. Beyond it, or beyond what the
+    /// caller leaves to others, the server ends each of its connections that an answer is added to. It does not
+    /// count for administrators.
     public var unreadBytesPerCaller = 64 << 20
     /// Bytes of answers that all callers but administrators have not read.
     public var unreadBytes = 512 << 20

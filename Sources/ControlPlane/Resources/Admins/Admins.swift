@@ -25,7 +25,7 @@ struct Admins: Resource {
 
     func name(of admin: AdminRecord) -> String { admin.name }
 
-    /// All of them: no two may have one key, and one stays.
+    /// The lock of all of them: no two may have one key, and one has to stay.
     func lock(of name: String) -> String { "admins" }
 
     func draft(_ fields: Fields) throws(Problem) -> CertificateRequest {
@@ -51,7 +51,7 @@ struct Admins: Resource {
         return made
     }
 
-    /// Its certificates no longer count when this answers.
+    /// Removes an administrator, whose certificates no longer count when this answers.
     func remove(_ stored: Stored<AdminRecord>, isForced: Bool) async throws(Problem) -> ControlResponse {
         guard plane.store.count(AdminRecord.self) > 1 else {
             throw Problem(

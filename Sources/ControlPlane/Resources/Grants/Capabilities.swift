@@ -33,7 +33,7 @@ extension ControlPlane {
         let wish = try CapabilityWish(context)
         for _ in 1..<Limits.issueTriesMax {
             do throws(Problem) { return try await issue(wish, context) } catch {
-                // The volume was fenced, say, while the capability was made: that would be refused for good.
+                // The volume was fenced meanwhile, say: the data channel would refuse this capability for good.
                 guard error.code == .conflict else { throw error }
             }
         }

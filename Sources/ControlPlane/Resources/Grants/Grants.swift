@@ -113,7 +113,7 @@ struct Grants: Resource {
         grant.labels = try fields.patchedLabels(grant.labels)
     }
 
-    /// What was issued and is wider than the grant now is revoked before the answer.
+    /// Revokes, before the answer, what was issued from it and is wider than the grant is now.
     func write(
         _ wanted: GrantRecord, over stored: Stored<GrantRecord>
     ) async throws(Problem) -> Written<GrantRecord> {
@@ -139,7 +139,7 @@ struct Grants: Resource {
         return Written(value: grant, warning: target.flatMap { excess(of: grant.range, over: $0) })
     }
 
-    /// What was issued from it is revoked before the answer.
+    /// Revokes, before the answer, what was issued from it.
     func remove(_ stored: Stored<GrantRecord>, isForced: Bool) async throws(Problem) -> ControlResponse {
         var changes = RecordChanges()
         changes.delete(stored)
@@ -180,7 +180,8 @@ extension Grants {
 }
 
 extension ControlPlane {
-    /// Removes the grants of nodes and resources that were removed when the server ended, or by a version that left them.
+    /// Removes the grants of nodes and resources that were removed when the server ended, or by a version that left
+    /// them.
     fileprivate func removeLostGrants() async {
         do throws(Problem) {
             let count = try await removeGrants { grant in
@@ -198,8 +199,8 @@ extension ControlPlane {
         }
     }
 
-    /// Removes the grants of a node or resource that is no more, in as many transactions as that takes; their number. Nobody
-    /// makes another meanwhile.
+    /// Removes the grants of a node or resource that is no more, in as many transactions as that takes, and returns
+    /// their number. The caller sees to it that nobody makes another meanwhile.
     func removeGrants(
         in group: String? = nil, where isMeant: (GrantRecord) -> Bool
     ) async throws(Problem) -> Int {

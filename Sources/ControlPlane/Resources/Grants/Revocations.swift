@@ -54,8 +54,9 @@ extension ControlPlane {
         }
     }
 
-    /// Writes `changes` with the revocations of `capabilities`, and puts these in force on every reactor. What there are too
-    /// many for one transaction are written before `changes`, so that whoever repeats what failed in between finds them.
+    /// Writes `changes` with the revocations of `capabilities`, and puts these in force on every reactor. Where
+    /// they are too many for one transaction, the first ones are written before `changes`: whoever repeats a
+    /// request that failed in between finds what is left.
     func revoke(
         _ capabilities: [Stored<CapabilityRecord>], reason: String, with changes: RecordChanges,
         by caller: Caller? = nil
@@ -102,7 +103,7 @@ extension ControlPlane {
         if !changes.isEmpty { try await commit(changes) }
     }
 
-    /// Together: each look at what is open costs, and nobody is to make that dear.
+    /// All of them at once, since each look through what is open costs every reactor time.
     private func enforce(
         _ capabilities: ArraySlice<Stored<CapabilityRecord>>, reason: String
     ) async throws(Problem) {

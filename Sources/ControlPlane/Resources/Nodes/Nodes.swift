@@ -76,7 +76,7 @@ struct Nodes: Resource {
         return Written(value: node)
     }
 
-    /// Its certificate, grants and capabilities stop counting before the answer.
+    /// Removes a node, whose certificate, grants and capabilities stop counting before the answer.
     func remove(_ stored: Stored<NodeRecord>, isForced: Bool) async throws(Problem) -> ControlResponse {
         let node = stored.record
         var changes = RecordChanges()

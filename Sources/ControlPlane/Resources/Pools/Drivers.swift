@@ -76,7 +76,8 @@ extension ControlPlane {
                     .deviceFailed, "pool \(name) does not run: \(fault)",
                     expected: "'sluice pool restart \(name)' first")
             }
-            // A server that was started anew has started the driver that is installed: nobody waits once more.
+            // The start of a server starts the driver that is installed: a repeat after one makes nobody wait once
+            // more.
             var waited: UInt64 = 0
             try await once(context) { () async throws(Problem) in
                 waited = try await perform(.upgradeDriver(name))

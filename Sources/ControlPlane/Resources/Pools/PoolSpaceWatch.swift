@@ -69,8 +69,8 @@ extension ControlPlane {
         }
     }
 
-    /// Looks at every pool, in order of their names; nil for one that does not answer in time. None waits for another,
-    /// whose driver may hang.
+    /// Looks at every pool, in order of their names; nil for one that does not answer in time. No pool waits for
+    /// another one, whose driver may hang.
     func lookAtPools() async -> [(name: String, seen: WatchedSpace?)] {
         await withTaskGroup(of: (name: String, seen: WatchedSpace?).self) { group in
             for stored in store.all(PoolRecord.self) {
@@ -84,8 +84,8 @@ extension ControlPlane {
 
     /// What there is to know of a pool's space within a second; nil when nothing is.
     ///
-    /// A driver that has hung for a second is not asked again, however often somebody looks. What was known before counts until it has been
-    /// silent for a while; then its silence is what there is to know.
+    /// However often somebody looks, a driver that has hung for a second is not asked again. What it said before
+    /// counts until it has been silent for a while; from then on its silence is what there is to know.
     func lookInTime(at pool: PoolRecord) async -> WatchedSpace? {
         let now = PoolLook(wall: wallClock.now(), life: lifeClock.now())
         let began = live.withLock { live in
@@ -150,8 +150,8 @@ extension ControlPlane {
         if let fault = seen?.fault { throw Problem(.deviceFailed, fault) }
     }
 
-    /// Asks a running pool's driver how full it is, and tells what has changed. Nil where the driver is not asked, since
-    /// it is not ready and would keep everybody waiting.
+    /// Asks a running pool's driver how full it is, and tells what has changed. Nil where the driver is not asked,
+    /// since it is not ready and would keep everybody waiting.
     func lookAtSpace(_ pool: PoolRecord) async -> WatchedSpace? {
         guard let hosts = try? await driverHosts(), condition(of: pool, hosts).state == .ready else {
             return nil
@@ -163,7 +163,7 @@ extension ControlPlane {
             seen.space = space
             seen.state = SpaceState(space, provisioned: provisioned(in: pool.name), now: now)
         } catch {
-            // Whoever is busy answers the next time.
+            // A driver that is busy answers the next time.
             guard error.code != .busy else { return live.withLock { $0.spaces[pool.name] } }
             seen.fault = error.detail
         }
@@ -224,8 +224,8 @@ extension ControlPlane {
         }
     }
 
-    /// What there is to say of a pool that has promised more than it has, with a volume that is not on record yet, or not
-    /// with this size; nil when it has not.
+    /// What there is to say of a pool that has promised more than it has, with a volume that is not on record yet,
+    /// or not with this size; nil when it has not.
     func overcommitment(of pool: PoolRecord, with volume: VolumeRecord) async -> String? {
         guard let capacity = await lookInTime(at: pool)?.space?.capacity else { return nil }
         let known = store.get(VolumeRecord.self, volume.name)?.record.size ?? 0

@@ -6,7 +6,8 @@ import Services
 
 /// How pools come up.
 extension Pools {
-    /// Those that were being made go; the others start together: one whose device is slow is not to keep others from serving.
+    /// Takes away the pools that were being made when the server ended, and starts the others together: one whose
+    /// device is slow keeps none from serving.
     static func bringUp(_ plane: ControlPlane) async throws(Problem) {
         for stored in plane.store.all(PoolIntentRecord.self) { await plane.undoCreate(stored) }
         await withTaskGroup { group in
@@ -42,7 +43,7 @@ extension ControlPlane {
             throw error
         }
         for kind in Kinds.inPools { await kind.takeUp(inPool: pool.name, self) }
-        // Now that what it holds is there, what waits for it goes on.
+        // What the pool holds is there now: what waited for that goes on.
         let fault = live.withLock { $0.poolFaults.removeValue(forKey: pool.name) }
         if let fault {
             events.append(

@@ -39,7 +39,7 @@ struct Pools: Resource {
 
     // MARK: Showing
 
-    /// None waits for another, whose driver may hang.
+    /// No pool waits for another one, whose driver may hang.
     func bodies(_ pools: [PoolRecord]) async throws(Problem) -> [JSONValue] {
         let hosts = try await plane.driverHosts()
         let shown = await withTaskGroup(of: (place: Int, body: JSONValue).self) { group in
@@ -65,7 +65,7 @@ struct Pools: Resource {
             labels: try fields.labels() ?? [:])
     }
 
-    /// Intent, driver, record; a crash in between leaves nothing behind.
+    /// Writes the intent, starts the driver, writes the record: a crash in between leaves nothing behind.
     func make(_ name: String, _ draft: Draft, undo: inout Undo) async throws(Problem) -> Made<PoolRecord> {
         try requireOwnPath(draft.settings["path"])
         let pool = PoolRecord(
@@ -110,8 +110,8 @@ struct Pools: Resource {
         }
     }
 
-    /// Settings that the driver can change while it runs are in force when this answers; isolation is from the next start of
-    /// the server on.
+    /// Settings that the driver can change while it runs are in force when this answers; isolation is from the next
+    /// start of the server on.
     func write(
         _ wanted: PoolRecord, over stored: Stored<PoolRecord>
     ) async throws(Problem) -> Written<PoolRecord> {
@@ -150,8 +150,8 @@ struct Pools: Resource {
 
     // MARK: Removing
 
-    /// A pool without volumes; the driver first, then the record. A crash in between leaves a pool that the next start starts.
-    /// One that does not run is forgotten with `force` alone.
+    /// Removes a pool without volumes: the driver first, then the record. After a crash in between, the next start
+    /// of the server starts the pool again. A pool that does not run is forgotten, with `force` alone.
     func remove(_ stored: Stored<PoolRecord>, isForced: Bool) async throws(Problem) -> ControlResponse {
         for kind in Kinds.inPools {
             guard let (count, name) = kind.users(ofPool: context.name, plane) else { continue }
@@ -270,7 +270,7 @@ extension ControlPlane {
     /// Why a pool does not run; nil when it does.
     func fault(ofPool name: String) -> Fault? { live.withLock { $0.poolFaults[name] } }
 
-    /// Notes why a pool does not run; since when is kept while it does not.
+    /// Notes why a pool does not run. Since when it does not stays as it was noted first.
     func note(_ fault: String, ofPool name: String) {
         let now = wallClock.now()
         live.withLock { live in

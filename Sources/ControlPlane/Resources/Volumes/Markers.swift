@@ -33,7 +33,7 @@ struct Markers: Resource {
         MarkerRecord.key(volume: try visibleVolume().id, name: name)
     }
 
-    /// That of the volume.
+    /// The lock of the volume.
     func lock(of name: String) -> String { "volume/\(context.name)" }
 
     func selection() throws(Problem) -> Selection<MarkerRecord> {
@@ -61,7 +61,7 @@ struct Markers: Resource {
             expected: "delete one that is not needed any more")
     }
 
-    /// The reactors, then the record. A crash in between leaves a file that the next start removes.
+    /// Tells the reactors, then writes the record. A crash in between leaves a file that the next start removes.
     func make(_ name: String, _: Void, undo: inout Undo) async throws(Problem) -> Made<MarkerRecord> {
         let volume = try plane.readyVolume(context.name)
         let marker = MarkerRecord(
@@ -76,7 +76,7 @@ struct Markers: Resource {
         return made
     }
 
-    /// The record, then the rest; the next start completes it.
+    /// Removes the record, then the rest, which the next start completes after a crash.
     func remove(_ stored: Stored<MarkerRecord>, isForced: Bool) async throws(Problem) -> ControlResponse {
         let marker = stored.record
         var changes = RecordChanges()

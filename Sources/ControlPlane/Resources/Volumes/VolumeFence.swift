@@ -23,8 +23,8 @@ extension ControlPlane {
         }
     }
 
-    /// Gives a volume the epoch of a fence, durably. A repeat of a request that got so far has the epoch that it made: whoever
-    /// has opened the volume since is not cut off.
+    /// Gives a volume the epoch of a fence, durably. When a request that got so far is repeated, it keeps the epoch
+    /// that it made, so that it cuts off nobody who has opened the volume since.
     private func raiseEpoch(
         of name: String, for context: RequestContext, reason: String?
     ) async throws(Problem) -> (volume: VolumeRecord, epoch: UInt64) {

@@ -23,7 +23,7 @@ extension ControlPlane {
         }
     }
 
-    /// Has the services go on with what is on record, after a change that is not.
+    /// Gives the services what is on record again, after a change that did not get there.
     func takeBack(to stored: VolumeRecord) async {
         do throws(Problem) { try await perform(.updateVolume(descriptor(of: stored))) } catch {
             logger.error(
@@ -32,7 +32,7 @@ extension ControlPlane {
         }
     }
 
-    /// Takes a growth back that was begun, and is not under way.
+    /// Takes back a growth that was begun, and that nothing goes on with.
     func takeBack(_ growth: LongOperation) async {
         guard !live.withLock({ $0.operations.isUnderWay(growth) }) else { return }
         do throws(Problem) { try await withdraw(growth) } catch {

@@ -18,7 +18,7 @@ extension ControlPlane {
                     "'sluice pool restart \(pool)' first, or a deletion with force, which forgets the volume and"
                     + " leaves what it holds where that is")
         }
-        // What is forgotten stays on its device, also when the server is lost now: no start is to delete it.
+        // What is forgotten stays on its device: also when the server is lost now, no later start may delete it.
         let (marked, intent) =
             obstacle == nil
             ? try await markDeleting(stored) : (stored, store.get(IntentRecord.self, stored.record.id.hex))
@@ -36,7 +36,7 @@ extension ControlPlane {
                 throw error
             }
         }
-        // A crash in between is a deletion that the next start completes.
+        // After a crash in between, the next start completes the deletion.
         let grants = try await removeGrants { $0.resourceID == marked.record.id }
         var changes = RecordChanges()
         changes.delete(marked)

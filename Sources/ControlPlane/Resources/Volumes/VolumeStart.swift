@@ -43,7 +43,8 @@ extension ControlPlane {
         let volume = poolFault == nil ? await refilled(volume) : volume
         var fault = poolFault.map { "pool \(volume.pool) does not run: \($0)" }
         do throws(Problem) {
-            // Also without its pool: who may write to it keeps others away until the pool runs.
+            // The volume is published without its pool, too: whoever may write to it keeps others away until the
+            // pool runs.
             let pool = store.get(PoolRecord.self, volume.pool)?.record
             try await perform(
                 .publishVolume(
@@ -58,7 +59,8 @@ extension ControlPlane {
             "volume is not available", metadata: ["volume": "\(volume.name)", "reason": "\(fault)"])
     }
 
-    /// A volume that was in memory is there again, empty: with a new epoch, so that nobody goes on with what is lost.
+    /// Makes a volume again that was lost with the memory that it was in. It is empty and has a new epoch, so that
+    /// nobody goes on with what it held.
     private func refilled(_ volume: VolumeRecord) async -> VolumeRecord {
         guard let pool = store.get(PoolRecord.self, volume.pool)?.record, isVolatile(pool) else {
             return volume
@@ -136,8 +138,8 @@ extension ControlPlane {
             message: "its deletion, which was begun before, is complete; its id was \(volume.id.hex)")
     }
 
-    /// Completes a growth of which no more than a second's work is left. Others go on when the server is ready, and what
-    /// is wrong with them is found out then.
+    /// Completes a growth of which no more than a second's work is left. Others go on when the server is ready, and
+    /// what is wrong with them is found out then.
     ///
     /// - Returns: whether nothing is left to do.
     private func settleResize(_ intent: Stored<IntentRecord>) async throws(Problem) -> Bool {

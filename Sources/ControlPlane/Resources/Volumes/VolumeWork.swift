@@ -4,9 +4,9 @@ import DriverKit
 import Logging
 import Services
 
-/// Work on volumes that takes long: it goes on second by second beside everything else, also after a restart, until it is
-/// done or somebody cancels it. What it is about is in the catalog: a volume in state `preparing`, or the intent of a
-/// growth.
+/// Work on volumes that takes long: it goes on second by second beside everything else, also after a restart, until
+/// it is done or somebody cancels it. What it is about is in the catalog: a volume in state `preparing`, or the
+/// intent of a growth.
 extension ControlPlane {
     /// Goes on with it on a task of its own, unless one does so already.
     func goOn(with operation: LongOperation) {
@@ -56,8 +56,8 @@ extension ControlPlane {
         }
     }
 
-    /// What went wrong for good is said; a volume that was being made stays, for its pool to be restarted or itself to be
-    /// deleted, and one that was to grow is what it was.
+    /// Ends an operation that can never be done, and says why. A volume that was being made stays until its pool is
+    /// restarted or the volume deleted; one that was to grow is what it was.
     private func fail(_ operation: LongOperation, _ problem: Problem) async {
         do throws(Problem) {
             try await locks.withLock("volume/\(operation.name)") { () async throws(Problem) in
@@ -174,7 +174,8 @@ extension ControlPlane {
         }
     }
 
-    /// Takes the intent of a growth back: the volume keeps its size. What was zeroed for it is not its own, and stays.
+    /// Takes the intent of a growth back: the volume keeps its size. What the device has zeroed beyond it is left
+    /// as it is.
     func withdraw(_ growth: LongOperation) async throws(Problem) {
         guard let intent = intent(of: growth) else { return }
         var changes = RecordChanges()

@@ -114,7 +114,7 @@ struct Volumes: Grantable {
             limits: try fields.rateLimits() ?? .none, labels: try fields.labels() ?? [:])
     }
 
-    /// Intent, device, record; a crash in between leaves nothing behind.
+    /// Writes the intent, makes it on its device, writes the record: a crash in between leaves nothing behind.
     func make(
         _ name: String, _ draft: Draft, undo: inout Undo
     ) async throws(Problem) -> Made<VolumeRecord> {
@@ -175,7 +175,7 @@ struct Volumes: Grantable {
         volume.size = size
     }
 
-    /// Where the device takes long to grow, the size is an operation; all else is in force when this answers.
+    /// The size is left to an operation where the device takes long to grow; all else is in force when this answers.
     func write(
         _ wanted: VolumeRecord, over stored: Stored<VolumeRecord>
     ) async throws(Problem) -> Written<VolumeRecord> {
@@ -188,7 +188,7 @@ struct Volumes: Grantable {
         let changed: VolumeRecord
         do throws(Problem) {
             if volume.accessMode != before.accessMode || volume.limits != before.limits {
-                // First, for it may be refused: more sessions write than the new mode allows.
+                // The services come first, for they may refuse: more sessions write than the new mode allows.
                 try await plane.perform(.updateVolume(plane.descriptor(of: volume)), inPool: volume.pool)
                 isInForce = true
             }
@@ -231,8 +231,8 @@ struct Volumes: Grantable {
 
     // MARK: Removing
 
-    /// Marked first, so that nothing new begins; then the device; then the record. Refused while its pool does not run; with
-    /// `force` its record goes then, and its data stays.
+    /// Marks the volume, so that nothing new begins on it, deletes it on its device, then its record. While its
+    /// pool does not run that is refused; with `force` the record goes all the same, and the data stays.
     func remove(_ stored: Stored<VolumeRecord>, isForced: Bool) async throws(Problem) -> ControlResponse {
         let users = try await plane.sessionsUsing(stored.record.id)
         if let first = users.first, !isForced {
