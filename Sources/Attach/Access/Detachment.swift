@@ -7,11 +7,12 @@ extension Attachments {
     /// Writes everything back, takes the device away and ends the process that serves it. What ended processes left is
     /// only cleaned up, and what is still being attached is stopped.
     ///
-    /// Refused while the device or a partition of it is mounted or otherwise used; the error says by what, and everything
-    /// is as it was. Refused also when written data was lost, which `isForced` or `acceptsLoss` gives up: until then the record
-    /// and the log say what was. With `isForced` data that cannot be written back is given up, processes that only have the device
-    /// open are no obstacle, and a process that does not let it go in seconds is ended. While the server is away, or what
-    /// is written back takes long, this waits, and `waiting` is told for what and since when.
+    /// While something has the device or a partition of it mounted or otherwise in use, this refuses, says what,
+    /// and leaves everything as it was. It refuses also after written data was lost, so that record and log go on
+    /// saying what; `isForced` or `acceptsLoss` gives that up. `isForced` gives up data that cannot be written back
+    /// as well, takes the device from processes that only have it open, and ends a serving process that does not
+    /// let it go in seconds. While the server is away, or writing back takes long, this waits, and `waiting` hears
+    /// for what and since when.
     ///
     /// - Returns: who keeps the device in the kernel until they let it go; nil when it is gone.
     @discardableResult
@@ -74,7 +75,8 @@ extension Attachments {
                 try channel.send(SuccessionRequest.report)
                 _ = try channel.receive(SuccessionAnswer.self)
             } catch {
-                // It is about to end, and writes its record before; or it is of a version that cannot be asked.
+                // The process is about to end, and writes its record before; or it is of a version that cannot be
+                // asked.
                 _ = record.process.waitUntilEnded(milliseconds: AttachLimits.reportMilliseconds)
             }
         }
@@ -113,7 +115,8 @@ extension Attachments {
             guard record.process.isAlive else { return try finish(record, isForced: true, in: store) }
         }
         if !isForced, !acceptsLoss, !record.state.isServing {
-            // Whatever the kernel still holds for a device that fails everything is lost, and that is heard now.
+            // The device fails everything: what the kernel still holds for it is lost, and the flush makes the
+            // kernel say so.
             do throws(AttachError) { try LoopHelper.flush(record.loop) } catch {}
             try refuseLoss(settled(record, in: store))
         }
@@ -173,8 +176,8 @@ extension Attachments {
         return "data is being written to the server"
     }
 
-    /// Ends the process, and takes away what is left of the attachment: its process does that itself, unless it has ended
-    /// before its time.
+    /// Ends the process, and takes away what is left of the attachment: its process does that itself, unless it has
+    /// ended before its time.
     private static func finish(
         _ record: AttachmentRecord, isForced: Bool, in store: AttachmentStore
     ) throws(AttachError) -> String? {
@@ -205,17 +208,17 @@ extension Attachments {
         return try clear(left, in: store)
     }
 
-    /// Takes away what an ended process has left behind: the loop device, the mount, the record. The caller has the claim
-    /// of the key.
+    /// Takes away what an ended process has left behind: the loop device, the mount, the record. The caller has the
+    /// claim of the key.
     ///
-    /// Nothing is waited for: what is mounted from the device, or has it open, finds every request failing, and the
-    /// device goes when they let it go. Returns who they are; nil when it is gone, or was not there any more.
+    /// This waits for nobody. Who has the device mounted or open finds every request failing, and the device goes
+    /// when they let it go. Returns who they are; nil when it is gone, or was not there any more.
     @discardableResult
     static func clear(
         _ record: AttachmentRecord, in store: AttachmentStore, keepsClaim: Bool = false
     ) throws(AttachError) -> String? {
         var keepers: String?
-        // What another run of the machine left are files; whatever has the device's name now is somebody else's.
+        // Of another run of the machine only files are left: what has the device's name now is somebody else's.
         if record.process.boot == ProcessIdentity.currentBoot {
             let loop = record.loop
             // An old version's device is known by where its file is, as long as that is mounted.

@@ -23,7 +23,7 @@ enum AttachNotice: Sendable {
     case closed(ChannelError)
     /// The server said something.
     case event(ChannelEvent)
-    /// The server said what is not believed; all stays as it is.
+    /// The server said something that the client does not believe; all stays as it is.
     case ignored(String)
     /// The device has the volume's new size, or could not take it over.
     case resized(Result<UInt64, AttachError>)

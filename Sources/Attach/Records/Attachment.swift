@@ -26,10 +26,10 @@ public struct Attachment: Codable, Sendable, Equatable {
     public var pid: Int32
     /// Unix seconds.
     public var since: UInt64
-    /// `attaching`, while there is no device yet; `attached`; `waiting`, while the server cannot answer requests, or takes them and answers nothing; `reconnecting`,
-    /// while requests wait for the server; `failed`, when some have failed and the device goes on; `stopped`, while the
-    /// process that serves it is; `disconnected` or `revoked`, when every request fails; `stale`, when nothing serves it,
-    /// or its device is gone.
+    /// `attaching`, while there is no device yet; `attached`; `waiting`, while the server cannot answer requests, or takes
+    /// them and answers nothing; `reconnecting`, while requests wait for a connection; `failed`, when some have
+    /// failed and the device goes on; `stopped`, while the process that serves it is stopped; `disconnected` or
+    /// `revoked`, when every request fails; `stale`, when nothing serves the device, or it is gone.
     public var state: String
     /// What there is to say about the state.
     public var message: String?
@@ -137,7 +137,7 @@ public enum Attachments {
 
     static func list(_ store: AttachmentStore, looksElsewhere: Bool = false) -> [Attachment] {
         let mounts = MountTable.read()
-        // In this order: what is attached meanwhile is not missed.
+        // What is being attached is read first: read second, what gets its device in between would be in neither list.
         let attaching = store.attaching()
         let records = store.records()
         let keys = Set(records.map(\.key))

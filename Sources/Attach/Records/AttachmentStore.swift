@@ -77,7 +77,7 @@ struct AttachmentRecord: Codable, Sendable, Equatable {
     var detachesOnUnmount: Bool
     var state: State
     var message: String?
-    /// Unix seconds; the server takes what is sent since then, and answers nothing.
+    /// Since when the server takes what is sent and answers nothing, in Unix seconds.
     var unansweredSince: UInt64?
     /// Nil while none has failed.
     var failures: Failures?
@@ -200,7 +200,7 @@ struct AttachmentStore: Sendable {
         }
     }
 
-    /// Takes the log of an attachment away that did not come about, unless there is something of the key's.
+    /// Takes away the log of an attachment that did not come about, unless the key has a record.
     func removeLeftOver(_ key: String) {
         guard let lock = try? claim(key) else { return }
         defer { close(lock) }
@@ -210,8 +210,8 @@ struct AttachmentStore: Sendable {
     /// Claims a key for this process until it ends; nil when another process has it.
     func claim(_ key: String) throws(AttachError) -> Int32? { try lock(path(key, ".lock")) }
 
-    /// Claims the key of a record whose process has ended: the last of its threads may do so a moment later, and have the
-    /// claim as long. Nil when a process that lives has it.
+    /// Claims the key of a record whose process has ended: the last of its threads may do so a moment later, and
+    /// have the claim as long. Nil when a process that lives has it.
     func claimOfEnded(_ record: AttachmentRecord) throws(AttachError) -> Int32? {
         let deadline = SystemClock.monotonic() + AttachLimits.forceNanoseconds
         while true {

@@ -135,7 +135,8 @@ enum SuccessionRequest: String, Codable, Sendable {
     case handOverRing
     /// The kernel has the new process's entries. `SuccessionGrant` comes when it has none of the old one's.
     case serving
-    /// That the record says all that has failed until now: a `SuccessionAnswer` of nothing. Asked by who detaches.
+    /// Whoever detaches wants the record to say all that has failed until now: a `SuccessionAnswer` of nothing
+    /// follows when it does.
     case report
 }
 

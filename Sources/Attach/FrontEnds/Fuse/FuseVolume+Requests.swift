@@ -11,7 +11,8 @@ extension FuseVolume {
         case .read(let offset, let count): read(caller, offset: offset, count: Int(count))
         case .write(let offset, let count):
             unsafe write(caller, offset: offset, bytes: payload, count: Int(count))
-        // Nothing was written: the server, which may not be asked for it, has nothing to make durable.
+        // Nothing was written, so that nothing has to be made durable; nor may the server be asked for it without
+        // the right.
         case .flush where geometry.isReadOnly: answer(caller, error: 0)
         case .flush: begin(.flush, caller, offset: 0, length: 0, context: FuseContext())
         case .allocate(let mode, let offset, let length):
@@ -217,8 +218,8 @@ extension FuseVolume {
 
     // MARK: waiting for space
 
-    /// Keeps a write for which the server has no space yet. One at a time looks whether there is some, so that those that
-    /// wait do not send all that they have each second.
+    /// Keeps a write for which the server has no space yet. One of those that wait looks whether there is some, so
+    /// that not all of them send all that they have each second.
     private func waitForSpace(_ index: Int) {
         if index == probe { probe = nil }
         owner?.waitsForSpace(table.parkedCount)
@@ -250,7 +251,7 @@ extension FuseVolume {
     }
 
     private func noteFailure(_ operation: BlockOperation, _ status: Status) {
-        // What the server does not allow was refused, and the kernel does without.
+        // The server refused what it does not allow, and the kernel does without.
         if operation == .discard, status == .denied { return }
         let isLoss = unflushed.isLoss(operation)
         failed.all += 1

@@ -228,7 +228,8 @@ enum FuseInode {
         sayPaused()
     }
 
-    /// Looks twice: what the kernel had given to an entry here is there at the second look.
+    /// Looks twice for requests of this process's entries: what the kernel had given to one is there at the second
+    /// look.
     private func sweep() {
         guard let target, sweepsLeft == 0 else { return }
         sweepsLeft = 2
@@ -237,7 +238,7 @@ enum FuseInode {
 
     private func swept() {
         sweepsLeft -= 1
-        // Goes on when the last one is answered.
+        // The last answer goes on with it.
         guard table.activeCount == 0 else { return sweepsLeft = 0 }
         if sweepsLeft > 0, let target {
             reactor.noOperation(target: target, token: FuseToken.sweep)

@@ -56,7 +56,7 @@ public enum LoopDevice {
                     _ = sluice_loop_clear(device)
                     throw error
                 }
-            // Somebody has it, or has it open for itself, for a moment or for long.
+            // Somebody has made a device of it, or has it open exclusively, for a moment or for long.
             case -EBUSY, -ENXIO:
                 guard SystemClock.monotonic() < deadline else {
                     throw AttachError(
@@ -126,7 +126,7 @@ public enum LoopDevice {
     private static func tune(number: Int32) {
         let descriptor = unsafe open("/sys/block/loop\(number)/queue/max_sectors_kb", O_WRONLY | O_CLOEXEC)
         guard descriptor >= 0 else { return }
-        // Only a matter of speed: an older kernel that refuses splits the requests by itself.
+        // This is a matter of speed alone: an older kernel that refuses it splits the requests by itself.
         let text = "\(AttachLimits.transferBytesMax / 1024)"
         _ = unsafe write(descriptor, text, text.utf8.count)
         close(descriptor)
@@ -164,8 +164,8 @@ public enum LoopDevice {
         }
     }
 
-    /// Whether that is the loop device of an attachment: by its mark, or, where the kernel cannot ask for that any more,
-    /// because the server of its file is dead.
+    /// Whether that is the loop device of an attachment: by its mark, or, where the kernel cannot ask for that any
+    /// more, because the server of its file is dead.
     static func isLeftOver(_ path: String) -> Bool {
         guard path.hasPrefix("/dev/loop") else { return false }
         let device = unsafe open(path, O_RDONLY | O_CLOEXEC)

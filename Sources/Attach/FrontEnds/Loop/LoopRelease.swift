@@ -8,9 +8,9 @@ import Reactor
 extension LoopDevice {
     /// Writes back what the kernel holds for the device and gives the loop device up.
     ///
-    /// Nothing is done when it is already given up. Refused while anything uses the device or its partitions; the error
-    /// says what, and the device is as it was. With `isForced` processes that have it open do not matter and nothing is
-    /// written back, but mounts, and devices on top of it, still do.
+    /// Does nothing when it is already given up. While anything uses the device or its partitions this refuses,
+    /// says what, and leaves the device as it was. With `isForced` it writes nothing back, and processes that have
+    /// the device open do not matter; mounts, and devices on top of it, still do.
     ///
     /// - Returns: who keeps the device in the kernel until they close it; nil when it is gone.
     @discardableResult
@@ -49,7 +49,8 @@ extension LoopDevice {
                     "data for \(loop.device) could not be written to the server (\(AttachError.describe(error))); "
                         + "it is still attached. To give that data up: sluice detach --force \(loop.device)")
             }
-            // That may have taken long. Who asked for it and then gave up finds everything as it was.
+            // Writing back may have taken long. Whoever asked for the release and gave up meanwhile finds
+            // everything as it was.
             guard getppid() == parent else {
                 isFinal = true
                 throw AttachError(.busy, "whoever wanted \(loop.device) to be given up has gone")
@@ -118,7 +119,8 @@ extension LoopDevice {
             + (who.isEmpty ? "whoever has it open closes it" : who.joined(separator: " and "))
     }
 
-    /// Somebody whom nothing shows has the device open: were it left so, it would vanish under its record at some time.
+    /// Takes the release back: somebody whom nothing shows has the device open, and it would vanish under its
+    /// record when they close it.
     private static func takeBack(_ loop: LoopOwner) throws(AttachError) -> String? {
         if let device = try open(loop.device, alone: false) {
             defer { close(device) }
