@@ -2,17 +2,18 @@ import Core
 import Reactor
 import Wire
 
-/// How long to wait before the next try to connect: none before the first. While nobody is there it costs nobody
-/// anything to ask, so that is done often at first. A server that answers and cannot serve is spared: a random part
-/// of a limit that doubles from 50 ms to 5 s, so that the clients of one that comes back do not come all at once.
+/// How long a client waits before its next try to connect: not at all before the first. As long as nobody is there
+/// a try costs nobody anything, so that the client tries often at first. It spares a server that answers and cannot
+/// serve: it waits a random part of a limit that doubles from 50 ms to 5 s, so that not all clients come at once
+/// when it can.
 struct Backoff {
     static let firstNanoseconds: UInt64 = 50_000_000
     static let lastNanoseconds: UInt64 = 5_000_000_000
     /// How long after the loss a server is expected back at any moment, and how long soon.
     static let presentNanoseconds: UInt64 = 10_000_000_000
     static let soonNanoseconds: UInt64 = 30_000_000_000
-    /// A connection that held for so long is lost for a new reason; one that did not, for the old one perhaps: a server
-    /// that opens the volume and breaks off, again and again, is asked ever less often.
+    /// A connection that held for so long was lost for a new reason. One that did not was perhaps lost for the old
+    /// one: the client asks a server that opens the volume and breaks off, again and again, ever less often.
     static let steadyNanoseconds: UInt64 = 2_000_000_000
 
     private(set) var tries = 0
@@ -93,15 +94,15 @@ struct ServerPlaces {
         return true
     }
 
-    /// A server there knows the session. It need not be the current one: a channel that was on its way when clients were
-    /// sent elsewhere says nothing of that place.
+    /// Notes that a server there knows the session. It need not be the current place: a channel that was on its way
+    /// when clients were sent elsewhere says nothing of where they were sent.
     mutating func worked(_ address: SocketAddress) {
         failures = 0
         if rejected == address { rejected = nil }
         guard redirect == address else { return }
         redirect = nil
-        // Where a server sent its clients by mistake before is no place of theirs: what is said there must not count
-        // when this one is away for a moment.
+        // A place that clients were sent to by mistake is not one of their server's: what is said there must not
+        // count while this server is away for a moment.
         guard let wrong = rejected, !own.contains(wrong) else { return }
         let before = current
         addresses.removeAll { $0 == wrong }
@@ -124,7 +125,7 @@ struct ServerPlaces {
         return true
     }
 
-    /// What is there is none of the cluster's servers.
+    /// Notes that what is there is none of the cluster's servers.
     mutating func isForeign(_ address: SocketAddress) {
         if address == redirect { (redirect, advised, rejected) = (nil, nil, address) }
     }
@@ -146,8 +147,8 @@ struct ServerPlaces {
         return false
     }
 
-    /// Whether no server there knew the session when the clients were sent there. It may be right all the same, if nobody
-    /// is found elsewhere.
+    /// Whether no server there knew the session when the clients were sent there. It may be right all the same, if
+    /// nobody is found elsewhere.
     func isDoubtful(_ address: SocketAddress) -> Bool { address == rejected }
 
     /// Takes what the name service says now, if it says anything; where the server sent its clients stays.

@@ -63,7 +63,7 @@ extension SessionClient {
     ) {
         switch rules.judge(described, isOpened: true, known: state) {
         case .over(let error): end(error)
-        // Another server may be right, so that this one is asked again, or another: what waits is not lost for that.
+        // Another server may be right: the client asks this one again, or another, and what waits is not lost for that.
         case .notBelieved(let fault): channel.end(.violation(fault))
         case .taken(let believed, let findings):
             conflictSince = nil
@@ -83,9 +83,9 @@ extension SessionClient {
         case .newCapability where isReady:
             interrupted(error)
             guard member.phase != .needsCapability else { return }
-            // There has been another meanwhile.
+            // The user has brought another capability meanwhile.
             guard member.openedWith == options.capability else { return open(member) }
-            // The one that waits to be taken is the one that has expired meanwhile.
+            // The capability that waits to be taken has expired meanwhile.
             let expired = renewal
             renewal = nil
             expired?(.failure(error))
@@ -140,7 +140,7 @@ extension SessionClient {
         hasRoom()
     }
 
-    /// There has been another capability while OPEN was under way with the one before.
+    /// Sends the capability that the user brought while OPEN was under way with the one before.
     private func catchUp(_ member: SessionMember<Link>, _ channel: DataChannel<Link>) {
         let capability = options.capability
         channel.renew(handle: member.handle, capability: capability) { [self] result in
@@ -159,7 +159,7 @@ extension SessionClient {
                 renewal = nil
                 return waiting(outcome)
             }
-            // The user was told that it is in use, by a channel that took it before a clock was set, perhaps.
+            // The user was told that it is in use: a channel took it, before a clock was set perhaps.
             guard case .failure(let error) = outcome, ending == nil else { return }
             if error.status == .expired || error.status == .notYetValid { needsCapability() }
         }
@@ -167,7 +167,7 @@ extension SessionClient {
 
     // MARK: A capability that has ended
 
-    /// The server refuses requests because of it: they wait, and the user is to bring another.
+    /// Has requests wait that the server refuses because their capability has ended, and asks the user for another one.
     func authorityEnded() {
         guard !isExpired else { return }
         isExpired = true
@@ -197,7 +197,7 @@ extension SessionClient {
         member.timer = nil
         if ending != nil {
             // The user may have closed the client from a call that told it of this loss: what waits for another
-            // connection has none to wait for. Nor is the call over in which it did: the end comes after it.
+            // connection has none to wait for. That call is not over yet, and the end comes after it.
             member.core.abandon(.ioError)
             return askForBatchEnd()
         }
@@ -303,7 +303,7 @@ extension SessionClient {
             failLeftovers { $0 == .flush }
         }
         ticketOfSession = nil
-        // One that has just begun was lost for the reason of the one before, perhaps.
+        // A session that had just begun was lost for the reason of the one before, perhaps.
         let wasSteady = reactor.now - sessionBegan > Backoff.steadyNanoseconds
         for other in members {
             unsafe leftovers += other.core.surrender(losesFlushes: isLossy)

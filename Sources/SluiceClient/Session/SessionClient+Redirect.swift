@@ -4,8 +4,9 @@ import Wire
 
 /// A server that is to be left, and where to go instead.
 extension SessionClient {
-    /// The server of the channel goes away within so many seconds. A place where its certificate does not name it is
-    /// not gone to, nor looked at: a server could learn from that what else this machine reaches.
+    /// Hears that the server of the channel goes away within so many seconds, and where to go. The client neither
+    /// goes to nor looks at a place that the server's certificate does not name: from a look the server could learn
+    /// what else this machine reaches.
     func drains(_ channel: DataChannel<Link>, seconds: UInt64, target: String) {
         guard !target.isEmpty, options.reconnects else { return }
         let from = channel.address
@@ -40,7 +41,7 @@ extension SessionClient {
         ) { [weak self] in self?.leave(for: place) }
     }
 
-    /// Each connection ends when its requests are answered, and the next one of its channel is made there.
+    /// Ends each connection when its requests are answered; the next one of its channel is made there.
     private func leave(for place: SocketAddress) {
         move = nil
         for member in members {

@@ -4,7 +4,8 @@ import Wire
 
 /// The timers and bounds of sessions.
 enum SessionTimes {
-    /// How long a holder that has just died, or news on its way, may keep the resource from its user, and how often to ask.
+    /// How long a holder that has just died, or news on its way, may keep the resource from its user, and how often
+    /// to ask.
     static let conflictNanoseconds: UInt64 = 8_000_000_000
     static let conflictPauseNanoseconds: UInt64 = 150_000_000
     /// Between two questions to the name service.
@@ -80,7 +81,7 @@ public class SessionClient<Transport: SessionTransport>: DataChannelDelegate, Co
     final private var isAtBatchEnd = false
     /// Acknowledged changes were lost, and the user has not heard that from a FLUSH yet.
     final var owesFlushFailure = false
-    /// It is about to: each FLUSH that it sends before it knows fails.
+    /// The user is about to hear it: each FLUSH that is sent before that fails.
     final var isTellingLoss = false
     /// Requests wait for a capability that has not expired.
     final var isExpired = false
@@ -105,7 +106,7 @@ public class SessionClient<Transport: SessionTransport>: DataChannelDelegate, Co
         places = ServerPlaces(options.addresses)
         ticketOfSession = options.channel.ticket
         if let ticket = options.channel.ticket { self.options.channel.instance = ticket.instance }
-        // Whoever is succeeded may have written what was not flushed.
+        // The client that this one succeeds may have written what it did not flush.
         if options.succeedsSession { ledger.changed() }
     }
 
@@ -125,7 +126,7 @@ public class SessionClient<Transport: SessionTransport>: DataChannelDelegate, Co
     func unanswered(forNanoseconds silence: UInt64) {}
     /// The server answers again on every connection.
     func answered() {}
-    /// The server said what is not believed; all stays as it is.
+    /// The server said something that the client does not believe; all stays as it is.
     func doubted(_ what: String) {}
     /// Every channel works again, after so many nanoseconds; that many requests were sent again.
     func resumed(afterNanoseconds pause: UInt64, repeated: Int) {}
@@ -146,8 +147,8 @@ public class SessionClient<Transport: SessionTransport>: DataChannelDelegate, Co
         connect(members[0])
     }
 
-    /// Sends a request on the next channel that has a free slot, at the latest when this wake-up ends; its handle is set
-    /// here.
+    /// Sends a request on the next channel that has a free slot, at the latest when this wake-up ends; its handle
+    /// is set here.
     ///
     /// - Returns: false when no channel can take it now, which the next completion or `hasRoom` changes; or when the
     ///   client is not ready.
@@ -270,7 +271,7 @@ public class SessionClient<Transport: SessionTransport>: DataChannelDelegate, Co
         }
     }
 
-    /// The resource is this now; what was found besides is told.
+    /// Takes the resource to be this now, and tells what was found besides.
     final func take(_ believed: ResourceState, _ findings: ResourceVerdict.Findings, handle: UInt32) {
         state = believed
         if let doubt = findings.doubt { ignore(doubt) }
@@ -279,7 +280,7 @@ public class SessionClient<Transport: SessionTransport>: DataChannelDelegate, Co
         if seen.isNew(event) { heard(event) }
     }
 
-    /// Says what of the server's is not believed; once, until it says something else.
+    /// Says what of the server's words the client does not believe; once, until these are others.
     final func ignore(_ what: String) {
         guard ending == nil, ignored != what else { return }
         ignored = what

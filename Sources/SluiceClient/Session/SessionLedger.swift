@@ -14,22 +14,22 @@ final class SessionLedger {
     /// Whether a loss of the session may lose what was acknowledged.
     var hasUnflushed: Bool { durable < acknowledged }
 
-    /// A change was acknowledged.
+    /// Notes that a change was acknowledged.
     @inline(__always)
     func changed() { acknowledged += 1 }
 
-    /// A FLUSH was acknowledged that was submitted after that many changes.
+    /// Notes that a FLUSH was acknowledged which was submitted after that many changes.
     func flushed(_ covered: UInt64) { durable = max(durable, covered) }
 
-    /// The session is lost, and what was not flushed with it; true when there was any.
+    /// Gives up what was not flushed, since the session is lost; true when there was any.
     func lose() -> Bool {
         defer { durable = acknowledged }
         return hasUnflushed
     }
 
-    /// A change was given up.
+    /// Notes that a change was given up.
     func unsettle() { unsettled += 1 }
 
-    /// The outcome of a given-up change cannot change anything any more.
+    /// Notes that a given-up change can change nothing any more.
     func settle() { unsettled -= 1 }
 }

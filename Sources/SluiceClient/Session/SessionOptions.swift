@@ -21,12 +21,12 @@ public struct SessionOptions: Sendable {
     public var channels = 1
     /// How each channel is set up; a ticket makes all of them join that session.
     public var channel = ChannelOptions()
-    /// Whether a session that is lost is followed by a new one, even if it is another's that was joined: its
+    /// Whether the client begins a new session when one is lost that another client began and this one joined: its
     /// beginner goes away.
     public var succeedsSession = false
     /// Whether lost connections are made again, and requests wait for that.
     public var reconnects = true
-    /// How long that is tried, in seconds, before the client ends; nil for ever.
+    /// For how long the client tries that before it ends, in seconds; nil for ever.
     public var reconnectSeconds: UInt64?
     /// Whether sessions of the same TLS key that have no connection are ended if they are in the way.
     public var takesOver = false

@@ -18,7 +18,7 @@ extension ChannelCore {
             if slot < depth {
                 unsafe flight.pointee.phase = .unanswered
             } else {
-                // A control request of the new connection takes the place, with the same sequence.
+                // A control request of the new connection takes its place, with the same sequence.
                 unsafe flight.pointee.phase = .free
                 unsafe flight.pointee.sequence -= 1
             }
@@ -64,8 +64,8 @@ extension ChannelCore {
     /// The next request that must be sent again, in the order of the slots; nil when there is none left, and
     /// new requests may begin.
     ///
-    /// In the place of one that was given up goes PING. What a restarted server must not be asked twice ends
-    /// with `outcomeUnknown` instead. `isShared`: others may write at the same time.
+    /// PING goes in the place of a request that was given up. A request that a restarted server must not be asked twice
+    /// ends with `outcomeUnknown` instead. `isShared`: others may write at the same time.
     func nextRepeat(handle: UInt32, isShared: Bool) -> (
         header: RequestHeader, payload: UnsafeRawBufferPointer?
     )? {
@@ -134,7 +134,7 @@ extension ChannelCore {
         for _ in unsafe expired.count..<held { complete(tag: tag, value: 0, status: .timedOut) }
     }
 
-    /// A given-up change will not be executed any more, or was.
+    /// Notes that a given-up change was executed, or never will be.
     func settle(_ slot: Int) {
         unsafe flights[slot].isUnsettled = false
         ledger.settle()
@@ -168,8 +168,8 @@ extension Opcode {
     var isChange: Bool { !kind.isControl && !rule.isIdempotent }
 
     /// Whether nobody can say, after the server was restarted, what became of an unanswered request, and doing it
-    /// once more could do harm: a comparison would meet its own result, and where others write too, what they
-    /// have written since would be undone.
+    /// once more could do harm: a comparison would meet its own result, and where others write, too, a change would
+    /// undo what they have written since.
     func isOutcomeLost(isShared: Bool) -> Bool {
         isChange && (isShared || self == .compareAndWrite)
     }

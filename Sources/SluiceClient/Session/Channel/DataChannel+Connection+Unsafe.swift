@@ -12,13 +12,13 @@ enum ChannelTimer {
 extension DataChannel {
     // MARK: Opening
 
-    /// Somebody takes the connection.
+    /// For the link: somebody took the connection.
     func linkConnected() {
         dialled()
         restartDeadline(seconds: options.connectSeconds)
     }
 
-    /// Nobody else hears or says anything on the link: says HELLO.
+    /// For the link: it is secured. Says HELLO.
     func linkSecured() {
         var hello = Hello(
             payloadBytesMax: options.payloadBytesMax, features: options.outlivesConnections ? .resume : [],
@@ -59,13 +59,13 @@ extension DataChannel {
 
     // MARK: Bytes in
 
-    /// Something has arrived, whatever it is.
+    /// For the link: something has arrived, whatever it is.
     func linkHeard() {
         hasHeard = true
         if unansweredSince != nil { isAnswered() }
     }
 
-    /// Takes apart all that has arrived; what was wrong with it.
+    /// Takes apart all that has arrived; returns what was wrong with it.
     func linkHasInput() -> ChannelError? {
         do throws(ChannelError) {
             while true {
@@ -79,7 +79,8 @@ extension DataChannel {
         }
     }
 
-    /// What has arrived is taken: hands out what it brought, and ends if it was the last.
+    /// For the link: all that has arrived is taken. Hands out what it brought, and ends if `failure` says that it
+    /// was the last.
     func linkHasNoMore(_ failure: ChannelError?) {
         deliver()
         if let failure { return end(failure) }
@@ -117,7 +118,7 @@ extension DataChannel {
         if state == .ready { sendNextControl() }
     }
 
-    /// What the server says unasked, as long as it says no more than any server has a reason for.
+    /// Passes on what the server says unasked, as long as it says no more than any server has a reason for.
     private func heard(_ event: ChannelEvent) {
         guard state != .closed else { return }
         guard eventBudget.take(now: reactor.now) else {
@@ -138,7 +139,7 @@ extension DataChannel {
         link.send()
     }
 
-    /// A send is over.
+    /// For the link: a send is over.
     func linkHasSent() {
         if controls.waiting != nil { sendNextControl() }
         if repeating != nil { goOnRepeating() }
@@ -153,9 +154,10 @@ extension DataChannel {
             after: DataChannel.pulseNanoseconds, target: target, token: ChannelTimer.pulse)
     }
 
-    /// Looks twice a second whether the server lives. A second of silence while something is awaited is answered with a
-    /// PING; half a second more says that the server does not answer, and silence after that ends the connection, soon if not
-    /// even the network answers. An idle channel says PING often enough for the server's idle limit.
+    /// Looks twice a second whether the server lives. A second of silence while something is awaited is answered
+    /// with a PING; half a second more says that the server does not answer, and silence after that ends the
+    /// connection, soon if not even the network answers. An idle channel says PING often enough for the server's
+    /// idle limit.
     func pulsed() {
         pulse = nil
         guard state == .ready else { return }
@@ -183,7 +185,7 @@ extension DataChannel {
         armPulse()
     }
 
-    /// Not even a PING was answered, which no driver and no other client holds up.
+    /// Tells that not even a PING was answered, which no driver and no other client holds up.
     private func isUnanswered() {
         guard unansweredSince == nil else { return }
         unansweredSince = reactor.now &- awaitedPulses * DataChannel.pulseNanoseconds

@@ -101,7 +101,7 @@ public final class DataChannel<Link: ChannelLink>: CompletionTarget {
     /// Sends an I/O request, at the latest when this wake-up ends.
     ///
     /// - Returns: false when no slot is free or too much waits to be sent, which the next completion changes;
-    ///   or when the   channel is not ready.
+    ///   or when the channel is not ready.
     public func submit(_ request: ChannelRequest) -> Bool {
         guard state == .ready, ending == nil, departure == nil, outgoing.hasRoom else { return false }
         guard unsafe isWellFormed(request) else {
@@ -185,7 +185,7 @@ public final class DataChannel<Link: ChannelLink>: CompletionTarget {
         goOnRepeating()
     }
 
-    /// Sends as many of them as may wait for the socket; the end of each send goes on.
+    /// Sends as many of them as may wait for the socket; when a send ends, the next ones follow.
     func goOnRepeating() {
         guard let (handle, isShared) = repeating, state == .ready, ending == nil else { return }
         askForBatchEnd()
