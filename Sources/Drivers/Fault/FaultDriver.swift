@@ -69,7 +69,7 @@ public final class FaultDriver: InstalledVolumeDriver {
         schedule = Mutex(FaultSchedule(seed: configuration.seed, rules: configuration.rules))
     }
 
-    /// As of the wrapped driver.
+    /// Whether what the wrapped driver holds is gone with the server.
     public static func isVolatile(settings: [String: String]) -> Bool {
         let (own, inside) = split(settings)
         return wrapped.first { $0.name == own["driver"] }?.isVolatile(settings: inside) ?? false

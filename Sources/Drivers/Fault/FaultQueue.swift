@@ -223,7 +223,7 @@ final class FaultQueue: VolumeQueue, CompletionTarget, BatchTarget, @unchecked S
         case .crash, .torn(crash: true): crash()
         case .torn(crash: false): status = status == .ok ? .ioError : status
         case .bitFlip:
-            // What a write's owner has in memory is as it was, should it be written again.
+            // The owner of a write finds its buffer as it was, should it write that again.
             if operation.request.opcode == .write || status == .ok { flipBit(operation) }
         case .error, .delay, .hang, .spin, .powerCut, nil: break
         }

@@ -4,7 +4,7 @@ import Synchronization
 
 /// What a power cut may still take away: for each write since the last flush, what was there before.
 ///
-/// A write is held to be lost or kept as the generator says, by putting back what it replaced. That is right
+/// At a cut the generator says which writes are lost, and the driver puts back what these replaced. That is right
 /// only while writes to the same blocks follow one another; where they overlap in time, or where there is no
 /// room to keep what was there, the writes concerned count as kept, as a device may always do. Any thread.
 @safe
@@ -162,7 +162,7 @@ final class UnflushedWrites: @unchecked Sendable {
             var cut = Cut(restores: [], buffers: [])
             var settled: [Identifier: Set<UInt64>] = [:]
             var places: [Identifier: [UInt64: (index: UInt32, buffer: UInt64)]] = [:]
-            // What is under way is left alone: nobody was told that it is done, so it may be there or not.
+            // A write that is under way is left alone: nobody was told that it is done, so it may be there or not.
             for entry in state.ended.sorted(by: { $0.id > $1.id }) {
                 guard let image = entry.image else { continue }
                 let isLost = random.next() & 1 == 0
@@ -226,7 +226,7 @@ final class UnflushedWrites: @unchecked Sendable {
         }
     }
 
-    /// Older changes of the same blocks are not taken away: that would take the newer one away too.
+    /// Keeps older changes of the same blocks: to take them away would take the newer one away, too.
     private func keepOlder(than entry: Entry) {
         forget { $0.id < entry.id && $0.overlaps(entry) }
         for position in state.running.indices

@@ -11,7 +11,7 @@ final class DeviceStore: FileStore {
     private let wantsDirect: Bool
     private let mayErase: Bool
     private let descriptor: FileDescriptor
-    /// Opened at the start, for the same reason as the folder.
+    /// The device a second time, which is never synced. It is opened at the start, for the same reason as the folder.
     private let unsynced: FileDescriptor
     private let blockSize: UInt32
 
@@ -52,8 +52,8 @@ final class DeviceStore: FileStore {
             && ours.st_rdev == named.st_rdev
     }
 
-    /// The open device. O_EXCL gives it to one open file: the pool's next process takes that file over. One without a disk
-    /// behind it is opened anew, since the path may name the disk's successor.
+    /// The open device. O_EXCL gives it to one open file: the pool's next process takes that file over. One without
+    /// a disk behind it is opened anew, since the path may name the disk's successor.
     private static func device(
         _ kept: consuming FileDescriptor?, _ path: String, _ flags: Int32
     ) throws(StatusError) -> FileDescriptor {
@@ -70,7 +70,7 @@ final class DeviceStore: FileStore {
 
     private static func openDevice(_ path: String, _ flags: Int32) throws(StatusError) -> FileDescriptor {
         var fd = unsafe Glibc.open(path, O_CLOEXEC | flags)
-        // The last process to have it may be gone, and its file not yet.
+        // The process that had the device last may be gone while the kernel still has its open file.
         for _ in 0..<Limits.poolLockAttemptsMax where fd < 0 && errno == EBUSY {
             _ = poll(nil, 0, Limits.poolLockAttemptMilliseconds)
             fd = unsafe Glibc.open(path, O_CLOEXEC | flags)

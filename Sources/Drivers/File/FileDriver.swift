@@ -53,7 +53,7 @@ public final class FileDriver: InstalledVolumeDriver {
         return needs
     }
 
-    /// Takes nothing while it runs; a setting that does not exist is said to be none.
+    /// Refuses every change while it runs; a setting that does not exist is named.
     public func configure(settings: [String: String]) throws(StatusError) {
         _ = try FileDriver.parse(settings)
         throw StatusError(
@@ -100,8 +100,8 @@ public final class FileDriver: InstalledVolumeDriver {
 
     /// Opens a volume under an index, anew if it was open: a failed flush is forgotten.
     ///
-    /// Linux reports a write-back that failed to files that were open then. So a second open file, which
-    /// nobody syncs, is kept as `witness/INDEX` for as long as the volume is open: whoever looks at it after
+    /// Linux reports a write-back that failed to files that were open then. So the server keeps a second open
+    /// file, which nobody syncs, as `witness/INDEX` for as long as the volume is open: whoever looks at it after
     /// this process has ended (`BlockDevices.takeWriteBackError(fd:)`) hears of every failure since.
     public func openVolume(_ id: Identifier, index: UInt32) throws(StatusError) -> VolumeGeometry {
         guard index < Limits.openVolumesPerPoolMax else {

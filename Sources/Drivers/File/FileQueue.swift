@@ -111,10 +111,10 @@ final class FileQueue: VolumeQueue, CompletionTarget, BatchTarget {
         unsafe issue(operation, token, target)
     }
 
-    /// Whether the file system has no more for the pool, and the operation wants some. What it leaves to others is not
-    /// taken, and what has its space is written all the same. While the kernel changes where the file has its space, asking
-    /// would keep the whole pool waiting: then a write counts as one that has it, and what could want much as one that
-    /// has not.
+    /// Whether the operation wants space, and the file system has no more for the pool: the pool leaves others
+    /// their part. A write whose blocks have their space wants none. While the kernel changes where the file has
+    /// its space, to ask about that would keep the whole pool waiting: then a write counts as one that has its
+    /// space, and an operation that may want much as one that has not.
     @inline(never)
     private func lacksSpace(_ operation: FileOperation) -> Bool {
         space.look(free: driver.freeBytes())
@@ -159,7 +159,7 @@ final class FileQueue: VolumeQueue, CompletionTarget, BatchTarget {
         }
     }
 
-    /// The page cache copies, and need not know where the pages are.
+    /// A registered buffer for direct files alone: the page cache copies, and need not know where the pages are.
     @inline(__always)
     private func fixedBuffer(_ operation: UnsafeMutablePointer<FileOperation>) -> FixedBuffer? {
         unsafe table[Int(operation.pointee.slot)].isDirect
@@ -202,8 +202,8 @@ final class FileQueue: VolumeQueue, CompletionTarget, BatchTarget {
     }
 
     /// Answers a block status. It blocks as long as the file system takes to find its extents, which it has in
-    /// memory, or in a few blocks; while the kernel changes them it would keep the whole pool waiting for seconds, so
-    /// that all counts as data then.
+    /// memory, or in a few blocks. While the kernel changes them, the question would keep the whole pool waiting for
+    /// seconds: all counts as data then.
     private func map(_ request: DriverRequest, _ slot: Int) {
         let file = table[slot]
         var map = unsafe BlockMapWriter(

@@ -74,8 +74,8 @@ final class PoolFolder: Sendable {
         return FileDescriptor(owning: fd)
     }
 
-    /// Whether it is a file under one name: anything else was put into the folder by somebody else, such as an earlier
-    /// process of the pool that was not itself any more.
+    /// Whether it is a file under one name. The pool makes no others: somebody else has put those into the folder,
+    /// such as an earlier process of the pool that an attacker had taken over.
     static func isOwn(_ status: stat) -> Bool {
         status.st_mode & S_IFMT == S_IFREG && status.st_nlink == 1
     }
@@ -198,8 +198,8 @@ final class PoolFolder: Sendable {
         return (total, free > margin ? free - margin : 0)
     }
 
-    /// What a pool leaves of a file system of so many bytes: no less than the catalog keeps for itself, which may be free
-    /// some day and is not the pool's.
+    /// What a pool leaves of a file system of so many bytes: no less than the catalog keeps for itself, which may
+    /// be free some day and is not the pool's.
     static func margin(total: UInt64) -> UInt64 {
         let least =
             Limits.poolMarginBytes.lowerBound
