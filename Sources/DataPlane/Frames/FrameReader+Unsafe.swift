@@ -2,7 +2,8 @@ import Core
 import Services
 import Wire
 
-/// Where a connection is in its stream of requests. What arrives is given to it in order; it says what each part is for.
+/// Where a connection is in its stream of requests. What arrives is given to it in order; it says what each part is
+/// for.
 struct FrameReader {
     enum Part {
         /// Between frames, or within a header.
@@ -17,7 +18,7 @@ struct FrameReader {
         case waiting
         /// HELLO is not answered yet.
         case held
-        /// Nothing more is looked at.
+        /// Looks at nothing more.
         case ended
     }
 
@@ -48,7 +49,7 @@ struct FrameReader {
         }
     }
 
-    /// Whether of a request that was taken up not all has arrived.
+    /// Whether a request was taken up of which not all has arrived.
     var isInsideRequest: Bool {
         switch part {
         case .payload, .body: true
@@ -118,7 +119,7 @@ struct FrameReader {
 
     // MARK: What becomes of it
 
-    /// What follows the request in hand is for this; if nothing follows, the frame has ended.
+    /// Gives what follows the request in hand to `part`; if nothing follows, the frame has ended.
     @inline(__always)
     mutating func expect(_ part: Part) {
         remaining = Int(request.payloadBytes)
@@ -134,13 +135,13 @@ struct FrameReader {
         if !body.isEmpty { body = [] }
     }
 
-    /// The request in hand is offered again later.
+    /// Waits with the request in hand, which is offered again later.
     mutating func wait() { part = .waiting }
 
-    /// Nothing is read before HELLO is answered.
+    /// Reads nothing until HELLO is answered.
     mutating func hold() { part = .held }
 
-    /// HELLO was accepted: what follows are requests, with payload of so many bytes at most.
+    /// Takes what follows for requests, since HELLO was accepted, with payload of so many bytes at most.
     mutating func establish(payloadBytesMax: UInt32) {
         limits = .established(payloadBytesMax: payloadBytesMax)
         if case .held = part { part = .header }

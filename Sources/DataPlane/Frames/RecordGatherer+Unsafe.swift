@@ -110,7 +110,7 @@ struct RecordGatherer: ~Copyable {
         if room == 0 { try flush(to: tls) }
     }
 
-    /// What follows the piece before in memory makes it longer.
+    /// Adds a piece; one that follows the piece before in memory makes that one longer.
     @inline(__always)
     private mutating func addPiece(_ start: UnsafeRawPointer, _ count: Int) {
         let start = unsafe UnsafeMutableRawPointer(mutating: start)

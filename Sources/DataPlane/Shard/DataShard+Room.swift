@@ -3,8 +3,8 @@ import Services
 
 /// Room for those who come, when the server has its most connections.
 extension DataShard {
-    /// Ends some connections, those that are missed least first: what has not said HELLO, then what has opened nothing, then
-    /// those of the node that has the most, which can go on with them.
+    /// Ends some connections, those that are missed least first: connections that have not said HELLO, then those
+    /// that have opened nothing, then those of the node that has the most, whose clients can go on with others.
     ///
     /// It looks at all connections, so at most every few milliseconds.
     func makeRoom() {
@@ -41,8 +41,8 @@ extension DataShard {
 }
 
 extension DataShard {
-    /// Ends connections that have opened nothing and send what nobody reads, those with the most first, until there is
-    /// room for others of their kind.
+    /// Ends connections that have opened nothing and keep sending what the server does not read, those with the
+    /// most first, until there is room for others of their kind.
     ///
     /// It looks at all connections, so at most every few milliseconds.
     fileprivate func endUnreadStrangers() {

@@ -1,9 +1,9 @@
 import Core
 
-/// What has arrived for channels of one reactor, and which it does not read now, by node.
+/// What has arrived for channels of one reactor without the reactor reading it now, by node.
 ///
-/// A node may have as much of it as it leaves to others: of n nodes that send all they can each has 1/(n+1), so that none
-/// slows down another, whatever keys and sessions it has. Confined to the reactor's thread.
+/// A node may have as much of it as it leaves to others: of n nodes that send all they can each has 1/(n+1), so
+/// that none slows down another, whatever keys and sessions it has. Confined to the reactor's thread.
 struct UnreadInput {
     /// All of it.
     private(set) var bytes = 0
