@@ -38,8 +38,8 @@ public final class IOServices: Sendable {
         public var idleSeconds: UInt32 = 0
         /// How long a session that may write nothing outlives its last connection, in seconds.
         public var lingerSeconds: UInt32 = Limits.lingerSeconds
-        /// The grant that a capability was issued from, and what all its capabilities may use together; nil where that is
-        /// not known. Asked at OPEN and RENEW, on a reactor: it must not wait.
+        /// The grant that a capability was issued from, and what all its capabilities may use together; nil where
+        /// that is not known. Asked at OPEN and RENEW, on a reactor: it must not wait.
         public var grantCeiling:
             @Sendable (_ capability: Identifier) -> (grant: Identifier, limits: IOLimits)? = {
                 _ in nil

@@ -82,7 +82,7 @@ extension IOServices {
         configuration.logger.notice(
             "session ended", metadata: ["session": "\(id)", "reason": "\(reason)"])
         await onEveryShard { shard, done in shard.endSession(id, reason: reason, done: done) }
-        // Or the next start of the server would bring it back.
+        // Unless that is written down, the next start of the server brings the session back.
         guard await isSaved() else {
             throw StatusError(
                 .internalError,

@@ -43,8 +43,8 @@ extension IOServices {
         }
     }
 
-    /// Puts the ceilings of a grant in force on every reactor, for all its capabilities together; I/O goes on. What was
-    /// opened while the grant had none has them from its next OPEN or RENEW on.
+    /// Puts the ceilings of a grant in force on every reactor, for all its capabilities together; I/O goes on. A
+    /// handle that was opened while the grant had none has them from its next RENEW on.
     func limit(grant: Identifier, _ limits: RateLimits) async {
         let now = SystemClock.monotonic()
         state.withLock { $0.budgets.replace(.grant(grant), limits, now: now) }

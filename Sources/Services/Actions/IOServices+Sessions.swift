@@ -28,7 +28,7 @@ extension IOServices {
             let value = body(&state.directory)
             let effects = state.directory.effects
             state.directory.effects = Directory.Effects()
-            // In the order in which the lock was held, so that no claim is saved beside the one that it follows.
+            // Under the lock, so that claims are saved in the order in which they followed each other.
             if let store = configuration.sessionStore {
                 for id in state.directory.changedSessions { store.save(id, state.directory.saved(id)) }
             }
@@ -63,7 +63,7 @@ extension IOServices {
 
     private func deliver(_ answer: Result<KeptSlots, StatusError>, to connection: SessionRegistry.Connection)
     {
-        // A reactor that has ended has no connection that waits, and its server nobody to keep the channel for.
+        // On a reactor that has ended no connection waits any more: the server keeps the channel for nobody.
         guard let link = link(connection.shard) else { return }
         _ = link.remote.post { link.shard.value.answerGreeting(connection.number, answer) }
     }

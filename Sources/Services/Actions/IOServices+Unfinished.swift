@@ -4,8 +4,8 @@ import Wire
 
 /// What keeps the server from ending, for whoever has waited too long for that.
 extension IOServices {
-    /// Has every reactor and pool say what it still has, in one line each; `told` is called for each that answers, on any
-    /// thread. Nobody is waited for.
+    /// Has every reactor and pool say what it still has, in one line each, and waits for none of them; `told` is
+    /// called for each that answers, on any thread.
     public func askWhatIsUnfinished(_ told: @escaping @Sendable ([String]) -> Void) {
         let (links, pools) = state.withLock { ($0.shards, $0.poolsEnding) }
         for (number, link) in links.enumerated() {

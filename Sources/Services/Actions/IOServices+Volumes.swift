@@ -1,7 +1,7 @@
 import Core
 import DriverKit
 
-/// Pools and volumes. Drivers are called on their pool's thread, in the order of the actions.
+/// Volumes. Drivers are called on their pool's thread, in the order of the actions.
 extension IOServices {
     func addPool(_ descriptor: PoolDescriptor) async throws(StatusError) {
         let number: UInt8 = try reserve(descriptor.name)
@@ -129,14 +129,14 @@ extension IOServices {
         }
     }
 
-    /// Has the driver do a part of what the volume still needs to have so many bytes, and opens a volume that is made when
-    /// nothing is left.
+    /// Has the driver do a part of what the volume still needs to have so many bytes, and opens a volume that is
+    /// made when nothing is left.
     func prepare(_ id: Identifier, to size: UInt64) async throws(StatusError) -> VolumePreparation {
         try check(size)
         let (known, volume) = try volume(id)
         let pool = try pool(known.pool)
         return try await pool.worker.run { [self] () throws(StatusError) -> VolumePreparation in
-            // Whoever deleted it meanwhile waits for this thread.
+            // A deletion that has begun meanwhile waits for this thread.
             guard state.withLock({ $0.directory.resources[id]?.isGoing }) == false else {
                 throw StatusError(.notFound, "the volume is being deleted")
             }
@@ -333,7 +333,7 @@ extension Directory {
             case .singleWriter: 1
             case .multiReader: 0
             }
-        // A new epoch ends every handle, so that whoever writes now is no obstacle.
+        // A new epoch ends every handle: whoever writes now is no obstacle.
         let isFenced = descriptor.epoch > known.epoch
         guard isFenced || known.writers.count <= writersAllowed else {
             throw StatusError(

@@ -48,7 +48,7 @@ struct CapabilityTerms: Sendable, Hashable {
 enum ClaimEnd {
     /// Its client closed it, or its authority ended.
     case closed
-    /// OPEN did not come to a handle: as if it had not been asked.
+    /// OPEN did not come to a handle: the claim is as if nobody had asked for it.
     case undone
     /// Its capability has ended, and it may be renewed: the claim stays as a courtesy, until somebody else asks.
     case lapsed(CapabilityTerms)

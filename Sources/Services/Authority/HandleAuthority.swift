@@ -41,8 +41,9 @@ struct HandleAuthority {
     /// Whether it lets something be changed.
     var mayChange: Bool { !rights.isDisjoint(with: .mutating) }
 
-    /// Takes over what a capability says of time, place and rate; `now` in nanoseconds of the clock for lives. A quarter
-    /// of a short life is notice enough, so that who renews then does not do so all the time.
+    /// Takes over what a capability says of time, place and rate; `now` in nanoseconds of the clock for lives. Of a
+    /// short life the notice is a quarter, so that a client that renews when it hears of the end does not renew all
+    /// the time.
     mutating func take(_ effective: EffectiveCapability, _ terms: CapabilityTerms, now: UInt64) {
         self.terms = terms
         let life = terms.deadline - min(now, terms.deadline)

@@ -107,7 +107,7 @@ public final class EventLog: Sendable {
                 id: state.lastID, at: now, kind: kind, subject: subject, message: text,
                 by: by.map { String($0.prefix(Limits.eventCallerCharactersMax)) })
             EventLog.keep(event, bounds, &state)
-            // Under the lock, so that it hears of them in order.
+            // Under the lock, so that the keeper hears of events in order.
             keeper?.keep(event)
             return EventLog.takeWaiters(&state)
         }
@@ -135,8 +135,9 @@ public final class EventLog: Sendable {
         }
     }
 
-    /// Lets go of events of a kind that clients caused, many at once, so that the next ones cost little: of those that
-    /// are no nodes first, always of who has the most, and there of who was heard of last the longest ago.
+    /// Lets go of events of a kind that clients caused, many at once, so that the next ones cost little. Events of
+    /// clients that are no nodes go first, always those of the client that has the most, and among such of the one
+    /// that the log has not heard of for the longest time.
     private static func thin(_ kind: ServerEvent.Kind, to count: Int, _ state: inout State) {
         for takesNodes in [false, true] {
             var places = state.kept.keys.filter { place in
@@ -234,7 +235,7 @@ public final class EventLog: Sendable {
         await withTaskCancellationHandler {
             await withCheckedContinuation { continuation in
                 let waits = state.withLock { state in
-                    // Looked at under the lock: whoever cancels later finds the waiter.
+                    // Under the lock: a cancellation that comes later finds the waiter.
                     guard state.lastID <= id, !state.isFinished, !Task.isCancelled else { return false }
                     state.waiters[number] = continuation
                     return true

@@ -42,7 +42,7 @@ struct ActivityMeter {
     }
 
     private mutating func beginPeriod(_ now: UInt64) {
-        // After a longer silence nobody was there in the period before.
+        // After a silence of more than a period nobody was there in the one before.
         let isNext = now < periodEnd &+ Limits.fairPeriodNanoseconds
         countBefore = isNext ? countNow : 0
         gentleBefore = isNext ? gentleNow : 0

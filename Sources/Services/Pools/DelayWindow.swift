@@ -3,11 +3,12 @@ import Core
 /// How much a driver may have at once of sessions that share it: as much as those can bear who ask for one thing at a
 /// time.
 ///
-/// A request that is its session's only one in the driver shows how long the driver's queue is: what it takes longer
-/// than the least that one took lately is the wait behind others. Where that is more than the work itself, the window
-/// shrinks, else it grows (as LEDBAT has it, RFC 6817). A device that does many things at once keeps a large window, a
-/// driver that does one after the other a small one. Now and then the window is at its smallest for a moment, for what
-/// the least is shows only while there is little else (as BBR does). No clock, no I/O.
+/// A request that is its session's only one in the driver shows how long the driver's queue is: the time by which
+/// it takes longer than the quickest such request of late is its wait behind others. Where that is more than the
+/// work itself, the window shrinks, else it grows (as LEDBAT has it, RFC 6817). A device that does many things at
+/// once keeps a large window, a driver that does one after the other a small one. Now and then the window is at its
+/// smallest for a moment, since the quickest time shows only while the driver has little else (as BBR does). No
+/// clock, no I/O.
 struct DelayWindow {
     private static let whole = 1 << 10
     private static let least = whole >> 4
@@ -33,8 +34,8 @@ struct DelayWindow {
     @inline(__always)
     var leastDelay: UInt64 { min(leastNow, leastBefore) }
 
-    /// Notes how long a small request, its session's only one, was in the driver, in nanoseconds; `isShared` when others
-    /// have something there too.
+    /// Notes how long a small request, its session's only one, was in the driver, in nanoseconds; `isShared` when
+    /// others have something there too.
     mutating func note(delay: UInt64, isShared: Bool, now: UInt64) {
         if now >= periodEnd {
             leastBefore = leastNow

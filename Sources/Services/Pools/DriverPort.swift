@@ -39,12 +39,12 @@ final class DriverPort: BatchTarget {
     private var shares: NodeShares
     /// Channels whose next request finds no room in it.
     private var waiters = RoomWaiters()
-    /// What notes changes of its volumes.
+    /// What notes changes of its volumes; empty in a pool of anything else.
     private var markers = MarkerTable()
     /// Flushes of the server's own, and who waits for them.
     private var flushes: [RequestTag: (Status) -> Void] = [:]
     private var flushesBegun: UInt64 = 0
-    /// Let go of by `ServiceShard.stop`, which drops its ports.
+    /// The shard drops its ports in `ServiceShard.stop`, which ends this cycle.
     private let shard: ServiceShard
     private let reactor: Reactor
     /// Why requests wait for the driver, if they do.
@@ -145,7 +145,7 @@ final class DriverPort: BatchTarget {
     /// is the session's turn.
     @inline(__always)
     func submit(_ request: DriverRequest, flow: UInt32, bytes: UInt32) {
-        // Before the driver can do any of it: whatever happens then, it is noted.
+        // Noted before the driver can do any of it, so that no change is missed, whatever happens then.
         markers.mark(request)
         fair.touch(flow, now: reactor.now)
         fair.append(request, flow: flow, bytes: bytes)
@@ -175,7 +175,7 @@ final class DriverPort: BatchTarget {
             answer()
         }
         hasSubmissions = submissions.count > 0
-        // What has come back makes room for others.
+        // What the driver has answered makes room for others.
         if given, !fair.isEmpty { schedule() }
     }
 
@@ -247,7 +247,7 @@ final class DriverPort: BatchTarget {
     /// Makes durable whatever was written to a volume, for the server itself; `done` runs here when that is so.
     func flush(volume: UInt32, done: @escaping (Status) -> Void) {
         guard let queue else { return done(.driverFailed) }
-        // Whoever asks waits for an answer, and not for an administrator.
+        // The caller waits for an answer, and not until an administrator comes.
         if case .quarantined = absence { return done(.quarantined) }
         flushesBegun += 1
         let tag = RequestTag(own: flushesBegun)

@@ -25,7 +25,8 @@ struct FairQueue {
         /// What of it is in the driver.
         var requests = 0
         var bytes = 0
-        /// Since when its only request, a small one, is there, in nanoseconds; 0 when there is another.
+        /// Since when the driver has its only request, a small one, in nanoseconds; 0 when it has another of it, or
+        /// none.
         var loneSince: UInt64 = 0
         /// What it holds of the arena, in bytes.
         var credit = 0
@@ -127,11 +128,12 @@ struct FairQueue {
         }
         flows[index].last = node
         count += 1
-        // One whose share is used up is listed when something of it completes.
+        // A session whose share is used up gets into the round when something of it completes.
         if !turns.isListed(index), hasRoom(index) { turns.enter(index) }
     }
 
-    /// The next request for the driver, now in nanoseconds; nil when nothing waits whose session has room in the driver.
+    /// The next request for the driver, now in nanoseconds; nil when nothing waits whose session has room in the
+    /// driver.
     mutating func next(now: UInt64) -> DriverRequest? {
         guard count > 0 else { return nil }
         self.now = now

@@ -29,8 +29,8 @@ enum OpenResource {
     case nothing
     case volume(OpenVolume)
 
-    /// What a handle knows of a resource, on a channel that takes so many bytes of payload; nil when its driver has yet to
-    /// open it.
+    /// What a handle knows of a resource, on a channel that takes so many bytes of payload; nil when its driver has
+    /// yet to open it.
     init?(_ form: ResourceForm, payloadBytesMax: UInt32) {
         switch form {
         case .volume(let volume):
@@ -92,7 +92,8 @@ extension ServiceShard {
         }
     }
 
-    /// Goes on when the driver has done a step of a request. Apart from `complete`, which most requests go through once.
+    /// Goes on when the driver has done a step of a request. Apart from `complete`, which most requests go through
+    /// once.
     @inline(never)
     func stepEnded(_ channel: ServiceChannel, _ slot: UInt16, _ completion: DriverCompletion) {
         let status = Status(rawValue: completion.status) ?? .driverFailed

@@ -53,8 +53,8 @@ extension Directory {
         return nil
     }
 
-    /// Notes who has a resource for writing from now on. What a client knows of it holds on as long as the generation is
-    /// the same.
+    /// Notes who has a resource for writing from now on. As long as the generation stays, what a client knows of
+    /// the resource stays true.
     mutating func noteWriter(_ session: Identifier, of id: Identifier) {
         guard let resource = resources[id], let session = sessions.sessions[session] else { return }
         let instance = session.instance == .zero ? session.id : session.instance
@@ -113,12 +113,13 @@ extension Directory {
             }
             writer = changed
         }
-        // Who lost the authority while the connection was on its way out may not repeat anything either.
+        // A client that lost the authority while its connection was on its way out may not repeat anything either.
         if case .lost = end, !isKept { sessions.leaveNothing(of: session, channel: channel) }
     }
 
-    /// Ends what is left of a claim whose handle's capability had ended: `isLost` with its connection, or else closed. Of a
-    /// channel that was lost without a claim nothing is kept: somebody else may have written.
+    /// Ends what is left of a claim whose handle's capability had ended, with its connection (`isLost`) or because
+    /// it was closed. The server keeps nothing of a channel that was lost without a claim: somebody else may have
+    /// written.
     mutating func endLapsed(of id: Identifier, session: Identifier, channel: UInt16, isLost: Bool) {
         if isLost {
             if resources[id]?.writers[session] == nil { sessions.leaveNothing(of: session, channel: channel) }
@@ -127,15 +128,16 @@ extension Directory {
         }
     }
 
-    /// Notes that a handle of a channel has a session's claim: what the channel left behind before is nothing beside it.
+    /// Notes that a handle of a channel has a session's claim: what the channel left behind before is nothing
+    /// beside it.
     mutating func claimIsHeld(on id: Identifier, session: Identifier, channel: UInt16) {
         sessions[session]?.unopened[channel]?.remove(id)
         guard resources[id]?.writers[session]?.handles ?? 0 > 0 else { return }
         changeClaim(of: id, session: session) { $0?.kept.removeAll { $0.channel == channel } }
     }
 
-    /// Takes in a claim of before a restart of the server, unless another has it. One whose capability has ended meanwhile
-    /// stands until somebody else asks: its holder could not renew it.
+    /// Takes in a claim of before a restart of the server, unless another session has it. A claim whose capability
+    /// has ended meanwhile stands until somebody else asks: its holder could not renew it.
     mutating func restore(_ claim: SessionClaim, of session: Identifier, now: Moment) {
         let terms = CapabilityTerms(claim, now: now)
         guard stands(claim.volume, terms), let resource = resources[claim.volume],
@@ -201,9 +203,9 @@ extension Directory {
         session.claims.reduce(0) { max($0, resources[$1]?.writers[session.id]?.terms.deadline ?? 0) }
     }
 
-    /// Takes what lost channels have of a resource away where it has no authority any more. Somebody else may write from
-    /// now on: writes without an answer that such a channel's client would repeat must not come after that, so the
-    /// channel, or the session that has nothing else, is gone.
+    /// Takes what lost channels have of a resource away where it has no authority any more. Somebody else may write
+    /// from now on: writes without an answer that such a channel's client would repeat must not come after that, so
+    /// the channel, or the session that has nothing else, is gone.
     private mutating func endKept(
         of session: Identifier, on id: Identifier, why: String, where hasEnded: (CapabilityTerms) -> Bool
     ) {
@@ -214,7 +216,7 @@ extension Directory {
         for claim in ended {
             if let channel = claim.channel {
                 sessions.dropLost(of: session, channel: channel)
-                // One that has a connection goes with it.
+                // A channel that has a connection goes with it.
                 if isGone, sessions.sessions[session]?.channels[channel]?.isConnected == true {
                     sessions.leaveNothing(of: session, channel: channel)
                 }

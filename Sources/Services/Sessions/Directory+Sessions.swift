@@ -14,8 +14,8 @@ extension Directory {
         var crowdedOut: [SessionRegistry.Connection] = []
     }
 
-    /// Starts a session; where that is needed, the oldest one that has opened nothing makes room, or else one of a node that
-    /// was removed, or the least missed one without a connection.
+    /// Starts a session. Where it finds no room, the oldest session that has opened nothing makes some, or else one
+    /// of a node that was removed, or the least missed one without a connection.
     mutating func startSession(
         _ session: SessionRegistry.Session, by connection: SessionRegistry.Connection, now: Moment
     ) -> Status {
@@ -160,8 +160,8 @@ extension Directory {
         }
     }
 
-    /// Ends sessions that have had no connection for too long; true while there are any to look after. One that may write
-    /// is waited for much longer, and gives way to whoever asks for its volume.
+    /// Ends sessions that have had no connection for too long; true while there are any to look after. The server
+    /// waits much longer for one that may write, which gives way to whoever asks for its volume.
     mutating func sweepSessions(lingerSeconds: UInt64, now: Moment) -> Bool {
         let late = sessions.sessions.values.filter { session in
             guard let lostAt = session.lostAt else { return false }

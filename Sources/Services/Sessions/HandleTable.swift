@@ -12,7 +12,7 @@ struct Handle {
     var port: UInt8 = 0
     /// Whether the client has closed it; it is freed when nothing is in flight.
     var isClosing = false
-    /// What it has of its session's claim to be the resource's writer.
+    /// What the handle has of its session's claim to be the resource's writer.
     var claim = Claim.none
     var accessMode = AccessMode.singleWriter
     /// Bits of the id that change with every reuse of the entry.
@@ -29,7 +29,7 @@ struct Handle {
     var delayed = SlotQueue()
     /// Requests that wait for a COMPARE_AND_WRITE.
     var held: UInt32 = 0
-    /// Requests that the driver has, of copies also those that only read here.
+    /// Requests that the driver has, those of copies that only read here included.
     var running: UInt32 = 0
 
     /// What a handle has of a claim.
@@ -46,7 +46,7 @@ struct Handle {
 }
 
 extension Handle {
-    /// Whether requests can name it. By `switch`: `!=` would count a reference to the table.
+    /// Whether requests can name it. This is a `switch`, since `!=` would count a reference to the table.
     @inline(__always)
     var isOpen: Bool {
         switch authority.denial {

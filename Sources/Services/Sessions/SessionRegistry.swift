@@ -49,8 +49,8 @@ struct SessionRegistry {
         var isResumable = false
         /// Whether it is of a server that was restarted: what channels it had is not known.
         var isRestored = false
-        /// Channels that this server has had and kept nothing of: their requests may have been executed, so that none is
-        /// taken for one of before the restart.
+        /// Channels that this server has had and kept nothing of: their requests may have been executed, so that
+        /// none is taken for one of before the restart.
         var forgotten: Set<UInt16> = []
         /// Channels that are connected, and of which nothing may be kept once they are lost.
         var leavesNothing: Set<UInt16> = []
@@ -138,10 +138,10 @@ struct SessionRegistry {
         if let refusal = refusal(id, secret: secret, thumbprint: thumbprint) { return .failure(refusal) }
         guard let session = sessions[id] else { preconditionFailure("it was just looked up") }
         let numbers = Array(0..<UInt16(Limits.channelsPerSessionMax))
-        // The low numbers of a session that outlived its server may be in use: their client has yet to come back.
+        // A client that has yet to come back may have the low numbers of a session that outlived its server.
         let candidates = session.isRestored ? numbers.reversed() : numbers
         let free = candidates.filter { session.channels[$0] == nil }
-        // Who still asks for one that was forgotten is not to find another's.
+        // A client that still asks for a forgotten channel must not find another client's.
         guard let number = free.first(where: { !session.forgotten.contains($0) }) ?? free.first else {
             return .failure(
                 StatusError(

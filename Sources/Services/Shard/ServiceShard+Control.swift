@@ -244,7 +244,7 @@ extension ServiceShard {
         answerControl(channel, request, .ok, .state(channel.handles[position].state))
     }
 
-    /// Renews once more when the claim that the first time has taken is saved: meanwhile it may have been lost again.
+    /// Renews once more when the claim that the first attempt took is saved: it may have been lost again meanwhile.
     private func renewWhenSaved(
         _ channel: ServiceChannel, _ request: ResourceRequest, _ body: RenewRequest, _ session: Identifier,
         _ resource: Identifier, _ renewal: IOServices.Renewal

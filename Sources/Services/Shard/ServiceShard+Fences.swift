@@ -109,14 +109,14 @@ extension ServiceShard {
         withdraw(running, status: .fenced)
     }
 
-    /// Takes back what drivers have not begun of a lost channel, so that who resumes it waits for no more than it must.
-    /// What they have begun is theirs: a slow driver is no reason to end its host.
+    /// Takes back what drivers have not begun of a lost channel, so that whoever resumes it waits for no more than
+    /// it must. What drivers have begun they finish: a slow driver is no reason to end its host.
     func dropUnstarted(_ channel: ServiceChannel) {
         var running: [UInt8: Set<RequestTag>] = [:]
         collectRunning(channel, nil, into: &running)
         for (number, tags) in running {
             guard let port = ports[Int(number)] else { continue }
-            // What takes several steps may have done some: it goes on to its end.
+            // A request of several steps may have done some of them: it goes on to its end.
             let whole = tags.filter { channel.slots[$0.slot].way != .stepped }
             for tag in port.takeBack(whole) {
                 let slot = tag.slot
@@ -202,7 +202,8 @@ extension ServiceShard {
             services.endLapsed(
                 of: handle.resource, session: session, channel: number, isLost: channel.isLost)
         case .none:
-            // It could write once and cannot any more: others may write, and what its client would repeat comes too late.
+            // The handle could write and cannot any more: others may write, and what its client would repeat comes
+            // too late.
             guard channel.isLost, handle.accessMode == .singleWriter, handle.authority.mayChange else {
                 return
             }

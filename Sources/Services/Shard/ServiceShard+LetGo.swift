@@ -3,8 +3,9 @@ import Wire
 
 /// What authority that ends gives back at once: buffers that wait for a client to read, or to go on writing.
 extension ServiceShard {
-    /// Gives back the buffers that requests on a handle hold without the driver having them: what has not arrived whole is
-    /// answered, what has been read is not sent any more, and of what is being sent the connection is to be rid soon.
+    /// Gives back the buffers that requests on a handle hold without the driver having them. A request that has not
+    /// arrived whole is answered, data that was read is not sent any more, and a connection that is sending some is
+    /// told to hurry.
     func letGo(_ channel: ServiceChannel, _ position: UInt8) {
         guard !channel.isDetached else { return }
         let (denial, generation) = (

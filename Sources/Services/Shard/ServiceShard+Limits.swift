@@ -10,7 +10,7 @@ extension ServiceShard {
     /// Holds a handle to the ceilings of a capability, which replace those that it had.
     func limit(_ channel: ServiceChannel, _ position: UInt8, by capability: EffectiveCapability) {
         let before = channel.handles[position].capabilityGate
-        // The same ceiling goes on counting, so that renewing often earns nothing.
+        // A ceiling that is the same goes on counting, so that a client earns nothing by renewing often.
         let previous = gates.rootBudget(before)
         let ofGrant = joinGrant(of: capability)
         var gate = ofGrant
@@ -152,7 +152,7 @@ extension ServiceShard {
             for (channel, position) in delayedNow { runDelayed(channel, position) }
             delayedNow.removeAll(keepingCapacity: true)
             if delayedServed.isEmpty { break }
-            // Who had a turn is the last to have the next.
+            // A handle that had a turn is the last to have the next one.
             delayed.append(contentsOf: delayedServed)
             delayedServed.removeAll(keepingCapacity: true)
         } while !delayed.isEmpty

@@ -43,7 +43,7 @@ extension ServiceShard {
         _ channel: ServiceChannel, _ request: ResourceRequest, _ rule: OpcodeRule, _ position: UInt8,
         _ port: DriverPort
     ) -> Intake {
-        // Of all channels of the session together, of which each may have little.
+        // All channels of the session count together, since each of them may have little.
         let held = port.held(flow: channel.flow) / Limits.gentleBytes
         activity.touch(channel.flow, underWay: max(channel.slots.underWay, held), now: reactor.now)
         var buffer = ArenaBuffer(offset: 0, bytes: 0)

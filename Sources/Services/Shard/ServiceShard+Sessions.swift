@@ -93,7 +93,7 @@ extension ServiceShard {
         switch answer {
         case .success(let kept):
             guard !channel.isDetached else {
-                // It went away while it waited; the channel is there for the next one.
+                // The connection went away while it waited; the channel is kept for the next one.
                 _ = services.keep(session, channel: greeting.resumes, kept)
                 armSessionSweep()
                 return

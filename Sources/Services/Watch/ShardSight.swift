@@ -69,7 +69,8 @@ public struct SightedRequest: Sendable, Hashable {
 
 /// What a watchdog may know of a shard whose thread stands: who its channels are, and what its drivers took last.
 ///
-/// The shard's thread changes it when channels come, open volumes and go; the watchdog asks without waiting. Any thread.
+/// The shard's thread changes it when channels come, open resources and go; the watchdog asks without waiting. Any
+/// thread.
 final class ShardSight: Sendable {
     private struct Opened {
         let volume: Identifier
@@ -131,8 +132,8 @@ final class ShardSight: Sendable {
 
     // MARK: The watchdog's side
 
-    /// The request that an activity is about; nil when there is none, or when the shard's thread stands where it changes
-    /// what is known here.
+    /// The request that an activity is about; nil when there is none, or when the shard's thread stands where it
+    /// changes what is known here.
     func request(of activity: ReactorPulse.Activity) -> SightedRequest? {
         state.withLockIfAvailable { state -> SightedRequest? in
             guard let kind = ShardActivity(rawValue: activity.kind) else { return nil }
@@ -184,8 +185,8 @@ extension DriverOpcode {
 }
 
 extension IOServices {
-    /// The request that a reactor is at, going by what it says of itself; nil where it says nothing of one, and for reactors
-    /// that serve no channels. Waits for nobody.
+    /// The request that a reactor is at, going by what it says of itself; nil where it says nothing of one, and for
+    /// reactors that serve no channels. Waits for nobody.
     public func request(of activity: ReactorPulse.Activity, on remote: ReactorRemote) -> SightedRequest? {
         let sight = sights.withLockIfAvailable { $0.first { $0.remote === remote }?.sight } ?? nil
         return sight?.request(of: activity)

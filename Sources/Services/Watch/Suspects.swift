@@ -83,11 +83,12 @@ public struct WatchdogRecord: Sendable, Hashable {
     }
 }
 
-/// Requests at which the server stood until its watchdog ended it: one that has done so twice is not executed a third time, but
-/// answered as failed, for a while. A value without I/O.
+/// Requests at which the server stood until its watchdog ended it: one that has done so twice is not executed a
+/// third time, but answered as failed, for a while. A value without I/O.
 ///
-/// Which of the requests that stand in one line for a circle is to blame is not always the one that the reactor was at. So of a
-/// key that has ended the server three times within a short while, none is executed that it repeats after the restart.
+/// Which of the requests that stand in one line for a circle is to blame is not always the one that the reactor was
+/// at. So of a key that has ended the server three times within a short while, none is executed that it repeats
+/// after the restart.
 public struct Suspects: Sendable {
     struct Suspicion: Equatable {
         var ends = 0

@@ -6,14 +6,15 @@ import Glibc
 /// they were sealed.
 @safe
 final class MarkerBitmap: @unchecked Sendable {
-    /// For who keeps this for as long as it uses them.
+    /// The bits; whoever uses them keeps this object as long.
     let bits: MarkerBits
     private let header: MarkerHeader
     private let memory: UnsafeMutableRawPointer
     private let byteCount: Int
     private let fd: Int32
 
-    /// Takes over an open file that is as long as the header says; nil (and the file is closed) when it cannot be mapped.
+    /// Takes over an open file that is as long as the header says; nil (and the file is closed) when it cannot be
+    /// mapped.
     init?(fd: Int32, header: MarkerHeader) {
         let byteCount = header.fileBytes - MarkerHeader.blockBytes
         // The pages are read now and kept, so that reactors do not wait for a disk.
@@ -24,7 +25,7 @@ final class MarkerBitmap: @unchecked Sendable {
             Glibc.close(fd)
             return nil
         }
-        // Who may not lock memory has page faults where it is short.
+        // A server that may not lock memory has page faults where memory is short.
         _ = unsafe mlock(memory, byteCount)
         unsafe self.memory = unsafe memory
         self.byteCount = byteCount

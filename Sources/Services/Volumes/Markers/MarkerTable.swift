@@ -16,7 +16,7 @@ public struct MarkerInfo: Sendable, Hashable {
     public let granularity: UInt64
     /// How many bytes of the volume count as changed.
     public let changedBytes: UInt64
-    /// Whether nothing counts as changed but what was, and what shares a unit with that.
+    /// Whether only what was changed counts as changed, and what shares a unit with that.
     public let isComplete: Bool
 
     init(_ marker: Marker, size: UInt64) {

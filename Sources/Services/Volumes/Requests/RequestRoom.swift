@@ -39,7 +39,8 @@ enum RequestRoom {
 }
 
 extension Slot {
-    /// Bytes that count against a limit on bandwidth.
+    /// Bytes that count against a limit on bandwidth: those that the request moves, over the channel or from place
+    /// to place.
     var limitedBytes: UInt32 {
         switch Opcode(rawValue: opcode) {
         case .read, .write, .compareAndWrite, .copyRange: count
