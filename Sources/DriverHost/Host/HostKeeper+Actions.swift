@@ -111,7 +111,7 @@ extension HostKeeper {
         let deadline = now &+ options.policy.startDeadline
         do throws(ControlSocket.Failure) {
             for (name, entry) in store.all {
-                // Each takes a while where the host takes nothing, and others wait for this thread.
+                // Each send takes a while where the host takes nothing, and others wait for this thread.
                 if now > deadline { throw .full }
                 try send(.stored(name: name), to: host, descriptors: [entry.descriptor.raw])
             }
@@ -227,7 +227,7 @@ extension HostKeeper {
 
     private func attach(_ queue: IsolatedQueue, to host: HostInstance) {
         guard let lane = host.lanes[queue.number] else {
-            // It came after the others were sent.
+            // The queue came after the others were sent.
             return offer(queue, to: host)
         }
         let number = host.number
@@ -284,7 +284,7 @@ extension HostKeeper {
     }
 
     private func refuseCalls() {
-        // A caller that is woken looks at the state.
+        // A caller that wakes up looks at the state, which has to be the new one.
         publish()
         let waiting = shared.withLock { shared in
             defer { shared.waiting = [] }

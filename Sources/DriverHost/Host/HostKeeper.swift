@@ -35,7 +35,7 @@ final class HostKeeper: @unchecked Sendable {
         /// How often hosts were asked.
         var calls: UInt64 = 0
 
-        /// Memory is taken in pieces, with their lists, for each time that a volume was made larger.
+        /// Memory is taken in pieces, with their lists, for each time that it was made larger.
         var memoryBytes: UInt64 {
             let lists = size / Limits.explainedListShare
             return (size + lists).addingReportingOverflow(calls * Limits.explainedMemoryPerCall).partialValue
@@ -83,7 +83,7 @@ final class HostKeeper: @unchecked Sendable {
     var supervisor: HostSupervisor
     /// The hosts that exist, by number: at most two.
     var hosts: [Int: HostInstance] = [:]
-    /// The host whose volumes and queues are being opened, or that serves.
+    /// The host whose queues, and what they are for, are being opened, or that serves.
     var current: HostInstance?
     var timerDeadline: UInt64?
     var openingDeadline: UInt64?
@@ -258,7 +258,7 @@ final class HostKeeper: @unchecked Sendable {
         receive(from: host)
         if host.exit == nil {
             host.reap()
-            // What it sent before it ended is still in the socket.
+            // What the host sent before it ended is still in the socket.
             if host.exit != nil { receive(from: host) }
         }
         if host.exit != nil, host.isControlOver, !host.isLifelineOver { host.discardPackets() }

@@ -3,7 +3,8 @@ import DriverKit
 import Glibc
 import Reactor
 
-/// A driver in a process of its own, seen as any other driver.
+/// A driver in a process of its own, seen as any other driver. What drivers of one kind are asked is in an
+/// extension for each kind; a host's driver refuses the words of another one.
 ///
 /// Control calls go over the control socket, requests through shared memory. When the host is lost, both wait
 /// for the next one: users see a pause.
@@ -189,7 +190,7 @@ public final class IsolatedDriver: SupervisedDriver {
         return try Self.outcome(answer)
     }
 
-    /// What came of it; what was asked for goes on all the same when that takes too long.
+    /// What came of it. When that takes too long the caller hears so, and the keeper goes on with it all the same.
     private static func outcome<Value>(_ answer: HostKeeper.Answer<Value>) throws(StatusError) -> Value {
         guard let result = answer.take(milliseconds: Limits.controlCallMillisecondsMax) else {
             throw StatusError(.driverRecovering, "the pool's driver is still being replaced")

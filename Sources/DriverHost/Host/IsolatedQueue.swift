@@ -111,7 +111,8 @@ final class IsolatedQueue: VolumeQueue, PolledTarget, CompletionTarget, @uncheck
         if pushed { ring(host) }
     }
 
-    /// A lane has room for all that is on record, unless the host takes requests and does not say so.
+    /// Gives the host up: a lane has room for all that is on record, unless the host takes requests and does not
+    /// say so.
     private func loseFull(_ instance: Int) {
         lose(instance, .violation, "it leaves no room in the ring of requests")
     }
@@ -119,7 +120,7 @@ final class IsolatedQueue: VolumeQueue, PolledTarget, CompletionTarget, @uncheck
     func withdraw(_ tags: Set<UInt64>, status: Status) {
         ledger.withdraw(tags, status: status, now: reactor.refreshNow())
         answerWithdrawn()
-        // Others may have waited for what is gone now.
+        // Held requests may have waited for those that are gone now.
         if isQuiescing { noteQuiet() } else { process() }
     }
 
@@ -199,7 +200,8 @@ final class IsolatedQueue: VolumeQueue, PolledTarget, CompletionTarget, @uncheck
         return host.lane.completions.count > 0
     }
 
-    /// A device that answers within microseconds is waited for; one that takes longer than waking does is not.
+    /// The reactor waits for a device that answers within microseconds, not for one that takes longer than waking
+    /// up does.
     var worthWaitingNanoseconds: UInt64 {
         ledger.inFlight > 0 && usualWait < Limits.laneWaitNanoseconds ? Limits.laneWaitNanoseconds : 0
     }
@@ -236,7 +238,7 @@ final class IsolatedQueue: VolumeQueue, PolledTarget, CompletionTarget, @uncheck
 
     /// Gives what is unfinished to a new host, and then what waits.
     func attach(_ host: HostLane, instance: Int) {
-        // It was on its way when the queue was stopped.
+        // The host was on its way when the queue was stopped.
         guard target != nil else { return }
         bell = BellTarget()
         uselessRings = 0

@@ -12,12 +12,12 @@ extension HostSupervisor {
         case startFailed(host: Int, message: String)
         /// The host is no good any more; its process may still exist.
         case lost(host: Int, cause: DriverHostReport.End.Cause, message: String)
-        /// The host's process and its io_uring rings exist no more: it touches no buffer and no device. Of a
-        /// host that was not yet lost, it says that too.
+        /// The host's process and its io_uring rings exist no more: it touches no buffer and no device. A host that
+        /// was not lost before is lost with this.
         case gone(host: Int)
         /// All queues use the host, and it was given what was unfinished.
         case activated(host: Int, pause: UInt64, replayed: UInt64)
-        /// What was armed is due; too early does no harm.
+        /// The timer that was armed is due; to say so too early does no harm.
         case timerFired
         /// An administrator wants another host.
         case restartRequested
@@ -50,7 +50,7 @@ extension HostSupervisor {
         case refuseCalls
         /// The queues fail what they have and whatever comes, until `attachQueues`.
         case failRequests(Status)
-        /// In place of what was armed before, nanoseconds from now.
+        /// Arm a timer, nanoseconds from now, in place of the one before.
         case armTimer(UInt64)
         /// Nothing is due.
         case cancelTimer

@@ -243,7 +243,7 @@ struct HostSupervisor: Sendable {
         enter(kind, message)
     }
 
-    /// Nothing is started any more until an administrator asks for it: requests wait for that, or fail.
+    /// Starts no host any more until an administrator asks for one: requests wait for that, or fail.
     private mutating func quarantine() {
         owedFailure = policy.failsInQuarantine ? .quarantined : nil
         enter(.quarantined, quarantineReason)
@@ -463,7 +463,7 @@ struct HostSupervisor: Sendable {
 
     private func deadline(_ next: Next) -> UInt64? {
         switch next {
-        // One that is late waits for a host to be gone, not for time.
+        // A start that is overdue waits for a host to be gone, not for time.
         case .waiting(let until): until > now ? until : nil
         case .starting(_, let deadline): deadline
         case .ready, .attached: nil

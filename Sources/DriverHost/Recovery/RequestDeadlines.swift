@@ -8,9 +8,9 @@ public struct RequestDeadlines: Sendable, Hashable {
     public var flush: UInt64
     /// Zeroes and discards, which may cover any range.
     public var space: UInt64
-    /// What these are given besides, for each MiB that they cover: a device may have to write it.
+    /// More time for these, for each MiB that they cover: a device may have to write it.
     public var spaceMebibyte: UInt64 = 100_000_000
-    /// What a host has of somebody who was cut off, from then on.
+    /// Requests of somebody who was cut off, from then on.
     public var withdrawn: UInt64
 
     /// Deadlines, by default those of a healthy device with a lot to do.

@@ -35,7 +35,7 @@ public enum Sandbox {
         var gaps: [String] = []
         let user = geteuid()
         let isRoot = user == 0
-        // What needs paths and privilege first: the folder is handed over and named in the rules.
+        // First what needs paths and privilege: the host hands the folder over, and names it in the rules.
         let landlock = try Landlock(policy)
         if let own = policy.user, isRoot { try handOver(policy.folder, to: own) }
         preferForEnding()
@@ -59,7 +59,7 @@ public enum Sandbox {
                 "This kernel has no Landlock (5.13 or newer, lsm=landlock): only the user's rights keep the"
                     + " driver from other files.")
         }
-        // Last, since it forbids the calls above. It wants no_new_privs too.
+        // The filter comes last, since it forbids the calls above. It wants no_new_privs, too.
         try SystemCallFilter(SystemCallRules(policy: policy, process: getpid())).load()
         return gaps
     }
@@ -88,8 +88,9 @@ public enum Sandbox {
         _ = close(file)
     }
 
-    /// Gives the pool's folder and the files in it to the host's user. Links are not followed, and what is not a file
-    /// under one name, or a folder, stays whose it is: a second name may be that of a file which is nobody's but root's.
+    /// Gives the pool's folder and the files in it to the host's user. Links are not followed, and what is not a
+    /// file under one name, or a folder, stays whose it is: a second name may be that of a file which is nobody's
+    /// but root's.
     private static func handOver(_ folder: Int32, to user: UInt32) throws(SandboxError) {
         let copy = unsafe openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         if copy < 0 { throw .system(call: "open the pool's folder", errno: errno) }
@@ -144,7 +145,8 @@ public enum Sandbox {
                         + " network namespace, and only seccomp keeps it from sockets.")
             }
         }
-        // Where nothing else is needed, nothing else has a name. EPERM: not root, in no namespace of its own.
+        // A driver that needs nothing else gets a root without any other name. EPERM: it is not root, and has no
+        // namespace.
         if policy.paths.isEmpty && !policy.network && fchdir(policy.folder) == 0 {
             let result = unsafe sluice_chroot(".")
             if result != -EPERM { try check("chroot", result) }
@@ -154,7 +156,7 @@ public enum Sandbox {
     }
 
     private static func limit(_ policy: SandboxPolicy, countsThreads: Bool) throws(SandboxError) {
-        // What is too large fails with EFBIG; the default of the signal would end the process.
+        // A file that grows too large fails with EFBIG; the default of the signal would end the process.
         signal(SIGXFSZ, SIG_IGN)
         try check("setrlimit(CORE)", sluice_limit(Int32(SLUICE_LIMIT_CORE), 0))
         try check("setrlimit(DATA)", sluice_limit(Int32(SLUICE_LIMIT_DATA), policy.memoryBytesMax))
@@ -162,7 +164,7 @@ public enum Sandbox {
         try check("setrlimit(NOFILE)", sluice_limit(Int32(SLUICE_LIMIT_FILES), policy.filesMax))
         try check("setrlimit(MSGQUEUE)", sluice_limit(Int32(SLUICE_LIMIT_QUEUES), 0))
         try check("setrlimit(RTPRIO)", sluice_limit(Int32(SLUICE_LIMIT_REAL_TIME), 0))
-        // Counted for the user in its namespace, so one of them must be nobody else's.
+        // The kernel counts threads for the user in its namespace, so that one of the two must be nobody else's.
         if countsThreads {
             try check("setrlimit(NPROC)", sluice_limit(Int32(SLUICE_LIMIT_THREADS), policy.threadsMax))
         }
@@ -174,7 +176,7 @@ public enum Sandbox {
     {
         var gaps: [String] = []
         let isRoot = user == 0
-        // Wants CAP_SETPCAP, which an ordinary user has only in a user namespace; with no_new_privs and no
+        // This wants CAP_SETPCAP, which an ordinary user has only in a user namespace. With no_new_privs and no
         // execve the set cannot come to matter.
         let dropped = sluice_drop_bounding_set()
         if dropped < 0 && isRoot { throw .system(call: "prctl(PR_CAPBSET_DROP)", errno: -dropped) }
