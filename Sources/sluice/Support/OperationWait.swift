@@ -48,7 +48,7 @@ enum OperationWait {
         do { _ = try untilDone(operation, api) } catch let failure as Failure
             where failure.status == .notFound
         {
-            // The server has been started anew since it ended, and the volume tells.
+            // A server that was started anew since the work ended knows it no more: the volume tells what became of it.
         }
         return try api.get("/v1/volumes/\(volume.name)")
     }

@@ -55,7 +55,7 @@ struct AttachCommand: ParsableCommand {
         let format = readyDescriptor == nil ? global.output : nil
         do throws(AttachError) {
             try AttachProcess.serve(options, logger: logger, readyDescriptor: readyDescriptor) { attachment in
-                // The device is there whether or not it could be said.
+                // The device is there, also where the output could not be written.
                 try? format?.show(AttachedVolume(attachment), sentence: attachment.device)
             }
         } catch {

@@ -63,7 +63,7 @@ struct BenchCommand: ParsableCommand {
         do throws(BenchError) {
             let shows = Terminal.hasErrorTerminal
             defer { if shows { Terminal.progress("") } }
-            // The first ends the run, and the next one the command.
+            // The first signal ends the run, and the next one the command.
             var signals: HeldSignals? = HeldSignals()
             result = try BenchRunner.run(
                 configuration: configuration,

@@ -67,7 +67,7 @@ struct EventsCommand: ParsableCommand {
             } catch let failure as Failure where failure.status == .unreachable && wasThere {
                 Terminal.note("sluice: \(failure.message); trying again")
             }
-            // As long as the server asks clients to wait (`retry`).
+            // Waits as long as the server asks clients to wait (`retry`).
             _ = poll(nil, 0, 2000)
         }
     }
