@@ -25,7 +25,7 @@ final class BlockingConnection {
     private static let chunkBytes = 16 * 1024
     /// Reads of what came between two requests: settings, pings.
     private static let unaskedReadsMax = 64
-    /// More of the body of a refusal is not wanted.
+    /// The client takes no more of a refusal's body.
     private static let problemBytesMax = 64 * 1024
 
     /// Connects and completes the TLS handshake.
@@ -61,8 +61,8 @@ final class BlockingConnection {
     /// The address at the other end.
     var peerAddress: SocketAddress? { try? Sockets.peerAddress(fd: descriptor.raw) }
 
-    /// Whether another request may be sent: takes in what the server sent meanwhile, without waiting. One that has so
-    /// much to say unasked is not listened to any longer.
+    /// Whether another request may be sent: takes in what the server sent meanwhile, without waiting. The client
+    /// listens no longer to a server that has too much to say unasked.
     func isUsable() -> Bool {
         let now = Deadline(seconds: 0)
         for _ in 0..<Self.unaskedReadsMax {
@@ -87,7 +87,7 @@ final class BlockingConnection {
         do throws(ClientError) {
             while outcome == nil {
                 try send(deadline)
-                // A server that says something all the time has its time all the same.
+                // A server that keeps saying something has no more time than one that is silent.
                 guard !deadline.isOver, wait(for: POLLIN, deadline) else {
                     http.cancel(stream: stream)
                     return .failed(.timedOut(server, "answer", seconds: seconds), mayRepeat: false)

@@ -47,10 +47,8 @@ public final class ControlClient {
 
     /// Sends one request and returns its answer, when its status is below 400.
     ///
-    /// A request that the server has certainly not acted on, or that may be repeated (GET, HEAD, PUT,
-    /// DELETE, or one
-    /// with an `idempotency-key`), is sent once more on a new connection when a kept one turns out to be
-    /// dead.
+    /// When a kept connection turns out to be dead, the client sends a request once more on a new one if the server has
+    /// certainly not acted on it, or if it may be repeated (GET, HEAD, PUT, DELETE, or one with an `idempotency-key`).
     /// - Parameter path: begins with `/`; already percent-escaped.
     /// - Parameter query: names and values as they are; they are escaped here.
     /// - Throws: `ClientError`; with `status` when the server answered with 400 or more.
