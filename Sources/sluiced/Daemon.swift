@@ -106,7 +106,7 @@ struct Daemon {
                 logger.error("the renewed certificate cannot be used", metadata: ["reason": "\(error)"])
             }
         }
-        // Who comes before pools are there and sessions are known would be told that theirs is gone.
+        // A client that came before pools are there and sessions known would hear that its session is gone.
         try data.prepare()
         for (name, remote) in data.reactors { watchdog.watch(name, remote) }
         try await plane.start()
@@ -188,7 +188,7 @@ struct Daemon {
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         let text = Array(try encoder.encode(endpoints)) + [0x0A]
         do throws(AuthorityError) { try PrivateFiles.write(text, to: folder.endpointsFile) } catch {
-            // Such as on a full disk, which the server has to be started on so that room can be made.
+            // The disk may be full: a server has to start on it all the same, so that somebody can make room.
             logger.error("tools cannot be told where the server listens", metadata: ["reason": "\(error)"])
         }
         logger.notice(
@@ -249,7 +249,7 @@ struct Daemon {
             + " went down; its last event is of \(Timestamp.text(end.at)). See the log of then"
     }
 
-    /// Of this run of the machine: what was written and not flushed outlives the server, but not the machine.
+    /// The id of the machine's run: what was written and not flushed outlives the server, but not that.
     private static func bootID() throws -> String {
         try String(contentsOfFile: "/proc/sys/kernel/random/boot_id", encoding: .utf8)
             .trimmingCharacters(in: .whitespacesAndNewlines)

@@ -78,7 +78,7 @@ enum ServerWatchdog {
         "\(nanoseconds / 1_000_000_000).\(nanoseconds / 100_000_000 % 10) s"
     }
 
-    /// To standard error without the logger, where somebody reads it: whatever stands must not keep this thread.
+    /// Writes to standard error past the logger, if somebody reads it: whatever stands must not keep this thread.
     private static func say(_ text: String) {
         var target = pollfd(fd: STDERR_FILENO, events: Int16(POLLOUT), revents: 0)
         guard unsafe poll(&target, 1, 0) > 0, target.revents & Int16(POLLOUT) != 0 else { return }

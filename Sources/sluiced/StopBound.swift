@@ -62,13 +62,13 @@ final class StopBound: CompletionTarget {
         }
     }
 
-    /// On a thread of its own: a thread that hangs may have a lock that is asked for.
+    /// Asks what is unfinished, on a thread of its own: a thread that hangs may have a lock that the answer needs.
     private func ask() {
         let witness = witness
         Thread.detachNewThread { witness.ask() }
     }
 
-    /// On a thread of its own: where the log goes may hang too.
+    /// Tells the log, on a thread of its own: where the log goes may hang, too.
     private func tell() {
         let (witness, logger, seconds) = (witness, logger, seconds)
         Thread.detachNewThread {
