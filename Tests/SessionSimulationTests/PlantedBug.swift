@@ -169,7 +169,7 @@ extension PlantedBug {
         case .heldIsForgotten: 186
         case .sessionsOutlivePower: 216
         case .closeKeepsItsSlot: 328
-        case .openDoesNotWaitForStore: 391
+        case .openDoesNotWaitForStore: 1317
         case .renewalMissesChannel: 527
         case .clientIgnoresWriters: 623
         case .clientHidesLoss: 932
