@@ -96,6 +96,8 @@ def test_what_a_flood_took_goes_back_within_a_minute(server, kind):
     print(kind, "poured", poured >> 20, "before", before >> 20, "highest", highest >> 20, "dropped", own_bytes(pid) >> 20)
     await_condition("the memory", lambda: own_bytes(pid) < before + 40 * MIB, seconds=60)
     print("back after", time.monotonic() - begun, own_bytes(pid) >> 20)
+    # Of less there would be nothing to give back.
+    assert poured > 32 * MIB and highest > before + 2 * MIB, (poured, before, highest)
     assert highest < before + 400 * MIB
 
 
