@@ -48,7 +48,7 @@ import Testing
 
     /// What a record has room for when a header comes, and what follows it, by enumeration: each room from none but a
     /// byte to what the longest copied piece and two headers need, and each edge of pieces and records beside it.
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func everyRoomAndEveryEdgeArrivesInOrder() throws {
         let pair = try ConnectedPair()
         let source = UnsafeMutableRawBufferPointer.allocate(byteCount: 4 * 16384 + 2, alignment: 16)
@@ -95,7 +95,7 @@ import Testing
 
     /// The loads that stopped a reactor for ever: one size again and again, so that every residue of the record's
     /// size is met, for each size up to two records in steps of an odd number, and at the powers of two.
-    @Test(.timeLimit(.minutes(5)))
+    @Test(.timeLimit(.minutes(15)))
     func oneSizeAgainAndAgainFillsEveryRecord() throws {
         let pair = try ConnectedPair()
         let source = UnsafeMutableRawBufferPointer.allocate(byteCount: 33100, alignment: 16)

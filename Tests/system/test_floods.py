@@ -114,6 +114,6 @@ def test_the_end_does_not_wait_for_those_that_take_nothing(server):
     begun = time.monotonic()
     assert server.stop(signal.SIGTERM) == 0
     took = time.monotonic() - begun
-    assert took < 8 and "it does not read" in server.text(), took
+    assert took < 20 and "it does not read" in server.text(), took
     for channel in channels:
         channel.drop()

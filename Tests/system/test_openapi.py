@@ -418,32 +418,34 @@ DEALT = [pytest.param(*each, id=each[2]["operationId"], marks=pytest.mark.xdist_
 @pytest.mark.parametrize("path, method, operation", DEALT)
 def test_schemathesis_finds_no_answer_that_is_not_documented(world, path, method, operation):
     generated = SCHEMA[path][method.upper()]
-    world.restore()
     roles = operation["x-sluice-roles"]
-    names = {each["name"]: each["example"] for each in parameters(path, operation) if each["in"] == "path"}
-    if "id" in names:
-        names["id"] = world.identifier(path)
+    cases = {}
     for mode in GenerationMode:
         # Whoever may not ask at all is told so before what is asked is looked at.
         asking = [role for role in CASES if not mode.is_negative or (
             (not roles or role in roles) and (parameters(path, operation) or "requestBody" in operation))]
         if not asking:
             continue
-        cases = []
+        made = []
 
         @given(case=generated.as_strategy(generation_mode=mode))
         @settings(max_examples=max(CASES[role] for role in asking), derandomize=True, database=None, deadline=None,
                   phases=[Phase.generate], suppress_health_check=list(HealthCheck))
         def generate(case):
-            cases.append(case)
+            made.append(case)
 
         generate()
-        for number, case in enumerate(cases):
+        for role in asking:
+            cases.setdefault(role, []).extend(made[:CASES[role]])
+    for role, asked in cases.items():
+        world.restore()
+        names = {each["name"]: each["example"] for each in parameters(path, operation) if each["in"] == "path"}
+        if "id" in names:
+            names["id"] = world.identifier(path)
+        for number, case in enumerate(asked):
             if case.path_parameters and number % 2:
                 case.path_parameters.update(names)  # What is there, beside what is not.
-            for role in asking:
-                if number < CASES[role]:
-                    check_case(world.clients[role], role, case, path, method, operation)
+            check_case(world.clients[role], role, case, path, method, operation)
 
 
 def check_case(client, role, case, path, method, operation):
