@@ -143,6 +143,15 @@ def sectors(device):
 
 @needs_root
 def test_fio_on_a_mounted_file_system_sees_nothing_of_all_this(server, far):
+    fio_sees_nothing(server, far)
+
+
+@needs_root
+def test_fio_sees_nothing_of_upgrades_one_after_the_other(server, far):
+    fio_sees_nothing(server, far, only="upgrade")
+
+
+def fio_sees_nothing(server, far, only=None):
     server.volume("disk", size="512MiB", node="compute")
     device = far.sluice("attach", "--channels", "2", "volume/disk").split()[-1]
     mount = server.folder / "mnt"
@@ -163,6 +172,8 @@ def test_fio_on_a_mounted_file_system_sees_nothing_of_all_this(server, far):
         assert said.split()[-1] == device
 
     chaos.deeds["upgrade"] = upgrade
+    if only:
+        chaos.deeds = {only: chaos.deeds[only]}
 
     def goes_on():
         before = sectors(device)

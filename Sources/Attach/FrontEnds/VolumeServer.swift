@@ -43,6 +43,8 @@ enum AttachNotice: Sendable {
     case drained(Int32, ServingAccount)
     /// Nothing of the ring is this process's any more: the successor serves it.
     case left(ServingAccount)
+    /// Something came through the ring after the successor's last entries: it is to give the kernel more.
+    case leavingAgain(ServingAccount)
     /// The successor's channel has ended.
     case successorGone(SuccessionChannel)
     /// The kernel sends requests through a ring of so many entries.
@@ -116,6 +118,8 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         var greeting: [UInt8]
         /// What the requests come through, if not through the descriptor.
         var ring: FuseRing?
+        /// How many entries of each of its queues the kernel is given at first; nil for all.
+        var entriesPerQueue: Int?
         /// Whether the other process has done writes that may not be durable.
         var hasUnflushed: Bool
     }
@@ -156,7 +160,8 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         if let adoption {
             volume.adopt(
                 descriptor: adoption.descriptor, greeting: adoption.greeting, folder: folder,
-                ring: adoption.ring, hasUnflushed: adoption.hasUnflushed)
+                ring: adoption.ring, entriesPerQueue: adoption.entriesPerQueue,
+                hasUnflushed: adoption.hasUnflushed)
         } else {
             try volume.serve(at: folder)
         }
@@ -172,7 +177,7 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
         return SuccessionOffer(
             record: record, session: ticket.session.hex, secret: secret, instance: ticket.instance.hex,
             writerGeneration: state.writerGeneration, base: base, greeting: volume.greeting,
-            ringPayloadBytes: volume.ringPayloadBytes)
+            ringPayloadBytes: volume.ringPayloadBytes, knowsTurns: true)
     }
 
     /// Takes nothing more from the kernel; `drained` follows when everything is answered.
@@ -189,10 +194,14 @@ final class VolumeServer: BlockBackend, VolumeClientDelegate, FuseVolumeOwner, @
 
     /// Leaves the ring to the successor, whose own entries the kernel has by now; `left` follows when nothing is
     /// under way any more.
-    func leaveRing() {
+    func leaveRing(inTurns: Bool) {
         guard let volume else { return }
-        volume.leaveRing { [inbox] in inbox.post(.left(volume.account)) }
+        let again = { [inbox] in inbox.post(.leavingAgain(volume.account)) }
+        volume.leaveRing(again: inTurns ? again : nil) { [inbox] in inbox.post(.left(volume.account)) }
     }
+
+    /// Gives the kernel further entries of each queue of the ring, or all that are left.
+    func arm(_ entriesPerQueue: Int?) { volume?.arm(entriesPerQueue) }
 
     /// The process that served the device before does so no more.
     func predecessorLeft(hasUnflushed: Bool) { volume?.predecessorLeft(hasUnflushed: hasUnflushed) }

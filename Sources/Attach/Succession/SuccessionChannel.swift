@@ -135,6 +135,8 @@ enum SuccessionRequest: String, Codable, Sendable {
     case handOverRing
     /// The kernel has the new process's entries. `SuccessionGrant` comes when it has none of the old one's.
     case serving
+    /// The same, and the new process can give it more: a grant that says `again` asks for that.
+    case servingInTurns
     /// Whoever detaches wants the record to say all that has failed until now: a `SuccessionAnswer` of nothing
     /// follows when it does.
     case report
@@ -155,6 +157,8 @@ struct SuccessionOffer: Codable, Sendable {
     var greeting: [UInt8]
     /// The most that a request carries through the ring; nil when requests come through /dev/fuse.
     var ringPayloadBytes: Int?
+    /// Whether `servingInTurns` is understood; nil from a version that does not.
+    var knowsTurns: Bool?
 }
 
 /// The offer, or why there is none.
@@ -172,4 +176,6 @@ struct SuccessionGrant: Codable, Sendable {
     /// Whether the old process has done writes that may not be durable; nil from a version that does not say, nor what
     /// has failed.
     var hasUnflushed: Bool?
+    /// Something has come through the old process's entries since the new one gave the kernel its last ones.
+    var again: Bool?
 }

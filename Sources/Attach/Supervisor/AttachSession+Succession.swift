@@ -89,9 +89,10 @@ extension AttachSession {
             on: thread, folder: record.folder, isReadOnly: record.isReadOnly,
             adopting: VolumeServer.Adoption(
                 descriptor: descriptors[0], greeting: offer.greeting, ring: ring,
+                entriesPerQueue: offer.knowsTurns == true ? AttachLimits.successionEntries : nil,
                 hasUnflushed: grant.hasUnflushed ?? true))
         hasMount = true
-        let last = ring == nil ? grant : awaitLeaving(channel, folder: record.folder) ?? grant
+        let last = ring == nil ? grant : awaitLeaving(channel, offer) ?? grant
         if last.hasUnflushed != nil { record.failures = last.failures }
         record.process = process
         record.size = geometry.size
@@ -119,18 +120,31 @@ extension AttachSession {
 
     /// The kernel has both rings' entries: waits until the old process has left, and lets reads and writes go on. Returns
     /// the old process's last words.
-    private func awaitLeaving(_ channel: SuccessionChannel, folder: String) -> SuccessionGrant? {
+    private func awaitLeaving(_ channel: SuccessionChannel, _ offer: SuccessionOffer) -> SuccessionGrant? {
         var last: SuccessionGrant?
+        let turns = offer.knowsTurns == true ? AttachLimits.successionTurns : 0
         do throws(AttachError) {
-            try channel.send(SuccessionRequest.serving)
-            last = try channel.receive(SuccessionGrant.self).0
+            for turn in 0...turns {
+                try channel.send(turn < turns ? SuccessionRequest.servingInTurns : .serving)
+                let grant = try channel.receive(SuccessionGrant.self).0
+                last = grant
+                guard grant.again == true, let thread else { break }
+                _ = thread.remote.call { [server] _ in server.arm(AttachLimits.successionEntries) }
+            }
         } catch {
             // It has ended, and its entries with it; or it hangs, and what it still has waits for it.
             logger.warning("the old process did not say that it has left: \(error)")
         }
+        // The kernel takes the old ring's entries away after the end of its process, by and by, and ends what it gives to one
+        // of them until then. One request of each queue gets through meanwhile, and to entries of this process.
+        _ = try? channel.receive(SuccessionGrant.self)
+        Pause.microseconds(AttachLimits.ringEndMicroseconds)
         let hasUnflushed = last?.hasUnflushed ?? true
-        _ = thread?.remote.post { [server] in server.predecessorLeft(hasUnflushed: hasUnflushed) }
-        thaw(folder: folder)
+        _ = thread?.remote.post { [server] in
+            server.arm(nil)
+            server.predecessorLeft(hasUnflushed: hasUnflushed)
+        }
+        thaw(folder: offer.record.folder)
         return last
     }
 
@@ -160,9 +174,9 @@ extension AttachSession {
                 server.countFailures()
                 inbox.post(.reported(channel))
             }
-        case .serving:
+        case .serving, .servingInTurns:
             guard successor?.channel === channel else { return }
-            _ = thread?.remote.post { [server] in server.leaveRing() }
+            _ = thread?.remote.post { [server] in server.leaveRing(inTurns: request == .servingInTurns) }
         }
     }
 
@@ -222,6 +236,14 @@ extension AttachSession {
         leave()
         logger.notice("the successor has the device")
         return true
+    }
+
+    /// Something came through the old ring since the successor's last entries.
+    func leavingAgain(_ account: ServingAccount) {
+        guard let successor else { return }
+        var words = lastWords(account)
+        words.again = true
+        try? successor.channel.send(words)
     }
 
     /// Nothing comes through the old ring any more: its entries end with the reactor's thread. True when they did.

@@ -389,6 +389,7 @@ final class AttachSession {
                 if handedOver(descriptor, account) { return }
             case .left(let account):
                 if left(account) { return }
+            case .leavingAgain(let account): leavingAgain(account)
             case .successorGone(let channel):
                 if successor?.channel === channel { refuseSuccessor("it has gone") }
             case .ring(let entries):

@@ -19,6 +19,8 @@ import Reactor
     private let mappedBytes: Int
     /// Entries that the kernel has.
     private(set) var armedCount = 0
+    /// Entries that were ever given to it.
+    private var registeredCount = 0
 
     /// Memory for the queues of this machine; nil when there is not enough, or when the machine has so many
     /// processors that it would take too much.
@@ -56,16 +58,21 @@ import Reactor
         unsafe vectors.deallocate()
     }
 
-    /// Gives all entries to the kernel; each completes as an operation of `target` with its index and
-    /// `firstToken` as the token when it holds a request: 0, or -errno when the kernel does not have it any more.
-    func register(on reactor: Reactor, descriptor: Int32, target: TargetID, firstToken: UInt32) {
-        for index in 0..<entryCount {
+    /// Gives entries to the kernel that it has not yet, the next so many of each queue or all; each completes as an
+    /// operation of `target` with its index and `firstToken` as the token when it holds a request: 0, or -errno when the
+    /// kernel does not have it any more.
+    func register(
+        _ perQueue: Int? = nil, on reactor: Reactor, descriptor: Int32, target: TargetID, firstToken: UInt32
+    ) {
+        let end = perQueue.map { min(registeredCount + $0 * queues, entryCount) } ?? entryCount
+        for index in registeredCount..<end {
             unsafe reactor.command(
                 fd: descriptor, UInt32(SLUICE_FUSE_RING_REGISTER), words: (0, 0, UInt64(index % queues)),
                 vectors: UnsafeRawPointer(vectors + 2 * index), vectorCount: 2, target: target,
                 token: firstToken + UInt32(index))
         }
-        armedCount = entryCount
+        armedCount += end - registeredCount
+        registeredCount = end
     }
 
     /// The kernel has given an entry back, with a request or because it does not take it.

@@ -66,6 +66,7 @@ enum FuseToken {
     static let timeout: UInt32 = 1
     static let sweep: UInt32 = 2
     static let space: UInt32 = 3
+    static let turn: UInt32 = 4
     /// That of the ring's first entry; the others follow.
     static let firstEntry: UInt32 = 16
 }
@@ -103,9 +104,16 @@ enum FuseInode {
     /// Nothing more is taken from /dev/fuse: a successor will.
     private var isPaused = false
     var paused: (() -> Void)?
-    /// A successor serves the ring: this end is left when nothing is under way, and nothing can come any more.
+    /// A successor serves the ring: this end is left when nothing is under way, and nothing has come for a while.
     var leaving: (() -> Void)?
-    private var sweepsLeft = 0
+    /// The successor has more entries to give, so that this end is left only when none of its own was used.
+    private var again: (() -> Void)?
+    private var turns = 0
+    private var isSweeping = false
+    /// How often was looked, and how often in a row nothing had come; whether something has come since the last look.
+    private var looks = 0
+    private var quietLooks = 0
+    private var wasAsked = false
     /// The kernel's first message.
     private(set) var greeting: [UInt8] = []
     var failure: Status?
@@ -151,11 +159,14 @@ enum FuseInode {
     /// Goes on with the mount of another process at `folder`, whose /dev/fuse this is; through a ring, which this
     /// process has made for it, if the other one did: that one serves it, too, until `predecessorLeft`. What it has written
     /// may not be durable if `hasUnflushed`. On the reactor's thread.
-    func adopt(descriptor: Int32, greeting: [UInt8], folder: String, ring: FuseRing?, hasUnflushed: Bool) {
+    func adopt(
+        descriptor: Int32, greeting: [UInt8], folder: String, ring: FuseRing?, entriesPerQueue: Int? = nil,
+        hasUnflushed: Bool
+    ) {
         self.greeting = greeting
         unflushed = UnflushedWrites(hasSome: hasUnflushed, isShared: ring != nil)
         begin(FuseConnection(adopting: descriptor, folder: folder))
-        if let ring { serve(ring) } else { pool.fill() }
+        if let ring { serve(ring, entriesPerQueue: entriesPerQueue) } else { pool.fill() }
         drain()
     }
 
@@ -168,14 +179,23 @@ enum FuseInode {
         watchTime()
     }
 
-    func serve(_ ring: FuseRing) {
-        guard let target else { return }
+    /// Serves a ring with all of its entries, or with some of each queue, until `arm` brings more.
+    func serve(_ ring: FuseRing, entriesPerQueue: Int? = nil) {
+        guard target != nil else { return }
         self.ring = ring
         entries = Borrowed(ring)
-        ring.register(
-            on: reactor, descriptor: fuseDescriptor, target: target, firstToken: FuseToken.firstEntry)
-        reactor.submit()
+        arm(entriesPerQueue)
         owner?.ringServes(entries: ring.entryCount)
+    }
+
+    /// Gives the kernel further entries of each queue, or all that are left; it has them when this returns, and takes them
+    /// before all that it was given before.
+    func arm(_ entriesPerQueue: Int?) {
+        guard let target, let ring else { return }
+        ring.register(
+            entriesPerQueue, on: reactor, descriptor: fuseDescriptor, target: target,
+            firstToken: FuseToken.firstEntry)
+        reactor.submit()
     }
 
     /// The other process serves its ring no more.
@@ -194,9 +214,10 @@ enum FuseInode {
 
     func sayPaused() {
         guard table.activeCount == 0 else { return }
-        if leaving != nil { sweep() }
+        if leaving != nil { if again == nil { sweep() } else { askAgain() } }
         guard let body = paused else { return }
         paused = nil
+        wasAsked = false
         if ring != nil { unflushed.share() }
         body()
     }
@@ -205,6 +226,8 @@ enum FuseInode {
     func unpause() {
         isPaused = false
         paused = nil
+        leaving = nil
+        again = nil
         unflushed.endShare(hasSome: true)
         if isServing { drain() }
     }
@@ -221,33 +244,64 @@ enum FuseInode {
         stop()
     }
 
-    /// Leaves the ring to a successor, whose entries the kernel takes first: calls `body` when nothing is under
-    /// way and nothing can come any more.
-    func leaveRing(_ body: @escaping () -> Void) {
+    /// Leaves the ring to a successor, which has entries there: calls `body` when nothing is under way and nothing has
+    /// come for a while.
+    ///
+    /// With `again` the successor has just given the kernel entries, which are taken before this process's for as long as no
+    /// request comes through one of those: `again` is called, and nothing else, when one has, and is answered.
+    func leaveRing(again: (() -> Void)? = nil, _ body: @escaping () -> Void) {
         leaving = body
-        sayPaused()
+        self.again = again
+        guard again != nil else { return sayPaused() }
+        turns = 2
+        turn()
     }
 
-    /// Looks twice for requests of this process's entries: what the kernel had given to one is there at the second
-    /// look.
+    /// What the kernel had given to an entry is there at the second look.
+    private func turn() {
+        guard leaving != nil, again != nil, table.activeCount == 0, let target else { return }
+        guard !wasAsked else { return askAgain() }
+        guard turns > 0 else { return left() }
+        turns -= 1
+        reactor.noOperation(target: target, token: FuseToken.turn)
+    }
+
+    private func askAgain() {
+        guard let body = again else { return }
+        leaving = nil
+        again = nil
+        wasAsked = false
+        body()
+    }
+
+    private func left() {
+        guard let body = leaving else { return }
+        leaving = nil
+        again = nil
+        leave()
+        body()
+    }
+
+    /// Looks again and again whether requests come through this process's entries. The kernel gives the next request of a
+    /// processor to the entry that was given back last: one that has just answered gets the next one, too, and sinks only
+    /// below those of the successor that are given back later.
     private func sweep() {
-        guard let target, sweepsLeft == 0 else { return }
-        sweepsLeft = 2
-        reactor.noOperation(target: target, token: FuseToken.sweep)
+        guard let target, !isSweeping else { return }
+        isSweeping = true
+        _ = reactor.setTimer(
+            after: AttachLimits.leavingLookNanoseconds, target: target, token: FuseToken.sweep)
     }
 
     private func swept() {
-        sweepsLeft -= 1
-        // The last answer goes on with it.
-        guard table.activeCount == 0 else { return sweepsLeft = 0 }
-        if sweepsLeft > 0, let target {
-            reactor.noOperation(target: target, token: FuseToken.sweep)
-            return
-        }
-        guard let body = leaving else { return }
-        leaving = nil
-        leave()
-        body()
+        isSweeping = false
+        guard leaving != nil, again == nil else { return }
+        looks += 1
+        quietLooks = wasAsked || table.activeCount > 0 ? 0 : quietLooks + 1
+        wasAsked = false
+        guard table.activeCount == 0,
+            quietLooks >= AttachLimits.leavingQuietLooks || looks >= AttachLimits.leavingLooksMax
+        else { return sweep() }
+        left()
     }
 
     /// /dev/fuse, which stays the connection's; -1 while nothing is served.
@@ -306,11 +360,15 @@ enum FuseInode {
     /// An entry of the ring has a request; /dev/fuse has messages, or the poll ended; or it is time to look for
     /// requests that took too long.
     func completed(token: UInt32, result: Int32, flags: CompletionFlags) {
-        if token >= FuseToken.firstEntry { return takeEntry(Int(token - FuseToken.firstEntry), result) }
+        if token >= FuseToken.firstEntry {
+            wasAsked = true
+            return takeEntry(Int(token - FuseToken.firstEntry), result)
+        }
         guard isServing else { return }
         switch token {
         case FuseToken.timeout: timePassed()
         case FuseToken.sweep: swept()
+        case FuseToken.turn: turn()
         case FuseToken.space: lookForSpace()
         default:
             drain()
