@@ -38,18 +38,12 @@ enum AttachLimits {
     static let busyAttemptMicroseconds: UInt32 = 50_000
     /// How long a freed loop device may take to let go of its file.
     static let loopReleaseMilliseconds = 3_000
-    /// Between two looks whether requests still come to a process that leaves a ring to its successor; in so many looks in
-    /// a row none has, before it leaves, or it has looked so often.
-    static let leavingLookNanoseconds: UInt64 = 5_000_000
-    static let leavingQuietLooks = 10
-    static let leavingLooksMax = 600
-    /// How many entries of each queue a successor gives the kernel at a time, while the other process still has some. A
-    /// kernel in which reads and writes wait lets one of each queue through.
+    /// How many entries of each queue a successor gives the kernel at a time, while the other process still has some: a
+    /// kernel in which reads and writes wait lets one of each queue through. And how often.
     static let successionEntries = 2
+    static let successionTurns = 12
     /// How long after the end of a process its ring's entries may still be the kernel's.
     static let ringEndMicroseconds: UInt32 = 250_000
-    /// How often it does so; then the other process leaves when nothing has come to it for a while.
-    static let successionTurns = 12
     /// Between two looks whether an answer was read, in milliseconds.
     static let answerLookMilliseconds: Int32 = 1
     /// How long a command that waits says nothing of it, and how long a forced one waits before it ends the process that

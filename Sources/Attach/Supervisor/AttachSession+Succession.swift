@@ -137,7 +137,12 @@ extension AttachSession {
         }
         // The kernel takes the old ring's entries away after the end of its process, by and by, and ends what it gives to one
         // of them until then. One request of each queue gets through meanwhile, and to entries of this process.
-        _ = try? channel.receive(SuccessionGrant.self)
+        let patience = Int32(AttachLimits.successionSeconds * 1000)
+        if !offer.record.process.waitUntilEnded(milliseconds: patience) {
+            logger.warning(
+                "process \(offer.record.process.pid) does not end: what the kernel still gives to its ring fails"
+            )
+        }
         Pause.microseconds(AttachLimits.ringEndMicroseconds)
         let hasUnflushed = last?.hasUnflushed ?? true
         _ = thread?.remote.post { [server] in

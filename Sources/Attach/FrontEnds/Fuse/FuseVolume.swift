@@ -64,9 +64,8 @@ struct ServingAccount: Sendable, Hashable {
 enum FuseToken {
     static let messages: UInt32 = 0
     static let timeout: UInt32 = 1
-    static let sweep: UInt32 = 2
+    static let turn: UInt32 = 2
     static let space: UInt32 = 3
-    static let turn: UInt32 = 4
     /// That of the ring's first entry; the others follow.
     static let firstEntry: UInt32 = 16
 }
@@ -104,15 +103,12 @@ enum FuseInode {
     /// Nothing more is taken from /dev/fuse: a successor will.
     private var isPaused = false
     var paused: (() -> Void)?
-    /// A successor serves the ring: this end is left when nothing is under way, and nothing has come for a while.
+    /// A successor serves the ring: this end is left when nothing is under way, and nothing can come any more.
     var leaving: (() -> Void)?
     /// The successor has more entries to give, so that this end is left only when none of its own was used.
     private var again: (() -> Void)?
-    private var turns = 0
-    private var isSweeping = false
-    /// How often was looked, and how often in a row nothing had come; whether something has come since the last look.
-    private var looks = 0
-    private var quietLooks = 0
+    private var looksLeft = 0
+    /// Whether something has come through this process's entries since the successor's last ones were asked for.
     private var wasAsked = false
     /// The kernel's first message.
     private(set) var greeting: [UInt8] = []
@@ -214,7 +210,7 @@ enum FuseInode {
 
     func sayPaused() {
         guard table.activeCount == 0 else { return }
-        if leaving != nil { if again == nil { sweep() } else { askAgain() } }
+        if leaving != nil { turn() }
         guard let body = paused else { return }
         paused = nil
         wasAsked = false
@@ -244,26 +240,38 @@ enum FuseInode {
         stop()
     }
 
-    /// Leaves the ring to a successor, which has entries there: calls `body` when nothing is under way and nothing has
-    /// come for a while.
+    /// Leaves the ring to a successor, which has entries there: calls `body` when nothing is under way.
     ///
-    /// With `again` the successor has just given the kernel entries, which are taken before this process's for as long as no
-    /// request comes through one of those: `again` is called, and nothing else, when one has, and is answered.
+    /// The kernel takes the entry that it was given last: one of the successor's until this process answers a request. With
+    /// `again` the successor has more to give: that is called, and nothing else, when this process has answered one since
+    /// the successor's last.
     func leaveRing(again: (() -> Void)? = nil, _ body: @escaping () -> Void) {
         leaving = body
         self.again = again
-        guard again != nil else { return sayPaused() }
-        turns = 2
         turn()
     }
 
-    /// What the kernel had given to an entry is there at the second look.
+    /// Looks twice for requests of this process's entries: what the kernel had given to one is there at the second look. An
+    /// answer begins anew.
     private func turn() {
-        guard leaving != nil, again != nil, table.activeCount == 0, let target else { return }
-        guard !wasAsked else { return askAgain() }
-        guard turns > 0 else { return left() }
-        turns -= 1
+        guard table.activeCount == 0, looksLeft == 0, let target else { return }
+        guard again == nil || !wasAsked else { return askAgain() }
+        looksLeft = 2
         reactor.noOperation(target: target, token: FuseToken.turn)
+    }
+
+    private func looked() {
+        looksLeft -= 1
+        guard leaving != nil, table.activeCount == 0 else { return looksLeft = 0 }
+        guard again == nil || !wasAsked else {
+            looksLeft = 0
+            return askAgain()
+        }
+        guard looksLeft == 0 else {
+            if let target { reactor.noOperation(target: target, token: FuseToken.turn) }
+            return
+        }
+        left()
     }
 
     private func askAgain() {
@@ -280,28 +288,6 @@ enum FuseInode {
         again = nil
         leave()
         body()
-    }
-
-    /// Looks again and again whether requests come through this process's entries. The kernel gives the next request of a
-    /// processor to the entry that was given back last: one that has just answered gets the next one, too, and sinks only
-    /// below those of the successor that are given back later.
-    private func sweep() {
-        guard let target, !isSweeping else { return }
-        isSweeping = true
-        _ = reactor.setTimer(
-            after: AttachLimits.leavingLookNanoseconds, target: target, token: FuseToken.sweep)
-    }
-
-    private func swept() {
-        isSweeping = false
-        guard leaving != nil, again == nil else { return }
-        looks += 1
-        quietLooks = wasAsked || table.activeCount > 0 ? 0 : quietLooks + 1
-        wasAsked = false
-        guard table.activeCount == 0,
-            quietLooks >= AttachLimits.leavingQuietLooks || looks >= AttachLimits.leavingLooksMax
-        else { return sweep() }
-        left()
     }
 
     /// /dev/fuse, which stays the connection's; -1 while nothing is served.
@@ -367,8 +353,7 @@ enum FuseInode {
         guard isServing else { return }
         switch token {
         case FuseToken.timeout: timePassed()
-        case FuseToken.sweep: swept()
-        case FuseToken.turn: turn()
+        case FuseToken.turn: looked()
         case FuseToken.space: lookForSpace()
         default:
             drain()
