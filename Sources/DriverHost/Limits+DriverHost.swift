@@ -10,14 +10,14 @@ extension Limits {
     static let controlTextBytesMax = 4096
     /// The most texts in one list of a packet.
     static let controlTextsMax = 8
-    /// The most volumes in one packet.
-    static let controlVolumesMax = 2000
+    /// The most bytes of a call, or of a part of an answer, in the words of a driver's kind in one packet.
+    static let controlPartBytesMax = 48_000
     /// How many packets of one host are taken before others have their turn.
     static let controlPacketsPerTurnMax = 256
     /// How often a control call is made again because its host was lost.
     static let controlCallAttemptsMax = 8
-    /// The most volumes that a host may list.
-    static let volumesPerPoolMax = 1 << 20
+    /// The longest answer in the words of a driver's kind, in bytes: a list of a million volumes.
+    static let controlAnswerBytesMax = 24 << 20
     /// The longest name of a kept descriptor, in bytes.
     static let storedNameBytesMax = 128
     /// How many packets that answer nothing a host may send at once: those of a pool whose volumes are all open.

@@ -5,14 +5,14 @@ import DriverKit
 /// asks what holds for their pools.
 public enum InstalledDrivers {
     /// All of them. A new driver is added here, and nowhere else.
-    public static let all: [any InstalledVolumeDriver.Type] = [
+    public static let all: [any InstalledDriver.Type] = [
         FileDriver.self, MemoryDriver.self, FaultDriver.self,
     ]
 
     /// The driver of that name.
     ///
     /// - Throws: `notFound` with the names that there are.
-    public static func named(_ name: String) throws(StatusError) -> any InstalledVolumeDriver.Type {
+    public static func named(_ name: String) throws(StatusError) -> any InstalledDriver.Type {
         if let driver = all.first(where: { $0.name == name }) { return driver }
         let names = all.map { $0.name }.joined(separator: ", ")
         throw StatusError(.notFound, "there is no driver '\(name)': there are \(names)")

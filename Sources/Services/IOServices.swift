@@ -19,7 +19,7 @@ public final class IOServices: Sendable {
         /// Checks signatures of capabilities.
         public var signatures: any SignatureVerifier
         /// Makes a pool's driver; called on the pool's own thread.
-        public var driverFactory: @Sendable (PoolDescriptor) throws(StatusError) -> any VolumeDriver
+        public var driverFactory: @Sendable (PoolDescriptor) throws(StatusError) -> any PoolDriver
         /// The time that capabilities are held against.
         public var wallClock: any WallClock
         /// The time that lives are measured by once they have begun. It counts while the machine is suspended.
@@ -60,7 +60,7 @@ public final class IOServices: Sendable {
             cluster: Identifier, serverName: String, signatures: any SignatureVerifier,
             wallClock: any WallClock,
             random: any RandomSource, logger: Logger,
-            driverFactory: @escaping @Sendable (PoolDescriptor) throws(StatusError) -> any VolumeDriver
+            driverFactory: @escaping @Sendable (PoolDescriptor) throws(StatusError) -> any PoolDriver
         ) {
             self.cluster = cluster
             self.serverName = serverName

@@ -118,6 +118,17 @@ public enum Opcode: UInt16, Sendable, CaseIterable, Hashable {
         }
     }
 
+    /// Whether an answer that succeeded fills the buffer of who asked.
+    @inlinable
+    public var fillsBuffer: Bool {
+        switch self {
+        case .read, .blockStatus: true
+        case .hello, .open, .stat, .renew, .close, .ping, .write, .writeZeroes, .discard, .flush,
+            .compareAndWrite, .copyRange:
+            false
+        }
+    }
+
     /// Whether the value of an answer that succeeded is the request's count.
     @inlinable
     public var repliesCount: Bool {

@@ -1,6 +1,7 @@
 import Core
 
-/// The structure that follows a request, read; which one says its opcode.
+/// The structure that follows a request; its opcode says which one. Those of every kind of resource are read here, those of
+/// one kind by what knows this kind.
 public enum RequestBody: Sendable {
     /// Nothing.
     case nothing
@@ -10,10 +11,8 @@ public enum RequestBody: Sendable {
     case open(OpenRequest)
     /// Of RENEW.
     case renew(RenewRequest)
-    /// Of COPY_RANGE.
-    case source(CopySource)
-    /// Of BLOCK_STATUS: the marker since which changes are asked for.
-    case marker(Identifier)
+    /// Of a request on a resource: its bytes.
+    case structure([UInt8])
     /// It cannot be read.
     case invalid(StatusError)
 
@@ -24,14 +23,8 @@ public enum RequestBody: Sendable {
             case .hello: self = .hello(try Hello(bytes: bytes))
             case .open: self = .open(try OpenRequest(bytes: bytes))
             case .renew: self = .renew(try RenewRequest(bytes: bytes))
-            case .copyRange: self = .source(try CopySource(bytes: bytes))
-            case .blockStatus:
-                guard let marker = Identifier(bytes: bytes) else {
-                    throw StatusError(.badLength, "a marker's id has \(Identifier.byteCount) bytes")
-                }
-                self = .marker(marker)
-            case .stat, .close, .ping, .read, .write, .writeZeroes, .discard, .flush, .compareAndWrite, nil:
-                self = .nothing
+            case .stat, .close, .ping, nil: self = .nothing
+            case .some: self = .structure(bytes)
             }
         } catch { self = .invalid(error) }
     }

@@ -117,28 +117,25 @@ public struct ResourceState: Sendable, Hashable {
 /// What a resource has that others of its kind have, and other kinds have not: two words of its state.
 public enum ResourceShape: Sendable, Hashable {
     case volume(VolumeShape)
-    /// Of a kind whose shape this version does not know.
-    case other(ResourceKind, UInt64, UInt64)
+    /// The words of another kind, for what knows that kind to read.
+    case words(ResourceKind, UInt64, UInt64)
 
     /// The kind of resource.
     public var kind: ResourceKind {
         switch self {
         case .volume: .volume
-        case .other(let kind, _, _): kind
+        case .words(let kind, _, _): kind
         }
     }
 
     fileprivate init(_ kind: ResourceKind, _ first: UInt64, _ second: UInt64) throws(StatusError) {
-        switch kind {
-        case .volume: self = .volume(try VolumeShape(first, second))
-        case .fileset, .endpoint: self = .other(kind, first, second)
-        }
+        self = kind == .volume ? .volume(try VolumeShape(first, second)) : .words(kind, first, second)
     }
 
     fileprivate var words: (UInt64, UInt64) {
         switch self {
         case .volume(let shape): shape.words
-        case .other(_, let first, let second): (first, second)
+        case .words(_, let first, let second): (first, second)
         }
     }
 }

@@ -40,7 +40,7 @@ struct DriverFactory: Sendable {
     }
 
     @Sendable
-    func make(_ pool: PoolDescriptor) throws(StatusError) -> any VolumeDriver {
+    func make(_ pool: PoolDescriptor) throws(StatusError) -> any PoolDriver {
         let type = try InstalledDrivers.named(pool.driver)
         switch pool.isolation {
         case .inline:
@@ -48,8 +48,8 @@ struct DriverFactory: Sendable {
             return try type.init(DriverEnvironment(settings: settings, folder: pool.folder))
         case .isolated:
             var options = IsolatedDriver.Options(
-                executable: executable, driver: pool.driver, settings: pool.settings, folder: pool.folder,
-                wallClock: SystemWallClock())
+                executable: executable, driver: pool.driver, kind: type.kind, settings: pool.settings,
+                folder: pool.folder, wallClock: SystemWallClock())
             options.queues = queues
             options.policy = policy
             options.onEvent = { [logger, events] event in

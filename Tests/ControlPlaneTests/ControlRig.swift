@@ -13,7 +13,7 @@ import TLS
 @testable import ControlPlane
 
 /// A driver whose host a test loses, quarantines and brings back; its volumes are in memory.
-final class HostedDriver: SupervisedDriver {
+final class HostedDriver: SupervisedDriver, VolumeDriver {
     struct State {
         var report = DriverHostReport(state: .running)
         var restarts = 0
@@ -109,7 +109,7 @@ final class HostedDriver: SupervisedDriver {
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any VolumeQueue {
+    ) throws(StatusError) -> any DriverQueue {
         try memory.makeQueue(
             reactor: reactor, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

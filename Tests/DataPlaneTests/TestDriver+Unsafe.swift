@@ -89,7 +89,7 @@ final class TestDriver: VolumeDriver {
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any VolumeQueue {
+    ) throws(StatusError) -> any DriverQueue {
         if state.withLock({ $0.refusesQueues }) { throw StatusError(.busy, "no room for another reactor") }
         let queue = TestQueue(
             driver: self, arena: arena, submissions: submissions, completions: completions,
@@ -159,7 +159,7 @@ final class TestDriver: VolumeDriver {
     }
 }
 
-final class TestQueue: VolumeQueue {
+final class TestQueue: DriverQueue {
     private let driver: TestDriver
     private let arena: Arena
     private let submissions: SubmissionRing
@@ -200,7 +200,7 @@ final class TestQueue: VolumeQueue {
         if !requests.isEmpty { onCompletions() }
     }
 
-    func volumeChanged(_ index: UInt32) {}
+    func indexChanged(_ index: UInt32) {}
 
     func stop() {}
 
@@ -210,7 +210,7 @@ final class TestQueue: VolumeQueue {
             guard let opcode = request.opcode else { return .unknownOpcode }
             state.executed.append(opcode)
             if let failure = state.failure { return failure }
-            guard let id = state.indices[request.volume], let size = state.volumes[id]?.bytes.count else {
+            guard let id = state.indices[request.index], let size = state.volumes[id]?.bytes.count else {
                 return .notFound
             }
             let start = Int(request.offset)

@@ -1,4 +1,5 @@
 import Core
+import DriverKit
 import Testing
 
 @testable import DriverHost
@@ -13,16 +14,14 @@ import Testing
                 driver: "file", settings: ["direct": "false", "path": "/dev/x"], folder: "/pool",
                 user: 1_879_048_192, queues: 4)),
         .start(HostStart(driver: "", settings: [:], folder: "", user: nil, queues: 0)),
-        .addQueue(index: 3, arenaBytes: 1 << 26, capacity: 4096), .create(id, size: 4096),
-        .resize(id, size: 8192), .delete(id), .volumes, .capacity, .open(id, index: 7), .close(index: 7),
-        .configure(["rules": "read: error io"]), .prepare(id, size: 1 << 40), .usage,
+        .addQueue(index: 3, arenaBytes: 1 << 26, capacity: 4096), .capacity,
+        .configure(["rules": "read: error io"]), .perform([]), .perform(VolumeCall.open(id, index: 7).bytes),
     ]
 
     static let messages: [HostMessage] = [
         .hello(version: 1), .done(.nothing), .done(.started(gaps: ["no landlock"], notes: [])),
-        .done(.volumes([id: 4096], isLast: true)), .done(.volumes([:], isLast: false)),
-        .done(.capacity(total: 3, used: 2, free: 1)), .done(.left(1 << 40)),
-        .done(.geometry(size: 4096, blockSize: 512, maximumTransfer: 1 << 20)),
+        .done(.part(id.bytes, isLast: true)), .done(.part([], isLast: false)),
+        .done(.capacity(total: 3, used: 2, free: 1)),
         .failed(status: 3, message: "why"), .keep(name: "lock"), .forget(name: "lock"),
     ]
 

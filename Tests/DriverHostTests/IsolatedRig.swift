@@ -77,7 +77,7 @@ final class RequestRig: @unchecked Sendable {
     private final class Parts {
         let submissions = SubmissionRing(capacity: 16)
         let completions = CompletionRing(capacity: 16)
-        var queue: (any VolumeQueue)?
+        var queue: (any DriverQueue)?
     }
 
     private let parts = Parts()
@@ -118,7 +118,7 @@ final class RequestRig: @unchecked Sendable {
     func begin(_ opcode: DriverOpcode, volume: UInt32 = 0, length: UInt64 = 4096, tag: UInt64) {
         thread?.remote.post { [self] in
             _ = parts.submissions.push(
-                DriverRequest(opcode: opcode, volume: volume, tag: tag, offset: 0, length: length))
+                DriverRequest(opcode: opcode, index: volume, tag: tag, offset: 0, length: length))
             parts.queue?.process()
         }
     }

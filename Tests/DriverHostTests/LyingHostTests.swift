@@ -19,7 +19,7 @@ struct LyingHostTests {
     private func randomRequest(_ random: inout SplitMix, tag: UInt64) -> DriverRequest {
         let opcode = DriverOpcode.allCases[random.below(DriverOpcode.allCases.count)]
         return DriverRequest(
-            opcode: opcode, volume: UInt32(random.below(2)), tag: tag,
+            opcode: opcode, index: UInt32(random.below(2)), tag: tag,
             offset: UInt64(random.below(64)) * 512, length: UInt64(1 + random.below(8)) * 512)
     }
 

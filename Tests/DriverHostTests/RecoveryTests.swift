@@ -39,7 +39,9 @@ struct RecoveryTests {
         defer { requests.stop() }
         try rig.driver.createVolume(id(1), size: 1 << 20)
         // The call alone: the host is lost before its caller has done anything with the answer.
-        _ = try rig.driver.keeper.call(.open(id(1), index: 5))
+        let call = VolumeCall.open(id(1), index: 5)
+        _ = try rig.driver.keeper.call(
+            KindCall(bytes: call.bytes, effect: .opens(5, subject: "it"), fits: { call.fits($0) }))
         try rig.killHost()
         #expect(requests.status(.read, volume: 5) == .ok)
         rig.driver.closeVolume(5)

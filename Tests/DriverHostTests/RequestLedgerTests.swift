@@ -13,7 +13,7 @@ struct RequestLedgerTests {
         flags: DriverFlags = []
     ) -> DriverRequest {
         DriverRequest(
-            opcode: opcode, flags: flags, volume: volume, tag: tag, offset: block * 4096,
+            opcode: opcode, flags: flags, index: volume, tag: tag, offset: block * 4096,
             length: blocks * 4096, buffer: tag * 4096)
     }
 
@@ -64,7 +64,7 @@ struct RequestLedgerTests {
         let asked = request(.write, 77, at: 3, blocks: 2, volume: 9, flags: .fua)
         let given = try submit(asked)
         #expect(given.tag != 77)
-        #expect(given.opcode == .write && given.flags == .fua && given.volume == 9)
+        #expect(given.opcode == .write && given.flags == .fua && given.index == 9)
         #expect(
             given.offset == asked.offset && given.length == asked.length && given.buffer == asked.buffer)
         #expect(ledger.inFlight == 1)
@@ -257,8 +257,8 @@ struct RequestLedgerTests {
     func overflowingRange() throws {
         _ = try submit(
             DriverRequest(
-                opcode: .discard, volume: 0, tag: 1, offset: .max - 4096, length: .max - 4096))
-        try hold(DriverRequest(opcode: .write, volume: 0, tag: 2, offset: .max - 100, length: 50))
+                opcode: .discard, index: 0, tag: 1, offset: .max - 4096, length: .max - 4096))
+        try hold(DriverRequest(opcode: .write, index: 0, tag: 2, offset: .max - 100, length: 50))
     }
 
     // MARK: Replay

@@ -10,7 +10,7 @@ struct WithdrawnRequestTests {
 
     private func write(_ tag: UInt64, at block: UInt64, blocks: UInt64 = 1) -> DriverRequest {
         DriverRequest(
-            opcode: .write, volume: 0, tag: tag, offset: block * 4096, length: blocks * 4096,
+            opcode: .write, index: 0, tag: tag, offset: block * 4096, length: blocks * 4096,
             buffer: tag * 4096)
     }
 

@@ -11,7 +11,7 @@ struct SharedRingTests {
         #expect(MemoryLayout<DriverRequest>.stride == 64)
         #expect(MemoryLayout<DriverRequest>.offset(of: \.rawOpcode) == 0)
         #expect(MemoryLayout<DriverRequest>.offset(of: \.rawFlags) == 1)
-        #expect(MemoryLayout<DriverRequest>.offset(of: \.volume) == 4)
+        #expect(MemoryLayout<DriverRequest>.offset(of: \.index) == 4)
         #expect(MemoryLayout<DriverRequest>.offset(of: \.tag) == 8)
         #expect(MemoryLayout<DriverRequest>.offset(of: \.offset) == 16)
         #expect(MemoryLayout<DriverRequest>.offset(of: \.length) == 24)
@@ -26,7 +26,7 @@ struct SharedRingTests {
         let ring = SubmissionRing(capacity: 8)
         var next: UInt64 = 0
         for tag in 0..<1000 as Range<UInt64> {
-            #expect(ring.push(DriverRequest(opcode: .read, volume: 1, tag: tag, offset: tag * 2)))
+            #expect(ring.push(DriverRequest(opcode: .read, index: 1, tag: tag, offset: tag * 2)))
             if tag % 3 == 0 {
                 while let request = ring.pop() {
                     #expect(request.tag == next && request.offset == next * 2 && request.opcode == .read)
@@ -67,7 +67,7 @@ struct SharedRingTests {
         let ring = SubmissionRing(capacity: 2)
         #expect(ring.lastTaken == nil)
         for tag in 0..<9 as Range<UInt64> {
-            #expect(ring.push(DriverRequest(opcode: .read, volume: 1, tag: tag)))
+            #expect(ring.push(DriverRequest(opcode: .read, index: 1, tag: tag)))
             #expect(ring.pop()?.tag == tag && ring.lastTaken?.tag == tag)
         }
     }
@@ -103,10 +103,10 @@ struct SharedRingTests {
         let memory = RingMemory(bytes: SharedRing<DriverRequest>.bytesNeeded(capacity: 4))
         let producer = unsafe SubmissionRing(memory: memory.base, capacity: 4)
         for tag in 0..<4 as Range<UInt64> {
-            #expect(producer.push(DriverRequest(opcode: .read, volume: 0, tag: tag)))
+            #expect(producer.push(DriverRequest(opcode: .read, index: 0, tag: tag)))
         }
         unsafe memory.base.storeBytes(of: UInt32(100), toByteOffset: 0, as: UInt32.self)
-        #expect(!producer.push(DriverRequest(opcode: .read, volume: 0, tag: 9)))
+        #expect(!producer.push(DriverRequest(opcode: .read, index: 0, tag: 9)))
         #expect(producer.isBroken)
     }
 
@@ -165,7 +165,7 @@ private final class Producer: @unchecked Sendable {
         let ring = unsafe SubmissionRing(memory: memory.base, capacity: 64)
         var tag: UInt64 = 0
         while tag < total {
-            let request = DriverRequest(opcode: .write, volume: 0, tag: tag, length: tag &* 3, buffer: ~tag)
+            let request = DriverRequest(opcode: .write, index: 0, tag: tag, length: tag &* 3, buffer: ~tag)
             if ring.push(request) { tag += 1 } else { sched_yield() }
         }
     }

@@ -16,7 +16,7 @@ struct VolumeGeometryTests {
             (512, 4096, .unaligned), (0, 512, .unaligned), (0, 69_632, .tooLarge),
         ] as [(UInt64, UInt64, Status)])
     func ranges(offset: UInt64, length: UInt64, expected: Status) {
-        let read = DriverRequest(opcode: .read, volume: 0, tag: 0, offset: offset, length: length)
+        let read = DriverRequest(opcode: .read, index: 0, tag: 0, offset: offset, length: length)
         #expect(geometry.check(read, arenaBytes: 1 << 20) == expected)
     }
 
@@ -24,10 +24,10 @@ struct VolumeGeometryTests {
     func others() {
         for opcode in [DriverOpcode.discard, .writeZeroes] {
             let whole = DriverRequest(
-                opcode: opcode, volume: 0, tag: 0, offset: 0, length: 1 << 20, buffer: .max)
+                opcode: opcode, index: 0, tag: 0, offset: 0, length: 1 << 20, buffer: .max)
             #expect(geometry.check(whole, arenaBytes: 4096) == .ok)
         }
-        #expect(geometry.check(DriverRequest(opcode: .flush, volume: 0, tag: 0), arenaBytes: 4096) == .ok)
+        #expect(geometry.check(DriverRequest(opcode: .flush, index: 0, tag: 0), arenaBytes: 4096) == .ok)
     }
 
     @Test("a buffer outside the arena is refused")
@@ -38,7 +38,7 @@ struct VolumeGeometryTests {
             as [(UInt64, Status)]
         {
             let write = DriverRequest(
-                opcode: .write, volume: 0, tag: 0, offset: 0, length: 4096, buffer: buffer)
+                opcode: .write, index: 0, tag: 0, offset: 0, length: 4096, buffer: buffer)
             #expect(geometry.check(write, arenaBytes: 8192) == expected)
         }
     }
@@ -51,7 +51,7 @@ struct VolumeGeometryTests {
             as [(UInt64, Status)]
         {
             let whole = DriverRequest(
-                opcode: .blockStatus, volume: 0, tag: 0, offset: 0, length: 1 << 20, buffer: buffer)
+                opcode: .blockStatus, index: 0, tag: 0, offset: 0, length: 1 << 20, buffer: buffer)
             #expect(geometry.check(whole, arenaBytes: 8192) == expected)
         }
     }
@@ -59,7 +59,7 @@ struct VolumeGeometryTests {
     @Test("every byte as an opcode is judged")
     func opcodes() {
         for raw in UInt8.min...UInt8.max {
-            var request = DriverRequest(opcode: .flush, volume: 0, tag: 0, offset: 0, length: 4096)
+            var request = DriverRequest(opcode: .flush, index: 0, tag: 0, offset: 0, length: 4096)
             request.rawOpcode = raw
             let isKnown = (1...6).contains(raw)
             #expect(geometry.check(request, arenaBytes: 8192) == (isKnown ? .ok : .unknownOpcode))

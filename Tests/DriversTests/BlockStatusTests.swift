@@ -107,7 +107,7 @@ struct BlockStatusTests {
             ]
             let requests = cases.map { entry in
                 DriverRequest(
-                    opcode: .blockStatus, volume: entry.volume, tag: 0, offset: entry.offset,
+                    opcode: .blockStatus, index: entry.volume, tag: 0, offset: entry.offset,
                     length: entry.length, buffer: entry.buffer)
             }
             for (completion, entry) in zip(try rig.perform(requests), cases) {
@@ -132,7 +132,7 @@ extension DriverRig {
         fill(buffer, [UInt8](repeating: 0xEE, count: Limits.blockStatusBytesMax))
         let completion = try perform([
             DriverRequest(
-                opcode: .blockStatus, volume: 0, tag: 0, offset: offset, length: length, buffer: buffer.offset
+                opcode: .blockStatus, index: 0, tag: 0, offset: offset, length: length, buffer: buffer.offset
             )
         ])[0]
         #expect(completion.status == 0)

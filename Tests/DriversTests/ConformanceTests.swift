@@ -97,14 +97,14 @@ struct ConformanceTests {
                 buffers.append(buffer)
                 writes.append(
                     DriverRequest(
-                        opcode: .write, volume: 0, tag: 0, offset: UInt64(place) * 4096, length: 4096,
+                        opcode: .write, index: 0, tag: 0, offset: UInt64(place) * 4096, length: 4096,
                         buffer: buffer.offset))
             }
             #expect(try rig.perform(writes).allSatisfy { $0.status == 0 && $0.value == 4096 })
             for buffer in buffers { rig.fill(buffer, [UInt8](repeating: 0xEE, count: 4096)) }
             let reads = writes.map { write in
                 DriverRequest(
-                    opcode: .read, volume: 0, tag: 0, offset: write.offset, length: 4096, buffer: write.buffer
+                    opcode: .read, index: 0, tag: 0, offset: write.offset, length: 4096, buffer: write.buffer
                 )
             }
             #expect(try rig.perform(reads).allSatisfy { $0.status == 0 && $0.value == 4096 })
@@ -143,7 +143,7 @@ struct ConformanceTests {
                 buffer: UInt64 = 0
             ) -> DriverRequest {
                 DriverRequest(
-                    opcode: opcode, volume: volume, tag: 0, offset: offset, length: length, buffer: buffer)
+                    opcode: opcode, index: volume, tag: 0, offset: offset, length: length, buffer: buffer)
             }
             var unknown = request(.read, 0, block)
             unknown.rawOpcode = 99
@@ -227,7 +227,7 @@ struct ConformanceTests {
                 let batch = rig.begin(
                     (0..<64 as Range<UInt64>).map { place in
                         DriverRequest(
-                            opcode: .write, volume: 0, tag: 0, offset: (place % 8) << 20, length: 1 << 20,
+                            opcode: .write, index: 0, tag: 0, offset: (place % 8) << 20, length: 1 << 20,
                             buffer: buffer.offset)
                     })
                 try rig.driver.resizeVolume(Self.id, to: Self.size + round * 4096)
@@ -347,9 +347,9 @@ struct ConformanceTests {
             for place in 0..<300 as Range<UInt64> {
                 requests.append(
                     DriverRequest(
-                        opcode: .write, flags: place % 5 == 0 ? .fua : [], volume: 0, tag: 0,
+                        opcode: .write, flags: place % 5 == 0 ? .fua : [], index: 0, tag: 0,
                         offset: place * 4096, length: 4096, buffer: buffer.offset))
-                if place % 3 == 0 { requests.append(DriverRequest(opcode: .flush, volume: 0, tag: 0)) }
+                if place % 3 == 0 { requests.append(DriverRequest(opcode: .flush, index: 0, tag: 0)) }
             }
             #expect(try rig.perform(requests).allSatisfy { $0.status == 0 })
             #expect(try rig.range(.flush) == .ok)
@@ -455,7 +455,7 @@ struct ConformanceTests {
                 rig.fill(buffer, [UInt8](repeating: 3, count: 1 << 20))
                 let requests = (0..<8 as Range<UInt64>).map { place in
                     DriverRequest(
-                        opcode: .write, volume: round, tag: 0, offset: place << 20, length: 1 << 20,
+                        opcode: .write, index: round, tag: 0, offset: place << 20, length: 1 << 20,
                         buffer: buffer.offset)
                 }
                 let closer = Closer(rig: rig, index: round)

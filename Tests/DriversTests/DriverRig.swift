@@ -16,7 +16,7 @@ final class DriverRig: @unchecked Sendable {
     private final class Side {
         let submissions = SubmissionRing(capacity: 512)
         let completions = CompletionRing(capacity: 512)
-        var queue: (any VolumeQueue)?
+        var queue: (any DriverQueue)?
         var waiting: [DriverRequest] = []
         var batch: Batch?
     }
@@ -107,7 +107,7 @@ final class DriverRig: @unchecked Sendable {
 
     /// Tells the queue that a volume changed.
     func changed(_ index: UInt32) throws {
-        try onReactor { $0.queue?.volumeChanged(index) }
+        try onReactor { $0.queue?.indexChanged(index) }
     }
 
     /// Puts all requests into the ring at once and waits for all completions, in the requests' order. Tags
@@ -189,7 +189,7 @@ final class DriverRig: @unchecked Sendable {
         fill(buffer, bytes)
         return try status(
             DriverRequest(
-                opcode: .write, flags: flags, volume: volume, tag: 0, offset: offset,
+                opcode: .write, flags: flags, index: volume, tag: 0, offset: offset,
                 length: UInt64(bytes.count),
                 buffer: buffer.offset))
     }
@@ -202,7 +202,7 @@ final class DriverRig: @unchecked Sendable {
         fill(buffer, [UInt8](repeating: 0xEE, count: count))
         let status = try status(
             DriverRequest(
-                opcode: .read, volume: volume, tag: 0, offset: offset, length: UInt64(count),
+                opcode: .read, index: volume, tag: 0, offset: offset, length: UInt64(count),
                 buffer: buffer.offset))
         #expect(status == .ok)
         return bytes(buffer, count)
@@ -215,7 +215,7 @@ final class DriverRig: @unchecked Sendable {
     ) throws -> Status? {
         try status(
             DriverRequest(
-                opcode: opcode, flags: flags, volume: volume, tag: 0, offset: offset, length: length))
+                opcode: opcode, flags: flags, index: volume, tag: 0, offset: offset, length: length))
     }
 }
 

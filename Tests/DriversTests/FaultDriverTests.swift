@@ -96,8 +96,8 @@ struct FaultDriverTests {
         try withVolume("write nth=1: delay 200ms") { rig, _ throws in
             let start = SystemClock.monotonic()
             let batch = rig.begin([
-                DriverRequest(opcode: .write, volume: 0, tag: 0, offset: 0, length: 4096, buffer: 0),
-                DriverRequest(opcode: .read, volume: 0, tag: 0, offset: 0, length: 4096, buffer: 4096),
+                DriverRequest(opcode: .write, index: 0, tag: 0, offset: 0, length: 4096, buffer: 0),
+                DriverRequest(opcode: .read, index: 0, tag: 0, offset: 0, length: 4096, buffer: 4096),
             ])
             #expect(try rig.statuses(batch) == [1: .ok])
             #expect(try batch.wait().allSatisfy { $0.status == 0 })
@@ -110,8 +110,8 @@ struct FaultDriverTests {
         try withVolume("write nth=1: hang") { rig, driver throws in
             rig.fill(ArenaBuffer(offset: 0, bytes: 4096), filled(7))
             let batch = rig.begin([
-                DriverRequest(opcode: .write, volume: 0, tag: 0, offset: 0, length: 4096, buffer: 0),
-                DriverRequest(opcode: .read, volume: 0, tag: 0, offset: 8192, length: 4096, buffer: 4096),
+                DriverRequest(opcode: .write, index: 0, tag: 0, offset: 0, length: 4096, buffer: 0),
+                DriverRequest(opcode: .read, index: 0, tag: 0, offset: 8192, length: 4096, buffer: 4096),
             ])
             #expect(try rig.statuses(batch) == [1: .ok])
             try driver.configure(settings: ["driver": "memory", "rules": ""])
@@ -123,7 +123,7 @@ struct FaultDriverTests {
     @Test("hung requests fill the queue and go no further; the others wait in the ring and are done later")
     func backPressure() throws {
         try withVolume("write: hang") { rig, driver throws in
-            let write = DriverRequest(opcode: .write, volume: 0, tag: 0, offset: 0, length: 4096, buffer: 0)
+            let write = DriverRequest(opcode: .write, index: 0, tag: 0, offset: 0, length: 4096, buffer: 0)
             let batch = rig.begin([DriverRequest](repeating: write, count: 3000))
             #expect(try rig.statuses(batch) == [:])
             try driver.configure(settings: ["driver": "memory"])
@@ -179,7 +179,7 @@ struct FaultDriverTests {
             let buffer = try #require(rig.allocator.allocate(65536))
             rig.fill(buffer, bytes)
             let write = DriverRequest(
-                opcode: .write, volume: 0, tag: 0, offset: 0, length: 65536, buffer: buffer.offset)
+                opcode: .write, index: 0, tag: 0, offset: 0, length: 65536, buffer: buffer.offset)
             #expect(try rig.status(write) == .ok)
             #expect(areEqual(rig.bytes(buffer, 65536), bytes))
             #expect(flippedBits(try rig.read(65536, at: 0), bytes) == 1)

@@ -208,7 +208,7 @@ struct FileDriverTests {
         try rig.open(Self.id, index: 0)
         #expect(unsafe truncate(folder.path + "/" + Self.id.hex, 4096) == 0)
         #expect(try rig.read(4096, at: 0) == [UInt8](repeating: 0, count: 4096))
-        let request = DriverRequest(opcode: .read, volume: 0, tag: 0, offset: 0, length: 8192, buffer: 0)
+        let request = DriverRequest(opcode: .read, index: 0, tag: 0, offset: 0, length: 8192, buffer: 0)
         #expect(try rig.status(request) == .mediumError)
         try rig.stop()
     }

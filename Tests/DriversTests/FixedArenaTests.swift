@@ -89,7 +89,7 @@ struct FixedArenaTests {
         try rig.open(.test(1), index: 0)
         for buffer in stride(from: 0, to: 3 * Self.piece, by: 1 << 20) {
             let read = DriverRequest(
-                opcode: .read, volume: 0, tag: 0, offset: 0, length: 1 << 20, buffer: buffer)
+                opcode: .read, index: 0, tag: 0, offset: 0, length: 1 << 20, buffer: buffer)
             // From the third on, direct ones find the piece pinned.
             let completions = try rig.perform([read, read, read])
             #expect(completions.allSatisfy { $0.status == Status.ok.rawValue })
@@ -101,7 +101,7 @@ struct FixedArenaTests {
             let buffer = ArenaBuffer(offset: offset, bytes: 16384)
             rig.fill(buffer, bytes)
             let write = DriverRequest(
-                opcode: .write, volume: 0, tag: 0, offset: offset, length: 16384, buffer: offset)
+                opcode: .write, index: 0, tag: 0, offset: offset, length: 16384, buffer: offset)
             #expect(try rig.status(write) == .ok)
             rig.fill(buffer, [UInt8](repeating: 0xEE, count: 16384))
             #expect(areEqual(try rig.read(16384, at: offset), bytes))

@@ -119,7 +119,7 @@ struct PowerCutTests {
                     written[place].insert(UInt8(number + 1))
                     requests.append(
                         DriverRequest(
-                            opcode: .write, volume: 0, tag: 0, offset: UInt64(place * Self.block),
+                            opcode: .write, index: 0, tag: 0, offset: UInt64(place * Self.block),
                             length: UInt64(Self.block), buffer: buffer.offset))
                 }
                 #expect(try rig.perform(requests).allSatisfy { $0.status == 0 })

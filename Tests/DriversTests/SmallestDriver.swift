@@ -70,7 +70,7 @@ final class SmallestDriver: InstalledVolumeDriver {
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any VolumeQueue {
+    ) throws(StatusError) -> any DriverQueue {
         SmallestQueue(
             driver: self,
             queue: CheckedQueue(arena: arena, submissions: submissions, completions: completions),
@@ -128,11 +128,11 @@ final class SmallestVolume: Sendable {
 }
 
 /// The requests of one reactor. Its thread only.
-final class SmallestQueue: VolumeQueue {
+final class SmallestQueue: DriverQueue {
     private let driver: SmallestDriver
     private let queue: CheckedQueue
     private let onCompletions: () -> Void
-    private var open = OpenVolumes<(volume: SmallestVolume, geometry: VolumeGeometry)>()
+    private var open = OpenIndices<(SmallestVolume, VolumeGeometry)>()
 
     init(driver: SmallestDriver, queue: CheckedQueue, onCompletions: @escaping () -> Void) {
         self.driver = driver
@@ -140,7 +140,7 @@ final class SmallestQueue: VolumeQueue {
         self.onCompletions = onCompletions
     }
 
-    func volumeChanged(_ index: UInt32) {
+    func indexChanged(_ index: UInt32) {
         open.set(index, driver.volume(at: index).map { ($0, $0.geometry) })
     }
 

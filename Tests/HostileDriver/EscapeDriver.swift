@@ -161,5 +161,5 @@ extension EscapeDriver {
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any VolumeQueue { throw refusal }
+    ) throws(StatusError) -> any DriverQueue { throw refusal }
 }

@@ -101,7 +101,7 @@ final class HarmfulDriver: InstalledVolumeDriver {
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any VolumeQueue {
+    ) throws(StatusError) -> any DriverQueue {
         try inner.makeQueue(
             reactor: reactor, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

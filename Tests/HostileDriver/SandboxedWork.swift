@@ -10,7 +10,7 @@ final class SandboxedWork: @unchecked Sendable {
     private let arena: Arena
     private let submissions = SubmissionRing(capacity: 16)
     private let completions = CompletionRing(capacity: 16)
-    private var queue: (any VolumeQueue)?
+    private var queue: (any DriverQueue)?
     private var remote: ReactorRemote?
     private var step = 0
     /// `worked`, or what did not.
@@ -33,7 +33,7 @@ final class SandboxedWork: @unchecked Sendable {
             queue = try driver.makeQueue(
                 reactor: reactor, arena: arena, submissions: submissions, completions: completions,
                 onCompletions: { [unowned self] in collect() })
-            queue?.volumeChanged(0)
+            queue?.indexChanged(0)
             unsafe memset(arena.base, 0x5A, 4096)
             next()
         } catch { finish(error.message) }
@@ -45,7 +45,7 @@ final class SandboxedWork: @unchecked Sendable {
         if isRead { unsafe memset(arena.base + 4096, 0xEE, 4096) }
         _ = submissions.push(
             DriverRequest(
-                opcode: opcode, flags: flags, volume: 0, tag: UInt64(step), offset: offset,
+                opcode: opcode, flags: flags, index: 0, tag: UInt64(step), offset: offset,
                 length: opcode == .flush ? 0 : 4096, buffer: isRead ? 4096 : 0))
         queue?.process()
     }

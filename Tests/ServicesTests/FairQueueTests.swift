@@ -10,7 +10,7 @@ import Testing
 
     /// The tag says whose request it is.
     private func request(_ flow: UInt32, _ number: UInt64 = 0) -> DriverRequest {
-        DriverRequest(opcode: .read, volume: 0, tag: UInt64(flow) << 32 | number)
+        DriverRequest(opcode: .read, index: 0, tag: UInt64(flow) << 32 | number)
     }
 
     private func owner(_ request: DriverRequest) -> UInt32 { UInt32(request.tag >> 32) }

@@ -26,7 +26,7 @@ final class SimulatedDriver: VolumeDriver, @unchecked Sendable {
     func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any VolumeQueue {
+    ) throws(StatusError) -> any DriverQueue {
         let queue = SimulatedQueue(
             driver: self, world: world, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)
@@ -41,7 +41,7 @@ final class SimulatedDriver: VolumeDriver, @unchecked Sendable {
 // SAFETY: `arena` lives as long as the queue, and the buffers of its requests are its own until they complete.
 /// A driver's end of one reactor's rings.
 @safe
-final class SimulatedQueue: VolumeQueue {
+final class SimulatedQueue: DriverQueue {
     /// A request that the driver has.
     struct Operation {
         var request: DriverRequest
@@ -103,7 +103,7 @@ final class SimulatedQueue: VolumeQueue {
         }
     }
 
-    func volumeChanged(_ index: UInt32) {}
+    func indexChanged(_ index: UInt32) {}
 
     func withdraw(_ tags: Set<UInt64>, status: Status) {
         for index in operations.indices.reversed() where tags.contains(operations[index].request.tag) {

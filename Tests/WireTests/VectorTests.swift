@@ -117,7 +117,7 @@ import Wire
                 transferBytesMax: try vector.number("transfer_max"))
             switch state.shape {
             case .volume(let found): #expect(found == shape && state.volume == shape)
-            case .other(_, let first, let second):
+            case .words(_, let first, let second):
                 #expect(first == shape.size && UInt32(truncatingIfNeeded: second) == shape.blockSize)
                 #expect(state.size == 0, "it is no volume")
             }

@@ -12,26 +12,13 @@ enum HostCommand: Equatable {
     case start(HostStart)
     /// Serve a reactor: arena, lane, doorbell to the host, doorbell to the server. Four descriptors. Answered.
     case addQueue(index: UInt32, arenaBytes: UInt64, capacity: UInt32)
-    /// Make a volume. Answered.
-    case create(Identifier, size: UInt64)
-    /// Grow a volume. Answered.
-    case resize(Identifier, size: UInt64)
-    /// Delete a volume. Answered.
-    case delete(Identifier)
-    /// List the volumes. Answered, in several packets where they are many.
-    case volumes
     /// How full the pool is. Answered.
     case capacity
-    /// Open a volume under an index. Answered with its geometry.
-    case open(Identifier, index: UInt32)
-    /// End the use of an index. Answered.
-    case close(index: UInt32)
     /// Take over changed settings. Answered.
     case configure([String: String])
-    /// Do a part of what a volume still needs. Answered with what is left.
-    case prepare(Identifier, size: UInt64)
-    /// What the volumes take. Answered as `volumes`.
-    case usage
+    /// Do something in the words of the driver's kind (`InstalledDriver.perform`). Answered in such words, in
+    /// several packets where they are many.
+    case perform([UInt8])
 }
 
 /// How a host is to start.
@@ -51,8 +38,7 @@ struct HostStart: Equatable {
 extension HostCommand {
     private enum Kind: UInt8 {
         case stored = 1
-        case start, addQueue, create, resize, delete, volumes, capacity, open, close, configure
-        case prepare, usage
+        case start, addQueue, capacity, configure, perform
     }
 
     /// How many descriptors come with it.
@@ -87,34 +73,13 @@ extension HostCommand {
             writer.write(index)
             writer.write(arenaBytes)
             writer.write(capacity)
-        case .create(let id, let size):
-            begin(.create)
-            writer.write(id)
-            writer.write(size)
-        case .resize(let id, let size):
-            begin(.resize)
-            writer.write(id)
-            writer.write(size)
-        case .delete(let id):
-            begin(.delete)
-            writer.write(id)
-        case .volumes: begin(.volumes)
         case .capacity: begin(.capacity)
-        case .open(let id, let index):
-            begin(.open)
-            writer.write(id)
-            writer.write(index)
-        case .close(let index):
-            begin(.close)
-            writer.write(index)
         case .configure(let settings):
             begin(.configure)
             writer.write(settings: settings)
-        case .prepare(let id, let size):
-            begin(.prepare)
-            writer.write(id)
-            writer.write(size)
-        case .usage: begin(.usage)
+        case .perform(let bytes):
+            begin(.perform)
+            writer.writeCounted(bytes)
         }
         return writer.bytes
     }
@@ -146,18 +111,9 @@ extension HostCommand {
                 let capacity = reader.read(UInt32.self)
             else { return nil }
             return .addQueue(index: index, arenaBytes: bytes, capacity: capacity)
-        case .create: return reader.readVolume().map { .create($0.id, size: $0.number) }
-        case .resize: return reader.readVolume().map { .resize($0.id, size: $0.number) }
-        case .delete: return reader.readIdentifier().map { .delete($0) }
-        case .volumes: return .volumes
         case .capacity: return .capacity
-        case .open:
-            guard let id = reader.readIdentifier(), let index = reader.read(UInt32.self) else { return nil }
-            return .open(id, index: index)
-        case .close: return reader.read(UInt32.self).map { .close(index: $0) }
         case .configure: return reader.readSettings().map { .configure($0) }
-        case .prepare: return reader.readVolume().map { .prepare($0.id, size: $0.number) }
-        case .usage: return .usage
+        case .perform: return reader.readCounted(maximum: Limits.controlPartBytesMax).map { .perform($0) }
         }
     }
 }
@@ -183,11 +139,5 @@ extension ByteReader {
             settings[name] = value
         }
         return settings
-    }
-
-    /// An id and a number.
-    mutating func readVolume() -> (id: Identifier, number: UInt64)? {
-        guard let id = readIdentifier(), let number = read(UInt64.self) else { return nil }
-        return (id, number)
     }
 }

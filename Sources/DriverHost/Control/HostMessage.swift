@@ -22,24 +22,20 @@ enum HostAnswer: Equatable {
     case nothing
     /// The host serves: what the sandbox could not do, and what the driver wants an operator to know.
     case started(gaps: [String], notes: [String])
-    /// Some volumes; `isLast` when no more follow.
-    case volumes([Identifier: UInt64], isLast: Bool)
+    /// A part of an answer in the words of the driver's kind; `isLast` when no more follow.
+    case part([UInt8], isLast: Bool)
     /// How full the pool is.
     case capacity(total: UInt64, used: UInt64, free: UInt64)
-    /// How many bytes of a volume are still to be prepared.
-    case left(UInt64)
-    /// A volume's shape, not judged yet.
-    case geometry(size: UInt64, blockSize: UInt32, maximumTransfer: UInt32)
 }
 
 extension HostMessage {
     private enum Kind: UInt8 {
         case nothing = 1
-        case started, volumes, capacity, geometry, failed, keep, forget, hello, left
+        case started, part, capacity, failed, keep, forget, hello
     }
 
     /// Changes with packets, rings and requests; a host of another version is refused.
-    static let version: UInt32 = 2
+    static let version: UInt32 = 3
 
     /// How many descriptors come with it.
     var descriptorCount: Int {
@@ -62,27 +58,15 @@ extension HostMessage {
             begin(.started)
             writer.write(texts: gaps)
             writer.write(texts: notes)
-        case .done(.volumes(let volumes, let isLast)):
-            begin(.volumes)
+        case .done(.part(let bytes, let isLast)):
+            begin(.part)
             writer.write(UInt8(isLast ? 1 : 0))
-            writer.write(UInt16(truncatingIfNeeded: volumes.count))
-            for (id, size) in volumes {
-                writer.write(id)
-                writer.write(size)
-            }
+            writer.writeCounted(bytes)
         case .done(.capacity(let total, let used, let free)):
             begin(.capacity)
             writer.write(total)
             writer.write(used)
             writer.write(free)
-        case .done(.left(let bytes)):
-            begin(.left)
-            writer.write(bytes)
-        case .done(.geometry(let size, let blockSize, let maximumTransfer)):
-            begin(.geometry)
-            writer.write(size)
-            writer.write(blockSize)
-            writer.write(maximumTransfer)
         case .failed(let status, let message):
             begin(.failed)
             writer.write(status)
@@ -113,26 +97,16 @@ extension HostMessage {
         case .started:
             guard let gaps = reader.readTexts(), let notes = reader.readTexts() else { return nil }
             return .done(.started(gaps: gaps, notes: notes))
-        case .volumes:
-            guard let isLast = reader.read(UInt8.self), isLast <= 1, let count = reader.read(UInt16.self)
-            else { return nil }
-            var volumes: [Identifier: UInt64] = [:]
-            for _ in 0..<count {
-                guard let (id, size) = reader.readVolume() else { return nil }
-                volumes[id] = size
+        case .part:
+            guard let isLast = reader.read(UInt8.self), isLast <= 1 else { return nil }
+            return reader.readCounted(maximum: Limits.controlPartBytesMax).map {
+                .done(.part($0, isLast: isLast == 1))
             }
-            return .done(.volumes(volumes, isLast: isLast == 1))
         case .capacity:
             guard let total = reader.read(UInt64.self), let used = reader.read(UInt64.self),
                 let free = reader.read(UInt64.self)
             else { return nil }
             return .done(.capacity(total: total, used: used, free: free))
-        case .left: return reader.read(UInt64.self).map { .done(.left($0)) }
-        case .geometry:
-            guard let size = reader.read(UInt64.self), let blockSize = reader.read(UInt32.self),
-                let maximumTransfer = reader.read(UInt32.self)
-            else { return nil }
-            return .done(.geometry(size: size, blockSize: blockSize, maximumTransfer: maximumTransfer))
         case .failed:
             guard let status = reader.read(UInt16.self),
                 let message = reader.readText(maximum: Limits.controlTextBytesMax)

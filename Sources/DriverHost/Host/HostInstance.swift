@@ -27,7 +27,7 @@ final class HostInstance {
 
     /// What a new host opens.
     enum Opening {
-        case volume(Identifier, index: UInt32)
+        case resource(OpenedByCall)
         case queue(IsolatedQueue)
     }
 

@@ -158,9 +158,7 @@ extension HostKeeper {
     private func openVolumesAndQueues(of host: HostInstance) {
         let (open, queues) = shared.withLock { ($0.open, Array($0.queues.values)) }
         host.toOpen = queues.map { .queue($0) }
-        for (index, id) in open.sorted(by: { $0.key > $1.key }) {
-            host.toOpen.append(.volume(id, index: index))
-        }
+        for (_, opened) in open.sorted(by: { $0.key > $1.key }) { host.toOpen.append(.resource(opened)) }
         openMore(on: host)
     }
 
@@ -169,7 +167,7 @@ extension HostKeeper {
         do throws(ControlSocket.Failure) {
             while host.openings.count < Limits.openingsAtOnceMax, let next = host.toOpen.popLast() {
                 switch next {
-                case .volume(let id, let index): try sendOpening(.open(id, index: index), to: host)
+                case .resource(let opened): try sendOpening(.perform(opened.call), to: host)
                 case .queue(let queue): try sendQueue(queue, to: host)
                 }
             }
@@ -249,10 +247,11 @@ extension HostKeeper {
             let error = StatusError(Status(ofCall: status), message.onOneLine)
             if !hasServed { firstStart.give(.failure(error)) }
             return lose(host, .crash, error.message)
-        case (.open, .done(.geometry)), (.addQueue, .done(.nothing)): break
-        case (.open(let id, _), .failed(_, let reason)):
-            // Its requests are refused by the driver, those of others are served.
-            let words = "the volume \(id) cannot be opened: \(reason.onOneLine)"
+        case (.perform, .done(.part(_, isLast: true))), (.addQueue, .done(.nothing)): break
+        case (.perform(let call), .failed(_, let reason)):
+            // The driver refuses its requests, and does those of others.
+            let subject = shared.withLock { $0.open.values.first { $0.call == call }?.subject }
+            let words = "\(subject ?? "something") cannot be opened: \(reason.onOneLine)"
             options.onEvent(DriverHostEvent(state: .recovering, message: words))
         default: return lose(host, .violation, "an answer that does not fit its question")
         }

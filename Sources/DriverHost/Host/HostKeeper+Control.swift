@@ -15,12 +15,15 @@ final class PendingCall: Sendable {
 
     let instance: Int
     let command: HostCommand
-    private let volumes = Mutex([Identifier: UInt64]())
+    /// What is known of the command where it is in the words of the driver's kind.
+    let kindCall: KindCall?
+    private let answer = Mutex([UInt8]())
     private let outcome = OneShot<Outcome>()
 
-    init(instance: Int, command: HostCommand) {
+    init(instance: Int, command: HostCommand, kindCall: KindCall?) {
         self.instance = instance
         self.command = command
+        self.kindCall = kindCall
     }
 
     func hostLost() { outcome.give(.hostLost) }
@@ -29,19 +32,17 @@ final class PendingCall: Sendable {
     func take(_ message: HostMessage) -> Bool {
         switch (command, message) {
         case (_, .failed): outcome.give(.answered(message))
-        case (.volumes, .done(.volumes(let some, let isLast))),
-            (.usage, .done(.volumes(let some, let isLast))):
-            let count = volumes.withLock { volumes in
-                volumes.merge(some) { $1 }
-                return volumes.count
+        case (.perform, .done(.part(let part, let isLast))):
+            let bytes = answer.withLock { answer in
+                answer += part
+                return answer.count
             }
-            if count > Limits.volumesPerPoolMax { return false }
-            if isLast { outcome.give(.answered(.done(.volumes(volumes.withLock { $0 }, isLast: true)))) }
-        case (.capacity, .done(.capacity)), (.open, .done(.geometry)), (.prepare, .done(.left)):
-            outcome.give(.answered(message))
-        case (.create, .done(.nothing)), (.resize, .done(.nothing)), (.delete, .done(.nothing)),
-            (.close, .done(.nothing)), (.configure, .done(.nothing)):
-            outcome.give(.answered(message))
+            if bytes > Limits.controlAnswerBytesMax { return false }
+            guard isLast else { return true }
+            let whole = answer.withLock { $0 }
+            guard kindCall?.fits(whole) == true else { return false }
+            outcome.give(.answered(.done(.part(whole, isLast: true))))
+        case (.capacity, .done(.capacity)), (.configure, .done(.nothing)): outcome.give(.answered(message))
         default: return false
         }
         return true
@@ -132,22 +133,30 @@ extension HostKeeper {
     private func answer(_ call: UInt64, from host: HostInstance, _ message: HostMessage) -> Bool {
         let pending = shared.withLock { shared -> PendingCall? in
             guard let pending = shared.calls[call], pending.instance == host.number else { return nil }
-            if case .done(.volumes(_, isLast: false)) = message { return pending }
+            if case .done(.part(_, isLast: false)) = message { return pending }
             shared.calls[call] = nil
-            shared.note(pending.command, message)
+            shared.note(pending, message)
             return pending
         }
         guard let pending else { return false }
-        if case .open(_, let index) = pending.command { forgetFlushFailure(index) }
+        if case .opens(let index, _) = pending.kindCall?.effect { forgetFlushFailure(index) }
         return pending.take(message)
     }
 
     // MARK: Calls, on the pool's thread
 
+    /// Makes a call in the words of the driver's kind, and returns the answer, which fits.
+    func call(_ call: KindCall) throws(StatusError) -> [UInt8] {
+        guard case .part(let answer, _) = try self.call(.perform(call.bytes), call) else {
+            throw StatusError(.driverFailed, "the driver host does not answer what it was asked")
+        }
+        return answer
+    }
+
     /// Makes a call, again where its host is lost meanwhile: every call may be repeated.
-    func call(_ command: HostCommand) throws(StatusError) -> HostAnswer {
+    func call(_ command: HostCommand, _ kindCall: KindCall? = nil) throws(StatusError) -> HostAnswer {
         for _ in 0..<Limits.controlCallAttemptsMax {
-            let (serving, id) = try awaitHost(command)
+            let (serving, id) = try awaitHost(command, kindCall)
             do throws(ControlSocket.Failure) {
                 try serving.control.send(command.encoded(call: id))
             } catch {
@@ -172,7 +181,9 @@ extension HostKeeper {
     }
 
     /// Waits until a host serves, and notes the call.
-    private func awaitHost(_ command: HostCommand) throws(StatusError) -> (Serving, UInt64) {
+    private func awaitHost(
+        _ command: HostCommand, _ kindCall: KindCall?
+    ) throws(StatusError) -> (Serving, UInt64) {
         let deadline = SystemClock.monotonic() + UInt64(Limits.recoveryWaitMillisecondsMax) * 1_000_000
         while true {
             let turn = OneShot<Void>()
@@ -190,8 +201,8 @@ extension HostKeeper {
                     return nil
                 }
                 shared.callsMade += 1
-                shared.allowKeeping(for: command)
-                let pending = PendingCall(instance: instance, command: command)
+                if let kindCall { shared.allowKeeping(for: kindCall) }
+                let pending = PendingCall(instance: instance, command: command, kindCall: kindCall)
                 shared.calls[shared.callsMade] = pending
                 return .success(
                     (Serving(instance: instance, control: control, pending: pending), shared.callsMade))
@@ -213,26 +224,28 @@ extension UInt64 {
 
 extension HostKeeper.Shared {
     /// Takes over what a host has done, before anything else is heard of it: the next one must find it so.
-    fileprivate mutating func note(_ command: HostCommand, _ message: HostMessage) {
-        switch (command, message) {
-        case (.open(let id, let index), .done(.geometry)):
-            open[index] = id
-            flushFailures[index] = nil
+    fileprivate mutating func note(_ pending: PendingCall, _ message: HostMessage) {
+        switch (pending.command, message) {
+        case (.perform(let call), .done(.part)):
+            switch pending.kindCall?.effect {
+            case .opens(let index, let subject):
+                open[index] = OpenedByCall(call: call, subject: subject)
+                flushFailures[index] = nil
+            case .removes(let id): if explained.removeValue(forKey: id) != nil { sumExplained() }
+            case .nothing, .makes, nil: break
+            }
         case (.configure(let settings), .done(.nothing)): self.settings = settings
-        case (.delete(let id), .done(.nothing)):
-            if explained.removeValue(forKey: id) != nil { sumExplained() }
         default: break
         }
     }
 
-    fileprivate mutating func allowKeeping(for command: HostCommand) {
-        switch command {
-        case .create(let id, let size), .resize(let id, let size):
-            explained[id, default: HostKeeper.ExplainedVolume()].size.raise(
-                to: min(size, Limits.volumeBytesMax))
+    fileprivate mutating func allowKeeping(for call: KindCall) {
+        switch call.effect {
+        case .makes(let id, let bytes):
+            explained[id, default: HostKeeper.Explained()].size.raise(to: bytes)
             explained[id]?.calls += 1
-        case .open: break
-        default: return
+        case .opens: break
+        case .nothing, .removes: return
         }
         allowance.count = min(allowance.count + Limits.storedDescriptorsPerCall, Limits.storedDescriptorsMax)
         sumExplained()

@@ -28,8 +28,8 @@ final class HostKeeper: @unchecked Sendable {
     /// Where somebody waits for what the keeper does.
     typealias Answer<Value: Sendable> = OneShot<Result<Value, StatusError>>
 
-    /// What a volume explains of the memory that hosts have kept.
-    struct ExplainedVolume {
+    /// What something in the pool explains of the memory that hosts have kept.
+    struct Explained {
         /// The largest that it was asked to be, in bytes.
         var size: UInt64 = 0
         /// How often hosts were asked.
@@ -52,12 +52,12 @@ final class HostKeeper: @unchecked Sendable {
         var waiting: [OneShot<Void>] = []
         var queues: [Int: IsolatedQueue] = [:]
         var queuesAdded = 0
-        /// Volumes that are open, by index.
-        var open: [UInt32: Identifier] = [:]
+        /// What is open, by index.
+        var open: [UInt32: OpenedByCall] = [:]
         /// What may be kept: as much as what was asked for explains.
         var allowance = StoredDescriptors.Allowance()
-        /// The volumes that hosts were asked to make or to grow.
-        var explained: [Identifier: ExplainedVolume] = [:]
+        /// What hosts were asked to make or to grow.
+        var explained: [Identifier: Explained] = [:]
         var flushFailures: [UInt32: Status] = [:]
         var report = DriverHostReport(state: .starting)
         var notes: [String] = []

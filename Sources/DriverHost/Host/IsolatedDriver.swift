@@ -15,6 +15,8 @@ public final class IsolatedDriver: SupervisedDriver {
         public var executable: String
         /// The driver's name.
         public var driver: String
+        /// What its resources are.
+        public var kind: ResourceKind
         /// The pool's settings.
         public var settings: [String: String]
         /// The pool's folder; it is given to the host's user.
@@ -34,11 +36,12 @@ public final class IsolatedDriver: SupervisedDriver {
 
         /// Options with the defaults.
         public init(
-            executable: String, driver: String, settings: [String: String], folder: String,
-            wallClock: any WallClock
+            executable: String, driver: String, kind: ResourceKind = .volume, settings: [String: String],
+            folder: String, wallClock: any WallClock
         ) {
             self.executable = executable
             self.driver = driver
+            self.kind = kind
             self.settings = settings
             self.folder = folder
             self.wallClock = wallClock
@@ -47,6 +50,9 @@ public final class IsolatedDriver: SupervisedDriver {
     }
 
     let keeper: HostKeeper
+
+    /// What the pool's resources are.
+    public var kind: ResourceKind { keeper.options.kind }
 
     /// Starts a host and returns when it serves. Blocks.
     ///
@@ -85,44 +91,6 @@ public final class IsolatedDriver: SupervisedDriver {
         keeper.shared.withLock { $0.observer = observer }
     }
 
-    /// Makes a volume; durable.
-    public func createVolume(_ id: Identifier, size: UInt64) throws(StatusError) {
-        _ = try keeper.call(.create(id, size: size))
-    }
-
-    /// Grows a volume; durable.
-    public func resizeVolume(_ id: Identifier, to size: UInt64) throws(StatusError) {
-        _ = try keeper.call(.resize(id, size: size))
-    }
-
-    /// Deletes a volume; durable.
-    public func deleteVolume(_ id: Identifier) throws(StatusError) {
-        _ = try keeper.call(.delete(id))
-    }
-
-    /// The volumes and their sizes.
-    public func volumes() throws(StatusError) -> [Identifier: UInt64] {
-        try volumes(.volumes)
-    }
-
-    /// What the volumes take, as the host says.
-    public func usage() throws(StatusError) -> [Identifier: UInt64] { try volumes(.usage) }
-
-    private func volumes(_ command: HostCommand) throws(StatusError) -> [Identifier: UInt64] {
-        guard case .volumes(let volumes, _) = try keeper.call(command) else {
-            throw StatusError(.driverFailed, "the driver host does not say which volumes there are")
-        }
-        return volumes
-    }
-
-    /// Does a part of what a volume still needs.
-    public func prepareVolume(_ id: Identifier, to size: UInt64) throws(StatusError) -> UInt64 {
-        guard case .left(let bytes) = try keeper.call(.prepare(id, size: size)) else {
-            throw StatusError(.driverFailed, "the driver host does not say what it has left to do")
-        }
-        return min(bytes, size)
-    }
-
     /// How full the pool is.
     public func capacity() throws(StatusError) -> PoolCapacity {
         guard case .capacity(let total, let used, let free) = try keeper.call(.capacity) else {
@@ -131,42 +99,11 @@ public final class IsolatedDriver: SupervisedDriver {
         return PoolCapacity(total: total, used: used, free: free)
     }
 
-    /// Opens a volume under an index; a failed flush is forgotten.
-    public func openVolume(_ id: Identifier, index: UInt32) throws(StatusError) -> VolumeGeometry {
-        guard index < Limits.openVolumesPerPoolMax else {
-            throw StatusError(.busy, "too many open volumes in the pool")
-        }
-        let wasOpen = keeper.isOpen(index)
-        let answer: HostAnswer
-        do throws(StatusError) { answer = try keeper.call(.open(id, index: index)) } catch {
-            // A host may have opened it before it was lost.
-            if !wasOpen { keeper.closed(index) }
-            throw error
-        }
-        guard case .geometry(let size, let blockSize, let maximumTransfer) = answer,
-            blockSize.nonzeroBitCount == 1, blockSize <= Limits.volumeSizeGranule, size > 0,
-            size <= Limits.volumeBytesMax, maximumTransfer > 0
-        else {
-            closeVolume(index)
-            throw StatusError(.driverFailed, "the driver host gives the volume an impossible shape")
-        }
-        return VolumeGeometry(
-            size: size, blockSize: blockSize,
-            maximumTransfer: min(maximumTransfer, UInt32(clamping: Limits.arenaBytesMax)))
-    }
-
-    /// Ends the use of an index.
-    public func closeVolume(_ index: UInt32) {
-        keeper.closed(index)
-        // A host that cannot be asked is lost, and the next one is not told of the volume.
-        _ = try? keeper.call(.close(index: index))
-    }
-
     /// The request side for one reactor.
     public func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any VolumeQueue {
+    ) throws(StatusError) -> any DriverQueue {
         let queue = try keeper.add { number in
             IsolatedQueue(
                 number: number, reactor: reactor, arena: arena, submissions: submissions,

@@ -8,7 +8,7 @@ import Synchronization
 // posted there.
 /// The request side of an isolated driver on one reactor: from the consumer's rings through the ledger to the
 /// lane of whichever host there is, and back. Requests wait here while there is none.
-final class IsolatedQueue: VolumeQueue, PolledTarget, CompletionTarget, @unchecked Sendable {
+final class IsolatedQueue: DriverQueue, PolledTarget, CompletionTarget, @unchecked Sendable {
     private enum State {
         /// No host: requests wait.
         case detached
@@ -100,7 +100,7 @@ final class IsolatedQueue: VolumeQueue, PolledTarget, CompletionTarget, @uncheck
             pushed = true
         }
         while ledger.hasRoom, completions.room > ledger.inFlight, let request = submissions.pop() {
-            if request.opcode == .flush, let failure = flushFailures[request.volume] {
+            if request.opcode == .flush, let failure = flushFailures[request.index] {
                 deliver(DriverCompletion(tag: request.tag, status: failure.rawValue, value: 0))
                 continue
             }
@@ -186,8 +186,8 @@ final class IsolatedQueue: VolumeQueue, PolledTarget, CompletionTarget, @uncheck
         else { return }
         // A durable write without room has failed as a whole, and nothing before it was lost.
         guard request.opcode == .flush || (request.flags.contains(.fua) && status != .noSpace) else { return }
-        flushFailures[request.volume] = status
-        keeper.flushFailed(volume: request.volume, status: status)
+        flushFailures[request.index] = status
+        keeper.flushFailed(volume: request.index, status: status)
     }
 
     func prepareToSleep() -> Bool {
@@ -219,7 +219,7 @@ final class IsolatedQueue: VolumeQueue, PolledTarget, CompletionTarget, @uncheck
     }
 
     /// The host has told its reactors itself before it answered.
-    func volumeChanged(_ index: UInt32) {}
+    func indexChanged(_ index: UInt32) {}
 
     private func lose(_ instance: Int, _ cause: DriverHostReport.End.Cause, _ message: String) {
         detach()

@@ -127,7 +127,7 @@ final class RequestLedger {
         self.capacity = capacity
         unsafe entries = .allocate(capacity: capacity)
         unsafe claims = .allocate(capacity: capacity)
-        let none = DriverRequest(opcode: .flush, volume: 0, tag: 0)
+        let none = DriverRequest(opcode: .flush, index: 0, tag: 0)
         for index in 0..<capacity {
             let next = index + 1 < capacity ? Int32(index + 1) : -1
             unsafe (entries + index).initialize(to: Entry(request: none, next: next))
@@ -390,7 +390,7 @@ final class RequestLedger {
         let limit = UInt64(Int64.max)
         let start = min(request.offset, limit - 1)
         let own = Claim(
-            start: start, end: start + min(request.length, limit - start), volume: request.volume,
+            start: start, end: start + min(request.length, limit - start), volume: request.index,
             entry: index)
         var blockers: Int32 = 0
         for other in 0..<claimCount {
@@ -484,7 +484,7 @@ final class RequestLedger {
                 let keepsWaiting = isWithdrawn && now > since && now - since > deadlines.withdrawn
                 if isLate || keepsWaiting {
                     return unsafe Overdue(
-                        opcode: opcode, volume: entry.pointee.request.volume, waited: now - given,
+                        opcode: opcode, volume: entry.pointee.request.index, waited: now - given,
                         isWithdrawn: isWithdrawn)
                 }
             }

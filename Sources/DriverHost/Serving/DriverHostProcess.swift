@@ -12,7 +12,7 @@ public enum DriverHostProcess {
     static let lifelineDescriptor: Int32 = 4
 
     /// Runs until the server lets go of it; returns the exit code. The first and only thing in `main`.
-    public static func run(drivers: [any InstalledVolumeDriver.Type]) -> Int32 {
+    public static func run(drivers: [any InstalledDriver.Type]) -> Int32 {
         var status = stat()
         guard unsafe fstat(controlDescriptor, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK,
             unsafe fstat(lifelineDescriptor, &status) == 0, status.st_mode & S_IFMT == S_IFIFO

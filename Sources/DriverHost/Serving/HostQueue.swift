@@ -8,14 +8,14 @@ final class HostQueue: PolledTarget, CompletionTarget {
     // SAFETY: handed over once, to the reactor's thread.
     /// What a queue is made of.
     final class Parts: @unchecked Sendable {
-        let driver: any VolumeDriver
+        let driver: any PoolDriver
         let arena: Arena
         let lane: Lane
         let bell: Doorbell
         let serverBell: Doorbell
 
         init(
-            driver: any VolumeDriver, arena: Arena, lane: Lane, bell: consuming Doorbell,
+            driver: any PoolDriver, arena: Arena, lane: Lane, bell: consuming Doorbell,
             serverBell: consuming Doorbell
         ) {
             self.driver = driver
@@ -28,7 +28,7 @@ final class HostQueue: PolledTarget, CompletionTarget {
 
     private let parts: Parts
     private let lane: Lane
-    private var queue: (any VolumeQueue)?
+    private var queue: (any DriverQueue)?
     /// Requests that the driver left in the ring when it last looked: it takes them by itself later.
     private var leftBehind = 0
 
@@ -44,7 +44,7 @@ final class HostQueue: PolledTarget, CompletionTarget {
         reactor.addPolled(self)
     }
 
-    func volumeChanged(_ index: UInt32) { queue?.volumeChanged(index) }
+    func indexChanged(_ index: UInt32) { queue?.indexChanged(index) }
 
     private func ringServer() {
         if lane.takeServerSleeps() { parts.serverBell.ring() }

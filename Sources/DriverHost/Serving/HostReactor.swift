@@ -42,7 +42,7 @@ final class HostReactor: Sendable {
 
     /// Starts to serve a lane; returns when it does.
     func serve(
-        driver: any VolumeDriver, arena: Arena, lane: Lane, bell: consuming Doorbell,
+        driver: any PoolDriver, arena: Arena, lane: Lane, bell: consuming Doorbell,
         serverBell: consuming Doorbell
     ) throws(StatusError) {
         let parts = HostQueue.Parts(
@@ -59,10 +59,10 @@ final class HostReactor: Sendable {
         try served.get()
     }
 
-    /// Tells the queue that volumes were opened, resized or closed; returns when it knows.
-    func volumesChanged(_ indices: [UInt32]) throws(StatusError) {
+    /// Tells the queue that what these indices name was opened, resized or closed; returns when it knows.
+    func indicesChanged(_ indices: [UInt32]) throws(StatusError) {
         try onThread { side, _ in
-            for index in indices { side.queue?.volumeChanged(index) }
+            for index in indices { side.queue?.indexChanged(index) }
         }
     }
 

@@ -9,14 +9,14 @@ final class HostServer {
     private let lifeline: FileDescriptor
     /// The server, which this process must not outlive.
     private let parent: Int32
-    private let drivers: [any InstalledVolumeDriver.Type]
+    private let drivers: [any InstalledDriver.Type]
     private let store: HostDescriptorStore
-    private var driver: (any InstalledVolumeDriver)?
+    private var driver: (any InstalledDriver)?
     private var reactors: [HostReactor] = []
 
     init(
         control: ControlSocket, lifeline: consuming FileDescriptor, parent: Int32,
-        drivers: [any InstalledVolumeDriver.Type]
+        drivers: [any InstalledDriver.Type]
     ) {
         self.parent = parent
         self.control = control
@@ -70,36 +70,36 @@ final class HostServer {
         case .start(let start): return try self.start(start)
         case .addQueue(let index, let bytes, let capacity):
             try addQueue(Int(index), bytes, Int(capacity), &descriptors)
-        case .create(let id, let size): try opened.createVolume(id, size: size)
-        case .resize(let id, let size):
-            try opened.resizeVolume(id, to: size)
-            try changed(openVolumes.filter { $0.value == id }.map(\.key))
-        case .delete(let id): try opened.deleteVolume(id)
-        case .prepare(let id, let size): return .left(try opened.prepareVolume(id, to: size))
-        case .usage: return try volumes(call, try opened.usage())
-        case .volumes: return try volumes(call, try opened.volumes())
         case .capacity:
             let capacity = try opened.capacity()
             return .capacity(total: capacity.total, used: capacity.used, free: capacity.free)
-        case .open(let id, let index):
-            let geometry = try opened.openVolume(id, index: index)
-            openVolumes[index] = id
-            try changed([index])
-            return .geometry(
-                size: geometry.size, blockSize: geometry.blockSize, maximumTransfer: geometry.maximumTransfer)
-        case .close(let index):
-            try opened.closeVolume(index)
-            openVolumes[index] = nil
-            try changed([index])
         case .configure(let settings): try opened.configure(settings: settings)
+        case .perform(let words):
+            let outcome = try opened.perform(words)
+            try take(outcome.change)
+            return try inParts(outcome.answer, call)
         }
         return .nothing
     }
 
-    /// Volumes by the index under which they are open.
-    private var openVolumes: [UInt32: Identifier] = [:]
+    /// What is open, by index.
+    private var open: [UInt32: Identifier] = [:]
 
-    private var opened: any InstalledVolumeDriver {
+    /// Tells the queues what a call has changed.
+    private func take(_ change: CallOutcome.Change) throws(StatusError) {
+        switch change {
+        case .nothing: break
+        case .opened(let index, let id):
+            open[index] = id
+            try changed([index])
+        case .closed(let index):
+            open[index] = nil
+            try changed([index])
+        case .changed(let id): try changed(open.filter { $0.value == id }.map(\.key))
+        }
+    }
+
+    private var opened: any InstalledDriver {
         get throws(StatusError) {
             guard let driver else { throw StatusError(.badRequest, "the host has not been started") }
             return driver
@@ -155,7 +155,7 @@ final class HostServer {
         let serverBell = Doorbell(descriptors.take())
         try reactors[index].serve(
             driver: driver, arena: arena, lane: lane, bell: bell, serverBell: serverBell)
-        try reactors[index].volumesChanged(Array(openVolumes.keys))
+        try reactors[index].indicesChanged(Array(open.keys))
     }
 
     /// Tells every reactor, and returns when all of them know.
@@ -163,24 +163,23 @@ final class HostServer {
         // One that has ended keeps no other from hearing of it.
         var failure: StatusError?
         for reactor in reactors {
-            do throws(StatusError) { try reactor.volumesChanged(indices) } catch {
+            do throws(StatusError) { try reactor.indicesChanged(indices) } catch {
                 failure = failure ?? error
             }
         }
         if let failure { throw failure }
     }
 
-    private func volumes(
-        _ call: UInt64, _ volumes: [Identifier: UInt64]
-    ) throws(StatusError) -> HostAnswer {
-        var rest = Array(volumes)
-        while rest.count > Limits.controlVolumesMax {
-            let some = Dictionary(uniqueKeysWithValues: rest.suffix(Limits.controlVolumesMax))
-            rest.removeLast(Limits.controlVolumesMax)
+    /// Sends all of an answer but its last part, and returns that.
+    private func inParts(_ answer: [UInt8], _ call: UInt64) throws(StatusError) -> HostAnswer {
+        var rest = answer[...]
+        while rest.count > Limits.controlPartBytesMax {
+            let part = Array(rest.prefix(Limits.controlPartBytesMax))
+            rest = rest.dropFirst(Limits.controlPartBytesMax)
             do throws(ControlSocket.Failure) {
-                try control.send(HostMessage.done(.volumes(some, isLast: false)).encoded(call: call))
+                try control.send(HostMessage.done(.part(part, isLast: false)).encoded(call: call))
             } catch { throw StatusError(.driverFailed, "the control socket: \(error)") }
         }
-        return .volumes(Dictionary(uniqueKeysWithValues: rest), isLast: true)
+        return .part(Array(rest), isLast: true)
     }
 }

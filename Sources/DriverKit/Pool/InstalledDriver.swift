@@ -5,6 +5,9 @@ public protocol InstalledDriver: PoolDriver {
     /// The name that pools say, such as `file`.
     static var name: String { get }
 
+    /// What its resources are. A kind's protocol says it, such as `VolumeDriver`.
+    static var kind: ResourceKind { get }
+
     /// What the sandbox of a driver host must leave to this driver, beside the pool's folder.
     ///
     /// - Throws: when the settings are not valid.
@@ -15,16 +18,48 @@ public protocol InstalledDriver: PoolDriver {
 
     /// Opens the pool.
     init(_ environment: DriverEnvironment) throws(StatusError)
+
+    /// Does what a server asks of the driver in its host, in the words of the driver's kind: `VolumeCall` for
+    /// volumes. A kind's protocol brings this along. On the host's main thread; may block.
+    ///
+    /// - Throws: `badRequest` for words of another kind.
+    func perform(_ call: [UInt8]) throws(StatusError) -> CallOutcome
+}
+
+/// What came of a call in the words of a kind.
+public struct CallOutcome: Sendable, Hashable {
+    /// What a driver's queues have to hear of it.
+    public enum Change: Sendable, Hashable {
+        /// Nothing.
+        case nothing
+        /// This is open under the index from now on.
+        case opened(UInt32, Identifier)
+        /// Nothing is open under the index any more.
+        case closed(UInt32)
+        /// This is not as it was, under whatever indices it is open.
+        case changed(Identifier)
+    }
+
+    /// The answer, in the words of the kind.
+    public var answer: [UInt8]
+    /// What queues have to hear.
+    public var change: Change
+
+    /// An outcome.
+    public init(_ answer: [UInt8] = [], change: Change = .nothing) {
+        self.answer = answer
+        self.change = change
+    }
 }
 
 /// A driver of volumes that pools can name.
 public typealias InstalledVolumeDriver = InstalledDriver & VolumeDriver
 
 extension InstalledDriver {
-    /// Nothing beside the folder.
+    /// Nothing beside the pool's folder.
     public static func needs(settings: [String: String]) throws(StatusError) -> DriverNeeds { DriverNeeds() }
 
-    /// It stays.
+    /// No: it stays.
     public static func isVolatile(settings: [String: String]) -> Bool { false }
 }
 

@@ -1,4 +1,5 @@
 import Core
+import Reactor
 
 /// How much a pool holds, in bytes.
 public struct PoolCapacity: Sendable, Hashable {
@@ -17,9 +18,13 @@ public struct PoolCapacity: Sendable, Hashable {
     }
 }
 
-/// The control side of a pool, of whatever kind its resources are: one instance for each pool. Its methods may block and are
-/// never called on a reactor's thread; one call at a time.
+/// A pool's driver, of whatever kind its resources are: one instance for each pool. What only drivers of one kind
+/// can do is in a protocol of that kind, such as `VolumeDriver`. The methods may block and are never called on a
+/// reactor's thread, apart from `makeQueue`; one call at a time.
 public protocol PoolDriver: AnyObject, Sendable {
+    /// What its resources are. Never blocks.
+    var kind: ResourceKind { get }
+
     /// What an operator should know about how this pool runs, in plain sentences.
     var notes: [String] { get }
 
@@ -32,6 +37,16 @@ public protocol PoolDriver: AnyObject, Sendable {
     ///
     /// - Throws: `notSupported` when a setting that differs needs a restart, `badRequest` when it is not valid.
     func configure(settings: [String: String]) throws(StatusError)
+
+    /// The request side for one reactor; called on that reactor's thread. All buffers of the requests lie in
+    /// `arena`.
+    ///
+    /// - Parameter onCompletions: called on the reactor's thread, at most once a wake-up, when completions
+    /// were pushed.
+    func makeQueue(
+        reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
+        onCompletions: @escaping () -> Void
+    ) throws(StatusError) -> any DriverQueue
 }
 
 extension PoolDriver {
@@ -48,11 +63,16 @@ extension PoolDriver {
 
 /// The request side of a driver on one reactor, of whatever kind its resources are; confined to its thread.
 ///
+/// Requests name by an index what is open in the driver: a volume, or a file of a tree.
+///
 /// A queue takes no more requests than the completion ring has room to answer: it never loses a completion,
 /// and what it leaves in the submission ring it takes later by itself or at the next `process()`.
 public protocol DriverQueue: AnyObject {
     /// Starts what is in the submission ring.
     func process()
+
+    /// Tells that the driver has opened, resized or closed what requests name by this index.
+    func indexChanged(_ index: UInt32)
 
     /// Leaves these requests, which it has taken, out of whatever is repeated when a driver is lost, because who
     /// asked was cut off: each ends soon, with what became of it, or with `status` when it surely will not run.

@@ -100,8 +100,8 @@ public struct DriverHostEvent: Sendable, Hashable {
     }
 }
 
-/// A driver in a process of its own. The blocking calls are made on the pool's thread, as those of `VolumeDriver`.
-public protocol SupervisedDriver: VolumeDriver {
+/// A driver in a process of its own. The blocking calls are made on the pool's thread, as those of `PoolDriver`.
+public protocol SupervisedDriver: PoolDriver {
     /// How its host is. Any thread; never blocks long.
     var report: DriverHostReport { get }
 
@@ -123,6 +123,6 @@ public protocol SupervisedDriver: VolumeDriver {
 }
 
 extension SupervisedDriver {
-    /// They wait.
+    /// No: they wait.
     public var failsInQuarantine: Bool { false }
 }

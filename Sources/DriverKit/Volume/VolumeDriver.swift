@@ -1,8 +1,7 @@
 import Core
-import Reactor
 
-/// The control side of a pool of volumes. Its methods may block and are never called on a reactor's thread, apart from
-/// `makeQueue`; one call at a time.
+/// The control side of a pool of volumes. Its methods may block and are never called on a reactor's thread; one
+/// call at a time.
 public protocol VolumeDriver: PoolDriver {
     /// Makes a volume that reads as zeroes; durable when it returns. Making it again with the same size
     /// changes nothing.
@@ -33,28 +32,18 @@ public protocol VolumeDriver: PoolDriver {
 
     /// Ends the use of an index. Requests that are running complete.
     func closeVolume(_ index: UInt32)
-
-    /// The request side for one reactor; called on that reactor's thread. All buffers of the requests lie in
-    /// `arena`.
-    ///
-    /// - Parameter onCompletions: called on the reactor's thread, at most once a wake-up, when completions
-    /// were pushed.
-    func makeQueue(
-        reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
-        onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any VolumeQueue
 }
 
 extension VolumeDriver {
+    /// Volumes.
+    public static var kind: ResourceKind { .volume }
+
+    /// Volumes.
+    public var kind: ResourceKind { .volume }
+
     /// Nothing is left to do.
     public func prepareVolume(_ id: Identifier, to size: UInt64) throws(StatusError) -> UInt64 { 0 }
 
     /// Not known.
     public func usage() throws(StatusError) -> [Identifier: UInt64] { [:] }
-}
-
-/// The request side of a driver of volumes on one reactor; confined to its thread.
-public protocol VolumeQueue: DriverQueue {
-    /// Tells that the driver has opened, resized or closed the volume of this index.
-    func volumeChanged(_ index: UInt32)
 }

@@ -1,7 +1,7 @@
 import Core
 
 /// What the users of an open volume must know.
-public struct VolumeGeometry: Sendable, Hashable {
+public struct VolumeGeometry: RequestBounds, Sendable, Hashable {
     /// Its size in bytes.
     public var size: UInt64
     /// Offsets and lengths of requests are multiples of this, in bytes; a power of two.

@@ -236,7 +236,7 @@ public final class FaultDriver: InstalledVolumeDriver {
     public func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any VolumeQueue {
+    ) throws(StatusError) -> any DriverQueue {
         let queue = FaultQueue(
             driver: self, reactor: reactor, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

@@ -7,7 +7,7 @@ final class FaultLane {
     /// Room for every operation and every restore, so that neither ring is ever full.
     private let submissions = SubmissionRing(capacity: 2048)
     let completions = CompletionRing(capacity: 2048)
-    private(set) var queue: (any VolumeQueue)?
+    private(set) var queue: (any DriverQueue)?
     private var hasSubmissions = false
 
     func open(

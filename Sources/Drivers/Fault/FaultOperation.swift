@@ -20,7 +20,7 @@ struct FaultOperation {
     var phase = Phase.free
     var nextFree: Int32
     /// As it was asked; `length` may be less for the wrapped driver.
-    var request = DriverRequest(opcode: .flush, volume: 0, tag: 0)
+    var request = DriverRequest(opcode: .flush, index: 0, tag: 0)
     /// How much of it reaches the wrapped driver, in bytes.
     var length: UInt64 = 0
     /// What the answer to a block status covers, and how many bytes of extents it has.

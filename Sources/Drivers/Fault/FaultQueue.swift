@@ -7,7 +7,7 @@ import Reactor
 /// Requests of one reactor to a fault pool: each is judged by the rules and handed on to the wrapped driver's
 /// queue, or not.
 @safe
-final class FaultQueue: VolumeQueue, CompletionTarget, BatchTarget, @unchecked Sendable {
+final class FaultQueue: DriverQueue, CompletionTarget, BatchTarget, @unchecked Sendable {
     /// A piece that is being put back after a power cut.
     private struct RunningRestore {
         var piece: UnflushedWrites.Restore
@@ -24,7 +24,7 @@ final class FaultQueue: VolumeQueue, CompletionTarget, BatchTarget, @unchecked S
     /// To the wrapped driver, with the buffers of `UnflushedWrites`.
     private let undo = FaultLane()
     private var operations: [FaultOperation]
-    private var volumes = OpenVolumes<FaultDriver.OpenVolume>()
+    private var volumes = OpenIndices<FaultDriver.OpenVolume>()
     private var freeHead: Int32 = 0
     private var inFlight = 0
     private var waitingRestores: [(piece: UnflushedWrites.Restore, operation: Int32)] = []
@@ -65,9 +65,9 @@ final class FaultQueue: VolumeQueue, CompletionTarget, BatchTarget, @unchecked S
         target = nil
     }
 
-    func volumeChanged(_ index: UInt32) {
-        inner.queue?.volumeChanged(index)
-        undo.queue?.volumeChanged(index)
+    func indexChanged(_ index: UInt32) {
+        inner.queue?.indexChanged(index)
+        undo.queue?.indexChanged(index)
         volumes.set(index, driver.openVolume(index))
     }
 
@@ -160,14 +160,14 @@ final class FaultQueue: VolumeQueue, CompletionTarget, BatchTarget, @unchecked S
         if request.opcode == .flush { operations[slot].flushMark = driver.unflushed.flushBegins() }
         if operations[slot].changesData {
             let ticket = driver.unflushed.begin(
-                volume: operations[slot].volume, index: request.volume, offset: request.offset,
+                volume: operations[slot].volume, index: request.index, offset: request.offset,
                 length: operations[slot].length)
             operations[slot].ticket = ticket.id
             if let image = ticket.image {
                 operations[slot].phase = .image
                 undo.push(
                     DriverRequest(
-                        opcode: .read, volume: request.volume, tag: UInt64(index), offset: request.offset,
+                        opcode: .read, index: request.index, tag: UInt64(index), offset: request.offset,
                         length: operations[slot].length, buffer: image.offset))
                 return
             }
@@ -298,7 +298,7 @@ final class FaultQueue: VolumeQueue, CompletionTarget, BatchTarget, @unchecked S
             let tag = FaultQueue.restoreTag + nextRestore
             nextRestore += 1
             let request = DriverRequest(
-                opcode: .write, volume: piece.index, tag: tag, offset: piece.offset, length: piece.length,
+                opcode: .write, index: piece.index, tag: tag, offset: piece.offset, length: piece.length,
                 buffer: piece.buffer)
             let bytes = unsafe UnsafeRawBufferPointer(
                 start: driver.unflushed.arena.base + Int(piece.buffer), count: Int(piece.length))
@@ -317,7 +317,7 @@ final class FaultQueue: VolumeQueue, CompletionTarget, BatchTarget, @unchecked S
         }
         if restore.logged != 0, let log = driver.log {
             let request = DriverRequest(
-                opcode: .write, volume: restore.piece.index, tag: 0, offset: restore.piece.offset,
+                opcode: .write, index: restore.piece.index, tag: 0, offset: restore.piece.offset,
                 length: restore.piece.length)
             _ = log.end(restore.logged, request, volume: restore.piece.volume, status: completion.status)
         }

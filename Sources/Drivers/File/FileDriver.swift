@@ -127,7 +127,7 @@ public final class FileDriver: InstalledVolumeDriver {
     public func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any VolumeQueue {
+    ) throws(StatusError) -> any DriverQueue {
         let queue = FileQueue(
             driver: self, reactor: reactor, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

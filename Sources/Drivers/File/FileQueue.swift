@@ -7,7 +7,7 @@ import Reactor
 // of this target: no operation is in the kernel then. Buffers were judged by `CheckedQueue`.
 /// Requests of one reactor to a file pool, each a chain of operations on the reactor's ring.
 @safe
-final class FileQueue: VolumeQueue, CompletionTarget, BatchTarget {
+final class FileQueue: DriverQueue, CompletionTarget, BatchTarget {
     private let driver: FileDriver
     private let reactor: Reactor
     private let queue: CheckedQueue
@@ -52,7 +52,7 @@ final class FileQueue: VolumeQueue, CompletionTarget, BatchTarget {
         fixed.removeAll()
     }
 
-    func volumeChanged(_ index: UInt32) {
+    func indexChanged(_ index: UInt32) {
         table.set(index, driver.openVolume(index))
     }
 

@@ -44,7 +44,7 @@ struct FileVolumeTable {
 
     /// The slot of the volume that the index names, and its geometry; nil where none is open.
     @inline(__always)
-    func open(_ index: UInt32) -> (volume: Int, geometry: VolumeGeometry)? {
+    func open(_ index: UInt32) -> (Int, VolumeGeometry)? {
         slot(index).map { ($0, self[$0].geometry) }
     }
 

@@ -132,7 +132,7 @@ public final class MemoryDriver: InstalledVolumeDriver {
     public func makeQueue(
         reactor: Reactor, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
         onCompletions: @escaping () -> Void
-    ) throws(StatusError) -> any VolumeQueue {
+    ) throws(StatusError) -> any DriverQueue {
         MemoryQueue(
             driver: self, arena: arena, submissions: submissions, completions: completions,
             onCompletions: onCompletions)

@@ -2,11 +2,11 @@ import Core
 import DriverKit
 
 /// Requests of one reactor to a memory pool: copies, done at once.
-final class MemoryQueue: VolumeQueue {
+final class MemoryQueue: DriverQueue {
     private let driver: MemoryDriver
     private let queue: CheckedQueue
     private let onCompletions: () -> Void
-    private var volumes = OpenVolumes<MemoryVolume>()
+    private var volumes = OpenIndices<MemoryVolume>()
 
     init(
         driver: MemoryDriver, arena: Arena, submissions: SubmissionRing, completions: CompletionRing,
@@ -45,7 +45,7 @@ final class MemoryQueue: VolumeQueue {
         queue.complete(request.tag, status, request.length)
     }
 
-    func volumeChanged(_ index: UInt32) {
+    func indexChanged(_ index: UInt32) {
         volumes.set(index, driver.openVolume(index))
     }
 

@@ -3,101 +3,106 @@ import DriverKit
 /// Something that happened on the server and that an administrator may want to hear of.
 public struct ServerEvent: Sendable, Hashable {
     /// What happened.
-    public enum Kind: String, Sendable, CaseIterable, Hashable {
+    public struct Kind: RawRepresentable, Sendable, CaseIterable, Hashable {
+        /// The name, such as `pool.full`.
+        public let rawValue: String
+
+        init(_ rawValue: String) { self.rawValue = rawValue }
+
+        /// The kind with this name; nil when there is none.
+        public init?(rawValue: String) {
+            guard let kind = Kind.allCases.first(where: { $0.rawValue == rawValue }) else { return nil }
+            self = kind
+        }
+
+        /// All of them.
+        public static let allCases = ofServer + ofResources
+
+        /// Those that are of no kind of resource that nodes use.
+        private static let ofServer: [Kind] = [
+            .driverStarting, .driverRunning, .driverRecovering, .driverUpgrading, .driverQuarantined,
+            .driverStopped, .capabilityRevoked, .poolNearFull, .poolFull, .poolHasSpace, .poolFailed,
+            .poolWorks, .poolCreated, .poolDeleted, .poolForgotten, .poolNotStarted, .nodeRemoved,
+            .serverStarted, .serverCrashed, .serverStopped, .reactorStands, .reactorGoesOn, .serverEnded,
+            .requestRefused, .certificateRenewed, .certificateExpiring, .certificateExpired, .adminAdded,
+            .adminRenewed, .adminRevoked, .sessionStarted, .sessionLost, .sessionDisconnected,
+            .sessionResumed, .sessionEnded, .logLosing, .logRecovered,
+        ]
+
         /// A pool's first driver host is being started.
-        case driverStarting = "driver.starting"
+        public static let driverStarting = Kind("driver.starting")
         /// A pool's driver host serves.
-        case driverRunning = "driver.running"
+        public static let driverRunning = Kind("driver.running")
         /// A pool's driver host was lost; the next one is being started.
-        case driverRecovering = "driver.recovering"
+        public static let driverRecovering = Kind("driver.recovering")
         /// A newer driver host takes over.
-        case driverUpgrading = "driver.upgrading"
+        public static let driverUpgrading = Kind("driver.upgrading")
         /// Too many driver hosts were lost.
-        case driverQuarantined = "driver.quarantined"
+        public static let driverQuarantined = Kind("driver.quarantined")
         /// A pool's driver host was ended for good.
-        case driverStopped = "driver.stopped"
+        public static let driverStopped = Kind("driver.stopped")
         /// A capability was revoked.
-        case capabilityRevoked = "capability.revoked"
-        /// Everybody who had a volume open was cut off.
-        case volumeFenced = "volume.fenced"
+        public static let capabilityRevoked = Kind("capability.revoked")
         /// A pool has little space left for what was promised of it.
-        case poolNearFull = "pool.near-full"
+        public static let poolNearFull = Kind("pool.near-full")
         /// A pool has no space left: writes that want some wait or fail.
-        case poolFull = "pool.full"
+        public static let poolFull = Kind("pool.full")
         /// A pool has space again.
-        case poolHasSpace = "pool.has-space"
+        public static let poolHasSpace = Kind("pool.has-space")
         /// A pool's device is gone or cannot be asked.
-        case poolFailed = "pool.failed"
+        public static let poolFailed = Kind("pool.failed")
         /// A pool's device answers again.
-        case poolWorks = "pool.works"
-        /// There is another volume, which may still have to be prepared.
-        case volumeCreated = "volume.created"
-        /// A volume was deleted, and what it held with it.
-        case volumeDeleted = "volume.deleted"
-        /// A volume that was being made can be used.
-        case volumeReady = "volume.ready"
-        /// A volume that was being made cannot be.
-        case volumeFailed = "volume.failed"
-        /// A volume is larger.
-        case volumeGrown = "volume.grown"
-        /// A volume was to be larger and cannot be; it is what it was.
-        case volumeNotGrown = "volume.not-grown"
-        /// A volume was deleted while its pool did not run: what it held stays on its device.
-        case volumeForgotten = "volume.forgotten"
+        public static let poolWorks = Kind("pool.works")
         /// There is another pool.
-        case poolCreated = "pool.created"
+        public static let poolCreated = Kind("pool.created")
         /// A pool was deleted.
-        case poolDeleted = "pool.deleted"
+        public static let poolDeleted = Kind("pool.deleted")
         /// A pool was deleted while it did not run: what lies in its folder or on its device stays there.
-        case poolForgotten = "pool.forgotten"
+        public static let poolForgotten = Kind("pool.forgotten")
         /// A pool did not start with the server.
-        case poolNotStarted = "pool.not-started"
+        public static let poolNotStarted = Kind("pool.not-started")
         /// A node was removed, and its access with it.
-        case nodeRemoved = "node.removed"
+        public static let nodeRemoved = Kind("node.removed")
         /// The server takes requests.
-        case serverStarted = "server.started"
+        public static let serverStarted = Kind("server.started")
         /// The server's run before this one did not end in order: it crashed, was killed, or the machine went down.
-        case serverCrashed = "server.crashed"
+        public static let serverCrashed = Kind("server.crashed")
         /// The server ends in order.
-        case serverStopped = "server.stopped"
-        /// What a volume held was lost with the server's last run.
-        case volumeEmptied = "volume.emptied"
+        public static let serverStopped = Kind("server.stopped")
         /// A reactor does not turn: the requests of all its channels, or the control API, wait.
-        case reactorStands = "reactor.stands"
+        public static let reactorStands = Kind("reactor.stands")
         /// A reactor that stood turns again.
-        case reactorGoesOn = "reactor.goes-on"
+        public static let reactorGoesOn = Kind("reactor.goes-on")
         /// The server before this one was ended by its watchdog, because a reactor stood.
-        case serverEnded = "server.ended"
+        public static let serverEnded = Kind("server.ended")
         /// A request is answered as failed, because the server stood at it before.
-        case requestRefused = "request.refused"
+        public static let requestRefused = Kind("request.refused")
         /// The server renewed a certificate of its own.
-        case certificateRenewed = "certificate.renewed"
+        public static let certificateRenewed = Kind("certificate.renewed")
         /// A certificate is near its end and was not renewed, or cannot be kept.
-        case certificateExpiring = "certificate.expiring"
+        public static let certificateExpiring = Kind("certificate.expiring")
         /// A certificate has ended.
-        case certificateExpired = "certificate.expired"
+        public static let certificateExpired = Kind("certificate.expired")
         /// There is another administrator.
-        case adminAdded = "admin.added"
+        public static let adminAdded = Kind("admin.added")
         /// An administrator has a new certificate.
-        case adminRenewed = "admin.renewed"
+        public static let adminRenewed = Kind("admin.renewed")
         /// An administrator's certificates no longer count.
-        case adminRevoked = "admin.revoked"
-        /// A volume's device has failed requests.
-        case volumeErrors = "volume.errors"
+        public static let adminRevoked = Kind("admin.revoked")
         /// A client began a session on the data channel.
-        case sessionStarted = "session.started"
+        public static let sessionStarted = Kind("session.started")
         /// A session has lost its last connection, and is kept for a while.
-        case sessionLost = "session.lost"
+        public static let sessionLost = Kind("session.lost")
         /// Somebody has ended the connections of a session, whose client may go on with it.
-        case sessionDisconnected = "session.disconnected"
+        public static let sessionDisconnected = Kind("session.disconnected")
         /// A session that was lost has a connection again.
-        case sessionResumed = "session.resumed"
+        public static let sessionResumed = Kind("session.resumed")
         /// A session is gone.
-        case sessionEnded = "session.ended"
+        public static let sessionEnded = Kind("session.ended")
         /// Log lines are being lost: whoever reads the log does not, or its disk is full.
-        case logLosing = "log.losing"
+        public static let logLosing = Kind("log.losing")
         /// Log lines are written again.
-        case logRecovered = "log.recovered"
+        public static let logRecovered = Kind("log.recovered")
 
         /// What a driver host came to.
         init(_ state: DriverHostReport.State) {

@@ -32,7 +32,7 @@ final class DriverPort: BatchTarget {
     let allocator: ArenaAllocator
     let submissions: SubmissionRing
     let completions: CompletionRing
-    private(set) var queue: (any VolumeQueue)?
+    private(set) var queue: (any DriverQueue)?
     /// What sessions want of the driver and it does not have yet.
     private var fair = FairQueue()
     /// What nodes have of the arena.
@@ -244,18 +244,19 @@ final class DriverPort: BatchTarget {
     /// A marker of a volume.
     func marker(_ id: Identifier, volume: UInt32) -> Marker? { markers.find(id, volume: volume) }
 
-    /// Makes durable whatever was written to a volume, for the server itself; `done` runs here when that is so.
-    func flush(volume: UInt32, done: @escaping (Status) -> Void) {
+    /// Makes durable whatever was written to what is open under an index, for the server itself; `done` runs here
+    /// when that is so.
+    func flush(_ index: UInt32, done: @escaping (Status) -> Void) {
         guard let queue else { return done(.driverFailed) }
         // The caller waits for an answer, and not until an administrator comes.
         if case .quarantined = absence { return done(.quarantined) }
         flushesBegun += 1
         let tag = RequestTag(own: flushesBegun)
-        guard submissions.push(DriverRequest(opcode: .flush, volume: volume, tag: tag.rawValue)) else {
+        guard submissions.push(DriverRequest(opcode: .flush, index: index, tag: tag.rawValue)) else {
             return done(.busy)
         }
         flushes[tag] = done
-        queue.volumeChanged(volume)
+        queue.indexChanged(index)
         hasSubmissions = true
         schedule()
     }

@@ -6,13 +6,13 @@ final class Pool: Sendable {
     let descriptor: PoolDescriptor
     /// The pool's number, by which shards know their port to it.
     let number: UInt8
-    let driver: any VolumeDriver
+    let driver: any PoolDriver
     let worker: PoolWorker
     private let writesWait: Atomic<Bool>
     private let refusalCount = Atomic<UInt64>(0)
     private let refusedAt = Atomic<UInt64>(0)
 
-    init(descriptor: PoolDescriptor, number: UInt8, driver: any VolumeDriver, worker: PoolWorker) {
+    init(descriptor: PoolDescriptor, number: UInt8, driver: any PoolDriver, worker: PoolWorker) {
         self.descriptor = descriptor
         self.number = number
         self.driver = driver

@@ -47,6 +47,9 @@ enum OpenResource {
         }
     }
 
+    /// What logs call it.
+    var noun: String { kind?.name ?? "resource" }
+
     /// Whether a request may run whose rights the handle has.
     @inline(__always)
     func check(_ demand: RequestDemand, _ authority: HandleAuthority) -> Status {
@@ -73,11 +76,10 @@ enum RequestOperation {
 
 extension ServiceShard {
     /// Takes in the structure of a request on a resource.
-    func bodyArrived(_ channel: ServiceChannel, _ slot: UInt16, _ body: RequestBody) {
-        switch body {
-        case .source(let source): copy(channel, slot, from: source)
-        case .marker(let id): blockStatus(channel, slot, since: id)
-        case .nothing, .hello, .open, .renew, .invalid: answer(channel, slot, .unknownOpcode)
+    func structureArrived(_ channel: ServiceChannel, _ slot: UInt16, _ structure: [UInt8]) {
+        switch channel.handles[channel.slots[slot].handle].opened {
+        case .nothing: answer(channel, slot, .badHandle)
+        case .volume: structureArrivedForVolume(channel, slot, structure)
         }
     }
 
@@ -132,7 +134,7 @@ extension IOServices {
     /// Has the driver open a resource unless it is open, and returns what it is then. On the thread of its pool.
     func open(_ id: Identifier, in pool: Pool) throws(StatusError) -> ResourceForm {
         let known = state.withLock { $0.directory.resources[id] }
-        guard let known, !known.isGoing else { throw StatusError(.notFound, "there is no such volume") }
+        guard let known, !known.isGoing else { throw StatusError(.notFound, "there is no such resource") }
         if known.form.isOpen { return known.form }
         let form: ResourceForm
         switch known.form {
@@ -151,10 +153,45 @@ extension IOServices {
         let form: ResourceForm
         switch known.form {
         case .volume(var volume):
-            pool.driver.closeVolume(known.index)
+            try? pool.volumes().closeVolume(known.index)
             volume.geometry = nil
             form = .volume(volume)
         }
         state.withLock { $0.directory.resources[id]?.form = form }
+    }
+}
+
+extension Pool {
+    /// What each of its resources takes of its space, in bytes; not every driver knows. On the pool's thread.
+    func usage() throws(StatusError) -> [Identifier: UInt64] {
+        switch driver.kind {
+        case .volume: try volumes().usage()
+        case .fileset, .endpoint: [:]
+        }
+    }
+}
+
+// MARK: What is told of it
+
+extension ServerEvent.Kind {
+    /// Those of the kinds of resource.
+    static let ofResources = ofVolumes
+}
+
+extension ResourceKind {
+    /// That the device of a resource has failed requests; nil for a kind that nobody publishes.
+    var errorsEvent: ServerEvent.Kind? {
+        switch self {
+        case .volume: .volumeErrors
+        case .fileset, .endpoint: nil
+        }
+    }
+
+    /// The request that a driver of this kind knows as that; nil where there is none.
+    func operation(_ opcode: DriverOpcode) -> Opcode? {
+        switch self {
+        case .volume: opcode.onVolume
+        case .fileset, .endpoint: nil
+        }
     }
 }

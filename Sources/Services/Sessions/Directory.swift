@@ -143,17 +143,19 @@ extension Directory {
         sessions.sessions[session]?.node.flatMap { nodes[$0]?.name }
     }
 
-    /// Adds a volume, or says why not; a volume that is known already stays as it is. One whose pool does not run cannot
-    /// be opened, but who may write to it goes on to have it.
-    mutating func publish(_ descriptor: VolumeDescriptor) -> StatusError? {
-        if let known = resources[descriptor.id] {
-            return known.kind == .volume && known.pool == descriptor.pool && !known.isGoing
-                ? nil : StatusError(.alreadyExists, "a volume with this id exists already")
+    /// Adds a resource, which `make` makes of its number, or says why not; one that is known already stays as it
+    /// is. One whose pool does not run cannot be opened, but who may write to it goes on to have it.
+    mutating func publish(
+        _ id: Identifier, of kind: ResourceKind, in pool: String, _ make: (UInt32) -> PublishedResource
+    ) -> StatusError? {
+        if let known = resources[id] {
+            return known.kind == kind && known.pool == pool && !known.isGoing
+                ? nil : StatusError(.alreadyExists, "a \(known.kind.name) with this id exists already")
         }
         guard resources.count < Limits.volumesMax else {
             return StatusError(.busy, "the server has its most volumes, \(Limits.volumesMax)")
         }
-        resources[descriptor.id] = PublishedResource(descriptor, index: takeIndex(in: descriptor.pool))
+        resources[id] = make(takeIndex(in: pool))
         return nil
     }
 

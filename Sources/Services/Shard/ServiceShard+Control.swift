@@ -20,7 +20,8 @@ extension ServiceShard {
             case .ping: answerControl(channel, request, .ok)
             default: answerControl(channel, request, .unknownOpcode)
             }
-        default: bodyArrived(channel, request.slot, body)
+        case .structure(let bytes): structureArrived(channel, request.slot, bytes)
+        case .hello: answerControl(channel, request, .unknownOpcode)
         }
     }
 
@@ -141,7 +142,7 @@ extension ServiceShard {
                 "open failed", channel, request,
                 StatusError(.driverFailed, "the pool does not run on this reactor"))
         }
-        port.queue?.volumeChanged(admission.index)
+        port.queue?.indexChanged(admission.index)
         markersChanged(of: admission.resource, index: admission.index, port: port.number)
         joinFlow(channel, of: admission.capability.subject)
         var handle = Handle()
@@ -163,7 +164,8 @@ extension ServiceShard {
                 StatusError(.tooManyHandles, "a channel has at most \(most) handles"))
         }
         sight.opened(
-            channel, position, admission.resource, name: admission.name, port.number, admission.index)
+            channel, position, form.kind, admission.resource, name: admission.name, port.number,
+            admission.index)
         if admission.holdsClaim, let session = channel.session {
             services.opened(admission.resource, session: session, channel: channel.sessionChannel)
         }

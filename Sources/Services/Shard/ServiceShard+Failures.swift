@@ -33,15 +33,14 @@ extension ServiceShard {
     private func tell(
         _ count: UInt64, of id: Identifier, _ channel: ServiceChannel, _ opcode: Opcode, _ status: Status
     ) {
-        let (subject, node) = services.state.withLock { state in
-            (
-                state.directory.resources[id].map { "\($0.kind.name)/\($0.name)" } ?? "volume/\(id)",
-                channel.session.flatMap { state.directory.nodeName(of: $0) }
-            )
+        let (resource, node) = services.state.withLock { state in
+            (state.directory.resources[id], channel.session.flatMap { state.directory.nodeName(of: $0) })
         }
+        guard let resource, let event = resource.kind.errorsEvent else { return }
         let what =
             "\(opcode.name) of \(node.map { "node \($0)" } ?? "a node") was answered \(status.name)"
         let more = count > 1 ? ", \(count) requests on this reactor in the last minutes" : ""
-        services.configuration.events.append(.volumeErrors, subject: subject, message: what + more)
+        services.configuration.events.append(
+            event, subject: "\(resource.kind.name)/\(resource.name)", message: what + more)
     }
 }

@@ -143,7 +143,8 @@ extension ServiceShard {
             [
                 "session": "\(channel.session ?? .zero)", "peer": "\(channel.peerAddress)",
                 "capability": "\(channel.handles[position].authority.terms.capability)",
-                "volume": "\(channel.handles[position].resource)", "status": "\(status.name)",
+                "\(channel.handles[position].opened.noun)": "\(channel.handles[position].resource)",
+                "status": "\(status.name)",
                 "reason": "\(reason)",
             ])
     }
@@ -169,6 +170,7 @@ extension ServiceShard {
         let closeRequest = channel.handles[position].closeRequest
         let capability = channel.handles[position].authority.terms.capability
         let resource = channel.handles[position].resource
+        let noun = channel.handles[position].opened.noun
         unlimit(channel, position)
         channel.handles.remove(position)
         guard let closeRequest else { return }
@@ -179,7 +181,7 @@ extension ServiceShard {
             [
                 "by": "key:\(channel.thumbprint)",
                 "session": "\(channel.session ?? .zero)", "peer": "\(channel.peerAddress)",
-                "capability": "\(capability)", "volume": "\(resource)",
+                "capability": "\(capability)", "\(noun)": "\(resource)",
             ])
         answer(channel, closeRequest, .ok)
     }
@@ -246,7 +248,7 @@ extension ServiceShard {
 
     /// Tells the driver's queue and the clients of a volume that its size has changed.
     func resized(_ volume: Identifier, index: UInt32, port: UInt8, size: UInt64) {
-        if Int(port) < ports.count { ports[Int(port)]?.queue?.volumeChanged(index) }
+        if Int(port) < ports.count { ports[Int(port)]?.queue?.indexChanged(index) }
         for case let channel? in channels.all where !channel.isDetached {
             for position in channel.handles.positions(where: {
                 $0.resource == volume && $0.volume?.size != size

@@ -42,7 +42,7 @@ extension ServiceShard {
     func resourceClosed(_ id: Identifier, index: UInt32, port: UInt8) {
         failures[id] = nil
         guard Int(port) < ports.count, let port = ports[Int(port)] else { return }
-        port.queue?.volumeChanged(index)
+        port.queue?.indexChanged(index)
         _ = port.setMarkers([], volume: index)
     }
 

@@ -29,7 +29,7 @@ extension ServiceShard {
         case .invalid(let error):
             refuseHello(channel, request, error)
             return .refused
-        case .nothing, .open, .renew, .source, .marker:
+        case .nothing, .open, .renew, .structure:
             preconditionFailure("a front end reads as HELLO what comes first")
         }
         switch services.greet(hello, channel, on: self) {

@@ -23,12 +23,15 @@ extension PublishedResource {
 
     /// What it is as a volume; nil for another kind of resource.
     var volume: PublishedVolume? {
-        get {
-            switch form {
-            case .volume(let volume): volume
-            }
-        }
+        get { if case .volume(let volume) = form { volume } else { nil } }
         set { if let newValue { form = .volume(newValue) } }
+    }
+}
+
+extension Directory {
+    /// Adds a volume, or says why not, as `publish` does for every kind.
+    mutating func publish(_ descriptor: VolumeDescriptor) -> StatusError? {
+        publish(descriptor.id, of: .volume, in: descriptor.pool) { PublishedResource(descriptor, index: $0) }
     }
 }
 
@@ -42,15 +45,30 @@ extension OpenVolume {
     }
 }
 
+extension Pool {
+    /// Its driver as one of volumes.
+    ///
+    /// - Throws: `badRequest` when the pool is one of something else.
+    func volumes() throws(StatusError) -> any VolumeDriver {
+        guard driver.kind == .volume, let volumes = driver as? any VolumeDriver else {
+            throw StatusError(
+                .badRequest,
+                "pool \(descriptor.name) takes no volumes: its driver is one of \(driver.kind.name)s")
+        }
+        return volumes
+    }
+}
+
 extension IOServices {
     /// Has the driver open a volume, whose blocks are no smaller than those of what its pool lies on.
     func openVolume(
         _ known: PublishedResource, _ volume: PublishedVolume, in pool: Pool
     ) throws(StatusError) -> VolumeGeometry {
-        var geometry = try pool.driver.openVolume(known.id, index: known.index)
+        let driver = try pool.volumes()
+        var geometry = try driver.openVolume(known.id, index: known.index)
         guard let blockSize = volume.blockSize else { return geometry }
         guard geometry.blockSize <= blockSize else {
-            pool.driver.closeVolume(known.index)
+            driver.closeVolume(known.index)
             throw StatusError(
                 .notSupported,
                 "the volume has blocks of \(blockSize) bytes, and what its pool lies on takes none below"

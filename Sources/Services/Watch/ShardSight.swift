@@ -55,14 +55,14 @@ public struct SightedRequest: Sendable, Hashable {
     public let identity: RequestIdentity
     /// What was done with it, in words.
     public let activity: String
-    /// The volume's name.
-    public let volumeName: String
+    /// The resource, such as `volume/db`.
+    public let resource: String
     /// Where it came from.
     public let peer: String
 
     /// All of it for a person.
     public var description: String {
-        "\(activity) a \(identity.opcodeName) of \(identity.count) bytes at \(identity.offset) of volume/\(volumeName) "
+        "\(activity) a \(identity.opcodeName) of \(identity.count) bytes at \(identity.offset) of \(resource) "
             + "from \(peer) (key \(identity.holder))"
     }
 }
@@ -73,7 +73,8 @@ public struct SightedRequest: Sendable, Hashable {
 /// thread.
 final class ShardSight: Sendable {
     private struct Opened {
-        let volume: Identifier
+        let kind: ResourceKind
+        let resource: Identifier
         let name: String
         let port: UInt8
         let index: UInt32
@@ -102,12 +103,12 @@ final class ShardSight: Sendable {
     }
 
     func opened(
-        _ channel: ServiceChannel, _ position: UInt8, _ volume: Identifier, name: String, _ port: UInt8,
-        _ index: UInt32
+        _ channel: ServiceChannel, _ position: UInt8, _ kind: ResourceKind, _ resource: Identifier,
+        name: String, _ port: UInt8, _ index: UInt32
     ) {
         state.withLock {
             $0.channels[channel.number]?.handles[position] = Opened(
-                volume: volume, name: name, port: port, index: index)
+                kind: kind, resource: resource, name: name, port: port, index: index)
         }
     }
 
@@ -123,10 +124,10 @@ final class ShardSight: Sendable {
         state.withLock { $0.ports[port] = nil }
     }
 
-    /// The name of the volume that a channel has open; its id where that is not known.
-    func name(of volume: Identifier, on channel: UInt32) -> String {
+    /// The name of the resource that a channel has open; its id where that is not known.
+    func name(of resource: Identifier, on channel: UInt32) -> String {
         state.withLock { state in
-            state.channels[channel]?.handles.values.first { $0.volume == volume }?.name ?? volume.hex
+            state.channels[channel]?.handles.values.first { $0.resource == resource }?.name ?? resource.hex
         }
     }
 
@@ -150,37 +151,24 @@ final class ShardSight: Sendable {
                 }
             return SightedRequest(
                 identity: RequestIdentity(
-                    holder: channel.holder, volume: opened.volume,
+                    holder: channel.holder, volume: opened.resource,
                     opcode: request.opcode, offset: request.offset, count: request.count),
-                activity: words, volumeName: opened.name, peer: channel.peer)
+                activity: words, resource: "\(opened.kind.name)/\(opened.name)", peer: channel.peer)
         } ?? nil
     }
 
     private func driven(by port: UInt8, _ state: borrowing State) -> SightedRequest? {
-        guard let request = state.ports[port]?.value.lastTaken, let operation = request.opcode,
+        guard let request = state.ports[port]?.value.lastTaken, let opcode = request.opcode,
             let channel = state.channels[UInt32(RequestTag(echo: request.tag).channel)],
-            let opened = channel.handles.values.first(where: { $0.port == port && $0.index == request.volume }
-            )
+            let opened = channel.handles.values.first(where: { $0.port == port && $0.index == request.index }
+            ), let operation = opened.kind.operation(opcode)
         else { return nil }
         return SightedRequest(
             identity: RequestIdentity(
-                holder: channel.holder, volume: opened.volume, opcode: operation.wire.rawValue,
+                holder: channel.holder, volume: opened.resource, opcode: operation.rawValue,
                 offset: request.offset, count: UInt32(truncatingIfNeeded: request.length)),
-            activity: "having the driver do", volumeName: opened.name, peer: channel.peer)
-    }
-}
-
-extension DriverOpcode {
-    /// The volume request that is this and nothing else to a driver.
-    fileprivate var wire: Opcode {
-        switch self {
-        case .read: .read
-        case .write: .write
-        case .writeZeroes: .writeZeroes
-        case .discard: .discard
-        case .flush: .flush
-        case .blockStatus: .blockStatus
-        }
+            activity: "having the driver do", resource: "\(opened.kind.name)/\(opened.name)",
+            peer: channel.peer)
     }
 }
 

@@ -177,10 +177,11 @@ extension ServiceShard {
                 request, isRepeat: isRepeat, now: services.configuration.wallClock.now())
         else { return false }
         let name = sight.name(of: volume, on: channel.number)
+        let kind = channel.handles[position].opened.noun
         accessLog.warning(
             "a request is not executed",
             [
-                "volume": "\(name)", "peer": "\(channel.peerAddress)", "key": "\(channel.thumbprint)",
+                "\(kind)": "\(name)", "peer": "\(channel.peerAddress)", "key": "\(channel.thumbprint)",
                 "request": "\(request.opcodeName)", "offset": "\(asked.offset)", "bytes": "\(asked.count)",
                 "why": "\(why)",
             ])
@@ -189,7 +190,7 @@ extension ServiceShard {
         }
         if isNew {
             services.configuration.events.append(
-                .requestRefused, subject: "volume/\(name)",
+                .requestRefused, subject: "\(kind)/\(name)",
                 message: "a \(request.opcodeName) of \(asked.count) bytes at \(asked.offset), asked by "
                     + "\(channel.peerAddress), is answered as failed: \(why)")
         }

@@ -46,7 +46,7 @@ final class SimulatedLane {
     /// A request of the consumer.
     struct Slot {
         var tag: UInt64 = 0
-        var request = DriverRequest(opcode: .flush, volume: 0, tag: 0)
+        var request = DriverRequest(opcode: .flush, index: 0, tag: 0)
         var start: UInt64 = 0
         /// What a mutation leaves in its blocks.
         var value: UInt64 = 0
@@ -127,7 +127,7 @@ final class SimulatedLane {
         let isTransfer = opcode == .read || opcode == .write
         let tag = sequence << 8 | UInt64(slot)
         let request = DriverRequest(
-            opcode: opcode, flags: flags, volume: 0, tag: tag,
+            opcode: opcode, flags: flags, index: 0, tag: tag,
             offset: UInt64(first) * SimulatedDevice.blockBytes,
             length: opcode == .flush ? 0 : UInt64(count) * SimulatedDevice.blockBytes,
             buffer: isTransfer ? buffer : value)
@@ -283,7 +283,7 @@ final class SimulatedLane {
         guard let host, !isQuiet else { return false }
         var request = slots[slot].request
         // To the ledger, requests of different volumes never overlap.
-        if bug == .doesNotSerialise { request.volume = UInt32(slot) }
+        if bug == .doesNotSerialise { request.index = UInt32(slot) }
         switch ledger.admit(request, now: now) {
         case .submit(let given): give(given, host)
         case .held: break

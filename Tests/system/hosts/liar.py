@@ -15,9 +15,11 @@ import threading
 import time
 
 CONTROL, LIFELINE = 3, 4
-ADD_QUEUE, STORED, START = 3, 1, 2
-CREATE, RESIZE, DELETE, VOLUMES, CAPACITY, OPEN, CLOSE, CONFIGURE, PREPARE, USAGE = range(4, 14)
-NOTHING, STARTED, VOLUME_LIST, SPACE, GEOMETRY, FAILED, KEEP, FORGET, HELLO, LEFT = range(1, 11)
+STORED, START, ADD_QUEUE, CAPACITY, CONFIGURE, PERFORM = range(1, 7)
+# What is asked of a driver of volumes, within PERFORM.
+CREATE, RESIZE, DELETE, VOLUMES, USAGE, PREPARE, OPEN, CLOSE = range(1, 9)
+NOTHING, STARTED, PART, SPACE, FAILED, KEEP, FORGET, HELLO = range(1, 9)
+VERSION = 3
 READ, WRITE, ZEROES, DISCARD, FLUSH = range(1, 6)
 RINGS = 256
 REQUEST, COMPLETION = 64, 32
@@ -171,7 +173,7 @@ class Host:
         return os.path.join(self.folder, volume.hex())
 
     def run(self):
-        self.control.send(struct.pack("<BQI", HELLO, 0, 2))
+        self.control.send(struct.pack("<BQI", HELLO, 0, VERSION))
         while True:
             self.packet, descriptors, _, _ = socket.recv_fds(self.control, 60000, 4)
             if not self.packet:
@@ -190,7 +192,16 @@ class Host:
         if kind == ADD_QUEUE:
             _, arena_bytes, capacity = self.fields("IQI")
             Queue(self, arena_bytes, capacity, descriptors).start()
-        elif kind in (CREATE, RESIZE):
+        elif kind == CAPACITY:
+            return SPACE, struct.pack("<QQQ", 1 << 30, 0, 1 << 30)
+        elif kind == PERFORM:
+            self.fields("H")
+            answer = self.perform_on_volumes(*self.fields("B"))
+            return PART, struct.pack("<BH", 1, len(answer)) + answer
+        return NOTHING, b""
+
+    def perform_on_volumes(self, kind):
+        if kind in (CREATE, RESIZE):
             volume, size = self.fields("16sQ")
             with open(self.path(volume), "ab") as file:
                 file.truncate(size)
@@ -199,24 +210,21 @@ class Host:
             if os.path.exists(self.path(volume)):
                 os.unlink(self.path(volume))
         elif kind == PREPARE:
-            return LEFT, struct.pack("<Q", 0)
+            return struct.pack("<Q", 0)
         elif kind in (VOLUMES, USAGE):
             names = [name for name in os.listdir(self.folder) if len(name) == 32]
-            listed = b"".join(
+            return b"".join(
                 bytes.fromhex(name) + struct.pack("<Q", os.stat(os.path.join(self.folder, name)).st_size)
                 for name in names)
-            return VOLUME_LIST, struct.pack("<BH", 1, len(names)) + listed
-        elif kind == CAPACITY:
-            return SPACE, struct.pack("<QQQ", 1 << 30, 0, 1 << 30)
         elif kind == OPEN:
             volume, index = self.fields("16sI")
             self.open[index] = os.open(self.path(volume), os.O_RDWR)
             size = os.fstat(self.open[index]).st_size
-            return GEOMETRY, struct.pack("<QII", size, 512, 1 << 20)
+            return struct.pack("<QII", size, 512, 1 << 20)
         elif kind == CLOSE:
             index, = self.fields("I")
             self.open.pop(index, None)
-        return NOTHING, b""
+        return b""
 
     def start(self):
         self.text()

@@ -47,7 +47,7 @@ struct MarkerTable {
     func mark(_ request: DriverRequest) {
         guard !bits.isEmpty else { return }
         switch request.opcode {
-        case .write, .writeZeroes, .discard: mark(request.volume, request.offset, request.length)
+        case .write, .writeZeroes, .discard: mark(request.index, request.offset, request.length)
         case .read, .flush, .blockStatus, nil: return
         }
     }

@@ -43,7 +43,7 @@ extension ServiceShard {
     /// Makes durable what was written to a volume; `done` runs on this thread.
     func flushVolume(_ index: UInt32, port number: UInt8, done: @escaping (Status) -> Void) {
         guard Int(number) < ports.count, let port = ports[Int(number)] else { return done(.driverFailed) }
-        port.flush(volume: index, done: done)
+        port.flush(index, done: done)
     }
 }
 

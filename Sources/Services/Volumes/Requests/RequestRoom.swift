@@ -42,9 +42,10 @@ extension Slot {
     /// Bytes that count against a limit on bandwidth: those that the request moves, over the channel or from place
     /// to place.
     var limitedBytes: UInt32 {
-        switch Opcode(rawValue: opcode) {
-        case .read, .write, .compareAndWrite, .copyRange: count
-        default: 0
+        guard let rule = Opcode(rawValue: opcode)?.rule, rule.covers != .nothing else { return 0 }
+        switch rule.payload {
+        case .covered, .coveredTwice, .structure: return count
+        case .none, .body, .optionalBody: return rule.covers == .transfer ? count : 0
         }
     }
 }

@@ -20,7 +20,7 @@ extension ServiceShard {
         ports[Int(request.port)]?.submit(
             DriverRequest(
                 opcode: opcode, flags: flags,
-                volume: volume ?? channel.handles[request.handle].index,
+                index: volume ?? channel.handles[request.handle].index,
                 tag: channel.tag(slot).rawValue,
                 offset: offset ?? request.offset, length: UInt64(length ?? request.count),
                 buffer: request.bufferOffset + buffer),

@@ -17,9 +17,23 @@ extension ServiceShard {
         channel.slots[slot].state = .running
         let asked = DriverRequest(
             opcode: operation, flags: DriverFlags(rawValue: UInt8(truncatingIfNeeded: request.flags)),
-            volume: channel.handles[position].index, tag: channel.tag(slot).rawValue,
+            index: channel.handles[position].index, tag: channel.tag(slot).rawValue,
             offset: request.offset, length: UInt64(request.count), buffer: request.bufferOffset)
         port.with { $0.submit(asked, flow: channel.flow, bytes: request.bufferBytes) }
+    }
+
+    /// Takes in the structure of a request on a volume.
+    func structureArrivedForVolume(_ channel: ServiceChannel, _ slot: UInt16, _ structure: [UInt8]) {
+        switch Opcode(rawValue: channel.slots[slot].opcode) {
+        case .copyRange:
+            do throws(StatusError) {
+                copy(channel, slot, from: try CopySource(bytes: structure))
+            } catch { answer(channel, slot, error.status) }
+        case .blockStatus:
+            guard let marker = Identifier(bytes: structure) else { return answer(channel, slot, .badLength) }
+            blockStatus(channel, slot, since: marker)
+        default: answer(channel, slot, .unknownOpcode)
+        }
     }
 
     /// Begins a request that takes several steps.
@@ -129,6 +143,18 @@ extension DriverOpcode {
         case .flush: self = .flush
         case .blockStatus: self = .blockStatus
         default: return nil
+        }
+    }
+
+    /// The volume request that is this and nothing else to a driver.
+    var onVolume: Opcode {
+        switch self {
+        case .read: .read
+        case .write: .write
+        case .writeZeroes: .writeZeroes
+        case .discard: .discard
+        case .flush: .flush
+        case .blockStatus: .blockStatus
         }
     }
 }

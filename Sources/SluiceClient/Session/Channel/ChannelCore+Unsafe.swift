@@ -336,9 +336,7 @@ final class ChannelCore {
         {
             throw .violation(fault.message)
         }
-        if unsafe flight.pointee.opcode == .read || flight.pointee.opcode == .blockStatus,
-            header.status == Status.ok.rawValue
-        {
+        if unsafe flight.pointee.opcode.fillsBuffer, header.status == Status.ok.rawValue {
             unsafe payload = unsafe flight.pointee.buffer
             destination = .callers
         }

@@ -254,14 +254,17 @@ public final class DataChannel<Link: ChannelLink>: CompletionTarget {
 
     private func isWellFormed(_ request: ChannelRequest) -> Bool {
         if unsafe request.namesMarker && request.opcode != .blockStatus { return false }
-        return switch unsafe request.opcode {
-        case .read, .write:
-            unsafe request.count > 0 && request.count <= core.payloadBytesMax && request.buffer != nil
-        case .compareAndWrite:
-            unsafe request.count > 0 && request.count <= core.payloadBytesMax / 2 && request.buffer != nil
-        case .blockStatus: unsafe request.buffer != nil
-        case .writeZeroes, .discard, .flush: true
-        case .copyRange, .hello, .open, .stat, .renew, .close, .ping: false
+        let opcode = unsafe request.opcode
+        guard !opcode.kind.isControl else { return false }
+        let (rule, count) = unsafe (opcode.rule, request.count)
+        let hasBuffer = unsafe request.buffer != nil
+        return switch rule.payload {
+        case .none where rule.covers == .transfer, .covered:
+            count > 0 && count <= core.payloadBytesMax && hasBuffer
+        case .coveredTwice: count > 0 && count <= core.payloadBytesMax / 2 && hasBuffer
+        case .none, .optionalBody: hasBuffer || !opcode.fillsBuffer
+        // A request has no place for a structure.
+        case .body, .structure: false
         }
     }
 

@@ -1,15 +1,22 @@
 import Core
 
+/// What a queue must know of what is open to judge the requests for it, such as a volume's geometry.
+public protocol RequestBounds {
+    /// Judges a request as it came out of a ring. `ok` means that its opcode is known, that its range may be asked for,
+    /// and that its buffer, where it has one, lies within an arena of `arenaBytes`: nothing needs checking after that.
+    func check(_ request: DriverRequest, arenaBytes: Int) -> Status
+}
+
 /// A request as it leaves the submission ring, judged.
-public enum CheckedRequest<Volume> {
-    /// This volume is open, the range lies within it, and the buffer within the arena: nothing needs checking after this.
-    case valid(DriverRequest, DriverOpcode, Volume)
+public enum CheckedRequest<Open> {
+    /// This is open, its bounds allow the range, and the buffer lies within the arena: nothing needs checking after this.
+    case valid(DriverRequest, DriverOpcode, Open)
     /// It cannot be done: to be completed with this status.
     case refused(tag: UInt64, Status)
 }
 
-/// The two rings of a queue of volumes, as a driver uses them: every request is judged once, here, and a driver sees none
-/// that could harm it. Of the queue's thread.
+/// The two rings of a queue, as a driver uses them: every request is judged once, here, and a driver sees none that could
+/// harm it. Of the queue's thread.
 public struct CheckedQueue {
     /// Where the requests' buffers are.
     public let arena: Arena
@@ -33,25 +40,25 @@ public struct CheckedQueue {
 
     /// Takes the oldest request; nil when there is none. The caller has room for its completion.
     ///
-    /// - Parameter open: the open volume of that index, as the driver knows it, and its geometry; nil where there is none.
+    /// - Parameter find: what is open under that index, as the driver knows it, and its bounds; nil where nothing is.
     @inlinable
     @inline(__always)
-    public func next<Volume>(
-        _ open: (UInt32) -> (volume: Volume, geometry: VolumeGeometry)?
-    ) -> CheckedRequest<Volume>? {
+    public func next<Open, Bounds: RequestBounds>(
+        _ find: (UInt32) -> (Open, Bounds)?
+    ) -> CheckedRequest<Open>? {
         guard let request = submissions.pop() else { return nil }
-        guard let (volume, geometry) = open(request.volume) else {
+        guard let (open, bounds) = find(request.index) else {
             return .refused(tag: request.tag, .badHandle)
         }
-        let status = geometry.check(request, arenaBytes: arenaBytes)
+        let status = bounds.check(request, arenaBytes: arenaBytes)
         guard status == .ok, let opcode = request.opcode else { return .refused(tag: request.tag, status) }
-        return .valid(request, opcode, volume)
+        return .valid(request, opcode, open)
     }
 
     /// Answers a request that was taken.
     ///
     /// - Parameters:
-    ///   - covered: how many bytes of the volume were covered; nothing counts unless the status is `ok`.
+    ///   - covered: how many bytes were covered; nothing counts unless the status is `ok`.
     ///   - mapBytes: how many bytes of extents a block status has put into the buffer.
     @inlinable
     @inline(__always)
@@ -62,29 +69,4 @@ public struct CheckedQueue {
                 tag: tag, status: status.rawValue, value: isOK ? covered : 0, mapBytes: isOK ? mapBytes : 0))
         precondition(pushed || completions.isBroken, "a request was taken without room for its completion")
     }
-}
-
-/// What a queue knows of the open volumes, by their index.
-public struct OpenVolumes<Volume> {
-    @usableFromInline var volumes: [Volume?] = []
-
-    /// None.
-    public init() {}
-
-    /// The volume of an index; nil where none is open.
-    @inlinable public subscript(_ index: UInt32) -> Volume? {
-        Int(index) < volumes.count ? volumes[Int(index)] : nil
-    }
-
-    /// Makes the index name this volume, or none.
-    @inlinable public mutating func set(_ index: UInt32, _ volume: Volume?) {
-        if Int(index) >= volumes.count {
-            guard volume != nil, index < Limits.openVolumesPerPoolMax else { return }
-            volumes.append(contentsOf: repeatElement(nil, count: Int(index) + 1 - volumes.count))
-        }
-        volumes[Int(index)] = volume
-    }
-
-    /// Forgets all.
-    public mutating func removeAll() { volumes.removeAll() }
 }

@@ -1,8 +1,9 @@
-/// What a request asks of a volume. The raw values are part of the driver ring's format.
+/// What a request asks of what is open under its index: a volume, or whatever else of a pool has bytes at offsets. The
+/// raw values are part of the driver ring's format.
 public enum DriverOpcode: UInt8, Sendable, CaseIterable {
-    /// Fills the buffer from the volume.
+    /// Fills the buffer.
     case read = 1
-    /// Writes the buffer to the volume.
+    /// Writes the buffer.
     case write = 2
     /// Makes a range read as zeroes.
     case writeZeroes = 3
@@ -35,7 +36,7 @@ public struct DriverFlags: OptionSet, Sendable, Hashable {
 /// One request in a submission ring: 64 bytes, the same for every process that maps the ring.
 ///
 /// Any 64 bytes are a value of this type: what comes from the other side of a ring is judged by
-/// `VolumeGeometry.check(_:arenaBytes:)`.
+/// `RequestBounds.check(_:arenaBytes:)`.
 @frozen
 public struct DriverRequest: Sendable, BitwiseCopyable {
     /// A `DriverOpcode`, unless the other side is broken.
@@ -44,13 +45,13 @@ public struct DriverRequest: Sendable, BitwiseCopyable {
     public var rawFlags: UInt8
     /// Zero.
     public var reserved: UInt16 = 0
-    /// Index of an open volume.
-    public var volume: UInt32
+    /// Names what the driver has open under this index.
+    public var index: UInt32
     /// Returned with the completion.
     public var tag: UInt64
-    /// Where in the volume, in bytes.
+    /// Where in that, in bytes.
     public var offset: UInt64
-    /// How many bytes of the volume.
+    /// How many bytes of that.
     public var length: UInt64
     /// Where in the arena, in bytes; for reads, writes and block statuses.
     public var buffer: UInt64
@@ -64,12 +65,12 @@ public struct DriverRequest: Sendable, BitwiseCopyable {
     /// A request.
     @inlinable
     public init(
-        opcode: DriverOpcode, flags: DriverFlags = [], volume: UInt32, tag: UInt64, offset: UInt64 = 0,
+        opcode: DriverOpcode, flags: DriverFlags = [], index: UInt32, tag: UInt64, offset: UInt64 = 0,
         length: UInt64 = 0, buffer: UInt64 = 0
     ) {
         rawOpcode = opcode.rawValue
         rawFlags = flags.rawValue
-        self.volume = volume
+        self.index = index
         self.tag = tag
         self.offset = offset
         self.length = length
@@ -96,7 +97,7 @@ public struct DriverCompletion: Sendable, BitwiseCopyable {
     public var reserved: UInt16 = 0
     /// How many bytes of extents the buffer holds after a block status; zero for all else.
     public var mapBytes: UInt32
-    /// How many bytes of the volume were covered: all that was asked for, or what the extents cover.
+    /// How many bytes were covered: all that was asked for, or what the extents cover.
     public var value: UInt64
     /// Zero.
     public var reserved1: UInt64 = 0
