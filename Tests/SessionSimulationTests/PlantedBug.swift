@@ -163,13 +163,13 @@ extension PlantedBug {
         case .lifeFollowsClock: 40
         case .fenceDoesNotWait: 43
         case .startDoesNotWaitForDisk: 76
+        case .openDoesNotWaitForStore: 80
         case .halfAWriteIsExecuted: 85
         case .comparisonIsNotAlone: 139
         case .wrongPlaceIsBelieved: 175
         case .heldIsForgotten: 186
         case .sessionsOutlivePower: 216
         case .closeKeepsItsSlot: 328
-        case .openDoesNotWaitForStore: 1317
         case .renewalMissesChannel: 527
         case .clientIgnoresWriters: 623
         case .clientHidesLoss: 932

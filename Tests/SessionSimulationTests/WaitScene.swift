@@ -81,7 +81,7 @@ final class WaitScene {
 
     private static func isShared(_ seed: UInt64) -> Bool {
         var random = SplitMix(seed: seed)
-        return Scenario(&random).isShared
+        return Scenario(&random, seed: seed).isShared
     }
 
     // MARK: What happens
