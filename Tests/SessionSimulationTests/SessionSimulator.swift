@@ -454,8 +454,8 @@ final class SessionSimulator {
         guard let server else { return }
         let live = server.shards.reduce(0) { $0 + $1.channels.all.count { $0 != nil } }
         let inFlight = server.driver.inFlight
-        // One that is gone may have an OPEN that waits for the pool's thread.
-        if live > connections.count + inFlight + 4 {
+        // One that is gone may have an OPEN that waits for the pool's thread, or for the store.
+        if live > connections.count + inFlight + store.waiting + 4 {
             fail("\(live) channels of \(connections.count) connections")
         }
         if inFlight > 2 * 8 * 4 { fail("\(inFlight) requests in the driver") }
