@@ -417,6 +417,29 @@ def test_a_lying_host_is_ended_and_never_believed(tmp_path, lie):
         assert server.stop() == 0, server.text()[-2000:]
 
 
+@pytest.mark.parametrize("lie", ["form", "form-again"])
+def test_a_host_whose_answer_has_no_form_is_ended_and_the_next_one_asked_at_once(tmp_path, lie):
+    server = Server(tmp_path)
+    server.environment["SLUICE_DRIVER_HOST"] = str(LIAR)
+    try:
+        server.start()
+        node = server.join("compute")
+        server.cli("pool", "create", "liar", "--driver", "memory", "--setting", f"lie={lie}")
+        begun = time.monotonic()
+        server.volume("disk", size="1MiB", pool="liar", node="compute")
+        # Who asked does not wait for the bound of a call, two minutes.
+        assert time.monotonic() - begun < 60
+        if lie == "form-again":
+            os.kill(driver(server, "liar")["pid"], signal.SIGKILL)
+            await_condition("the end of the liar", lambda: driver(server, "liar")["ends"]["violation"] == 1, 40)
+        with Load(server, node, "disk"):
+            honest = driver(server, "liar")
+        crashes = 1 if lie == "form-again" else 0
+        assert honest["ends"] == {**dict.fromkeys(honest["ends"], 0), "violation": 1, "crash": crashes}, honest
+    finally:
+        assert server.stop() == 0, server.text()[-2000:]
+
+
 # What the sandbox leaves
 
 

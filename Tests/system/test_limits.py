@@ -48,12 +48,16 @@ def rate(server, seconds=1.0):
 class TooBusy(AssertionError):
     """The machine did not do what was asked of it, which a limit does not explain."""
 
+    def __init__(self, rate, least):
+        super().__init__(f"{rate:.0f} a second, and not {least}")
+        self.part = rate / least
+
 
 def within(rate, least, most):
     """Holds a rate below a limit always, and above the least that the limit leaves where the machine can."""
     assert rate < most
     if rate <= least:
-        raise TooBusy(f"{rate:.0f} a second, and not {least}")
+        raise TooBusy(rate, least)
 
 
 def waited_for_a_processor():
@@ -63,9 +67,8 @@ def waited_for_a_processor():
 
 
 def tried_again(test):
-    """Tries again on a machine that was busy, a few times. What a limit leaves is not owed by a machine on which, each
-    time, something waited for a processor for a fifth of the test: a limit is what a rate stays below, and without a
-    burst what a reactor that waits does not give out is lost."""
+    """Tries again on a machine that was busy, a few times. In the end a machine owes as much of what a limit leaves as it
+    had time: without a burst, what a reactor does not give out while it waits for a processor is lost."""
     @functools.wraps(test)
     def tries(*arguments, **named):
         for left in (3, 2, 1, 0):
@@ -74,7 +77,7 @@ def tried_again(test):
                 return test(*arguments, **named)
             except TooBusy as busy:
                 part = (waited_for_a_processor() - before) / (time.monotonic() - begun)
-                if not left and part < 0.2:
+                if not left and busy.part < 1 - part:
                     raise
                 print(f"{busy}; something waited for a processor for {part:.0%} of the time")
     return tries

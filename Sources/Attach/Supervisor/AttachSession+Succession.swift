@@ -248,6 +248,7 @@ extension AttachSession {
         guard let successor else { return }
         var words = lastWords(account)
         words.again = true
+        // One that cannot be told has gone, and its channel's end says so.
         try? successor.channel.send(words)
     }
 

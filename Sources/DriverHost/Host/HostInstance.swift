@@ -25,6 +25,13 @@ final class HostInstance {
         case ending
     }
 
+    /// What a host was asked in the opening phase.
+    struct Asked {
+        let command: HostCommand
+        /// What the command opens, where that is a resource.
+        let resource: OpenedByCall?
+    }
+
     /// What a new host opens.
     enum Opening {
         case resource(OpenedByCall)
@@ -46,7 +53,7 @@ final class HostInstance {
     var isLifelineOver = false
     var isControlOver = false
     /// Calls of the opening phase that are not answered yet, by call number.
-    var openings: [UInt64: HostCommand] = [:]
+    var openings: [UInt64: Asked] = [:]
     /// What it is still to open, the next one last: it is asked for a few at a time.
     var toOpen: [Opening] = []
     /// How much it may say that it was not asked for.

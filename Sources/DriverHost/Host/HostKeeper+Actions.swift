@@ -167,7 +167,7 @@ extension HostKeeper {
         do throws(ControlSocket.Failure) {
             while host.openings.count < Limits.openingsAtOnceMax, let next = host.toOpen.popLast() {
                 switch next {
-                case .resource(let opened): try sendOpening(.perform(opened.call), to: host)
+                case .resource(let opened): try sendOpening(.perform(opened.call.bytes), of: opened, to: host)
                 case .queue(let queue): try sendQueue(queue, to: host)
                 }
             }
@@ -233,8 +233,8 @@ extension HostKeeper {
     }
 
     /// An answer of the opening phase, or to a queue that was offered later.
-    func opened(_ command: HostCommand, by host: HostInstance, _ message: HostMessage) {
-        switch (command, message) {
+    func opened(_ opening: HostInstance.Asked, by host: HostInstance, _ message: HostMessage) {
+        switch (opening.command, message) {
         case (.start, .done(.started(let gaps, let notes))):
             let gaps = gaps.map(\.onOneLine)
             shared.withLock { $0.notes = notes.map(\.onOneLine) }
@@ -247,17 +247,20 @@ extension HostKeeper {
             let error = StatusError(Status(ofCall: status), message.onOneLine)
             if !hasServed { firstStart.give(.failure(error)) }
             return lose(host, .crash, error.message)
-        case (.perform, .done(.part(_, isLast: true))), (.addQueue, .done(.nothing)): break
-        case (.perform(let call), .failed(_, let reason)):
+        case (.addQueue, .done(.nothing)): break
+        case (.perform, .done(.part(let answer, isLast: true)))
+        where opening.resource?.call.fits(answer) == true:
+            break
+        case (.perform, .failed(_, let reason)):
             // The driver refuses its requests, and does those of others.
-            let subject = shared.withLock { $0.open.values.first { $0.call == call }?.subject }
+            let subject = opening.resource?.subject
             let words = "\(subject ?? "something") cannot be opened: \(reason.onOneLine)"
             options.onEvent(DriverHostEvent(state: .recovering, message: words))
         default: return lose(host, .violation, "an answer that does not fit its question")
         }
         if host.phase == .opening {
             openMore(on: host)
-        } else if case .addQueue(let index, _, _) = command {
+        } else if case .addQueue(let index, _, _) = opening.command {
             if let queue = shared.withLock({ $0.queues[Int(index)] }) { attach(queue, to: host) }
         }
     }

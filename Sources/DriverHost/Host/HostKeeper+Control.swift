@@ -28,25 +28,35 @@ final class PendingCall: Sendable {
 
     func hostLost() { outcome.give(.hostLost) }
 
-    /// Takes a packet of the answer; false when it does not fit the question.
-    func take(_ message: HostMessage) -> Bool {
-        switch (command, message) {
-        case (_, .failed): outcome.give(.answered(message))
-        case (.perform, .done(.part(let part, let isLast))):
-            let bytes = answer.withLock { answer in
-                answer += part
-                return answer.count
-            }
-            if bytes > Limits.controlAnswerBytesMax { return false }
-            guard isLast else { return true }
-            let whole = answer.withLock { $0 }
-            guard kindCall?.fits(whole) == true else { return false }
-            outcome.give(.answered(.done(.part(whole, isLast: true))))
-        case (.capacity, .done(.capacity)), (.configure, .done(.nothing)): outcome.give(.answered(message))
-        default: return false
-        }
-        return true
+    /// What a packet of the answer is.
+    enum Judgement {
+        /// More have to come.
+        case unfinished
+        /// With it this is the whole answer, which fits the question.
+        case whole(HostMessage)
+        /// It does not fit the question.
+        case violation
     }
+
+    /// Judges a packet of the answer. On the keeper's thread.
+    func judge(_ message: HostMessage) -> Judgement {
+        switch (command, message) {
+        case (_, .failed), (.capacity, .done(.capacity)), (.configure, .done(.nothing)):
+            return .whole(message)
+        case (.perform, .done(.part(let part, let isLast))):
+            let (soFar, isTooLong) = answer.withLock { answer in
+                answer += part
+                return (isLast ? answer : [], answer.count > Limits.controlAnswerBytesMax)
+            }
+            if isTooLong { return .violation }
+            guard isLast else { return .unfinished }
+            return kindCall?.fits(soFar) == true ? .whole(.done(.part(soFar, isLast: true))) : .violation
+        default: return .violation
+        }
+    }
+
+    /// Gives the answer to who waits for it.
+    func give(_ answer: HostMessage) { outcome.give(.answered(answer)) }
 
     func wait(milliseconds: Int64) -> Outcome {
         outcome.take(milliseconds: milliseconds) ?? .timedOut
@@ -63,10 +73,11 @@ extension HostKeeper {
 
     /// Sends what the opening of a pool consists of; the answer comes to `opened`.
     func sendOpening(
-        _ command: HostCommand, to host: HostInstance, descriptors: [Int32] = []
+        _ command: HostCommand, of resource: OpenedByCall? = nil, to host: HostInstance,
+        descriptors: [Int32] = []
     ) throws(ControlSocket.Failure) {
         let call = nextCall()
-        host.openings[call] = command
+        host.openings[call] = HostInstance.Asked(command: command, resource: resource)
         try host.control.send(command.encoded(call: call), descriptors: descriptors)
     }
 
@@ -117,8 +128,8 @@ extension HostKeeper {
             store.forget(name)
         case .done, .failed:
             if host.phase == .ending { return true }
-            if let command = host.openings.removeValue(forKey: call) {
-                opened(command, by: host, message)
+            if let opening = host.openings.removeValue(forKey: call) {
+                opened(opening, by: host, message)
                 return true
             }
             return answer(call, from: host, message)
@@ -131,16 +142,22 @@ extension HostKeeper {
     }
 
     private func answer(_ call: UInt64, from host: HostInstance, _ message: HostMessage) -> Bool {
-        let pending = shared.withLock { shared -> PendingCall? in
-            guard let pending = shared.calls[call], pending.instance == host.number else { return nil }
-            if case .done(.part(_, isLast: false)) = message { return pending }
-            shared.calls[call] = nil
-            shared.note(pending, message)
-            return pending
+        guard let pending = shared.withLock({ $0.calls[call] }), pending.instance == host.number else {
+            return false
         }
-        guard let pending else { return false }
-        if case .opens(let index, _) = pending.kindCall?.effect { forgetFlushFailure(index) }
-        return pending.take(message)
+        switch pending.judge(message) {
+        case .unfinished: return true
+        // It stays among the calls: the loss of its host has it made again at once.
+        case .violation: return false
+        case .whole(let answer):
+            shared.withLock { shared in
+                shared.calls[call] = nil
+                shared.note(pending, answer)
+            }
+            if case .opens(let index, _) = pending.kindCall?.effect { forgetFlushFailure(index) }
+            pending.give(answer)
+            return true
+        }
     }
 
     // MARK: Calls, on the pool's thread
@@ -226,13 +243,14 @@ extension HostKeeper.Shared {
     /// Takes over what a host has done, before anything else is heard of it: the next one must find it so.
     fileprivate mutating func note(_ pending: PendingCall, _ message: HostMessage) {
         switch (pending.command, message) {
-        case (.perform(let call), .done(.part)):
-            switch pending.kindCall?.effect {
+        case (.perform, .done(.part)):
+            guard let call = pending.kindCall else { return }
+            switch call.effect {
             case .opens(let index, let subject):
                 open[index] = OpenedByCall(call: call, subject: subject)
                 flushFailures[index] = nil
             case .removes(let id): if explained.removeValue(forKey: id) != nil { sumExplained() }
-            case .nothing, .makes, nil: break
+            case .nothing, .makes: break
             }
         case (.configure(let settings), .done(.nothing)): self.settings = settings
         default: break

@@ -22,9 +22,9 @@ struct KindCall: Sendable {
 }
 
 /// What a pool's driver has open under an index.
-struct OpenedByCall: Sendable, Hashable {
+struct OpenedByCall: Sendable {
     /// The call that opened it.
-    let call: [UInt8]
+    let call: KindCall
     /// What it is, for people.
     let subject: String
 }

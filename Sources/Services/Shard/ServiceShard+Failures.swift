@@ -36,11 +36,11 @@ extension ServiceShard {
         let (resource, node) = services.state.withLock { state in
             (state.directory.resources[id], channel.session.flatMap { state.directory.nodeName(of: $0) })
         }
-        guard let resource, let event = resource.kind.errorsEvent else { return }
+        guard let kind = resource?.kind ?? opcode.kind.resource, let event = kind.errorsEvent else { return }
         let what =
             "\(opcode.name) of \(node.map { "node \($0)" } ?? "a node") was answered \(status.name)"
         let more = count > 1 ? ", \(count) requests on this reactor in the last minutes" : ""
         services.configuration.events.append(
-            event, subject: "\(resource.kind.name)/\(resource.name)", message: what + more)
+            event, subject: "\(kind.name)/\(resource?.name ?? id.hex)", message: what + more)
     }
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A driver host that lies: a second, independent implementation of the host's side, whose first process breaks the
-rules in the way that the pool's setting `lie` names. Every later process is honest.
+"""A driver host that lies: a second, independent implementation of the host's side, one process of which breaks the
+rules in the way that the pool's setting `lie` names: the first, or for `form-again` the second. All others are honest.
 
 Volumes are files in the pool's folder. `sluiced` starts it in place of `sluice-driver`.
 """
@@ -218,6 +218,9 @@ class Host:
                 for name in names)
         elif kind == OPEN:
             volume, index = self.fields("16sI")
+            if self.lies and self.lie in ("form", "form-again"):
+                self.lies = False
+                return bytes(15)
             self.open[index] = os.open(self.path(volume), os.O_RDWR)
             size = os.fstat(self.open[index]).st_size
             return struct.pack("<QII", size, 512, 1 << 20)
@@ -234,8 +237,10 @@ class Host:
         settings = dict((self.text(), self.text()) for _ in range(count))
         self.lie = settings.get("lie")
         marker = os.path.join(self.folder, "lied")
-        self.lies = self.lie is not None and not os.path.exists(marker)
-        open(marker, "w").close()
+        with open(marker, "a+") as hosts:
+            # The second process opens what the first one had open.
+            self.lies = self.lie is not None and hosts.tell() == (1 if self.lie == "form-again" else 0)
+            hosts.write("1")
         return STARTED, struct.pack("<HH", 0, 0)
 
 
