@@ -36,6 +36,11 @@ MOUNTED = [("randread", "4k", 1), ("randwrite", "4k", 1), ("randread", "4k", 32)
            ("read", "128k", 8), ("write", "128k", 8)]
 
 
+def mounted_name(workload):
+    """A workload of a file on ext4, as it is shown."""
+    return "ext4 {} {} depth {}".format(*workload)
+
+
 def of_build(contender, folder):
     """A contender that takes its programs from there."""
     return type(contender.__name__, (contender,), {
@@ -74,12 +79,12 @@ def measure_mounted(builds, root, options, found):
             mounted.append(mount.FileSystem(running, folder / "mounted"))
             stack.callback(mounted[-1].close)
         for number in range(options.rounds):
-            for workload in (one for one in MOUNTED if options.only in " ".join(map(str, one))):
+            for workload in (one for one in MOUNTED if options.only in mounted_name(one)):
                 pair = [None, None]
                 for side in ((0, 1), (1, 0))[number % 2]:
                     one = mounted[side].measure(*workload, options.seconds)
                     pair[side] = (one["iops"], one["cpu"])
-                found.setdefault(f"ext4 {workload[0]} {workload[1]} depth {workload[2]}", []).append(pair)
+                found.setdefault(mounted_name(workload), []).append(pair)
 
 
 def main():
@@ -91,6 +96,9 @@ def main():
     parser.add_argument("--only", default="", help="only workloads with this text in their name")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
+    names = [one.name for one in WORKLOADS] + [mounted_name(one) for one in MOUNTED if options.mounted]
+    if not any(options.only in name for name in names):
+        parser.error(f"no workload has '{options.only}' in its name; there are {', '.join(names)}")
     if options.mounted:
         enter_namespace("mount")
     builds = (options.this, options.other)
