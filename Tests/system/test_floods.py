@@ -95,9 +95,10 @@ def test_what_a_flood_took_goes_back_within_a_minute(server, kind):
     begun = time.monotonic()
     print(kind, "poured", poured >> 20, "before", before >> 20, "highest", highest >> 20, "dropped", own_bytes(pid) >> 20)
     await_condition("the memory", lambda: own_bytes(pid) < before + 40 * MIB, seconds=60)
-    print("back after", time.monotonic() - begun, own_bytes(pid) >> 20)
-    # Of less there would be nothing to give back.
-    assert poured > 32 * MIB and highest > before + 2 * MIB, (poured, before, highest)
+    after = own_bytes(pid)
+    print("back after", time.monotonic() - begun, after >> 20)
+    # Of less there would be nothing to give back. What the first four took may have gone back since, too.
+    assert poured > 32 * MIB and highest > min(before, after) + 2 * MIB, (poured, before, highest, after)
     assert highest < before + 400 * MIB
 
 
